@@ -1,0 +1,39 @@
+# make demo    trains, converts, verifies and measures aa_cnn3_digits in a new folder under demo/
+# make test    runs the tests             make check   lints, formats, types
+# make wheel   builds the wheel           make clean   removes the environment and the demo folders
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check wheel clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/02_train_to_latency/demo.py --out demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing aaexport and what it stands on into $(VENV): some minutes the first time"
+	$(INSTALL) --editable '.[digits]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo dist

@@ -1,0 +1,255 @@
+"""A model folder: the names of its files, atomic writes, and the zoo that folders are copied from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aaexport.errors import ArgumentError, FolderError, ModelNotFoundError, NoWeightsError, did_you_mean
+from aaexport.recipe import Recipe, read_recipe
+
+MANIFEST_SCHEMA = "aaexport.manifest/1"
+RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model on disk. Every file but model.toml may be missing until its command has run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, which is the model's."""
+        return self.path.resolve().name
+
+    @property
+    def recipe_path(self) -> Path:
+        """model.toml: written by people."""
+        return self.path / "model.toml"
+
+    @property
+    def weights_path(self) -> Path:
+        """weights.safetensors: the state_dict."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def onnx_path(self) -> Path:
+        """model.onnx: the export."""
+        return self.path / "model.onnx"
+
+    @property
+    def golden_path(self) -> Path:
+        """golden.safetensors: a few inputs and the outputs that the weights gave for them."""
+        return self.path / "golden.safetensors"
+
+    @property
+    def parity_path(self) -> Path:
+        """parity.json: the last verification."""
+        return self.path / "parity.json"
+
+    @property
+    def bench_path(self) -> Path:
+        """bench.json: the last measurement."""
+        return self.path / "bench.json"
+
+    @property
+    def training_log_path(self) -> Path:
+        """train.jsonl: one line an epoch."""
+        return self.path / "train.jsonl"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """checkpoint.pt: where an interrupted training goes on."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def manifest_path(self) -> Path:
+        """manifest.json: sha256 and size of every file, and the versions of the tools."""
+        return self.path / "manifest.json"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The parsed model.toml; RecipeError if it breaks a rule."""
+        return read_recipe(self.recipe_path)
+
+    def require_weights(self) -> Path:
+        """The weights' path; NoWeightsError, which says how to train, if there are none."""
+        if not self.weights_path.is_file():
+            raise NoWeightsError(
+                f"{self.path} has no weights.safetensors yet; train them with `aaexport train {self.path}`"
+            )
+        return self.weights_path
+
+    def write_manifest(self) -> None:
+        """Records sha256 and size of every file of the folder, and the tools' versions."""
+        files = sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "files": {
+                p.name: {"sha256": sha256(p), "bytes": p.stat().st_size}
+                for p in files
+                if p not in (self.manifest_path, self.checkpoint_path)
+            },
+            "tools": tool_versions(),
+        }
+        write_json(self.manifest_path, manifest)
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """The model folder at `path`; FolderError if it has no model.toml."""
+    folder = ModelFolder(path)
+    if not folder.recipe_path.is_file():
+        raise FolderError(f"{path} must hold a model.toml, got a folder without one; start from a zoo model")
+    return folder
+
+
+def find_model(name_or_path: str | Path) -> ModelFolder:
+    """The folder at that path, or the zoo's own folder of that name (read-only).
+
+    Raises:
+        ModelNotFoundError: neither exists; the text suggests the nearest zoo name.
+        FolderError: the folder has no model.toml.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return open_folder(path)
+    zoo = zoo_models()
+    if str(name_or_path) in zoo:
+        return zoo[str(name_or_path)]
+    if path.exists():
+        raise FolderError(f"model must be a model folder or a zoo name, got the file {str(path)!r}")
+    raise ModelNotFoundError(
+        f"model must be a folder or a zoo name, got {str(name_or_path)!r}; {did_you_mean(str(name_or_path), zoo)}"
+    )
+
+
+def checkout(name_or_path: str | Path, out: Path | None = None) -> ModelFolder:
+    """A folder to work in: the one named, or a copy of it in `out`; a zoo model is always copied.
+
+    Without `out` a zoo model goes to ./<name>. An `out` that already holds the same model.toml is worked
+    on as it is; one that holds another is refused, so nothing of it is lost.
+
+    Raises:
+        ModelNotFoundError, FolderError: as `find_model`, or `out` holds something else or cannot be written.
+    """
+    source = find_model(name_or_path)
+    if out is None and Path(name_or_path).is_dir():
+        return source
+    target = ModelFolder(out if out is not None else Path(source.name))
+    if target.path.exists() and source.path.resolve() == target.path.resolve():
+        return source
+    if target.recipe_path.is_file():
+        if target.recipe_path.read_bytes() != source.recipe_path.read_bytes():
+            raise FolderError(f"out must be new or hold the model.toml of {source.name}, got {target.path}")
+        return target
+    if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
+        raise FolderError(f"out must be a new or empty folder, got {target.path}")
+    _copy(source, target)
+    return target
+
+
+def _copy(source: ModelFolder, target: ModelFolder) -> None:
+    source.recipe  # noqa: B018  a broken recipe is reported where the user wrote it, and nothing is copied
+    target.path.mkdir(parents=True, exist_ok=True)
+    # model.toml comes last: a copy that was interrupted is no model folder and is never taken for one.
+    for name in reversed(COPIED_FILES):
+        if (source.path / name).is_file():
+            with atomic_path(target.path / name) as temporary:
+                shutil.copyfile(source.path / name, temporary)
+
+
+def zoo_root() -> Path:
+    """Where the zoo's folders lie: inside an installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    installed = package / "zoo"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def zoo_models() -> dict[str, ModelFolder]:
+    """Every zoo model by name, in alphabetical order."""
+    folders = sorted(path.parent for path in zoo_root().glob("*/model.toml"))
+    return {path.name: ModelFolder(path) for path in folders}
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        FolderError: the folder cannot be written; `path` is then as it was before.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be written: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; the result should be as readable as any other new file.
+        temporary.chmod(0o666 & ~_umask())
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes `value` as indented JSON, atomically. NaN is refused: JSON has none."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """The versions of aaexport and of the tools that decide its results, as far as they are installed."""
+    versions = {}
+    for tool in RECORDED_TOOLS:
+        try:
+            versions[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def check_writable(path: Path) -> None:
+    """FolderError now, rather than after minutes of work, if nothing can be written beside `path`."""
+    if not path.parent.is_dir():
+        raise FolderError(f"{path.parent} must be a folder, got none; create it first")
+    if path.is_dir():
+        raise ArgumentError(f"path must name a file, got the folder {path}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise FolderError(f"{path.parent} cannot be written: {error.strerror}") from error
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,206 @@
+"""AugmentedConv2d: a convolution whose last channels are computed by 2-D relative self-attention."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aaexport.errors import ArgumentError, broken_rule, did_you_mean
+from aaexport.nn.relative import DECOMPOSITIONS
+from aaexport.recipe import DEFAULT_DECOMPOSITION, DecompositionName
+
+MIN_KEY_DEPTH_PER_HEAD = 20  # Bello et al. 2019, section 3.3
+
+
+def attention_depths(out_channels: int, kappa: float, upsilon: float, num_heads: int) -> tuple[int, int]:
+    """(dk, dv) of a layer: dk = max(20·Nh, ⌊κF/Nh⌋·Nh), dv = ⌊υF/Nh⌋·Nh (Bello et al. 2019, section 3.3).
+
+    Raises:
+        ArgumentError: κ ≤ 0, υ outside (0, 1], or υ so small that a head gets no channel.
+    """
+    _require(num_heads >= 1, "num_heads", "be at least 1", num_heads)
+    _require(kappa > 0, "kappa", "be above 0", kappa)
+    _require(0 < upsilon <= 1, "upsilon", "be above 0 and at most 1", upsilon)
+    dv = _share(upsilon, out_channels, num_heads)
+    rule = f"give each of {num_heads} heads at least one of {out_channels} channels"
+    _require(dv >= num_heads, "upsilon", rule, upsilon)
+    return max(MIN_KEY_DEPTH_PER_HEAD * num_heads, _share(kappa, out_channels, num_heads)), dv
+
+
+def _share(ratio: float, channels: int, num_heads: int) -> int:
+    # The decimal that the user wrote, not its nearest double: 0.29·100 is 29, although 0.29 * 100 is below it.
+    return math.floor(Fraction(str(ratio)) * channels / num_heads) * num_heads
+
+
+class AugmentedConv2d(nn.Module):
+    """concat[Conv(x), MHA(x)] over channels (Bello et al. 2019, arXiv 1904.09925, section 3).
+
+        conv(x)       = Conv_{k×k, stride}(x)                               Cout − dv channels
+        q, k, v       = Conv_{kq×kq, stride}(pooled x)                      dk, dk, dv channels
+        heads         = relative attention of q, k, v, per head             `aaexport.nn.relative`
+        attention(x)  = Conv_{1×1}(heads side by side), upsampled           dv channels
+
+    Shapes:
+        x: (B, in_channels, height, width), `height` and `width` being the **input's**
+        → (B, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)
+
+    Parameters by name: `conv.weight`, `qkv.weight`, `projection.weight` (and biases if `bias`), and if `relative`
+    `rel_height` (2H − 1, dk/Nh) and `rel_width` (2W − 1, dk/Nh) for an attention map of H×W positions, where
+    (H, W) = `attention_size`. Both tables are shared by the heads and start as N(0, (dk/Nh)^−½).
+
+    Where the paper leaves a choice: convolutions pad by (k − 1)/2; `attention_downsample=2` averages 3×3 pixels
+    with stride 2, padding not counted, and brings the result back to the convolution's size bilinearly, pixel
+    centres aligned (`align_corners=False`); `dv == out_channels` leaves no convolution at all.
+
+    Raises:
+        ArgumentError (a ValueError): arguments that contradict each other, or, at call time (under
+            `torch.export` too), an input of another size than the relative tables were made for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        dk: int,
+        dv: int,
+        num_heads: int,
+        height: int,
+        width: int,
+        stride: int = 1,
+        relative: bool = True,
+        bias: bool = False,
+        qkv_kernel_size: int = 1,
+        attention_downsample: int = 1,
+        decomposition: DecompositionName = DEFAULT_DECOMPOSITION,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels),
+                            ("num_heads", num_heads), ("height", height), ("width", width)):  # fmt: skip
+            _require(value >= 1, name, "be at least 1", value)
+        for name, value in (("kernel_size", kernel_size), ("qkv_kernel_size", qkv_kernel_size)):
+            _require(value >= 1 and value % 2 == 1, name, "be odd and positive", value)
+        for name, value in (("dk", dk), ("dv", dv)):
+            rule = f"be a positive multiple of num_heads ({num_heads})"
+            _require(value >= 1 and value % num_heads == 0, name, rule, value)
+        _require(dv <= out_channels, "dv", f"be at most out_channels ({out_channels})", dv)
+        _require(stride in (1, 2), "stride", "be 1 or 2", stride)
+        _require(attention_downsample in (1, 2), "attention_downsample", "be 1 or 2", attention_downsample)
+
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.dk, self.dv, self.num_heads = dk, dv, num_heads
+        self.height, self.width, self.stride = height, width, stride
+        self.attention_downsample = attention_downsample
+        self.decomposition = decomposition
+
+        self.conv: nn.Conv2d | None = None
+        if dv < out_channels:
+            self.conv = _convolution(in_channels, out_channels - dv, kernel_size, stride=stride, bias=bias)
+        self.qkv = _convolution(in_channels, 2 * dk + dv, qkv_kernel_size, stride=stride, bias=bias)
+        self.projection = nn.Conv2d(dv, dv, 1, bias=bias)
+        self.rel_height = self.rel_width = None
+        if relative:
+            rows, columns = self.attention_size
+            dkh = dk // num_heads
+            self.rel_height = nn.Parameter(torch.randn(2 * rows - 1, dkh) * dkh**-0.5)
+            self.rel_width = nn.Parameter(torch.randn(2 * columns - 1, dkh) * dkh**-0.5)
+
+    @classmethod
+    def from_ratios(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        kappa: float,
+        upsilon: float,
+        num_heads: int,
+        **options: Any,
+    ) -> AugmentedConv2d:
+        """The layer by the paper's κ = dk/Fout and υ = dv/Fout, keys of at least 20 dimensions a head.
+
+        `options` are those of the class. Raises ArgumentError as `attention_depths` and the class do.
+        """
+        dk, dv = attention_depths(out_channels, kappa, upsilon, num_heads)
+        return cls(in_channels, out_channels, kernel_size, dk=dk, dv=dv, num_heads=num_heads, **options)
+
+    @property
+    def decomposition(self) -> DecompositionName:
+        """Which of `aaexport.nn.relative.DECOMPOSITIONS` computes the attention; all compute the same."""
+        return self._decomposition
+
+    @decomposition.setter
+    def decomposition(self, name: DecompositionName) -> None:
+        known = name in DECOMPOSITIONS
+        remedy = "" if known else did_you_mean(str(name), DECOMPOSITIONS)
+        _require(known, "decomposition", "be a known one", name, remedy)
+        self._decomposition: DecompositionName = name
+
+    @property
+    def attention_size(self) -> tuple[int, int]:
+        """(H, W) of the map that attention runs on."""
+        scale = self.attention_downsample
+        return _ceil_div(_ceil_div(self.height, scale), self.stride), _ceil_div(
+            _ceil_div(self.width, scale), self.stride
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, height, width) → (B, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
+        self._check_input(x)
+        attention = self._attention(x)
+        return attention if self.conv is None else torch.cat([self.conv(x), attention], dim=1)
+
+    def _check_input(self, x: Tensor) -> None:
+        wanted, got = (self.in_channels, self.height, self.width), tuple(x.shape[1:])
+        if x.dim() != 4 or got != wanted:
+            rule = f"have the shape (batch, {self.in_channels}, {self.height}, {self.width})"
+            remedy = "the relative tables hold for one image size only"
+            raise ArgumentError(broken_rule("input", rule, tuple(x.shape), remedy))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        if self.attention_downsample > 1:
+            x = functional.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+        q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
+        q, k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (q, k, v))  # (B, Nh, d, H, W)
+        heads = DECOMPOSITIONS[self.decomposition](q, k, v, self.rel_height, self.rel_width)
+        out: Tensor = self.projection(heads.flatten(1, 2))  # (B, dv, H, W)
+        if self.attention_downsample > 1:
+            size = (_ceil_div(self.height, self.stride), _ceil_div(self.width, self.stride))
+            out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)
+        return out
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows beside the submodules."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, dk={self.dk}, dv={self.dv}, num_heads={self.num_heads}, "
+            f"height={self.height}, width={self.width}, stride={self.stride}, "
+            f"relative={self.rel_height is not None}, attention_downsample={self.attention_downsample}, "
+            f"decomposition={self.decomposition!r}"
+        )
+
+
+def set_decomposition(module: nn.Module, name: DecompositionName) -> int:
+    """Makes every AugmentedConv2d in `module` use that decomposition; returns how many there are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, AugmentedConv2d)]
+    for layer in layers:
+        layer.decomposition = name
+    return len(layers)
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int, *, stride: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+
+
+def _ceil_div(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+def _require(holds: bool, name: str, rule: str, got: object, remedy: str = "") -> None:
+    if not holds:
+        raise ArgumentError(broken_rule(name, rule, got, remedy))

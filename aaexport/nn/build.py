@@ -1,0 +1,53 @@
+"""recipe → nn.Module, and what the module costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from aaexport.nn.augmented import set_decomposition
+from aaexport.nn.cnn import ThreeConvNet
+from aaexport.recipe import Attention, Input, Recipe
+
+FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {"cnn3": ThreeConvNet}
+
+
+def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
+    """The recipe's network in evaluation mode, with fresh weights drawn from `seed` (the recipe's by default).
+
+    The global random state of torch is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed if seed is None else seed)
+        module = FAMILIES[recipe.network.family](recipe.network, recipe.attention, recipe.input)
+    set_decomposition(module, recipe.export.decomposition)
+    return module.eval()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs: parameters, and multiply-accumulates of the products that dominate."""
+
+    parameters: int
+    macs: int
+    attention_macs: int  # the batched products of attention (QKᵀ, relative logits, AV), part of `macs`
+
+
+def measure_cost(module: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+    """Counts parameters, and MACs of one image (C, H, W) by torch's own counter; nothing is computed.
+
+    MACs depend on the decomposition: `skew` multiplies with every offset, `table` with every position.
+    """
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    counter = FlopCounterMode(display=False)
+    device = next(module.parameters()).device
+    with torch.no_grad(), counter:
+        module(torch.zeros(1, *input_shape, device=device))
+    by_operator = counter.get_flop_counts().get("Global", {})
+    attention = sum(flops for operator, flops in by_operator.items() if "bmm" in str(operator))
+    return Cost(parameters, counter.get_total_flops() // 2, attention // 2)
