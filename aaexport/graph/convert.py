@@ -1,0 +1,77 @@
+"""ExportedProgram → ONNX model of plain `ai.onnx` operators."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+import onnx
+import torch
+from torch.export import ExportedProgram
+
+from aaexport.errors import ExportError
+from aaexport.graph.check import check_model
+from aaexport.program import INPUT_NAME
+from aaexport.recipe import check_opset
+
+BATCH_DIMENSION = "batch"
+
+
+def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]) -> onnx.ModelProto:
+    """Converts with torch's dynamo exporter and checks the result (`check_model`).
+
+    Inputs and outputs are named, and a dynamic first dimension is called `batch`.
+
+    Raises:
+        ArgumentError: an opset outside 18–25.
+        ExportError: torch's exporter failed.
+        GraphError: what it wrote is not a plain, valid ONNX model.
+    """
+    check_opset(opset)
+    try:
+        with _quiet_exporter():
+            converted = torch.onnx.export(
+                program,
+                (),
+                input_names=[INPUT_NAME],
+                output_names=list(output_names),
+                opset_version=opset,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+    # The exporter raises its own errors and whatever its passes raise: there is no common base.
+    except Exception as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
+    if converted is None:
+        raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")
+    model = converted.model_proto
+    _name_batch(model)
+    check_model(model, opset=opset)
+    return model
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    """Calls the one dynamic dimension `batch`, whatever symbol torch gave it."""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and dimensions[0].dim_param:
+            dimensions[0].dim_param = BATCH_DIMENSION
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps the exporter's progress, its note on an absent torchvision and its deprecations from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,145 @@
+"""ONNX models ↔ files: what is read is checked first, what is written is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper
+
+from aaexport.errors import GraphError
+from aaexport.folder import atomic_path
+from aaexport.graph.check import declared_opset
+
+Dimension = int | str | None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output; a dimension is a number, the name of a dynamic one, or None if it is unknown."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...]
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """What `aaexport inspect` tells of any ONNX file."""
+
+    path: Path
+    bytes: int
+    opset: int
+    producer: str
+    operators: dict[str, int]
+    parameters: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    metadata: dict[str, str]
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX file with its external data.
+
+    Raises:
+        GraphError: missing, truncated, of another format, or with external data outside its own folder.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "its bytes are not an ONNX model"
+        raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
+    if not model.graph.node and not model.graph.output:
+        raise GraphError(f"{path} must be a whole ONNX file, but: it holds no graph")
+    _check_external_data(model, path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        cause = str(error).splitlines()[0]
+        raise GraphError(f"{path} must have its external data beside it, but: {cause}") from error
+    return model
+
+
+def write_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Writes one self-contained ONNX file, atomically; GraphError above protobuf's 2 GiB."""
+    try:
+        serialized = model.SerializeToString()
+    except ValueError as error:
+        raise GraphError(f"{path} must stay below 2 GiB, protobuf's limit, but: {error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(serialized)
+
+
+def summarize(path: Path) -> GraphSummary:
+    """Reads an ONNX file and counts what is in it. GraphError as `read_onnx`."""
+    model = read_onnx(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    operators = Counter(_qualified(node) for node in model.graph.node)
+    return GraphSummary(
+        path=path,
+        bytes=path.stat().st_size,
+        opset=declared_opset(model),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        operators=dict(operators.most_common()),
+        parameters=sum(_size(t) for t in model.graph.initializer if t.data_type in _FLOATING),
+        inputs=tuple(_tensor_info(v) for v in model.graph.input if v.name not in constants),
+        outputs=tuple(_tensor_info(v) for v in model.graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def probe_model() -> bytes:
+    """The smallest model that makes a runtime work: one addition. A provider that runs it really runs."""
+    signature = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")}
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])], "probe", [signature["x"]], [signature["y"]]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+_FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
+    for tensor in _tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        parts = PurePosixPath(location.replace("\\", "/"))
+        inside = location and not parts.is_absolute() and ".." not in parts.parts and ":" not in location
+        if not inside or not (path.parent / location).resolve().is_relative_to(path.parent.resolve()):
+            raise GraphError(f"external data must lie in the folder of {path.name}, got {location!r}")
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _qualified(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+
+
+def _size(tensor: TensorProto) -> int:
+    count = 1
+    for dimension in tensor.dims:
+        count *= dimension
+    return count
+
+
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = value.type.tensor_type
+    shape = tuple(
+        d.dim_param or None if not d.HasField("dim_value") else int(d.dim_value) for d in tensor.shape.dim
+    )
+    return TensorInfo(value.name, TensorProto.DataType.Name(tensor.elem_type).lower(), shape)

@@ -1,0 +1,77 @@
+"""What an exported file says about itself, in its metadata_props: where it came from and what it expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from aaexport.folder import tool_versions
+from aaexport.recipe import Input
+
+PREFIX = "aaexport."
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The origin of an exported file. Digests are SHA-256; `recipe_digest` is None for a module without recipe."""
+
+    weights_digest: str
+    recipe_digest: str | None
+    decomposition: str
+    opset: int
+
+
+def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input | None) -> None:
+    """Puts provenance, tool versions and, where there is a recipe, preprocessing and labels into the model.
+
+    The exporter's own notes on every node (its stack traces, with paths of the exporting machine) are dropped.
+    """
+    entries = {
+        "weights_digest": provenance.weights_digest,
+        "decomposition": provenance.decomposition,
+        "opset": str(provenance.opset),
+        "tools": json.dumps(tool_versions(), sort_keys=True),
+    }
+    if provenance.recipe_digest is not None:
+        entries["recipe_digest"] = provenance.recipe_digest
+    if image is not None:
+        entries["input.mean"] = json.dumps(image.mean)
+        entries["input.std"] = json.dumps(image.std)
+        entries["labels"] = json.dumps(image.labels)
+    del model.metadata_props[:]
+    for key, value in sorted(entries.items()):
+        model.metadata_props.add(key=PREFIX + key, value=value)
+    model.producer_name = "aaexport"
+    model.producer_version = tool_versions().get("aaexport", "")
+    _drop_node_notes(model)
+
+
+def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
+    """The provenance in a file's metadata_props; None for a file that aaexport did not write."""
+    keys = ("weights_digest", "decomposition", "opset")
+    found = [properties.get(PREFIX + key) for key in keys]
+    weights_digest, decomposition, opset = found
+    if weights_digest is None or decomposition is None or opset is None or not opset.isdigit():
+        return None
+    return Provenance(weights_digest, properties.get(PREFIX + "recipe_digest"), decomposition, int(opset))
+
+
+def _drop_node_notes(model: onnx.ModelProto) -> None:
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        module_path = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == _MODULE_PATH]
+        del node.metadata_props[:]
+        for key, value in module_path:
+            node.metadata_props.add(key=key, value=value)
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+_MODULE_PATH = "pkg.torch.onnx.name_scopes"

@@ -1,0 +1,43 @@
+"""nn.Module → torch.export.ExportedProgram, with a dynamic batch or a fixed one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule
+
+Batch = int | Literal["dynamic"]
+INPUT_NAME = "input"
+# Of a dynamic batch torch.export sees one example: two images, because it takes sizes 0 and 1 for constants.
+EXAMPLE_BATCH = 2
+
+
+def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: Batch) -> ExportedProgram:
+    """Captures `module` in evaluation mode for inputs (batch, *input_shape) of its own floating type.
+
+    Raises:
+        ArgumentError: `batch` is neither 'dynamic' nor a number above 0, or the module refuses the shape.
+        ExportError: torch.export cannot capture the module; the text holds its first line.
+    """
+    if batch != "dynamic" and batch < 1:
+        raise ArgumentError(broken_rule("batch", "be 'dynamic' or at least 1", batch))
+    parameter = next(module.parameters(), torch.empty(0))
+    size = EXAMPLE_BATCH if batch == "dynamic" else batch
+    example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
+    shapes = ({0: Dim("batch")} if batch == "dynamic" else None,)
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            return torch.export.export(module.eval(), (example,), dynamic_shapes=shapes)
+    except AaexportError:
+        raise  # our layers' own complaint about the shape is clearer than any summary of it
+    # torch.export raises whatever the module or its own passes raise: there is no common base.
+    except Exception as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"torch.export cannot capture {type(module).__name__}: {cause}") from error
+    finally:
+        module.train(was_training)
