@@ -1,0 +1,57 @@
+"""The Runner protocol: what parity and load know of a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aaexport.errors import ArgumentError, broken_rule
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a runner; a dimension is None where any size goes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class Runner(Protocol):
+    """A loaded model. `infer` answers with host arrays when the device is done, so a clock around it is honest."""
+
+    @property
+    def label(self) -> str:
+        """Runtime, device and precision, for people: `onnxruntime CPU`."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What `infer` must be fed."""
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """The outputs by name, for inputs by name. RunnerError if the runtime refuses."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """`cpu`, `cuda` or `cuda:N` → (kind, index). ArgumentError for anything else."""
+    kind, _, index = device.partition(":")
+    if device == "cpu" or (kind == "cuda" and (not _ or index.isdecimal())):
+        return kind, int(index or 0)
+    raise ArgumentError(broken_rule("device", "be cpu, cuda or cuda:N", device))

@@ -1,0 +1,187 @@
+"""onnxruntime as a runner, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from aaexport.errors import ProviderError, RunnerError
+from aaexport.runners.base import Array, Arrays, Port, parse_device
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+class OrtRunner:
+    """An onnxruntime session on one device.
+
+    Args:
+        model: path of an ONNX file, or its bytes.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
+        optimize: False switches onnxruntime's own graph optimizations off.
+        exact: on CUDA, computes float32 products in float32 rather than TF32.
+
+    Raises:
+        ProviderError: the device's provider is absent, or did not become active; the text says why.
+        RunnerError: onnxruntime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        optimize: bool = True,
+        exact: bool = False,
+    ) -> None:
+        kind, index = parse_device(device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = SILENT
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.device = device
+        self.session = _session(model, options, kind, _providers(kind, index, exact))
+        self.inputs = tuple(_port(value) for value in self.session.get_inputs())
+        self.output_names = tuple(value.name for value in self.session.get_outputs())
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the session."""
+        return str(self.session.get_providers()[0])
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"onnxruntime {self.provider.removesuffix('ExecutionProvider')}"
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """Runs the session; the outputs lie on the host."""
+        try:
+            outputs = self.session.run(None, dict(feeds))
+        # onnxruntime's exceptions share no base but Exception.
+        except Exception as error:
+            raise RunnerError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+        return dict(zip(self.output_names, outputs, strict=True))
+
+    def __enter__(self) -> OrtRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self.session
+
+
+def working_providers() -> dict[str, str]:
+    """Every provider that onnxruntime lists, with `works` or the reason why it does not.
+
+    A provider works if it ran a session: onnxruntime lists what was compiled in, whether or not it can start.
+    """
+    from aaexport.graph.files import probe_model
+
+    return {name: _try_provider(name, probe_model()) for name in onnxruntime.get_available_providers()}
+
+
+def _try_provider(name: str, model: bytes) -> str:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    with _captured_noise() as noise:
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=[name])
+            if name in session.get_providers():
+                session.run(None, {"x": np.ones(1, np.float32)})
+                return "works"
+        # Whatever goes wrong in a provider is the answer to the question, not a failure of it.
+        except Exception as error:  # noqa: BLE001
+            return _first_line(error)
+    return _reason(noise) or "onnxruntime fell back to another provider"
+
+
+def _providers(kind: str, index: int, exact: bool) -> list[Any]:
+    if kind == "cpu":
+        return [PROVIDERS["cpu"]]
+    return [(PROVIDERS["cuda"], {"device_id": index, "use_tf32": int(not exact)}), PROVIDERS["cpu"]]
+
+
+def _session(
+    model: Path | bytes, options: onnxruntime.SessionOptions, kind: str, providers: list[Any]
+) -> onnxruntime.InferenceSession:
+    wanted = PROVIDERS[kind]
+    if wanted not in onnxruntime.get_available_providers():
+        remedy = "pip install 'aaexport[cuda]' on a machine with an NVIDIA GPU, or use --device cpu"
+        raise ProviderError(f"{wanted} is not part of this onnxruntime; {remedy}")
+    if kind == "cuda":
+        _preload_cuda()
+    with _captured_noise() as noise:
+        try:
+            source = model if isinstance(model, bytes) else str(model)
+            session = onnxruntime.InferenceSession(source, options, providers=providers)
+        # onnxruntime's exceptions share no base but Exception.
+        except Exception as error:
+            raise RunnerError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+    if session.get_providers()[0] != wanted:
+        cause = _reason(noise) or "onnxruntime gave no reason"
+        remedy = "install the NVIDIA driver and 'aaexport[cuda]', or use --device cpu"
+        raise ProviderError(f"{wanted} did not become active: {cause}; {remedy}")
+    return session
+
+
+def _preload_cuda() -> None:
+    """Loads CUDA's and cuDNN's libraries from their pip packages; where there are none the session says so."""
+    with _captured_noise():
+        onnxruntime.preload_dlls()
+
+
+@contextlib.contextmanager
+def _captured_noise() -> Iterator[list[str]]:
+    """Turns what onnxruntime prints while it loads into a list of lines, so that it becomes a reason, not noise.
+
+    Native code writes to file descriptor 2, the Python wrapper prints its own fallbacks to `sys.stdout`.
+    """
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(None):
+                yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def _reason(noise: list[str]) -> str:
+    """The one line of onnxruntime's log that tells why a provider did not start: the missing library, if named."""
+    for line in noise:
+        _, found, library = line.partition("with error: ")
+        if found:
+            return library.strip()
+    telling = [line for line in noise if "error" in line.lower() or "fail" in line.lower()]
+    return telling[-1].split("] ")[-1].strip() if telling else ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _port(value: Any) -> Port:
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return Port(value.name, np.dtype(_NUMPY_NAMES.get(name, name)), shape)

@@ -1,0 +1,65 @@
+"""PyTorch, eager: the module itself as a runner, in its own precision or in float64."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import nn
+
+from aaexport.errors import ProviderError, RunnerError
+from aaexport.runners.base import Array, Arrays, Port, parse_device
+
+
+class TorchRunner:
+    """A copy of a module in evaluation mode.
+
+    Raises:
+        ProviderError: torch cannot use `device` here.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_names: tuple[str, ...],
+        output_names: tuple[str, ...],
+        *,
+        input_shape: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> None:
+        kind, index = parse_device(device)
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
+        self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
+        self.dtype = dtype
+        self.module = copy.deepcopy(module).eval().to(device=self.device, dtype=dtype)
+        self.output_names = output_names
+        numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
+        self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"PyTorch eager {self.device} {str(self.dtype).removeprefix('torch.')}"
+
+    @torch.inference_mode()
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """Runs the module; copying to the host waits for the device."""
+        arguments = [torch.from_numpy(feeds[port.name]).to(self.device, self.dtype) for port in self.inputs]
+        outputs = self.module(*arguments)
+        tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
+        tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
+        if len(tensors) != len(self.output_names):
+            raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
+        return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
+
+    def __enter__(self) -> TorchRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self.module
