@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class AaexportError(Exception):
@@ -82,9 +83,13 @@ class ProviderError(RunnerError):
 
 
 class ParityError(AaexportError):
-    """The ONNX file does not compute the function of the PyTorch model."""
+    """The ONNX file does not compute the function of the PyTorch model; `report` is the ParityReport that says so."""
 
     exit_code = 3
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class MeasurementError(AaexportError):

@@ -79,6 +79,11 @@ class ModelFolder:
         """manifest.json: sha256 and size of every file, and the versions of the tools."""
         return self.path / "manifest.json"
 
+    @property
+    def is_zoo(self) -> bool:
+        """Whether this is the zoo's own folder, which is copied and never written to."""
+        return self.path.resolve().parent == zoo_root().resolve()
+
     @cached_property
     def recipe(self) -> Recipe:
         """The parsed model.toml; RecipeError if it breaks a rule."""

@@ -1,0 +1,147 @@
+"""(model, options) → model.onnx: captured, converted, checked, verified, and only then put in its place."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from aaexport.errors import ArgumentError, ParityError
+from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
+from aaexport.graph.check import check_operators
+from aaexport.graph.convert import to_onnx
+from aaexport.graph.files import write_onnx
+from aaexport.graph.metadata import Provenance, write_metadata
+from aaexport.parity import ParityReport
+from aaexport.pipeline.subject import (
+    ImageShape,
+    Subject,
+    as_subject,
+    decompositions_of,
+    with_decomposition,
+)
+from aaexport.pipeline.verify import verify_subject
+from aaexport.program import Batch, export_program
+from aaexport.recipe import DEFAULT_OPSET, DecompositionName, check_opset
+from aaexport.report.machine import parity_json
+from aaexport.weights import weights_digest
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What `convert` wrote. `parity` is None if it was told not to verify."""
+
+    path: Path
+    opset: int
+    decomposition: str
+    batch: Batch
+    operators: dict[str, int]
+    bytes: int
+    seconds: float
+    parity: ParityReport | None
+
+
+def convert(
+    model: nn.Module | str | Path | ModelFolder,
+    path: str | Path | None = None,
+    *,
+    input_shape: ImageShape | None = None,
+    opset: int | None = None,
+    decomposition: DecompositionName | None = None,
+    batch: Batch | None = None,
+    verify: bool = True,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    say: Say = lambda step: None,
+) -> ConvertResult:
+    """Writes `model` as one ONNX file of plain `ai.onnx` operators that was verified before it got its name.
+
+    Args:
+        model: a zoo name, a model folder with weights, or a module in float32, which is left as it is.
+        path: the file to write; the folder's model.onnx by default.
+        input_shape: (C, H, W) of one image; needed for a module, the recipe's for a folder.
+        opset: 18–25; the recipe's, or 20.
+        decomposition: for every augmented layer; the recipe's, or each layer's own.
+        batch: "dynamic" or a number; the recipe's, or "dynamic".
+        verify: whether parity must hold before the file gets its name.
+        atol, rtol, seed: as for `aaexport.verify`.
+        say: is told each step as it begins.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        NoWeightsError: the folder has not been trained yet.
+        ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
+        ParityError: the file computes something else; an older file at `path` is untouched.
+        FolderError: `path` cannot be written.
+    """
+    began = time.perf_counter()
+    if opset is not None:
+        check_opset(opset)
+    subject = as_subject(model, input_shape)
+    target = _target(subject, path)
+    check_writable(target)
+    recipe = subject.recipe
+    if recipe is not None:
+        opset = recipe.export.opset if opset is None else opset
+        decomposition = recipe.export.decomposition if decomposition is None else decomposition
+        batch = recipe.export.batch if batch is None else batch
+    opset = DEFAULT_OPSET if opset is None else opset
+    batch = "dynamic" if batch is None else batch
+
+    say("capturing the module with torch.export")
+    module = with_decomposition(subject.module, decomposition)
+    program = export_program(module, subject.input_shape, batch)
+    say(f"converting to ONNX opset {opset}")
+    onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
+    check_operators(onnx_model)
+    provenance = Provenance(
+        weights_digest(module), recipe and recipe.digest(), decompositions_of(module), opset
+    )
+    write_metadata(onnx_model, provenance, recipe and recipe.input)
+
+    parity = None
+    with atomic_path(target) as temporary:
+        write_onnx(onnx_model, temporary)
+        size = temporary.stat().st_size
+        if verify:
+            say("verifying against PyTorch")
+            parity = verify_subject(subject, temporary, atol=atol, rtol=rtol, seed=seed, named=target)
+            if not parity.passed:
+                failure = next(iter(parity.failures), "nothing was compared")
+                raise ParityError(f"parity failed and {target} was not written: {failure}", parity)
+    if subject.folder is not None and target == subject.folder.onnx_path:
+        _record(subject.folder, parity)
+    return ConvertResult(
+        path=target,
+        opset=opset,
+        decomposition=decompositions_of(module),
+        batch=batch,
+        operators=dict(Counter(node.op_type for node in onnx_model.graph.node).most_common()),
+        bytes=size,
+        seconds=time.perf_counter() - began,
+        parity=parity,
+    )
+
+
+def _target(subject: Subject, path: str | Path | None) -> Path:
+    if path is not None:
+        return Path(path)
+    if subject.folder is None or subject.folder.is_zoo:
+        raise ArgumentError("path must be given for a module or a zoo model, got None; name the file to write")
+    return subject.folder.onnx_path
+
+
+def _record(folder: ModelFolder, parity: ParityReport | None) -> None:
+    """A new model.onnx outdates the old verification: it is replaced by this one, or removed."""
+    if parity is None:
+        folder.parity_path.unlink(missing_ok=True)
+    else:
+        write_json(folder.parity_path, parity_json(parity))
+    folder.write_manifest()

@@ -1,0 +1,125 @@
+"""A zoo name, a model folder or a module → the one thing the verbs work on."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aaexport.errors import ArgumentError, RunnerError, broken_rule
+from aaexport.folder import ModelFolder, find_model
+from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
+from aaexport.nn.build import build_network
+from aaexport.recipe import DecompositionName, Recipe
+from aaexport.weights import load_weights, save_weights
+
+ImageShape = tuple[int, int, int]
+log = logging.getLogger("aaexport")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A module in evaluation mode with what the verbs must know of it. `folder` is None for a bare module."""
+
+    module: nn.Module
+    input_shape: ImageShape
+    output_names: tuple[str, ...]
+    folder: ModelFolder | None = None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The folder's recipe."""
+        return None if self.folder is None else self.folder.recipe
+
+
+def build_model(model: str | Path | ModelFolder, *, seed: int | None = None) -> nn.Module:
+    """The network of a zoo model or model folder, in evaluation mode, with the folder's weights.
+
+    A folder without weights gives a network with fresh ones, drawn from `seed` (the recipe's by default), and a
+    warning in the log that says so.
+
+    Raises:
+        ModelNotFoundError, FolderError, RecipeError: there is no such model, or its recipe breaks a rule.
+        WeightsError: the folder's weights do not fit.
+    """
+    folder = model if isinstance(model, ModelFolder) else find_model(model)
+    module = build_network(folder.recipe, seed=seed)
+    if folder.weights_path.is_file():
+        load_weights(module, folder.weights_path)
+    else:
+        log.warning("%s has no weights yet: built with fresh random ones", folder.name)
+    return module
+
+
+def write_random_weights(folder: ModelFolder, *, seed: int | None = None) -> None:
+    """Gives a folder fresh random weights, for measuring before training. FolderError if it has weights."""
+    if not folder.weights_path.is_file():
+        save_weights(build_network(folder.recipe, seed=seed), folder.weights_path)
+
+
+def as_subject(
+    model: nn.Module | str | Path | ModelFolder, input_shape: ImageShape | None = None
+) -> Subject:
+    """What `convert` and `verify` work on.
+
+    Raises:
+        ArgumentError: a bare module without `input_shape` or not in float32, or a shape that is not the recipe's.
+        NoWeightsError, WeightsError: the folder's weights are missing or do not fit.
+        ModelNotFoundError, FolderError, RecipeError: as `build_model`.
+    """
+    if isinstance(model, nn.Module):
+        return _bare_module(model, input_shape)
+    folder = model if isinstance(model, ModelFolder) else find_model(model)
+    shape = folder.recipe.input.shape
+    if input_shape is not None and tuple(input_shape) != shape:
+        raise ArgumentError(broken_rule("input_shape", f"be the recipe's {shape}", tuple(input_shape)))
+    folder.require_weights()
+    return Subject(build_model(folder), shape, ("logits",), folder)
+
+
+def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:
+    """A copy of `module` whose augmented layers use that decomposition; None leaves each layer's own."""
+    module = copy.deepcopy(module).eval()
+    if name is not None:
+        set_decomposition(module, name)
+    return module
+
+
+def decompositions_of(module: nn.Module) -> str:
+    """The decompositions in use, comma-separated; `none` for a network without augmented layers."""
+    names = {layer.decomposition for layer in module.modules() if isinstance(layer, AugmentedConv2d)}
+    return ",".join(sorted(names)) or "none"
+
+
+def _bare_module(module: nn.Module, input_shape: ImageShape | None) -> Subject:
+    if input_shape is None:
+        raise ArgumentError("input_shape must be given for a module, got None; pass (C, H, W)")
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ArgumentError(broken_rule("input_shape", "be (C, H, W), each at least 1", input_shape))
+    dtypes = {p.dtype for p in module.parameters()}
+    if dtypes - {torch.float32}:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
+    shape = (input_shape[0], input_shape[1], input_shape[2])
+    return Subject(copy.deepcopy(module).eval(), shape, _output_names(module, shape))
+
+
+def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
+    """Names for what the module returns: the keys of a dict, `output`, or `output_0`, `output_1` …"""
+    was_training = module.training
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            outputs = module.eval()(torch.zeros(1, *shape, device=device))
+    finally:
+        module.train(was_training)
+    if isinstance(outputs, dict) and all(isinstance(key, str) for key in outputs):
+        return tuple(outputs)
+    tensors = outputs if isinstance(outputs, list | tuple) else (outputs,)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or not tensors:
+        raise RunnerError(f"the module must return tensors, got {type(outputs).__name__}")
+    return ("output",) if len(tensors) == 1 else tuple(f"output_{i}" for i in range(len(tensors)))

@@ -1,0 +1,1 @@
+"""Results → JSON with a schema version, for machines, and tables, for people."""
