@@ -1,0 +1,72 @@
+"""aaexport: attention-augmented PyTorch models → ONNX files that are proved equal and measured honestly.
+
+The names below are resolved when they are first used (PEP 562), so that `import aaexport` and `aaexport --help`
+load neither torch nor onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aaexport import errors, nn
+    from aaexport.errors import AaexportError
+    from aaexport.load.measurement import BenchReport
+    from aaexport.parity import ParityReport
+    from aaexport.pipeline.convert import ConvertResult, convert
+    from aaexport.pipeline.inspect import InspectResult, inspect
+    from aaexport.pipeline.serve_bench import serve_bench
+    from aaexport.pipeline.subject import build_model
+    from aaexport.pipeline.train import train
+    from aaexport.pipeline.verify import verify
+    from aaexport.training import TrainResult
+
+__all__ = [
+    "AaexportError",
+    "BenchReport",
+    "ConvertResult",
+    "InspectResult",
+    "ParityReport",
+    "TrainResult",
+    "__version__",
+    "build_model",
+    "convert",
+    "errors",
+    "inspect",
+    "nn",
+    "serve_bench",
+    "train",
+    "verify",
+]
+
+_HOMES = {
+    "AaexportError": "aaexport.errors",
+    "BenchReport": "aaexport.load.measurement",
+    "ConvertResult": "aaexport.pipeline.convert",
+    "InspectResult": "aaexport.pipeline.inspect",
+    "ParityReport": "aaexport.parity",
+    "TrainResult": "aaexport.training",
+    "build_model": "aaexport.pipeline.subject",
+    "convert": "aaexport.pipeline.convert",
+    "inspect": "aaexport.pipeline.inspect",
+    "serve_bench": "aaexport.pipeline.serve_bench",
+    "train": "aaexport.pipeline.train",
+    "verify": "aaexport.pipeline.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("aaexport")
+    if name in ("errors", "nn"):
+        return importlib.import_module(f"aaexport.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'aaexport' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

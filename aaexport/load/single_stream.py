@@ -1,0 +1,54 @@
+"""The single-stream scenario (MLPerf): one query at a time, the next as soon as the last is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Nanoseconds = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How long one uninterrupted block of queries lasts.
+
+    Attributes:
+        warmup: seconds of queries before the clock counts, at least one query.
+        duration: seconds of counted queries.
+        min_queries: counted queries at the least, however long they take,
+        max_duration: but never more seconds than this.
+    """
+
+    warmup: float
+    duration: float
+    min_queries: int
+    max_duration: float
+
+
+def run_block(query: Callable[[int], None], plan: BlockPlan) -> Nanoseconds:
+    """Calls `query(0)`, `query(1)`, … and returns the counted latencies in nanoseconds.
+
+    A closed loop has no schedule to fall behind: a query counts from the moment it is sent.
+    """
+    number = 0
+    began = time.perf_counter()
+    while number == 0 or time.perf_counter() - began < plan.warmup:
+        query(number)
+        number += 1
+    latencies: list[int] = []
+    began = time.perf_counter()
+    while not _done(len(latencies), time.perf_counter() - began, plan):
+        sent = time.perf_counter_ns()
+        query(number)
+        latencies.append(time.perf_counter_ns() - sent)
+        number += 1
+    return np.asarray(latencies, np.int64)
+
+
+def _done(queries: int, seconds: float, plan: BlockPlan) -> bool:
+    enough = queries >= plan.min_queries and seconds >= plan.duration
+    return queries > 0 and (enough or seconds >= plan.max_duration)

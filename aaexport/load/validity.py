@@ -1,0 +1,49 @@
+"""Whether a measurement may be quoted, and what to think of before one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aaexport.load.machine import Environment
+from aaexport.load.measurement import PERCENTILES, Comparison
+from aaexport.load.statistics import Milliseconds, queries_needed, spread
+
+MIN_QUERIES = queries_needed(90)
+STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
+STEAL_LIMIT = 0.05
+
+
+def shortfalls(blocks: Sequence[Milliseconds], duration: float) -> tuple[str, ...]:
+    """Why a measurement is invalid: too few queries for p90, or less time than was asked for."""
+    queries = sum(len(block) for block in blocks)
+    seconds = sum(float(block.sum()) for block in blocks) / 1000
+    reasons = []
+    if queries < MIN_QUERIES:
+        reasons.append(f"{MIN_QUERIES} queries must be counted, got {queries}; measure longer with --duration")
+    # A block ends with the query that reaches its time, so the sum can miss the plan by clock reads only.
+    if seconds < 0.9 * duration:
+        reasons.append(f"{duration:g} s of queries must be counted, got {seconds:.2f} s")
+    return tuple(reasons)
+
+
+def warnings_about(
+    blocks: Sequence[Milliseconds], comparison: Comparison | None, environment: Environment, wanted: bool
+) -> tuple[str, ...]:
+    """What to think of before believing the numbers; each line ends with its remedy."""
+    warnings = []
+    queries = sum(len(block) for block in blocks)
+    withheld = [p for p in PERCENTILES if queries < queries_needed(p)]
+    for p in withheld:
+        missing = queries_needed(p) - queries
+        warnings.append(f"p{p} is withheld: it needs {missing} more queries; measure longer with --duration")
+    for name, raw in (("onnxruntime", blocks), ("PyTorch", comparison.blocks if comparison else ())):
+        if raw and spread(raw) > STEADY:
+            warnings.append(
+                f"{name}'s block medians differ by {spread(raw):.0%}: the machine is not quiet; close what else runs"
+            )
+    steal = environment.steal_share
+    if steal is not None and steal > STEAL_LIMIT:
+        warnings.append(f"the hypervisor took {steal:.0%} of the CPU: absolute times are too long, ratios less so")
+    if wanted and comparison is None:
+        warnings.append("no PyTorch weights beside the file: eager was not measured")
+    return tuple(warnings)

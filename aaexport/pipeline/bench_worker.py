@@ -1,0 +1,119 @@
+"""One contender in a process of its own: reads orders as JSON lines from stdin, answers with JSON lines on stdout.
+
+Run as `python -m aaexport.pipeline.bench_worker`. A contender that is not measured waits in a read: it computes
+nothing, and its runtime's threads stop spinning soon after its last query.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from aaexport.errors import AaexportError
+from aaexport.load.single_stream import BlockPlan, run_block
+from aaexport.runners.base import Array, Runner
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker loads. `model` is an ONNX file or, for torch, a model folder; `samples` a .npy of images."""
+
+    runtime: str
+    model: str
+    samples: str
+    device: str
+    threads: int | None
+
+
+def main() -> None:
+    """Serves orders until stdin ends."""
+    replies = _private_stdout()
+    try:
+        worker = _Worker(WorkerSpec(**json.loads(sys.stdin.readline())))
+        _reply(replies, worker.introduction())
+        for line in sys.stdin:
+            order = json.loads(line)
+            _reply(replies, worker.orders[order.pop("do")](**order))
+    except AaexportError as error:
+        _reply(replies, {"error": type(error).__name__, "message": str(error)})
+
+
+class _Worker:
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.samples: Array = np.load(spec.samples, allow_pickle=False)
+        self.runner, self.facts = LOADERS[spec.runtime](spec)
+        self.input = self.runner.inputs[0]
+        self.orders: dict[str, Callable[..., dict[str, Any]]] = {"answer": self.answer, "block": self.block}
+
+    def introduction(self) -> dict[str, Any]:
+        shape = [size for size in self.input.shape]
+        return {"label": self.runner.label, "input_shape": shape, **self.facts}
+
+    def answer(self, batch: int) -> dict[str, Any]:
+        outputs = self.runner.infer(self._feeds(0, batch))
+        first = next(iter(outputs.values())).astype(np.float64)
+        return {"answer": np.where(np.isfinite(first), first, 0).tolist(), "finite": bool(np.isfinite(first).all())}
+
+    def block(self, batch: int, **plan: Any) -> dict[str, Any]:
+        # Batches are cut beforehand: a server gets its input as an array, it does not gather it from a data set.
+        feeds = [self._feeds(number, batch) for number in range(max(1, len(self.samples) // batch))]
+
+        def query(number: int) -> None:
+            self.runner.infer(feeds[number % len(feeds)])
+
+        return {"nanoseconds": run_block(query, BlockPlan(**plan)).tolist()}
+
+    def _feeds(self, number: int, batch: int) -> dict[str, Array]:
+        index = (number * batch + np.arange(batch)) % len(self.samples)
+        return {self.input.name: np.ascontiguousarray(self.samples[index])}
+
+
+def _load_onnxruntime(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
+    from aaexport.runners.ort import OrtRunner
+
+    runner = OrtRunner(Path(spec.model), device=spec.device, threads=spec.threads)
+    return runner, {"provider": runner.provider}
+
+
+def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
+    import torch
+
+    from aaexport.pipeline.subject import as_subject
+    from aaexport.program import INPUT_NAME
+    from aaexport.runners.torch import TorchRunner
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    subject = as_subject(spec.model)
+    shape, names = subject.input_shape, subject.output_names
+    runner = TorchRunner(subject.module, (INPUT_NAME,), names, input_shape=shape, device=spec.device)
+    return runner, {"provider": "torch"}
+
+
+LOADERS: dict[str, Callable[[WorkerSpec], tuple[Runner, dict[str, Any]]]] = {
+    "onnxruntime": _load_onnxruntime,
+    "torch": _load_torch,
+}
+
+
+def _private_stdout() -> TextIO:
+    """The pipe to the parent, out of reach of whatever a library prints: that goes to stderr from now on."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return pipe
+
+
+def _reply(pipe: TextIO, value: dict[str, Any]) -> None:
+    pipe.write(json.dumps(value) + "\n")
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

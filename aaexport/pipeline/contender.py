@@ -1,0 +1,117 @@
+"""The parent's side of `bench_worker`: a process that can be asked for a block of latencies, and be given up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from aaexport import errors
+from aaexport.errors import AaexportError, MeasurementError
+from aaexport.load.single_stream import BlockPlan
+from aaexport.load.statistics import Milliseconds
+from aaexport.pipeline.bench_worker import WorkerSpec
+
+START_TIMEOUT = 300.0
+ANSWER_TIMEOUT = 300.0
+
+
+class Contender:
+    """A worker process; leave the `with` block and it is gone.
+
+    Raises:
+        AaexportError: what the worker raised, by its own class.
+        MeasurementError: the worker died or answered too late.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "aaexport.pipeline.bench_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+        )
+        self._spec = spec
+        self._send(dataclasses.asdict(spec))
+
+    def __enter__(self) -> Contender:
+        try:
+            introduction = self._receive(START_TIMEOUT)
+        except BaseException:
+            self._end()
+            raise
+        self.label = str(introduction["label"])
+        self.provider = str(introduction["provider"])
+        self.fixed_batch: int | None = introduction["input_shape"][0]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def answer(self, batch: int) -> tuple[Milliseconds, bool]:
+        """The first output for the first `batch` samples, and whether all of it is finite."""
+        reply = self._ask({"do": "answer", "batch": batch}, ANSWER_TIMEOUT)
+        return np.asarray(reply["answer"]), bool(reply["finite"])
+
+    def block(self, batch: int, plan: BlockPlan) -> Milliseconds:
+        """Latencies of one block, in milliseconds."""
+        patience = plan.warmup + plan.max_duration + ANSWER_TIMEOUT
+        reply = self._ask({"do": "block", "batch": batch, **dataclasses.asdict(plan)}, patience)
+        return np.asarray(reply["nanoseconds"], np.float64) / 1e6
+
+    def _ask(self, order: dict[str, Any], timeout: float) -> dict[str, Any]:
+        self._send(order)
+        return self._receive(timeout)
+
+    def _send(self, value: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the worker has died: reading its answer says so, and why
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(timeout, self._process.kill)
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        if not line:
+            raise MeasurementError(f"the {self._spec.runtime} process ended without an answer: {self._last_words()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            kind = getattr(errors, reply["error"], AaexportError)
+            raise kind(reply["message"])
+        return reply
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self._process.returncode}"
+
+    def _end(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._stderr.close()

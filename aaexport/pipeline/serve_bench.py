@@ -1,0 +1,226 @@
+"""(model.onnx, scenario) → BenchReport: latency through onnxruntime, beside PyTorch eager in the same run.
+
+Every contender has a process of its own and they take turns in warm blocks, because two models that alternate
+run by run in one process slow each other down: one's threads spin on while the other runs, and each empties the
+other's caches. Ratios are taken pair by pair between neighbouring blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from aaexport.data import load_images, normalised
+from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
+from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
+from aaexport.graph.files import GraphSummary, summarize
+from aaexport.load.machine import MachineWatch
+from aaexport.load.measurement import BenchReport, Comparison, Throughput
+from aaexport.load.single_stream import BlockPlan
+from aaexport.load.statistics import Milliseconds, pairwise_ratio
+from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about
+from aaexport.parity import Array
+from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.contender import Contender
+from aaexport.report.machine import bench_json
+from aaexport.runners.base import parse_device
+
+SCENARIOS = ("single-stream",)
+BATCHES = (1, 8, 32)
+BLOCKS = 6
+SAMPLES = 64
+THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size
+PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
+ANSWERS_AGREE = 1e-2  # of the largest output: TF32 passes, another model does not
+
+
+Tick = Callable[[str, float], None]
+
+
+def serve_bench(
+    model: str | Path | ModelFolder,
+    *,
+    scenario: str = "single-stream",
+    device: str = "cpu",
+    duration: float = 6.0,
+    warmup: float = 0.3,
+    batches: Sequence[int] = BATCHES,
+    threads: int | None = None,
+    compare: bool = True,
+    seed: int = 0,
+    tick: Tick = lambda step, share: None,
+) -> BenchReport:
+    """Measures single-stream latency and throughput of a model folder's model.onnx, or of any ONNX file.
+
+    Args:
+        model: a model folder with a model.onnx, or the path of an ONNX file with one image input.
+        scenario: `single-stream`.
+        device: `cpu`, `cuda` or `cuda:N`; the same for onnxruntime and PyTorch.
+        duration: seconds of counted queries for the latency part, for each contender.
+        warmup: seconds of uncounted queries before every block.
+        batches: batch sizes of the throughput part; a file that fixes its batch is measured at that one.
+        threads: intra-op threads of every runtime; None leaves each its default.
+        compare: whether PyTorch eager is measured in alternation.
+        seed: of random inputs, where there are no images.
+        tick: is told what is measured and the share that is done.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        FolderError: the folder has no model.onnx.
+        GraphError, RunnerError: the file cannot be loaded.
+        ProviderError: `device` does not work here.
+        MeasurementError: a contender died or hung.
+    """
+    _check_arguments(scenario, device, duration, warmup, batches, threads)
+    path, folder = _find(model)
+    summary = summarize(path)
+    watch = MachineWatch()
+    with ExitStack() as stack:
+        samples = stack.enter_context(_samples_file(_samples(summary, folder, seed)))
+        ort = stack.enter_context(Contender(WorkerSpec("onnxruntime", str(path), samples, device, threads)))
+        eager = None
+        if compare and folder is not None and folder.weights_path.is_file():
+            spec = WorkerSpec("torch", str(folder.path), samples, device, threads)
+            eager = stack.enter_context(Contender(spec))
+        measured = _measure(ort, eager, duration, warmup, batches, tick)
+    environment = watch.environment()
+    blocks, comparison, throughput, reasons = measured
+    report = BenchReport(
+        model=folder.name if folder is not None else path.name,
+        onnx_sha256=sha256(path),
+        scenario=scenario,
+        label=ort.label,
+        provider=ort.provider,
+        threads=threads,
+        batch=ort.fixed_batch or 1,
+        blocks=blocks,
+        throughput=throughput,
+        comparison=comparison,
+        environment=environment,
+        tools=tool_versions(),
+        warnings=warnings_about(blocks, comparison, environment, compare),
+        reasons=(*reasons, *shortfalls(blocks, duration)),
+    )
+    if folder is not None and path == folder.onnx_path:
+        write_json(folder.bench_path, bench_json(report, raw=True))
+        folder.write_manifest()
+    return report
+
+
+def _measure(
+    ort: Contender,
+    eager: Contender | None,
+    duration: float,
+    warmup: float,
+    batches: Sequence[int],
+    tick: Tick,
+) -> tuple[tuple[Milliseconds, ...], Comparison | None, tuple[Throughput, ...], tuple[str, ...]]:
+    batch = ort.fixed_batch or 1
+    reasons = _disagreement(ort, eager, batch)
+    contenders = [ort] if eager is None else [ort, eager]
+    blocks: dict[str, list[Milliseconds]] = {contender.label: [] for contender in contenders}
+    plan = _plan(duration / BLOCKS, warmup)
+    sizes = (ort.fixed_batch,) if ort.fixed_batch is not None else tuple(batches)
+    steps = BLOCKS * len(contenders) + len(sizes)
+    for number in range(BLOCKS):
+        # Whoever goes second runs on a warmer machine: they take turns in that too.
+        for contender in contenders if number % 2 == 0 else contenders[::-1]:
+            done = sum(len(each) for each in blocks.values())
+            tick(f"{contender.label}, batch {batch}", done / steps)
+            blocks[contender.label].append(contender.block(batch, plan))
+    throughput = []
+    for done, size in enumerate(sizes, BLOCKS * len(contenders)):
+        tick(f"{ort.label}, batch {size}", done / steps)
+        latencies = ort.block(size, _plan(duration * THROUGHPUT_SHARE, warmup))
+        images_per_second = size * len(latencies) / latencies.sum() * 1000
+        throughput.append(Throughput(size, float(images_per_second), float(np.median(latencies))))
+    comparison = None
+    if eager is not None:
+        raw = tuple(blocks[eager.label])
+        ratio = pairwise_ratio(raw, blocks[ort.label])
+        comparison = Comparison(eager.label, float(np.median(np.concatenate(raw))), ratio, raw)
+    return tuple(blocks[ort.label]), comparison, tuple(throughput), reasons
+
+
+def _plan(duration: float, warmup: float) -> BlockPlan:
+    least = -(-MIN_QUERIES // BLOCKS)
+    return BlockPlan(warmup, duration, least, max(duration, 1.0) * PATIENCE)
+
+
+def _disagreement(ort: Contender, eager: Contender | None, batch: int) -> tuple[str, ...]:
+    """A fast wrong answer is no answer."""
+    answer, finite = ort.answer(batch)
+    if not finite:
+        return (f"{ort.label} answers NaN or infinity; look at `aaexport verify`",)
+    if eager is None:
+        return ()
+    expected, _ = eager.answer(batch)
+    agree = answer.shape == expected.shape and np.allclose(
+        answer, expected, rtol=0, atol=ANSWERS_AGREE * max(float(np.abs(expected).max(initial=0)), 1e-6)
+    )
+    if agree:
+        return ()
+    return ("onnxruntime and PyTorch answer differently, so they are not the same model; `aaexport verify` it",)
+
+
+def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
+    if not isinstance(model, ModelFolder):
+        if Path(model).suffix == ".onnx":
+            return Path(model), None
+        model = find_model(model)
+    if not model.onnx_path.is_file():
+        remedy = f"write it with `aaexport convert {model.path}`"
+        raise FolderError(f"{model.path} has no model.onnx yet; {remedy}")
+    return model.onnx_path, model
+
+
+def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> Array:
+    """Held-out images where the recipe's data set can be had offline, else seeded normal numbers."""
+    if len(summary.inputs) != 1 or summary.inputs[0].dtype != "float":
+        signature = ", ".join(f"{i.name} {i.dtype} {i.shape}" for i in summary.inputs)
+        raise ArgumentError(broken_rule("the file", "have one float32 input", signature))
+    if folder is not None:
+        images = _images(folder)
+        if images is not None:
+            return images
+    sizes = summary.inputs[0].shape[1:]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ArgumentError(broken_rule("the file's input", "be dynamic in the batch only", summary.inputs[0].shape))
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((SAMPLES, *sizes), dtype=np.float32)  # type: ignore[arg-type]
+
+
+def _images(folder: ModelFolder) -> Array | None:
+    try:
+        images = load_images(folder.recipe, "test")
+    except DataError:
+        return None
+    return normalised(images, folder.recipe.input)[:SAMPLES].numpy()
+
+
+@contextmanager
+def _samples_file(samples: Array) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="aaexport-") as folder:
+        path = Path(folder) / "samples.npy"
+        np.save(path, samples)
+        yield str(path)
+
+
+def _check_arguments(
+    scenario: str, device: str, duration: float, warmup: float, batches: Sequence[int], threads: int | None
+) -> None:
+    parse_device(device)
+    rules = (
+        (scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", scenario),
+        (0 < duration < float("inf"), "duration", "be above 0 seconds", duration),
+        (0 <= warmup < float("inf"), "warmup", "be at least 0 seconds", warmup),
+        (len(batches) > 0 and min(batches) >= 1, "batch", "be one or more numbers ≥ 1", tuple(batches)),
+        (threads is None or threads >= 1, "threads", "be at least 1", threads),
+    )
+    for holds, name, rule, got in rules:
+        if not holds:
+            raise ArgumentError(broken_rule(name, rule, got))
