@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from aaexport.errors import AaexportError
     from aaexport.load.measurement import BenchReport
     from aaexport.parity import ParityReport
-    from aaexport.pipeline.convert import ConvertResult, convert
-    from aaexport.pipeline.inspect import InspectResult, inspect
+    from aaexport.pipeline.convert import convert
+    from aaexport.pipeline.inspect import inspect
     from aaexport.pipeline.serve_bench import serve_bench
     from aaexport.pipeline.subject import build_model
     from aaexport.pipeline.train import train
     from aaexport.pipeline.verify import verify
+    from aaexport.results import ConvertResult, InspectResult
     from aaexport.training import TrainResult
 
 __all__ = [
@@ -43,8 +44,8 @@ __all__ = [
 _HOMES = {
     "AaexportError": "aaexport.errors",
     "BenchReport": "aaexport.load.measurement",
-    "ConvertResult": "aaexport.pipeline.convert",
-    "InspectResult": "aaexport.pipeline.inspect",
+    "ConvertResult": "aaexport.results",
+    "InspectResult": "aaexport.results",
     "ParityReport": "aaexport.parity",
     "TrainResult": "aaexport.training",
     "build_model": "aaexport.pipeline.subject",

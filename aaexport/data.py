@@ -157,7 +157,7 @@ def _hub_offline() -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    modules = (huggingface_hub.constants, datasets.config)
+    modules: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
     before = [module.HF_HUB_OFFLINE for module in modules]
     for module in modules:
         module.HF_HUB_OFFLINE = True
@@ -171,7 +171,5 @@ def _hub_offline() -> Iterator[None]:
 SOURCES: dict[str, Source] = {
     "digits": Source("scikit-learn's 8×8 digits, offline", _digits),
     "cifar10": Source("CIFAR-10 from the Hugging Face hub's cache", _hub("uoft-cs/cifar10", "img", "label")),
-    "cifar100": Source(
-        "CIFAR-100 from the Hugging Face hub's cache", _hub("uoft-cs/cifar100", "img", "fine_label")
-    ),
+    "cifar100": Source("CIFAR-100 from the Hugging Face hub's cache", _hub("uoft-cs/cifar100", "img", "fine_label")),
 }

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,11 +140,13 @@ def find_model(name_or_path: str | Path) -> ModelFolder:
     )
 
 
-def checkout(name_or_path: str | Path, out: Path | None = None) -> ModelFolder:
+def checkout(
+    name_or_path: str | Path, out: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> ModelFolder:
     """A folder to work in: the one named, or a copy of it in `out`; a zoo model is always copied.
 
     Without `out` a zoo model goes to ./<name>. An `out` that already holds the same model.toml is worked
-    on as it is; one that holds another is refused, so nothing of it is lost.
+    on as it is; one that holds another is refused, so nothing of it is lost. `say` is told of a copy.
 
     Raises:
         ModelNotFoundError, FolderError: as `find_model`, or `out` holds something else or cannot be written.
@@ -162,6 +164,7 @@ def checkout(name_or_path: str | Path, out: Path | None = None) -> ModelFolder:
     if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
         raise FolderError(f"out must be a new or empty folder, got {target.path}")
     _copy(source, target)
+    say(f"copied {source.name} to {target.path}")
     return target
 
 

@@ -7,6 +7,7 @@ run that was interrupted goes on exactly as if it had not been.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import pickle
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aaexport.data import LabelledImages, load_images, normalised, varied
+from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, TrainingError, broken_rule
 from aaexport.folder import ModelFolder, atomic_path
 from aaexport.nn.build import build_network
@@ -79,7 +81,7 @@ class _NobodyWatches:
 def train_folder(
     folder: ModelFolder,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -88,6 +90,7 @@ def train_folder(
 ) -> TrainResult:
     """Trains the folder's recipe from fresh weights, or on from its checkpoint, and saves the last weights.
 
+    `device` is `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it, and the result says which.
     The test part is only ever looked at to report accuracy: it chooses nothing.
 
     Raises:
@@ -158,9 +161,7 @@ class _Run:
         speed = seen / (time.perf_counter() - began)
         test_accuracy = accuracy(self.module, self.test_images, self.recipe, self.device)
         seconds = time.perf_counter() - began
-        self.records.append(
-            Epoch(epoch, loss_sum / seen, right / seen, test_accuracy, rate, speed, seconds)
-        )
+        self.records.append(Epoch(epoch, loss_sum / seen, right / seen, test_accuracy, rate, speed, seconds))
         self._save()
         self.watcher.epoch(self.records[-1])
 
@@ -208,8 +209,10 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "records": records,
         }
+        checkpoint = io.BytesIO()  # through memory, so that a full disk is the operating system's error
+        torch.save(state, checkpoint)
         with atomic_path(self.folder.checkpoint_path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(checkpoint.getbuffer())
         with atomic_path(self.folder.training_log_path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -256,18 +259,19 @@ def _with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Rec
     return dataclasses.replace(recipe, training=training)
 
 
-def _training_device(name: str) -> torch.device:
-    if name.startswith("cuda") and not torch.cuda.is_available():
+def _training_device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if parse_device(name)[0] == "cuda" and not torch.cuda.is_available():
         reason = "torch was built without CUDA" if torch.version.cuda is None else "torch finds no NVIDIA GPU"
         raise ProviderError(f"device must be one that works here, got {name!r}: {reason}; use --device cpu")
-    return torch.device(name)
+    kind, index = parse_device(name)
+    return torch.device(kind, index)
 
 
 def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(
-            module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-        )
+        return torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     return torch.optim.SGD(
         module.parameters(),
         lr=training.learning_rate,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aaexport.errors import WeightsError
@@ -26,7 +26,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes a safetensors file, atomically."""
     with atomic_path(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        # Through memory, so that a full disk is the operating system's error and no library's own.
+        temporary.write_bytes(save({n: tensor.detach().cpu().contiguous() for n, tensor in tensors.items()}))
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

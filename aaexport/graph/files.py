@@ -139,7 +139,5 @@ def _size(tensor: TensorProto) -> int:
 
 def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
     tensor = value.type.tensor_type
-    shape = tuple(
-        d.dim_param or None if not d.HasField("dim_value") else int(d.dim_value) for d in tensor.shape.dim
-    )
+    shape = tuple(d.dim_param or None if not d.HasField("dim_value") else int(d.dim_value) for d in tensor.shape.dim)
     return TensorInfo(value.name, TensorProto.DataType.Name(tensor.elem_type).lower(), shape)

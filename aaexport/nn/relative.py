@@ -35,7 +35,8 @@ class Decomposition(Protocol):
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Attends."""
 
 
 def skew(q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> Tensor:
@@ -69,7 +70,7 @@ def table(q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width:
         q = q.permute(0, 1, 3, 4, 2)  # (B, Nh, H, W, dkh)
         along_height = q @ _gathered(rel_height)  # (B, Nh, H, W, H)
         along_width = (q.transpose(2, 3) @ _gathered(rel_width)).transpose(2, 3)  # (B, Nh, H, W, W)
-        logits = logits.unflatten(3, (height, width))
+        logits = _unflatten(logits, 3, height, width)
         logits = logits + along_height.flatten(2, 3).unsqueeze(4) + along_width.flatten(2, 3).unsqueeze(3)
         logits = logits.flatten(3)
     return _attend(logits, v)
@@ -80,18 +81,20 @@ DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {"skew": skew, "table":
 
 def _scaled(q: Tensor) -> Tensor:
     """q·dkh^−½: scaling q scales content and relative logits alike, as in the paper."""
-    return q * q.shape[2] ** -0.5
+    scale: float = q.shape[2] ** -0.5
+    return q * scale
 
 
 def _content_logits(q: Tensor, k: Tensor) -> Tensor:
     """QKᵀ, (B, Nh, H·W, H·W)."""
-    return q.flatten(3).transpose(2, 3) @ k.flatten(3)
+    logits: Tensor = q.flatten(3).transpose(2, 3) @ k.flatten(3)
+    return logits
 
 
 def _attend(logits: Tensor, v: Tensor) -> Tensor:
     """softmax(logits)·V as feature maps, (B, Nh, dvh, H, W)."""
     out = torch.softmax(logits, dim=-1) @ v.flatten(3).transpose(2, 3)  # (B, Nh, H·W, dvh)
-    return out.transpose(2, 3).unflatten(3, v.shape[-2:])
+    return _unflatten(out.transpose(2, 3), 3, v.shape[-2], v.shape[-1])
 
 
 def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
     by_offset = q @ embeddings.transpose(0, 1)  # (B, Nh, M, L, 2L − 1)
     flat = functional.pad(by_offset, (0, 1)).flatten(3)  # (B, Nh, M, 2L·L)
     flat = functional.pad(flat, (0, length - 1))  # (B, Nh, M, (L + 1)·(2L − 1))
-    return flat.unflatten(3, (length + 1, 2 * length - 1))[..., :length, length - 1 :]
+    return _unflatten(flat, 3, length + 1, 2 * length - 1)[..., :length, length - 1 :]
 
 
 def _gathered(embeddings: Tensor) -> Tensor:
@@ -112,4 +115,10 @@ def _gathered(embeddings: Tensor) -> Tensor:
     length = (embeddings.shape[0] + 1) // 2
     position = torch.arange(length, device=embeddings.device)
     offset = position[None, :] - position[:, None] + length - 1  # (L, L): [a, b]
-    return embeddings[offset.flatten()].unflatten(0, (length, length)).transpose(1, 2)
+    return _unflatten(embeddings[offset.flatten()], 0, length, length).transpose(1, 2)
+
+
+def _unflatten(x: Tensor, dim: int, rows: int, columns: int) -> Tensor:
+    """Splits one dimension into two. Unlike a reshape it never names the batch, and torch leaves it untyped."""
+    split: Tensor = x.unflatten(dim, (rows, columns))
+    return split

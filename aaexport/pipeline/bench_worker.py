@@ -53,13 +53,16 @@ class _Worker:
         self.orders: dict[str, Callable[..., dict[str, Any]]] = {"answer": self.answer, "block": self.block}
 
     def introduction(self) -> dict[str, Any]:
-        shape = [size for size in self.input.shape]
+        shape = list(self.input.shape)
         return {"label": self.runner.label, "input_shape": shape, **self.facts}
 
     def answer(self, batch: int) -> dict[str, Any]:
         outputs = self.runner.infer(self._feeds(0, batch))
         first = next(iter(outputs.values())).astype(np.float64)
-        return {"answer": np.where(np.isfinite(first), first, 0).tolist(), "finite": bool(np.isfinite(first).all())}
+        return {
+            "answer": np.where(np.isfinite(first), first, 0).tolist(),
+            "finite": bool(np.isfinite(first).all()),
+        }
 
     def block(self, batch: int, **plan: Any) -> dict[str, Any]:
         # Batches are cut beforehand: a server gets its input as an array, it does not gather it from a data set.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -28,23 +27,10 @@ from aaexport.pipeline.verify import verify_subject
 from aaexport.program import Batch, export_program
 from aaexport.recipe import DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
+from aaexport.results import ConvertResult
 from aaexport.weights import weights_digest
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ConvertResult:
-    """What `convert` wrote. `parity` is None if it was told not to verify."""
-
-    path: Path
-    opset: int
-    decomposition: str
-    batch: Batch
-    operators: dict[str, int]
-    bytes: int
-    seconds: float
-    parity: ParityReport | None
 
 
 def convert(
@@ -102,9 +88,9 @@ def convert(
     onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
     check_operators(onnx_model)
     provenance = Provenance(
-        weights_digest(module), recipe and recipe.digest(), decompositions_of(module), opset
+        weights_digest(module), None if recipe is None else recipe.digest(), decompositions_of(module), opset
     )
-    write_metadata(onnx_model, provenance, recipe and recipe.input)
+    write_metadata(onnx_model, provenance, None if recipe is None else recipe.input)
 
     parity = None
     with atomic_path(target) as temporary:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from aaexport.folder import ModelFolder, find_model, zoo_models
-from aaexport.graph.files import GraphSummary, summarize
+from aaexport.graph.files import summarize
 from aaexport.nn.build import Cost, build_network, measure_cost
 from aaexport.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class InspectResult:
-    """What `aaexport inspect` found. `cost` and `recipe` are None for a file, `graph` without a model.onnx."""
-
-    path: Path
-    recipe: Recipe | None
-    cost: Cost | None
-    has_weights: bool
-    graph: GraphSummary | None
+from aaexport.results import InspectResult
 
 
 def inspect(model: str | Path | ModelFolder) -> InspectResult:

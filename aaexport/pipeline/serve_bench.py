@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.data import load_images, normalised
+from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
 from aaexport.graph.files import GraphSummary, summarize
@@ -27,7 +28,7 @@ from aaexport.parity import Array
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.report.machine import bench_json
-from aaexport.runners.base import parse_device
+from aaexport.runners.ort import best_device
 
 SCENARIOS = ("single-stream",)
 BATCHES = (1, 8, 32)
@@ -45,7 +46,7 @@ def serve_bench(
     model: str | Path | ModelFolder,
     *,
     scenario: str = "single-stream",
-    device: str = "cpu",
+    device: str | None = None,
     duration: float = 6.0,
     warmup: float = 0.3,
     batches: Sequence[int] = BATCHES,
@@ -59,7 +60,8 @@ def serve_bench(
     Args:
         model: a model folder with a model.onnx, or the path of an ONNX file with one image input.
         scenario: `single-stream`.
-        device: `cpu`, `cuda` or `cuda:N`; the same for onnxruntime and PyTorch.
+        device: `cpu`, `cuda` or `cuda:N`, the same for onnxruntime and PyTorch; by default `cuda` where its
+            provider ran a session, and the report says which provider it was.
         duration: seconds of counted queries for the latency part, for each contender.
         warmup: seconds of uncounted queries before every block.
         batches: batch sizes of the throughput part; a file that fixes its batch is measured at that one.
@@ -75,6 +77,7 @@ def serve_bench(
         ProviderError: `device` does not work here.
         MeasurementError: a contender died or hung.
     """
+    device = best_device() if device is None else device
     _check_arguments(scenario, device, duration, warmup, batches, threads)
     path, folder = _find(model)
     summary = summarize(path)

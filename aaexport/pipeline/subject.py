@@ -61,9 +61,7 @@ def write_random_weights(folder: ModelFolder, *, seed: int | None = None) -> Non
         save_weights(build_network(folder.recipe, seed=seed), folder.weights_path)
 
 
-def as_subject(
-    model: nn.Module | str | Path | ModelFolder, input_shape: ImageShape | None = None
-) -> Subject:
+def as_subject(model: nn.Module | str | Path | ModelFolder, input_shape: ImageShape | None = None) -> Subject:
     """What `convert` and `verify` work on.
 
     Raises:

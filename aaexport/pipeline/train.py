@@ -12,7 +12,7 @@ from aaexport.training import TrainResult, Watcher, train_folder
 def train(
     model: str | Path | ModelFolder,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -23,7 +23,7 @@ def train(
 
     Args:
         model: a model folder; a zoo model must be checked out first (`aaexport.folder.checkout`).
-        device: `cpu`, `cuda` or `cuda:N`; on CUDA in the recipe's `gpu_precision`.
+        device: `cpu`, `cuda` or `cuda:N`; CUDA where torch can use it by default, in the recipe's `gpu_precision`.
         epochs, seed: replace the recipe's.
         resume: goes on from checkpoint.pt, bit for bit on the CPU.
         download: lets the data set be fetched from the network.

@@ -1,4 +1,4 @@
-"""(model, ONNX file) → ParityReport: the file's outputs against the definition in float64, on real and random inputs."""
+"""(model, ONNX file) → ParityReport: the file against the definition in float64, on real and random inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from aaexport.data import LabelledImages, load_images, normalised
+from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, GraphError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, write_json
 from aaexport.graph.check import check_model
@@ -28,7 +29,7 @@ from aaexport.parity import (
 from aaexport.pipeline.subject import ImageShape, Subject, as_subject, with_decomposition
 from aaexport.program import INPUT_NAME
 from aaexport.report.machine import parity_json
-from aaexport.runners.base import Runner, parse_device
+from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.torch import TorchRunner
 from aaexport.weights import weights_digest
@@ -129,9 +130,7 @@ class _Case:
     batch: Array  # (B, C, H, W), float32
 
 
-def _cases(
-    subject: Subject, images: LabelledImages | None, batches: Sequence[int], seed: int
-) -> Iterator[_Case]:
+def _cases(subject: Subject, images: LabelledImages | None, batches: Sequence[int], seed: int) -> Iterator[_Case]:
     """Different images and different numbers in every case, all decided by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     for size in batches:
@@ -184,9 +183,7 @@ def _held_out_images(subject: Subject) -> tuple[LabelledImages | None, tuple[str
 def _torch_runner(subject: Subject, dtype: torch.dtype) -> TorchRunner:
     # The paper's own decomposition is the definition; in float32 the module runs as it is.
     module = with_decomposition(subject.module, "skew" if dtype == torch.float64 else None)
-    return TorchRunner(
-        module, (INPUT_NAME,), subject.output_names, input_shape=subject.input_shape, dtype=dtype
-    )
+    return TorchRunner(module, (INPUT_NAME,), subject.output_names, input_shape=subject.input_shape, dtype=dtype)
 
 
 def _structure(path: Path) -> tuple[str, ...]:
@@ -252,4 +249,3 @@ def _onnx_path(subject: Subject, onnx: str | Path | None) -> Path:
         remedy = f"write it with `aaexport convert {subject.folder.path}`"
         raise FolderError(f"{subject.folder.path} has no model.onnx yet; {remedy}")
     return subject.folder.onnx_path
-

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from aaexport.load.measurement import PERCENTILES, BenchReport
 from aaexport.parity import ParityReport
+from aaexport.results import ConvertResult, InspectResult
+from aaexport.training import TrainResult
 
 PARITY_SCHEMA = "aaexport.parity/1"
 BENCH_SCHEMA = "aaexport.bench/1"
+CONVERT_SCHEMA = "aaexport.convert/1"
+INSPECT_SCHEMA = "aaexport.inspect/1"
+TRAIN_SCHEMA = "aaexport.train/1"
+LIST_SCHEMA = "aaexport.list/1"
 
 
 def parity_json(report: ParityReport) -> dict[str, Any]:
@@ -26,7 +33,7 @@ def parity_json(report: ParityReport) -> dict[str, Any]:
 
 def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
     """The measurement, verdict and percentiles first; with `raw` every latency too, in milliseconds."""
-    value = {
+    value: dict[str, Any] = {
         "schema": BENCH_SCHEMA,
         "valid": report.valid,
         "reasons": list(report.reasons),
@@ -57,3 +64,59 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
         if report.comparison is not None:
             value["comparison"]["blocks_ms"] = [b.round(6).tolist() for b in report.comparison.blocks]
     return value
+
+
+def convert_json(result: ConvertResult) -> dict[str, Any]:
+    """What was written, with the whole parity report."""
+    value = dataclasses.asdict(result)
+    value["path"] = str(result.path)
+    value["parity"] = None if result.parity is None else parity_json(result.parity)
+    return {"schema": CONVERT_SCHEMA, **value}
+
+
+def inspect_json(result: InspectResult) -> dict[str, Any]:
+    """Cost, recipe and graph; null for what is not there."""
+    value = dataclasses.asdict(result)
+    value["path"] = str(result.path)
+    if result.graph is not None:
+        value["graph"]["path"] = str(result.graph.path)
+    return {"schema": INSPECT_SCHEMA, **value}
+
+
+def train_json(result: TrainResult) -> dict[str, Any]:
+    """The last accuracy, and every epoch."""
+    return {
+        "schema": TRAIN_SCHEMA,
+        "folder": str(result.folder),
+        "test_accuracy": result.test_accuracy,
+        "device": result.device,
+        "precision": result.precision,
+        "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs],
+    }
+
+
+def list_json(
+    zoo: Mapping[str, InspectResult],
+    decompositions: Mapping[str, str],
+    datasets: Mapping[str, str],
+    providers: Mapping[str, str],
+) -> dict[str, Any]:
+    """The zoo with its costs, and what works on this machine."""
+    models = {}
+    for name, entry in zoo.items():
+        assert entry.recipe is not None
+        assert entry.cost is not None
+        models[name] = {
+            "description": entry.recipe.description,
+            **dataclasses.asdict(entry.cost),
+            "input_shape": list(entry.recipe.input.shape),
+            "dataset": entry.recipe.data.dataset,
+            "has_weights": entry.has_weights,
+        }
+    return {
+        "schema": LIST_SCHEMA,
+        "models": models,
+        "decompositions": dict(decompositions),
+        "datasets": dict(datasets),
+        "providers": dict(providers),
+    }

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aaexport.errors import ArgumentError, broken_rule
-
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -47,11 +45,3 @@ class Runner(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
-
-
-def parse_device(device: str) -> tuple[str, int]:
-    """`cpu`, `cuda` or `cuda:N` → (kind, index). ArgumentError for anything else."""
-    kind, _, index = device.partition(":")
-    if device == "cpu" or (kind == "cuda" and (not _ or index.isdecimal())):
-        return kind, int(index or 0)
-    raise ArgumentError(broken_rule("device", "be cpu, cuda or cuda:N", device))

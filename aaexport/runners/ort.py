@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
-from aaexport.runners.base import Array, Arrays, Port, parse_device
+from aaexport.graph.files import probe_model
+from aaexport.runners.base import Array, Arrays, Port
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+WORKS = "works"
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
@@ -91,20 +94,26 @@ def working_providers() -> dict[str, str]:
 
     A provider works if it ran a session: onnxruntime lists what was compiled in, whether or not it can start.
     """
-    from aaexport.graph.files import probe_model
-
     return {name: _try_provider(name, probe_model()) for name in onnxruntime.get_available_providers()}
+
+
+def best_device() -> str:
+    """`cuda` if its provider ran a session on this machine, else `cpu`."""
+    listed = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    return "cuda" if listed and _try_provider(PROVIDERS["cuda"], probe_model()) == WORKS else "cpu"
 
 
 def _try_provider(name: str, model: bytes) -> str:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
+    if name == PROVIDERS["cuda"]:
+        _preload_cuda()
     with _captured_noise() as noise:
         try:
             session = onnxruntime.InferenceSession(model, options, providers=[name])
             if name in session.get_providers():
                 session.run(None, {"x": np.ones(1, np.float32)})
-                return "works"
+                return WORKS
         # Whatever goes wrong in a provider is the answer to the question, not a failure of it.
         except Exception as error:  # noqa: BLE001
             return _first_line(error)

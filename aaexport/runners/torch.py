@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
-from aaexport.runners.base import Array, Arrays, Port, parse_device
+from aaexport.runners.base import Array, Arrays, Port
 
 
 class TorchRunner:

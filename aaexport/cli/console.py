@@ -1,0 +1,55 @@
+"""Where words go: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDTH_OF_A_PIPE = 110
+
+
+@dataclass
+class Settings:
+    """What `-v` and `-q` said; set once, before any command runs."""
+
+    verbose: bool = False
+    quiet: bool = False
+
+
+settings = Settings()
+
+
+def say(line: str) -> None:
+    """One line of progress on stderr, unless `--quiet`."""
+    if not settings.quiet:
+        click.echo(line, err=True)
+
+
+def say_error(line: str) -> None:
+    """The one line that every failure ends with."""
+    click.echo(f"Error: {' '.join(line.split())}", err=True)
+
+
+def show(view: RenderableType) -> None:
+    """A result for people, on stdout."""
+    console(sys.stdout).print(view)
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """A result for machines, on stdout."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def console(file: TextIO) -> Console:
+    """A rich console; wide enough for every table where there is no terminal to ask."""
+    from rich.console import Console
+
+    plain = not file.isatty()
+    return Console(file=file, width=WIDTH_OF_A_PIPE if plain else None, highlight=False, soft_wrap=plain)

@@ -1,0 +1,75 @@
+"""`aaexport convert MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from aaexport.cli import options
+from aaexport.cli.console import say, show, show_json
+from aaexport.errors import ParityError
+from aaexport.folder import checkout
+from aaexport.recipe import OPSETS, DecompositionName, check_opset
+
+
+@click.command("convert")
+@options.model
+@options.out
+@click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default.")
+@options.decomposition
+@click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
+@click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
+@click.option("--random-weights", is_flag=True, help="Give an untrained model fresh random weights first.")
+@options.atol
+@options.rtol
+@options.seed
+@options.as_json
+def command(
+    model: str,
+    out: Path | None,
+    opset: int | None,
+    decomposition: DecompositionName | None,
+    batch: int | Literal["dynamic"] | None,
+    verify: bool,
+    random_weights: bool,
+    atol: float | None,
+    rtol: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write MODEL's model.onnx: plain ai.onnx operators, one file, verified before it replaces the old one."""
+    if opset is not None:
+        check_opset(opset)
+    folder = checkout(model, out, say)
+    from aaexport.pipeline.convert import convert
+    from aaexport.pipeline.subject import write_random_weights
+    from aaexport.report.machine import convert_json, parity_json
+    from aaexport.report.terminal import convert_view, parity_view
+
+    if random_weights and not folder.weights_path.is_file():
+        write_random_weights(folder, seed=seed)
+        say(f"wrote random weights to {folder.weights_path}")
+    try:
+        result = convert(
+            folder,
+            opset=opset,
+            decomposition=decomposition,
+            batch=batch,
+            verify=verify,
+            atol=atol,
+            rtol=rtol,
+            seed=seed,
+            say=say,
+        )
+    except ParityError as error:
+        if as_json:
+            show_json(parity_json(error.report))
+        else:
+            show(parity_view(error.report))
+        raise
+    if as_json:
+        show_json(convert_json(result))
+    else:
+        show(convert_view(result))

@@ -1,0 +1,123 @@
+"""`aaexport`: finds the command, runs it, and turns every error into one line and its exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import runpy
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from aaexport.cli.console import say_error, settings
+from aaexport.errors import AaexportError
+from aaexport.folder import tool_versions
+
+# Help and completion need only these lines; a command's module is imported when the command is run.
+COMMANDS = {
+    "train": ("aaexport.cli.train", "Train a model from its recipe; resumable."),
+    "convert": ("aaexport.cli.convert", "Write model.onnx, custom-op-free, and verify it."),
+    "verify": ("aaexport.cli.verify", "Judge an ONNX file against the PyTorch model."),
+    "serve-bench": ("aaexport.cli.serve_bench", "Measure latency and throughput through onnxruntime."),
+    "inspect": ("aaexport.cli.inspect", "Show operators, parameters, MACs, inputs, outputs and metadata."),
+    "list": ("aaexport.cli.list", "List models, decompositions, data sets and working providers."),
+}
+INTERRUPTED = 130
+EPILOG = "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid, 5 device not active."
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the way through the house."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command's module; None if there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `aaexport --help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, v: _version(c, v),
+              help="Show the versions of aaexport and its tools.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr; tracebacks of unexpected errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
+def aaexport(verbose: bool, quiet: bool) -> None:
+    """Attention-augmented PyTorch models to ONNX: train, convert, verify, measure.
+
+    MODEL is a model folder or the name of a zoo model (see `aaexport list`), which is then copied to ./NAME.
+    """
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet contradict each other")
+    settings.verbose, settings.quiet = verbose, quiet
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("aaexport").setLevel(level)
+
+
+def main() -> NoReturn:
+    """The entry point; always ends the process."""
+    # A termination unwinds like Ctrl-C, so that temporary files go and workers end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = aaexport.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        say_error("interrupted: no unfinished file was left behind")
+        return INTERRUPTED
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "aaexport"
+        say_error(f"{error.format_message()} (see `{command} --help`)")
+        return error.exit_code
+    except click.ClickException as error:
+        say_error(error.format_message())
+        return error.exit_code
+    except AaexportError as error:
+        say_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 1
+    # The last resort of the whole program: a defect of ours is one line too, and says how to see the rest.
+    except Exception as error:  # noqa: BLE001
+        if settings.verbose:
+            traceback.print_exc()
+        say_error(f"unexpected {type(error).__name__}: {error}; this is a defect, `aaexport -v` shows where")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _version(context: click.Context, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    for tool, version in tool_versions().items():
+        click.echo(f"{tool} {version}")
+    click.echo(f"CUDA {_cuda_of_torch() or 'none: torch is a CPU build'}")
+    context.exit()
+
+
+def _cuda_of_torch() -> str | None:
+    """The CUDA version that torch was built for, read from its version file: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    facts: dict[str, Any] = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    return facts.get("cuda")

@@ -1,0 +1,66 @@
+"""Options that several commands share, with one wording each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from aaexport.recipe import DECOMPOSITION_NAMES
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Batch(click.ParamType[int | str]):
+    """`dynamic` or a number."""
+
+    name = "dynamic|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["dynamic"]:
+        """Refuses anything else."""
+        if value == "dynamic":
+            return "dynamic"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"batch must be dynamic or at least 1, got {value!r}", param, ctx)
+        return int(value)
+
+
+class BatchSizes(click.ParamType[tuple[int, ...]]):
+    """Numbers separated by commas."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Refuses anything but numbers above 0."""
+        if isinstance(value, tuple):
+            return value
+        sizes = str(value).split(",")
+        if not all(size.isdecimal() and int(size) >= 1 for size in sizes):
+            self.fail(f"batch must be numbers ≥ 1 separated by commas, got {value!r}", param, ctx)
+        return tuple(int(size) for size in sizes)
+
+
+model = click.argument("model", metavar="MODEL")
+out = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Work on a copy of MODEL in this folder; a zoo model goes to ./NAME by default.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs.")
+atol = click.option("--atol", type=float, help="Largest absolute error; the tolerance table's by default.")
+rtol = click.option("--rtol", type=float, help="The same, relative to the largest output.")
+decomposition = click.option(
+    "--decomposition",
+    type=click.Choice(DECOMPOSITION_NAMES),
+    help="How relative attention is written out; the recipe's by default.",
+)
+
+
+def device(default: str | None, text: str) -> Callable[[Decorated], Decorated]:
+    """`--device cpu|cuda[:N]`."""
+    return click.option("--device", metavar="cpu|cuda[:N]", default=default, help=text)

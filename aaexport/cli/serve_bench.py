@@ -1,0 +1,91 @@
+"""`aaexport serve-bench MODEL`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from aaexport.cli import options
+from aaexport.cli.console import console, say, settings, show, show_json
+from aaexport.cli.converted import ensure_converted
+from aaexport.errors import MeasurementError
+from aaexport.folder import ModelFolder, checkout
+
+
+@click.command("serve-bench")
+@options.model
+@options.out
+@click.option("--scenario", type=click.Choice(["single-stream"]), default="single-stream", show_default=True)
+@options.device(None, "By default CUDA where its provider really runs, else the CPU.")
+@click.option("--duration", type=float, default=6.0, show_default=True,
+              help="Seconds of counted queries for the latency, for each contender.")  # fmt: skip
+@click.option("--warmup", type=float, default=0.3, show_default=True, help="Seconds before every block.")
+@click.option("--batch", "batches", type=options.BatchSizes(), default="1,8,32", show_default=True,
+              help="Batch sizes of the throughput part.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="Of every runtime; each its default if not given.")
+@click.option("--compare/--no-compare", default=True, help="Measure PyTorch eager in alternation; on by default.")
+@options.seed
+@options.as_json
+def command(
+    model: str,
+    out: Path | None,
+    scenario: str,
+    device: str | None,
+    duration: float,
+    warmup: float,
+    batches: tuple[int, ...],
+    threads: int | None,
+    compare: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure MODEL's model.onnx, or any ONNX file with one image input, through onnxruntime.
+
+    Exits with 4 if the measurement is not valid and with 5 if the device does not work.
+    """
+    subject: ModelFolder | str = model
+    if not model.endswith(".onnx"):
+        subject = checkout(model, out, say)
+        ensure_converted(subject)
+    elif out is not None:
+        raise click.UsageError("--out goes with a model folder or a zoo name, not with an ONNX file")
+    from aaexport.pipeline.serve_bench import serve_bench
+    from aaexport.report.machine import bench_json
+    from aaexport.report.terminal import bench_view
+
+    with _progress() as tick:
+        report = serve_bench(
+            subject,
+            scenario=scenario,
+            device=device,
+            duration=duration,
+            warmup=warmup,
+            batches=batches,
+            threads=threads,
+            compare=compare,
+            seed=seed,
+            tick=tick,
+        )
+    if as_json:
+        show_json(bench_json(report, raw=False))
+    else:
+        show(bench_view(report))
+    if not report.valid:
+        raise MeasurementError(f"the measurement is not valid: {report.reasons[0]}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    if not sys.stderr.isatty() or settings.quiet:
+        say("measuring")
+        yield lambda step, share: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(sys.stderr), transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+        yield lambda step, share: progress.update(task, description=step, completed=share)

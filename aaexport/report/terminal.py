@@ -1,0 +1,222 @@
+"""Results → what a person reads in ten seconds, as rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aaexport.graph.files import GraphSummary, TensorInfo
+from aaexport.load.measurement import PERCENTILES, BenchReport
+from aaexport.parity import OutputParity, ParityReport
+from aaexport.results import ConvertResult, InspectResult
+from aaexport.training import TrainResult
+
+
+def convert_view(result: ConvertResult) -> RenderableType:
+    """Where the file is, what it is made of, and the verdict."""
+    rows = {
+        "file": f"{result.path} ({_size(result.bytes)})",
+        "opset": f"{result.opset}, batch {result.batch}, decomposition {result.decomposition}",
+        "operators": _histogram(result.operators),
+        "parity": _verdict(result.parity) if result.parity else "not verified (--no-verify)",
+        "took": f"{result.seconds:.1f} s",
+    }
+    return _facts(rows)
+
+
+def parity_view(report: ParityReport) -> RenderableType:
+    """One row an output and case, the accuracy, the verdict."""
+    table = _table("inputs", "output", "max error", "mean error", "× PyTorch's own", "top-1 same", "verdict")
+    for output in report.outputs:
+        table.add_row(*_parity_row(output))
+    parts: list[RenderableType] = [table] if report.outputs else []
+    if report.accuracy is not None:
+        accuracy = report.accuracy
+        parts.append(
+            Text(
+                f"accuracy on {accuracy.images} held-out images: {accuracy.torch:.2%} in PyTorch, "
+                f"{accuracy.runner:.2%} in {report.runner}"
+            )
+        )
+    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    parts += [Text(f"FAIL: {failure}", style="bold red") for failure in report.failures]
+    parts.append(_verdict(report))
+    return Group(*parts)
+
+
+def bench_view(report: BenchReport) -> RenderableType:
+    """Latency, throughput, comparison, and whether to believe them."""
+    latency = _table("single-stream", "queries", *(f"p{p}" for p in PERCENTILES), justify_from=1)
+    figures = [_milliseconds(report.percentile(p)) for p in PERCENTILES]
+    latency.add_row(f"{report.label}, batch {report.batch}", str(len(report.latencies)), *figures)
+    parts: list[RenderableType] = [latency]
+    if report.comparison is not None:
+        other = report.comparison
+        queries = str(sum(len(block) for block in other.blocks))
+        latency.add_row(f"{other.label}, batch {report.batch}", queries, _milliseconds(other.p50), "", "")
+        ratio = other.ratio
+        parts.append(
+            Text(
+                f"{ratio.median:.2f} × as fast as {other.label} "
+                f"({ratio.lowest:.2f}–{ratio.highest:.2f} over {ratio.pairs} pairs of alternating blocks)"
+            )
+        )
+    throughput = _table("batch", "images/s", "p50 of a batch", justify_from=0)
+    for entry in report.throughput:
+        throughput.add_row(str(entry.batch), f"{entry.images_per_second:,.0f}", _milliseconds(entry.p50))
+    parts += [throughput, Text(_environment(report), style="dim")]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
+    parts += [Text(f"INVALID: {reason}", style="bold red") for reason in report.reasons]
+    if report.valid:
+        parts.append(Text("VALID", style="bold green"))
+    return Group(*parts)
+
+
+def inspect_view(result: InspectResult) -> RenderableType:
+    """The recipe's network and its cost, then the graph."""
+    rows: dict[str, RenderableType] = {}
+    if result.recipe is not None and result.cost is not None:
+        recipe, cost = result.recipe, result.cost
+        rows["model"] = f"{result.path.name}: {recipe.description}"
+        rows["network"] = f"{recipe.network.family}, decomposition {recipe.export.decomposition}"
+        rows["input"] = f"{_shape(('batch', *recipe.input.shape))}, {len(recipe.input.labels)} classes"
+        rows["parameters"] = f"{cost.parameters:,}"
+        rows["MACs per image"] = f"{cost.macs:,}, attention's products {cost.attention_macs:,} of them"
+        rows["weights"] = "yes" if result.has_weights else "none yet"
+    if result.graph is not None:
+        rows |= _graph_rows(result.graph)
+    elif result.recipe is not None:
+        rows["model.onnx"] = "none yet"
+    return _facts(rows)
+
+
+def models_view(zoo: Mapping[str, InspectResult]) -> Table:
+    """The zoo, one model a row."""
+    table = _table("model", "parameters", "MACs", "of attention", "input", "data set", "weights")
+    for name, entry in zoo.items():
+        assert entry.recipe is not None
+        assert entry.cost is not None
+        table.add_row(
+            name,
+            f"{entry.cost.parameters:,}",
+            f"{entry.cost.macs / 1e6:.1f} M",
+            f"{entry.cost.attention_macs / 1e6:.1f} M",
+            "×".join(str(size) for size in entry.recipe.input.shape),
+            entry.recipe.data.dataset,
+            "yes" if entry.has_weights else "train first",
+        )
+    return table
+
+
+def names_view(title: str, meaning: str, entries: Mapping[str, str]) -> Table:
+    """A list of names with a line each."""
+    table = _table(title, meaning)
+    for name, text in entries.items():
+        table.add_row(name, text)
+    return table
+
+
+def train_view(result: TrainResult) -> RenderableType:
+    """How the training ended."""
+    last = result.epochs[-1]
+    minutes, seconds = divmod(round(sum(epoch.seconds for epoch in result.epochs)), 60)
+    return _facts(
+        {
+            "folder": str(result.folder),
+            "test accuracy": f"{result.test_accuracy:.2%} (train {last.train_accuracy:.2%})",
+            "epochs": f"{len(result.epochs)} in {minutes} min {seconds} s",
+            "device": f"{result.device}, {result.precision}",
+        }
+    )
+
+
+def _parity_row(output: OutputParity) -> tuple[str | Text, ...]:
+    verdict = Text("pass", style="green") if output.passed else Text("FAIL", style="bold red")
+    agreement = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
+    return (
+        output.case,
+        output.output,
+        _scientific(output.max_abs_error),
+        _scientific(output.mean_abs_error),
+        "–" if output.error_ratio is None else f"{output.error_ratio:.2f}",
+        agreement,
+        verdict,
+    )
+
+
+def _verdict(report: ParityReport) -> Text:
+    if not report.passed:
+        count = len(report.failures)
+        what = "1 failure" if count == 1 else f"{count} failures" if count else "nothing was compared"
+        return Text(f"FAIL: {what}", style="bold red")
+    return Text(
+        f"PASS: largest error {_scientific(report.max_abs_error)} against float64, "
+        f"{report.max_error_ratio:.2f} × PyTorch's own (allowed {report.tolerance.ratio:g} ×)",
+        style="bold green",
+    )
+
+
+def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
+    notes = {k: v if len(v) <= 60 else f"{v[:57]}…" for k, v in graph.metadata.items()}
+    return {
+        "file": f"{graph.path} ({_size(graph.bytes)})",
+        "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
+        "operators": _histogram(graph.operators),
+        "initializers": f"{graph.parameters:,} floating-point numbers",
+        "inputs": "; ".join(_tensor(tensor) for tensor in graph.inputs),
+        "outputs": "; ".join(_tensor(tensor) for tensor in graph.outputs),
+        "metadata": "\n".join(f"{key} = {value}" for key, value in notes.items()) or "none",
+    }
+
+
+def _environment(report: BenchReport) -> str:
+    machine = report.environment
+    steal = "" if machine.steal_share is None else f", {machine.steal_share:.1%} of the CPU stolen"
+    threads = "default" if report.threads is None else str(report.threads)
+    return f"{machine.cpu}, {machine.cores} cores{steal}; {report.provider}, {threads} threads"
+
+
+def _histogram(operators: Mapping[str, int]) -> str:
+    total = sum(operators.values())
+    return f"{total}: " + ", ".join(f"{count} {name}" for name, count in operators.items())
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    return f"{tensor.name} {tensor.dtype} {_shape(tensor.shape)}"
+
+
+def _shape(sizes: tuple[int | str | None, ...]) -> str:
+    return "(" + ", ".join("?" if size is None else str(size) for size in sizes) + ")"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count:,} bytes"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "withheld" if value is None else f"{value:.3f} ms"
+
+
+def _scientific(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
+
+
+def _table(*headers: str, justify_from: int = 99) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index >= justify_from else "left")
+    return table
+
+
+def _facts(rows: Mapping[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
