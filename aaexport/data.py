@@ -6,12 +6,15 @@ the network unless `download` is set.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -100,22 +103,34 @@ def varied(batch: Tensor, data: Data, generator: torch.Generator) -> Tensor:
 
 
 def _digits(split: Split, download: bool) -> LabelledImages:
-    """1,797 scans of 8×8 pixels; a fixed stratified fifth of them is the test part."""
+    """1,797 scans of 8×8 pixels; a fixed stratified fifth of them is the test part.
+
+    Read from the file that scikit-learn carries: importing scikit-learn for it would take longer than verifying.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise DataError("the data set digits needs scikit-learn; pip install 'aaexport[digits]'")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise DataError("the data set digits needs scikit-learn; pip install 'aaexport[digits]'") from error
-    pixels, labels = load_digits(return_X_y=True)
-    parts = train_test_split(
-        pixels, labels, test_size=DIGITS_TEST_SHARE, stratify=labels, random_state=DIGITS_SPLIT_SEED
-    )
-    images, classes = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+        rows = np.loadtxt(path, delimiter=",", dtype=np.int64)  # 64 pixels and the class, a row
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} must hold scikit-learn's digits, but: {error}; reinstall scikit-learn") from error
+    chosen = rows[_digits_split(rows[:, -1], split)]
     return LabelledImages(
-        torch.from_numpy(images.astype(np.uint8)).view(-1, 1, 8, 8),
-        torch.from_numpy(classes.astype(np.int64)),
+        torch.from_numpy(chosen[:, :-1].astype(np.uint8)).view(-1, 1, 8, 8),
+        torch.from_numpy(chosen[:, -1].copy()),
         white=16,
     )
+
+
+def _digits_split(labels: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:
+    """The rows of one part, in the file's order: of every class a fixed random fifth is the test part."""
+    rng = np.random.default_rng(DIGITS_SPLIT_SEED)
+    test = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        rows = rng.permutation(np.flatnonzero(labels == digit))
+        test[rows[: round(DIGITS_TEST_SHARE * len(rows))]] = True
+    return np.flatnonzero(test if split == "test" else ~test)
 
 
 def _hub(repository: str, image_column: str, label_column: str) -> Callable[[Split, bool], LabelledImages]:

@@ -167,9 +167,16 @@ class AugmentedConv2d(nn.Module):
         if self.attention_downsample > 1:
             x = functional.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
         q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
-        q, k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (q, k, v))  # (B, Nh, d, H, W)
-        heads = DECOMPOSITIONS[self.decomposition](q, k, v, self.rel_height, self.rel_width)
-        out: Tensor = self.projection(heads.flatten(1, 2))  # (B, dv, H, W)
+        rows, columns = self.attention_size
+        dkh, dvh = self.dk // self.num_heads, self.dv // self.num_heads
+        heads = DECOMPOSITIONS[self.decomposition](
+            q.reshape(-1, dkh, rows, columns),  # (B·Nh, dkh, H, W)
+            k.reshape(-1, dkh, rows, columns),
+            v.reshape(-1, dvh, rows, columns),
+            self.rel_height,
+            self.rel_width,
+        )
+        out: Tensor = self.projection(heads.reshape(-1, self.dv, rows, columns))  # (B, dv, H, W)
         if self.attention_downsample > 1:
             size = (_ceil_div(self.height, self.stride), _ceil_div(self.width, self.stride))
             out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)

@@ -24,7 +24,7 @@ from aaexport.pipeline.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.verify import verify_subject
-from aaexport.program import Batch, export_program
+from aaexport.program import Batch, export_program, fast_tracing
 from aaexport.recipe import DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
@@ -81,11 +81,13 @@ def convert(
     opset = DEFAULT_OPSET if opset is None else opset
     batch = "dynamic" if batch is None else batch
 
-    say("capturing the module with torch.export")
-    module = with_decomposition(subject.module, decomposition)
-    program = export_program(module, subject.input_shape, batch)
-    say(f"converting to ONNX opset {opset}")
-    onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
+    # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
+    module = with_decomposition(subject.module, decomposition).requires_grad_(False)
+    with fast_tracing():
+        say("capturing the module with torch.export")
+        program = export_program(module, subject.input_shape, batch)
+        say(f"converting to ONNX opset {opset}")
+        onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
     check_operators(onnx_model)
     provenance = Provenance(
         weights_digest(module), None if recipe is None else recipe.digest(), decompositions_of(module), opset
