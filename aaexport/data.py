@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aaexport.errors import DataError, broken_rule, did_you_mean
+from aaexport.errors import DataError, broken_rule, did_you_mean, first_line
 from aaexport.recipe import Data, Input, Recipe
 
 Split = Literal["train", "test"]
@@ -159,7 +159,7 @@ def _hub_rows(repository: str, split: Split, download: bool) -> Any:
             return datasets.load_dataset(repository, split=split)[:]
     # The hub's client raises its own, its HTTP library's and the system's errors, with no common base.
     except Exception as error:
-        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        cause = first_line(error)
         if download:
             raise DataError(f"the data set {repository} cannot be fetched: {cause}") from error
         remedy = "fetch it once with `aaexport train MODEL --download`"

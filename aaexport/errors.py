@@ -109,3 +109,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none: the cause, in a message of our own."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule
+from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule, first_line
 
 Batch = int | Literal["dynamic"]
 INPUT_NAME = "input"
@@ -20,7 +20,9 @@ EXAMPLE_BATCH = 2
 
 
 def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: Batch) -> ExportedProgram:
-    """Captures `module` in evaluation mode for inputs (batch, *input_shape) of its own floating type.
+    """Captures `module` for inputs (batch, *input_shape) of its own floating type.
+
+    The module is captured in the mode it is in: call `module.eval()` first.
 
     Raises:
         ArgumentError: `batch` is neither 'dynamic' nor a number above 0, or the module refuses the shape.
@@ -32,18 +34,15 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
     size = EXAMPLE_BATCH if batch == "dynamic" else batch
     example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
     shapes = ({0: Dim("batch")} if batch == "dynamic" else None,)
-    was_training = module.training
     try:
         with torch.no_grad():
-            return torch.export.export(module.eval(), (example,), dynamic_shapes=shapes)
+            return torch.export.export(module, (example,), dynamic_shapes=shapes)
     except AaexportError:
         raise  # our layers' own complaint about the shape is clearer than any summary of it
     # torch.export raises whatever the module or its own passes raise: there is no common base.
     except Exception as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        cause = first_line(error)
         raise ExportError(f"torch.export cannot capture {type(module).__name__}: {cause}") from error
-    finally:
-        module.train(was_training)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from aaexport.data import LabelledImages, load_images, normalised, varied
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, ProviderError, TrainingError, broken_rule
+from aaexport.errors import ArgumentError, ProviderError, TrainingError, broken_rule, first_line
 from aaexport.folder import ModelFolder, atomic_path
 from aaexport.nn.build import build_network
 from aaexport.recipe import Recipe, Training
@@ -285,7 +285,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        cause = str(error).splitlines()[0]
+        cause = first_line(error)
         raise TrainingError(f"{path} must be a whole checkpoint, but: {cause}; delete it") from error
     return state
 

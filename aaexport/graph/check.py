@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import checker, shape_inference
 
-from aaexport.errors import GraphError
+from aaexport.errors import GraphError, first_line
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 # Slow or unsupported in the runtimes people deploy to; every use has a faster equal.
@@ -31,7 +31,7 @@ def check_model(model: onnx.ModelProto, *, opset: int | None = None) -> None:
         checker.check_model(model, full_check=True)
         shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        cause = first_line(error)
         raise GraphError(f"the ONNX checker refuses the model: {cause}") from error
 
 

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch.export import ExportedProgram
 
-from aaexport.errors import ExportError
+from aaexport.errors import ExportError, first_line
 from aaexport.graph.check import check_model
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import check_opset
@@ -45,7 +45,7 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
             )
     # The exporter raises its own errors and whatever its passes raise: there is no common base.
     except Exception as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        cause = first_line(error)
         raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
     if converted is None:
         raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from aaexport.errors import GraphError
+from aaexport.errors import GraphError, first_line
 from aaexport.folder import atomic_path
 from aaexport.graph.check import declared_opset
 
@@ -59,7 +59,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        cause = str(error).splitlines()[0]
+        cause = first_line(error)
         raise GraphError(f"{path} must have its external data beside it, but: {cause}") from error
     return model
 

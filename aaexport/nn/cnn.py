@@ -14,6 +14,8 @@ class ThreeConvNet(nn.Module):
     Shapes: (B, C, height, width) → logits (B, classes).
     """
 
+    output_names = ("logits",)  # what an export of this network calls its outputs
+
     def __init__(self, network: Cnn3, attention: Attention | None, image: Input) -> None:
         super().__init__()
         channels, height, width = image.shape

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aaexport.errors import ArgumentError, RunnerError, broken_rule
+from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network
@@ -76,7 +76,8 @@ def as_subject(model: nn.Module | str | Path | ModelFolder, input_shape: ImageSh
     if input_shape is not None and tuple(input_shape) != shape:
         raise ArgumentError(broken_rule("input_shape", f"be the recipe's {shape}", tuple(input_shape)))
     folder.require_weights()
-    return Subject(build_model(folder), shape, ("logits",), folder)
+    module = build_model(folder)
+    return Subject(module, shape, _output_names(module, shape), folder)
 
 
 def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:
@@ -103,21 +104,29 @@ def _bare_module(module: nn.Module, input_shape: ImageShape | None) -> Subject:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
     shape = (input_shape[0], input_shape[1], input_shape[2])
-    return Subject(copy.deepcopy(module).eval(), shape, _output_names(module, shape))
+    module = copy.deepcopy(module).eval().cpu()  # the caller's stays as it is, wherever it is
+    return Subject(module, shape, _output_names(module, shape))
 
 
 def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
-    """Names for what the module returns: the keys of a dict, `output`, or `output_0`, `output_1` …"""
-    was_training = module.training
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    """Names for what the module returns: its own `output_names` if it has such (our networks do), the keys of a
+    dict, `output`, or `output_0`, `output_1` …
+    """
     try:
         with torch.no_grad():
-            outputs = module.eval()(torch.zeros(1, *shape, device=device))
-    finally:
-        module.train(was_training)
+            outputs = module(torch.zeros(1, *shape))
+    except AaexportError:
+        raise  # our layers' own complaint about the shape is the clearest there is
+    # Whatever the user's module raises.
+    except Exception as error:
+        cause = first_line(error)
+        raise RunnerError(f"{type(module).__name__} cannot run on an image of shape {shape}: {cause}") from error
     if isinstance(outputs, dict) and all(isinstance(key, str) for key in outputs):
         return tuple(outputs)
     tensors = outputs if isinstance(outputs, list | tuple) else (outputs,)
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or not tensors:
         raise RunnerError(f"the module must return tensors, got {type(outputs).__name__}")
+    own = getattr(module, "output_names", None)
+    if isinstance(own, tuple) and len(own) == len(tensors) and all(isinstance(name, str) for name in own):
+        return own
     return ("output",) if len(tensors) == 1 else tuple(f"output_{i}" for i in range(len(tensors)))

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from aaexport.device import parse_device
-from aaexport.errors import ProviderError, RunnerError
+from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.files import probe_model
 from aaexport.runners.base import Array, Arrays, Port
 
@@ -77,7 +77,7 @@ class OrtRunner:
             outputs = self.session.run(None, dict(feeds))
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+            raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return dict(zip(self.output_names, outputs, strict=True))
 
     def __enter__(self) -> OrtRunner:
@@ -116,7 +116,7 @@ def _try_provider(name: str, model: bytes) -> str:
                 return WORKS
         # Whatever goes wrong in a provider is the answer to the question, not a failure of it.
         except Exception as error:  # noqa: BLE001
-            return _first_line(error)
+            return first_line(error)
     return _reason(noise) or "onnxruntime fell back to another provider"
 
 
@@ -141,7 +141,7 @@ def _session(
             session = onnxruntime.InferenceSession(source, options, providers=providers)
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+            raise RunnerError(f"onnxruntime cannot load the model: {first_line(error)}") from error
     if session.get_providers()[0] != wanted:
         cause = _reason(noise) or "onnxruntime gave no reason"
         remedy = "install the NVIDIA driver and 'aaexport[cuda]', or use --device cpu"
@@ -184,10 +184,6 @@ def _reason(noise: list[str]) -> str:
             return library.strip()
     telling = [line for line in noise if "error" in line.lower() or "fail" in line.lower()]
     return telling[-1].split("] ")[-1].strip() if telling else ""
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _port(value: Any) -> Port:

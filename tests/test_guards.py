@@ -1,0 +1,151 @@
+"""The walls of the house: layers, light imports, the public names."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aaexport
+from aaexport import errors
+
+PACKAGE = Path(aaexport.__file__).parent
+# A room imports only from rooms above it. `pipeline` joins the rooms, `cli` is the front door.
+ROOMS = (
+    "errors",
+    "device",
+    "recipe",
+    "folder",
+    "nn",
+    "adapters",
+    "weights",
+    "data",
+    "training",
+    "program",
+    "graph",
+    "runners",
+    "parity",
+    "load",
+    "results",
+    "report",
+    "pipeline",
+    "cli",
+    "__main__",
+)
+WALLS = {
+    "onnx": ("graph",),
+    "onnxscript": ("graph",),
+    "onnx_ir": ("graph",),
+    "onnxruntime": ("runners",),
+    "click": ("cli",),
+    "rich": ("report", "cli"),
+}
+WITHOUT_TORCH = ("errors", "device", "recipe", "folder", "parity", "load")
+STANDARD_LIBRARY_ONLY = ("errors", "device", "recipe")
+
+
+def modules():
+    return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    return path.parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Every absolute module name that the file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+INNER = [path for path in modules() if path != Path("__init__.py")]
+
+
+@pytest.mark.parametrize("path", INNER, ids=str)
+def test_a_room_imports_only_from_rooms_above_it(path):
+    own = ROOMS.index(room_of(path))
+    for name in imported(path):
+        if name.startswith("aaexport.") and name.split(".")[1] in ROOMS:
+            assert ROOMS.index(name.split(".")[1]) <= own, f"{path} imports {name}"
+
+
+def test_every_module_belongs_to_a_room():
+    assert {room_of(path) for path in INNER} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("path", INNER, ids=str)
+def test_a_library_is_imported_in_its_own_room_only(path):
+    for name in imported(path):
+        library = name.split(".")[0]
+        if library in WALLS:
+            assert room_of(path) in WALLS[library], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in INNER if room_of(path) in WITHOUT_TORCH], ids=str)
+def test_some_rooms_need_no_torch(path):
+    assert "torch" not in {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("path", [path for path in INNER if room_of(path) in STANDARD_LIBRARY_ONLY], ids=str)
+def test_the_first_rooms_need_the_standard_library_only(path):
+    foreign = {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names) - {"aaexport"}
+    assert not foreign
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["convert", "--help"], ["serve-bench", "--help"]])
+def test_help_loads_nothing_heavy(command):
+    code = (
+        f"import sys; sys.argv = ['aaexport', *{command!r}]\n"
+        "from aaexport.cli.main import _run\n"
+        "assert _run() == 0\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy', 'sklearn', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, aaexport; assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", aaexport.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(aaexport, name) is not None
+
+
+@pytest.mark.parametrize("name", [n for n in aaexport.__all__ if not n.startswith("__")])
+def test_every_public_name_is_documented(name):
+    assert inspect.getdoc(getattr(aaexport, name))
+
+
+def test_dir_lists_the_public_names():
+    assert dir(aaexport) == sorted(aaexport.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = aaexport.nothing
+
+
+def test_the_verbs_stay_functions_after_their_modules_were_imported():
+    for name in ("convert", "inspect", "serve_bench", "train", "verify"):
+        importlib.import_module(f"aaexport.pipeline.{name}")
+        assert inspect.isfunction(getattr(aaexport, name))
+
+
+def test_the_docstring_of_errors_draws_every_error_with_its_exit_code():
+    drawn = {}
+    for line in errors.__doc__.splitlines():
+        words = line.replace("├──", " ").replace("└──", " ").replace("│", " ").split()
+        if words and words[0].endswith("Error"):
+            drawn[words[0]] = int(next(word for word in words if word.isdigit()))
+    classes = inspect.getmembers(errors, lambda member: inspect.isclass(member) and issubclass(member, Exception))
+    assert drawn == {name: member.exit_code for name, member in classes}
