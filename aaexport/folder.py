@@ -170,7 +170,10 @@ def checkout(
 
 def _copy(source: ModelFolder, target: ModelFolder) -> None:
     source.recipe  # noqa: B018  a broken recipe is reported where the user wrote it, and nothing is copied
-    target.path.mkdir(parents=True, exist_ok=True)
+    try:
+        target.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{target.path} cannot be written: {error.strerror}") from error
     # model.toml comes last: a copy that was interrupted is no model folder and is never taken for one.
     for name in reversed(COPIED_FILES):
         if (source.path / name).is_file():

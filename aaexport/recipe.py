@@ -198,12 +198,21 @@ class Recipe(Section):
 def read_recipe(path: Path) -> Recipe:
     """Reads model.toml. RecipeError names the file and, where there is one, the line or the key."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return _parse(Recipe, values, "")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} must be TOML, but: {error}") from error
+        text = path.read_text(encoding="utf-8")
+        return _parse(Recipe, tomllib.loads(text), "")
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} must be TOML, but: {_placed(error, text)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} must be a readable text file, but: {error}") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _placed(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """The parser's complaint, with line and column also where it only says that the text ended too early."""
+    lines = text.splitlines() or [""]
+    end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end of the file"
+    return str(error).replace("at end of document", end)
 
 
 def _parse(section: type[SectionT], values: dict[str, Any], table: str) -> SectionT:

@@ -82,6 +82,9 @@ def _run() -> int:
     except click.exceptions.Abort:
         say_error("interrupted: no unfinished file was left behind")
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aaexport"
         say_error(f"{error.format_message()} (see `{command} --help`)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -56,11 +57,18 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
 
 
 def _name_batch(model: onnx.ModelProto) -> None:
-    """Calls the one dynamic dimension `batch`, whatever symbol torch gave it."""
+    """Calls torch's symbol for the dynamic batch `batch`, in products such as `4*s77` (heads · batch) too.
+
+    Two dimensions of one name must be of one size: runtimes reuse buffers by it.
+    """
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    if not dimensions or not dimensions[0].dim_param:
+        return
+    symbol = re.compile(rf"\b{re.escape(dimensions[0].dim_param)}\b")
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
-        dimensions = value.type.tensor_type.shape.dim
-        if dimensions and dimensions[0].dim_param:
-            dimensions[0].dim_param = BATCH_DIMENSION
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = symbol.sub(BATCH_DIMENSION, dimension.dim_param)
 
 
 @contextlib.contextmanager

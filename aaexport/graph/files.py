@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from aaexport.errors import GraphError, first_line
-from aaexport.folder import atomic_path
 from aaexport.graph.check import declared_opset
 
 Dimension = int | str | None
@@ -65,13 +64,15 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Writes one self-contained ONNX file, atomically; GraphError above protobuf's 2 GiB."""
+    """Writes one self-contained ONNX file; GraphError above protobuf's 2 GiB.
+
+    Not atomic: `path` is a temporary one (`aaexport.folder.atomic_path`) until the file is verified.
+    """
     try:
         serialized = model.SerializeToString()
     except ValueError as error:
         raise GraphError(f"{path} must stay below 2 GiB, protobuf's limit, but: {error}") from error
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(serialized)
+    path.write_bytes(serialized)
 
 
 def summarize(path: Path) -> GraphSummary:

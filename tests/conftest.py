@@ -1,0 +1,89 @@
+"""What tests share: a seeded generator, the GPU where there is one, the command line, a converted model folder."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from aaexport.cli import main as cli_main
+from aaexport.cli.console import settings
+from aaexport.folder import checkout, open_folder
+
+TINY = (("channels = [64, 128, 192]", "channels = [8, 8, 8]"), ("num_heads = 4", "num_heads = 2"))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def cuda():
+    """The device `cuda`. Without one a test is skipped, or fails where AAEXPORT_REQUIRE_CUDA=1 promises one."""
+    from aaexport.runners.ort import PROVIDERS, WORKS, working_providers
+
+    state = working_providers().get(PROVIDERS["cuda"], "not part of this onnxruntime")
+    if state == WORKS:
+        return "cuda"
+    reason = f"CUDA does not work here: {state}"
+    if os.environ.get("AAEXPORT_REQUIRE_CUDA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd, tmp_path):
+    """Runs `aaexport …` in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["aaexport", *map(str, arguments)])
+        capfd.readouterr()
+        code = cli_main._run()
+        settings.verbose = settings.quiet = False
+        return Outcome(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def converted_once(tmp_path_factory):
+    """A tiny augmented network with random weights, converted and verified once for all tests."""
+    from aaexport.pipeline.convert import convert
+    from aaexport.pipeline.subject import write_random_weights
+
+    folder = tiny_folder(tmp_path_factory.mktemp("converted") / "tiny")
+    write_random_weights(folder)
+    convert(folder)
+    return folder.path
+
+
+@pytest.fixture
+def converted(converted_once, tmp_path):
+    """A copy of it that a test may spoil."""
+    shutil.copytree(converted_once, tmp_path / "tiny")
+    return open_folder(tmp_path / "tiny")
+
+
+def tiny_folder(path):
+    """aa_cnn3_digits with 8 channels a layer, without weights."""
+    folder = checkout("aa_cnn3_digits", path)
+    for trained in (folder.weights_path, folder.golden_path, folder.training_log_path):
+        trained.unlink()
+    text = folder.recipe_path.read_text()
+    for old, new in TINY:
+        assert old in text
+        text = text.replace(old, new)
+    folder.recipe_path.write_text(text)
+    return folder
