@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STEAL = 7  # the eighth number of /proc/stat's first line, proc(5)
+_IDLE = (3, 4)  # idle and iowait
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Recorded with every measurement. Shares are between 0 and 1, None where the system does not tell."""
+    """Recorded with every measurement. Shares of all CPU time are between 0 and 1, None where the system is silent.
+
+    `steal_share` went to the hypervisor, `other_load_share` to processes that have no part in the measurement.
+    """
 
     cpu: str
     cores: int
@@ -20,6 +24,7 @@ class Environment:
     python: str
     load_average: float | None
     steal_share: float | None
+    other_load_share: float | None
 
 
 class MachineWatch:
@@ -27,14 +32,19 @@ class MachineWatch:
 
     def __init__(self) -> None:
         self._before = _cpu_ticks()
+        self._own_before = _own_cpu_ticks()
 
     def environment(self) -> Environment:
-        """The machine, with the share of CPU time that the hypervisor took since the watch began."""
-        steal = None
+        """The machine, and who had its CPU since the watch began; worker processes must have ended by now."""
+        steal = other = None
         after = _cpu_ticks()
         if self._before and after:
             passed = [b - a for a, b in zip(self._before, after, strict=True)]
-            steal = passed[_STEAL] / sum(passed) if sum(passed) else 0.0
+            total = max(sum(passed), 1)
+            idle = sum(passed[index] for index in _IDLE)
+            own = _own_cpu_ticks() - self._own_before
+            steal = passed[_STEAL] / total
+            other = max(0.0, total - idle - passed[_STEAL] - own) / total
         return Environment(
             cpu=_cpu_name(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -42,6 +52,7 @@ class MachineWatch:
             python=platform.python_version(),
             load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             steal_share=steal,
+            other_load_share=other,
         )
 
 
@@ -51,6 +62,13 @@ def _cpu_ticks() -> list[int]:
         return []
     # user nice system idle iowait irq softirq steal; the guests after them are counted in user already.
     return [int(ticks) for ticks in stat.read_text().splitlines()[0].split()[1:9]]
+
+
+def _own_cpu_ticks() -> float:
+    """CPU time of this process and of its children that have ended, in the ticks of /proc/stat."""
+    used = os.times()
+    seconds = used.user + used.system + used.children_user + used.children_system
+    return seconds * (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
 
 
 def _cpu_name() -> str:

@@ -11,6 +11,7 @@ from aaexport.load.statistics import Milliseconds, queries_needed, spread
 MIN_QUERIES = queries_needed(90)
 STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
 STEAL_LIMIT = 0.05
+OTHER_LOAD_LIMIT = 0.10
 
 
 def shortfalls(blocks: Sequence[Milliseconds], duration: float) -> tuple[str, ...]:
@@ -44,6 +45,12 @@ def warnings_about(
     steal = environment.steal_share
     if steal is not None and steal > STEAL_LIMIT:
         warnings.append(f"the hypervisor took {steal:.0%} of the CPU: absolute times are too long, ratios less so")
+    other = environment.other_load_share
+    if other is not None and other > OTHER_LOAD_LIMIT:
+        warnings.append(
+            f"other processes took {other:.0%} of the CPU: times and ratios are not the model's own; "
+            "stop them and measure again"
+        )
     if wanted and comparison is None:
         warnings.append("no PyTorch weights beside the file: eager was not measured")
     return tuple(warnings)

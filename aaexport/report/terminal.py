@@ -72,7 +72,9 @@ def bench_view(report: BenchReport) -> RenderableType:
     parts += [throughput, Text(_environment(report), style="dim")]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(f"INVALID: {reason}", style="bold red") for reason in report.reasons]
-    if report.valid:
+    if report.valid and report.warnings:
+        parts.append(Text("VALID, but mind the warnings", style="bold yellow"))
+    elif report.valid:
         parts.append(Text("VALID", style="bold green"))
     return Group(*parts)
 
