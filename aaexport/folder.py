@@ -152,7 +152,7 @@ def checkout(
         ModelNotFoundError, FolderError: as `find_model`, or `out` holds something else or cannot be written.
     """
     source = find_model(name_or_path)
-    if out is None and Path(name_or_path).is_dir():
+    if out is None and not source.is_zoo:
         return source
     target = ModelFolder(out if out is not None else Path(source.name))
     if target.path.exists() and source.path.resolve() == target.path.resolve():

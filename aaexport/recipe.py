@@ -20,6 +20,7 @@ SectionT = TypeVar("SectionT", bound="Section")
 SCHEMA = 1
 OPSETS = range(18, 26)
 DEFAULT_OPSET = 20
+MAX_SEED = 2**63 - 1  # what torch's generators take
 DecompositionName = Literal["skew", "table"]  # aaexport.nn.relative computes them
 DECOMPOSITION_NAMES: tuple[str, ...] = typing.get_args(DecompositionName)
 DEFAULT_DECOMPOSITION: DecompositionName = "table"
@@ -149,11 +150,13 @@ class Training(Section):
         self._require(self.epochs >= 1, "epochs", "be at least 1")
         self._require(self.batch_size >= 1, "batch_size", "be at least 1")
         self._require(self.learning_rate > 0, "learning_rate", "be above 0")
+        self._require(self.learning_rate <= 1e38, "learning_rate", "be a float32, at most 1e38")
         self._require(0 <= self.momentum < 1, "momentum", "be at least 0 and below 1")
         self._require(self.weight_decay >= 0, "weight_decay", "be at least 0")
         self._require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "be between 0 and epochs")
         self._require(0 <= self.label_smoothing < 1, "label_smoothing", "be at least 0 and below 1")
         self._require(self.seed >= 0, "seed", "be at least 0")
+        self._require(self.seed <= MAX_SEED, "seed", f"be at most {MAX_SEED}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +221,7 @@ def _placed(error: tomllib.TOMLDecodeError, text: str) -> str:
 def _parse(section: type[SectionT], values: dict[str, Any], table: str) -> SectionT:
     types_of = typing.get_type_hints(section)
     fields = {field.name: field for field in dataclasses.fields(section)}
-    for key in values.keys() - fields.keys():
+    for key in (key for key in values if key not in fields):
         raise RecipeError(f"{_named(table, key)} is not a key; {did_you_mean(key, fields)}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
@@ -252,7 +255,7 @@ def _value(wanted: Any, value: Any, table: str, key: str) -> Any:
 def _scalar(wanted: type, value: Any, table: str, key: str) -> Any:
     # bool is an int to Python and an integer is a fine float to a person; neither slip may pass for the other.
     if wanted is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if type(value) is wanted:
         if isinstance(value, float) and not math.isfinite(value):
             raise RecipeError(broken_rule(_named(table, key), "be finite", value))

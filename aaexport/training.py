@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import math
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +25,12 @@ from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, TrainingError, broken_rule, first_line
 from aaexport.folder import ModelFolder, atomic_path
 from aaexport.nn.build import build_network
-from aaexport.recipe import Recipe, Training
+from aaexport.recipe import MAX_SEED, Recipe, Training
 from aaexport.weights import save_weights, write_tensors
 
 GOLDEN_IMAGES = 4
 EVALUATION_BATCH = 256
+CHECKPOINT_KEYS = {"recipe", "epochs", "module", "optimizer", "scaler", "records"}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -127,10 +127,13 @@ class _Run:
     def start(self, resume: bool) -> None:
         path = self.folder.checkpoint_path
         if not resume:
-            if path.is_file() and 0 < self._epochs_done(path) < self.recipe.training.epochs:
-                raise TrainingError(
-                    f"{self.folder.path} holds an unfinished training; go on with --resume, or delete {path}"
-                )
+            if path.is_file():
+                state = _read_checkpoint(path)
+                if len(state["records"]) < state["epochs"]:
+                    raise TrainingError(
+                        f"{self.folder.path} holds an unfinished training; go on with --resume, or delete {path}"
+                    )
+                path.unlink()  # of a finished run: its weights are kept, and must not pass for this run's
             return
         if not path.is_file():
             raise TrainingError(f"{self.folder.path} has no checkpoint to resume; train without --resume")
@@ -150,27 +153,33 @@ class _Run:
         for step, (batch, labels) in enumerate(self._batches(generator)):
             rate = learning_rate(self.recipe.training, epoch - 1 + step / self.steps)
             loss, hits = self._step(batch.to(self.device), labels.to(self.device), rate)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss must be a number, got {loss} at step {step + 1} of epoch {epoch}; the checkpoint of "
-                    f"epoch {epoch - 1} is kept: lower [training] learning_rate"
-                )
+            self._require_finite("the loss", loss, epoch, step + 1)
             loss_sum, right, seen = loss_sum + loss * len(labels), right + hits, seen + len(labels)
             speed = seen / (time.perf_counter() - began)
             self.watcher.batch(epoch, len(labels), loss_sum / seen, right / seen, speed)
         speed = seen / (time.perf_counter() - began)
+        largest = max(float(p.detach().abs().max()) for p in self.module.parameters())
+        self._require_finite("every weight", largest, epoch, self.steps)
         test_accuracy = accuracy(self.module, self.test_images, self.recipe, self.device)
         seconds = time.perf_counter() - began
         self.records.append(Epoch(epoch, loss_sum / seen, right / seen, test_accuracy, rate, speed, seconds))
         self._save()
         self.watcher.epoch(self.records[-1])
 
+    def _require_finite(self, name: str, value: float, epoch: int, step: int) -> None:
+        if not math.isfinite(value):
+            kept = f"the checkpoint of epoch {epoch - 1} is kept; " if epoch > 1 else ""
+            place = f"{value} at step {step} of epoch {epoch}"
+            raise TrainingError(f"{name} must be a number, got {place}; {kept}lower [training] learning_rate")
+
     def finish(self) -> None:
+        self._write_log()
         self.module.eval().to("cpu")
-        save_weights(self.module, self.folder.weights_path)
         inputs = normalised(self.test_images, self.recipe.input, torch.arange(GOLDEN_IMAGES))
         with torch.no_grad():
             logits = self.module(inputs)
+        self._require_finite("every output", float(logits.abs().max()), len(self.records), self.steps)
+        save_weights(self.module, self.folder.weights_path)
         write_tensors({"input": inputs, "logits": logits}, self.folder.golden_path)
         self.folder.write_manifest()
 
@@ -181,7 +190,10 @@ class _Run:
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.images), generator=generator)
-        for index in order.split(self.recipe.training.batch_size):
+        size = self.recipe.training.batch_size
+        for index in order.split(size):
+            if len(index) == 1 < size:
+                continue  # batch normalization knows no variance of one image; another epoch has it elsewhere
             batch = normalised(self.images, self.recipe.input, index)
             yield varied(batch, self.recipe.data, generator), self.images.labels[index]
 
@@ -201,27 +213,28 @@ class _Run:
 
     def _save(self) -> None:
         """Checkpoint first, then the log: a resumed run rewrites the log from the checkpoint."""
-        records = [dataclasses.asdict(record) for record in self.records]
         state = {
             "recipe": self._identity(),
+            "epochs": self.recipe.training.epochs,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "records": records,
+            "records": [dataclasses.asdict(record) for record in self.records],
         }
         checkpoint = io.BytesIO()  # through memory, so that a full disk is the operating system's error
         torch.save(state, checkpoint)
         with atomic_path(self.folder.checkpoint_path) as temporary:
             temporary.write_bytes(checkpoint.getbuffer())
+        self._write_log()
+
+    def _write_log(self) -> None:
+        lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in self.records]
         with atomic_path(self.folder.training_log_path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def _identity(self) -> str:
         """Everything that decides the run; `gpu_precision` matters only where it is used."""
         return f"{self.recipe.digest()} {self.recipe.data} {self.recipe.training} {self.precision}"
-
-    def _epochs_done(self, path: Path) -> int:
-        return len(_read_checkpoint(path)["records"])
 
 
 def learning_rate(training: Training, epochs_done: float) -> float:
@@ -253,8 +266,9 @@ def _with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Rec
         warmup = min(training.warmup_epochs, epochs)
         training = dataclasses.replace(training, epochs=epochs, warmup_epochs=warmup)
     if seed is not None:
-        if seed < 0:
-            raise ArgumentError(broken_rule("seed", "be at least 0", seed))
+        if not 0 <= seed <= MAX_SEED:
+            rule = "be at least 0" if seed < 0 else f"be at most {MAX_SEED}"
+            raise ArgumentError(broken_rule("seed", rule, seed))
         training = dataclasses.replace(training, seed=seed)
     return dataclasses.replace(recipe, training=training)
 
@@ -266,7 +280,7 @@ def _training_device(name: str | None) -> torch.device:
         reason = "torch was built without CUDA" if torch.version.cuda is None else "torch finds no NVIDIA GPU"
         raise ProviderError(f"device must be one that works here, got {name!r}: {reason}; use --device cpu")
     kind, index = parse_device(name)
-    return torch.device(kind, index)
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, index)
 
 
 def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -284,9 +298,12 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    # Of a damaged file the unpickler raises whatever the damage leads it to.
+    except Exception as error:
         cause = first_line(error)
         raise TrainingError(f"{path} must be a whole checkpoint, but: {cause}; delete it") from error
+    if not isinstance(state, dict) or set(state) != CHECKPOINT_KEYS:
+        raise TrainingError(f"{path} must be a checkpoint of `aaexport train`, got something else; delete it")
     return state
 
 

@@ -171,6 +171,12 @@ def test_out_that_holds_something_else(cli, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+def test_out_where_not_even_root_may_write(cli):
+    assert "/proc/aaexport cannot be written" in error_of(
+        cli("convert", "aa_cnn3_digits", "--out", "/proc/aaexport"), 1
+    )
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder(cli, converted):
     converted.path.chmod(0o500)

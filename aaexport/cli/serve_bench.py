@@ -48,7 +48,7 @@ def command(
     Exits with 4 if the measurement is not valid and with 5 if the device does not work.
     """
     subject: ModelFolder | str = model
-    if not model.endswith(".onnx"):
+    if not (model.endswith(".onnx") or Path(model).is_file()):
         subject = checkout(model, out, say)
         ensure_converted(subject)
     elif out is not None:

@@ -25,6 +25,7 @@ def attention_depths(out_channels: int, kappa: float, upsilon: float, num_heads:
     """
     _require(num_heads >= 1, "num_heads", "be at least 1", num_heads)
     _require(kappa > 0, "kappa", "be above 0", kappa)
+    _require(kappa < math.inf, "kappa", "be finite", kappa)
     _require(0 < upsilon <= 1, "upsilon", "be above 0 and at most 1", upsilon)
     dv = _share(upsilon, out_channels, num_heads)
     rule = f"give each of {num_heads} heads at least one of {out_channels} channels"

@@ -21,7 +21,7 @@ def inspect(model: str | Path | ModelFolder) -> InspectResult:
         ModelNotFoundError, FolderError, RecipeError: there is no such model, or its recipe breaks a rule.
     """
     if not isinstance(model, ModelFolder):
-        if Path(model).suffix == ".onnx":
+        if Path(model).suffix == ".onnx" or Path(model).is_file():
             return InspectResult(Path(model), None, None, has_weights=False, graph=summarize(Path(model)))
         model = find_model(model)
     graph = summarize(model.onnx_path) if model.onnx_path.is_file() else None

@@ -172,7 +172,7 @@ def _disagreement(ort: Contender, eager: Contender | None, batch: int) -> tuple[
 
 def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
     if not isinstance(model, ModelFolder):
-        if Path(model).suffix == ".onnx":
+        if Path(model).suffix == ".onnx" or Path(model).is_file():
             return Path(model), None
         model = find_model(model)
     if not model.onnx_path.is_file():

@@ -1,0 +1,358 @@
+import hashlib
+import json
+import math
+
+import pytest
+
+from aaexport.errors import ArgumentError, FolderError, ModelNotFoundError, NoWeightsError, RecipeError
+from aaexport.folder import (
+    COPIED_FILES,
+    ModelFolder,
+    atomic_path,
+    check_writable,
+    checkout,
+    find_model,
+    open_folder,
+    sha256,
+    tool_versions,
+    write_json,
+    zoo_models,
+    zoo_root,
+)
+
+MODEL = "aa_cnn3_digits"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test works in an empty folder, so that a name means the zoo's model."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of a zoo model that a test may spoil."""
+    return checkout(MODEL, tmp_path / "copied")
+
+
+@pytest.fixture
+def no_folder(tmp_path):
+    """A path below a file: nothing can be written there, whoever runs the tests."""
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path / "file" / "below"
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+# Finding
+
+
+def test_a_name_means_the_zoos_folder():
+    assert find_model(MODEL).path == zoo_root() / MODEL
+
+
+def test_a_path_means_that_folder(copied):
+    assert find_model(str(copied.path)) == copied
+
+
+def test_the_zoo_is_in_alphabetical_order():
+    assert list(zoo_models()) == sorted(zoo_models())
+
+
+def test_a_folder_of_the_zoo_knows_that_it_is_one():
+    assert find_model(MODEL).is_zoo
+
+
+def test_a_copy_of_a_zoo_model_is_not_the_zoos(copied):
+    assert not copied.is_zoo
+
+
+def test_a_misspelt_name_suggests_the_right_one():
+    with pytest.raises(ModelNotFoundError) as refusal:
+        find_model("aa_cnn3_digit")
+    text = "model must be a folder or a zoo name, got 'aa_cnn3_digit'; did you mean 'aa_cnn3_digits'?"
+    assert str(refusal.value) == text
+
+
+def test_a_name_unlike_any_lists_the_zoo():
+    with pytest.raises(ModelNotFoundError) as refusal:
+        find_model("zzz")
+    assert str(refusal.value).endswith(f"known: {', '.join(zoo_models())}")
+
+
+def test_a_file_is_no_model(copied):
+    with pytest.raises(
+        FolderError, match=r"model must be a model folder or a zoo name, got the file '.*model\.toml'"
+    ):
+        find_model(copied.recipe_path)
+
+
+@pytest.mark.parametrize("find", [find_model, open_folder])
+def test_a_folder_without_a_recipe_is_no_model(tmp_path, find):
+    with pytest.raises(FolderError) as refusal:
+        find(tmp_path)
+    assert str(refusal.value).startswith(f"{tmp_path} must hold a model.toml")
+
+
+def test_missing_weights_are_refused_with_the_way_to_them(copied):
+    copied.weights_path.unlink(missing_ok=True)
+    with pytest.raises(NoWeightsError, match=r"aaexport train .*copied"):
+        copied.require_weights()
+
+
+# Checking out
+
+
+def test_a_zoo_model_is_copied_to_out(tmp_path):
+    folder = checkout(MODEL, tmp_path / "deep" / "out")
+    kept = {name: text for name, text in contents(zoo_root() / MODEL).items() if name in COPIED_FILES}
+    assert (folder.path, contents(folder.path)) == (tmp_path / "deep" / "out", kept)
+
+
+def test_a_zoo_model_is_copied_beside_without_out(tmp_path):
+    assert checkout(MODEL).path.resolve() == tmp_path / MODEL
+
+
+def test_a_zoo_model_named_by_its_path_is_copied_too():
+    assert not checkout(zoo_root() / MODEL).is_zoo
+
+
+def test_a_copy_is_announced(tmp_path):
+    lines = []
+    checkout(MODEL, tmp_path / "out", lines.append)
+    assert lines == [f"copied {MODEL} to {tmp_path / 'out'}"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert checkout(MODEL, tmp_path / "out").recipe_path.is_file()
+
+
+def test_a_path_is_worked_on_in_place(copied):
+    before = contents(copied.path)
+    assert (checkout(copied.path), contents(copied.path)) == (copied, before)
+
+
+def test_a_path_that_is_its_own_out_is_worked_on_in_place(copied):
+    assert checkout(copied.path, copied.path.parent / "." / "copied").path.resolve() == copied.path
+
+
+def test_a_folder_is_copied_with_its_weights(copied, tmp_path):
+    copied.weights_path.write_bytes(b"weights")
+    assert checkout(copied.path, tmp_path / "second").weights_path.read_bytes() == b"weights"
+
+
+def test_a_checkpoint_and_an_export_are_not_copied(copied, tmp_path):
+    for path in (copied.checkpoint_path, copied.onnx_path, copied.parity_path):
+        path.write_bytes(b"of this folder alone")
+    assert set(contents(checkout(copied.path, tmp_path / "second").path)) <= set(COPIED_FILES)
+
+
+def test_an_out_that_holds_the_same_recipe_is_worked_on_as_it_is(copied):
+    copied.weights_path.write_bytes(b"trained here")
+    before = contents(copied.path)
+    assert (checkout(MODEL, copied.path), contents(copied.path)) == (copied, before)
+
+
+def test_a_reuse_is_not_announced_as_a_copy(copied):
+    lines = []
+    checkout(MODEL, copied.path, lines.append)
+    assert lines == []
+
+
+def spoilt_recipe(path):
+    checkout(MODEL, path)
+    ModelFolder(path).recipe_path.write_text("# mine\n" + (zoo_root() / MODEL / "model.toml").read_text())
+
+
+def other_content(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+
+
+@pytest.mark.parametrize("occupy", [spoilt_recipe, other_content])
+def test_an_out_with_something_else_is_unharmed(tmp_path, occupy):
+    occupy(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(FolderError):
+        checkout(MODEL, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_out_with_another_recipe_is_refused_by_name(copied):
+    with pytest.raises(FolderError) as refusal:
+        checkout("conv_cnn3_digits", copied.path)
+    assert str(refusal.value) == f"out must be new or hold the model.toml of conv_cnn3_digits, got {copied.path}"
+
+
+def test_an_out_with_other_content_is_refused_by_name(tmp_path):
+    other_content(tmp_path / "out")
+    with pytest.raises(FolderError) as refusal:
+        checkout(MODEL, tmp_path / "out")
+    assert str(refusal.value) == f"out must be a new or empty folder, got {tmp_path / 'out'}"
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(FolderError, match="out must be a new or empty folder"):
+        checkout(MODEL, tmp_path / "out")
+
+
+def test_an_out_that_cannot_be_made_is_refused(no_folder):
+    with pytest.raises(FolderError) as refusal:
+        checkout(MODEL, no_folder)
+    assert str(no_folder) in str(refusal.value)
+
+
+def test_a_broken_recipe_is_not_copied(copied, tmp_path):
+    copied.recipe_path.write_text("schema = 2")
+    with pytest.raises(RecipeError):
+        checkout(copied.path, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+# Writing
+
+
+@pytest.fixture
+def target(tmp_path):
+    """An old file in a folder of its own."""
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "file.txt"
+    path.write_text("old")
+    return path
+
+
+def test_an_atomic_write_replaces_the_old_content(target):
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+    assert contents(target.parent) == {"file.txt": b"new"}
+
+
+def test_the_old_content_stands_until_the_block_ends(target):
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("accident", [KeyboardInterrupt, ValueError])
+def test_an_accident_keeps_the_old_content_and_leaves_no_temporary_file(target, accident):
+    with pytest.raises(accident), atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise accident
+    assert contents(target.parent) == {"file.txt": b"old"}
+
+
+def test_a_full_disk_is_a_folder_error_that_keeps_the_old_content(target):
+    with pytest.raises(FolderError, match=r"file\.txt cannot be written: No space left on device"):
+        write_on_a_full_disk(target)
+    assert contents(target.parent) == {"file.txt": b"old"}
+
+
+def write_on_a_full_disk(path):
+    with atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError(28, "No space left on device")
+
+
+def test_an_atomic_write_is_as_readable_as_any_new_file(target):
+    plain = target.with_name("plain.txt")
+    plain.write_text("")
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+    assert target.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["none/file.txt", "file/file.txt"], ids=["missing folder", "below a file"])
+def test_an_atomic_write_where_no_folder_is_is_refused_by_path(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FolderError) as refusal, atomic_path(tmp_path / name):
+        pytest.fail("there is nowhere to write")
+    assert str(refusal.value).startswith(f"{tmp_path / name} cannot be written: ")
+
+
+def test_an_atomic_write_onto_a_folder_is_refused_and_leaves_no_temporary_file(tmp_path):
+    (tmp_path / "a_folder").mkdir()
+    with pytest.raises(FolderError, match="a_folder cannot be written"), atomic_path(tmp_path / "a_folder"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a_folder"]
+
+
+def test_json_is_written_as_it_is_read(target):
+    value = {"schema": "x/1", "numbers": [1, 2.5], "text": "κ", "none": None}
+    write_json(target, value)
+    assert json.loads(target.read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_refuses_what_it_has_no_word_for(target, value):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(target, {"deep": [value]})
+    assert contents(target.parent) == {"file.txt": b"old"}
+
+
+@pytest.mark.parametrize("name", ["none/model.onnx", "file/model.onnx"], ids=["missing folder", "below a file"])
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FolderError, match="must be a folder, got none"):
+        check_writable(tmp_path / name)
+
+
+def test_a_folder_in_place_of_a_file_is_refused_beforehand(tmp_path):
+    with pytest.raises(ArgumentError, match="path must name a file, got the folder"):
+        check_writable(tmp_path)
+
+
+def test_the_check_beforehand_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "model.onnx")
+    assert contents(tmp_path) == {}
+
+
+# The manifest
+
+
+@pytest.fixture
+def manifest(copied):
+    """What the manifest of a folder with weights, a checkpoint and a hidden file says."""
+    copied.weights_path.write_bytes(b"weights")
+    copied.checkpoint_path.write_bytes(b"checkpoint")
+    (copied.path / ".hidden").write_bytes(b"hidden")
+    copied.write_manifest()
+    return json.loads(copied.manifest_path.read_text(encoding="utf-8"))
+
+
+def test_the_manifest_names_its_schema(manifest):
+    assert manifest["schema"] == "aaexport.manifest/1"
+
+
+def test_the_manifest_lists_every_file_but_itself_the_checkpoint_and_hidden_ones(manifest, copied):
+    assert set(manifest["files"]) == set(contents(copied.path)) - {"manifest.json", "checkpoint.pt", ".hidden"}
+
+
+def test_the_manifest_holds_digest_and_size_of_every_file(manifest, copied):
+    wanted = {
+        name: {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
+        for name, text in contents(copied.path).items()
+        if name in manifest["files"]
+    }
+    assert manifest["files"] == wanted
+
+
+def test_the_manifest_holds_the_versions_of_the_tools(manifest):
+    assert manifest["tools"] == tool_versions()
+
+
+@pytest.mark.parametrize("tool", ["aaexport", "torch", "onnx", "onnxscript", "numpy"])
+def test_the_tools_of_a_manifest_include(manifest, tool):
+    assert manifest["tools"][tool]
+
+
+def test_a_second_manifest_is_equal(manifest, copied):
+    copied.write_manifest()
+    assert json.loads(copied.manifest_path.read_text(encoding="utf-8")) == manifest
+
+
+def test_sha256_is_that_of_the_content(target):
+    assert sha256(target) == hashlib.sha256(b"old").hexdigest()

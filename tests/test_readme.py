@@ -1,0 +1,103 @@
+"""README and examples are true: their commands run, and print what they are shown to print."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXPECTED_CODES = {"aaexport convert aa_cnn3_digitz": 1, "aaexport convert aa_cnn3_digits --opset 99": 2}
+
+
+def commands_of(path):
+    """(command, lines shown below it) for every `$` line of the console blocks, in order."""
+    commands = []
+    for block in CONSOLE.findall(path.read_text()):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                commands.append((line.removeprefix("$ "), []))
+            elif line.strip():
+                commands[-1][1].append(line)
+    return commands
+
+
+def words_of(line):
+    """What of a line must be the same every time: its words, not its numbers, nor what depends on the machine."""
+    return set(re.findall(r"[A-Za-z_]{3,}", line))
+
+
+def run(command, folder):
+    arguments = shlex.split(command)
+    program = {"aaexport": ["-m", "aaexport"], "python": []}[arguments[0]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "110"}
+    return subprocess.run(
+        [sys.executable, *program, *arguments[1:]],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+README_COMMANDS = commands_of(ROOT / "README.md")
+RUNNABLE = [(command, shown) for command, shown in README_COMMANDS if command.startswith("aaexport ")]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.parametrize(("command", "shown"), RUNNABLE, ids=[command for command, _ in RUNNABLE])
+def test_a_command_of_the_readme_prints_what_is_shown(command, shown, here):
+    outcome = run(command, here)
+    assert outcome.returncode == EXPECTED_CODES.get(command, 0), outcome.stderr
+    printed = words_of(outcome.stdout + outcome.stderr)
+    for line in shown:
+        if line.startswith(("warning:", "VALID")) or "CPU stolen" in line:
+            continue  # these lines depend on the machine, and on what else it is doing
+        assert words_of(line) <= printed, f"not printed: {line}"
+
+
+def test_the_readme_shows_the_four_main_commands():
+    assert {"convert", "verify", "serve-bench", "train"} <= {command.split()[1] for command, _ in RUNNABLE}
+
+
+def test_every_other_command_of_the_readme_is_a_make_target_or_the_clone():
+    for command, _ in README_COMMANDS:
+        if command.startswith("make "):
+            assert re.search(rf"^{command.split()[1]}:", MAKEFILE, re.MULTILINE)
+        elif not command.startswith(("aaexport ", "git clone ")):
+            pytest.fail(f"{command} is run by no test")
+
+
+def test_the_python_of_the_readme_runs(here):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    outcome = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_the_first_example_runs_as_its_readme_says(tmp_path):
+    (command, _), *_ = commands_of(ROOT / "examples/01_first_export/README.md")
+    outcome = run(command.replace("export.py", str(ROOT / "examples/01_first_export/export.py")), tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "parity holds" in outcome.stdout
+    assert (tmp_path / "digits.onnx").is_file()
+
+
+def test_the_demo_goes_the_whole_way(tmp_path):
+    script = ROOT / "examples/02_train_to_latency/demo.py"
+    outcome = run(f"python {script} --out {tmp_path} --epochs 1 --duration 0.5", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    for label in ("test accuracy", "largest error", "latency", "speed", "files"):
+        assert f"\n  {label}" in outcome.stdout
+    assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()

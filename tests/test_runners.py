@@ -1,0 +1,327 @@
+"""The runners: what they answer, what they refuse and in which words, and the device that is or is not there."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, ProviderError, RunnerError
+from aaexport.graph.files import probe_model
+from aaexport.parity import TOLERANCES
+from aaexport.runners.base import Port
+from aaexport.runners.ort import PROVIDERS, WORKS, OrtRunner, best_device, working_providers
+from aaexport.runners.torch import TorchRunner
+
+ONE = np.ones(1, np.float32)
+IMAGE = (1, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def providers():
+    return working_providers()
+
+
+@pytest.fixture
+def no_cuda(providers):
+    if providers.get(PROVIDERS["cuda"]) == WORKS:
+        pytest.skip("CUDA works here")
+
+
+@pytest.fixture
+def images(rng):
+    return rng.standard_normal((3, *IMAGE), dtype=np.float32)
+
+
+def serialized(nodes, inputs, outputs, initializers=()):
+    graph = helper.make_graph(nodes, "test", inputs, outputs, list(initializers))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+def identity(value):
+    output = copy.deepcopy(value)
+    output.name = "y"
+    return serialized([helper.make_node("Identity", ["x"], ["y"])], [value], [output])
+
+
+def convolution(rng):
+    """A convolution of 8 channels over 16 and a ReLU, as bytes."""
+    weight = numpy_helper.from_array(rng.standard_normal((16, 8, 3, 3), dtype=np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8, 12, 12])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16, 10, 10])
+    return serialized(nodes, [x], [y], [weight])
+
+
+def torch_runner(module, *output_names, **options):
+    return TorchRunner(module, ("input",), output_names or ("output",), input_shape=IMAGE, **options)
+
+
+class Outputs(nn.Module):
+    """Two outputs in whatever `container` makes of them."""
+
+    def __init__(self, container):
+        super().__init__()
+        self.container = container
+
+    def forward(self, x):
+        return self.container([x + 1, x * 2])
+
+
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("device", "parsed"),
+    [("cpu", ("cpu", 0)), ("cuda", ("cuda", 0)), ("cuda:0", ("cuda", 0)), ("cuda:12", ("cuda", 12))],
+)
+def test_a_device_is_a_kind_and_an_index(device, parsed):
+    assert parse_device(device) == parsed
+
+
+@pytest.mark.parametrize(
+    "device", ["gpu", "cuda:x", "cuda:", "cuda:-1", "cuda:0:1", "cuda0", "cpu:0", "CPU", "", " cpu"]
+)
+def test_anything_else_is_no_device(device):
+    with pytest.raises(ArgumentError) as caught:
+        parse_device(device)
+    assert str(caught.value) == f"device must be cpu, cuda or cuda:N, got {device!r}"
+
+
+@pytest.mark.parametrize(
+    "runner", [lambda: OrtRunner(probe_model(), device="gpu"), lambda: torch_runner(nn.ReLU(), device="gpu")]
+)
+def test_a_runner_refuses_what_is_no_device(runner):
+    with pytest.raises(ArgumentError, match="device must be"):
+        runner()
+
+
+# onnxruntime
+
+
+def test_onnxruntime_tells_the_inputs_of_a_model():
+    assert OrtRunner(probe_model()).inputs == (Port("x", np.dtype(np.float32), (1,)),)
+
+
+def test_onnxruntime_tells_a_dimension_of_any_size_as_none(rng):
+    assert OrtRunner(convolution(rng)).inputs[0].shape == (None, 8, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("element", "dtype"),
+    [(TensorProto.DOUBLE, np.float64), (TensorProto.FLOAT16, np.float16), (TensorProto.INT64, np.int64)],
+    ids=["double", "float16", "int64"],
+)
+def test_onnxruntime_tells_the_types_of_inputs_as_numpys(element, dtype):
+    model = identity(helper.make_tensor_value_info("x", element, [1]))
+    assert OrtRunner(model).inputs[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        helper.make_tensor_value_info("x", TensorProto.STRING, [1]),
+        helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1]),
+    ],
+    ids=["strings", "a sequence"],
+)
+def test_an_input_that_no_array_of_numbers_can_feed_is_refused(value):
+    with pytest.raises(RunnerError):
+        OrtRunner(identity(value))
+
+
+def test_onnxruntime_infers_by_name():
+    assert OrtRunner(probe_model()).infer({"x": ONE}) == {"y": 2 * ONE}
+
+
+def test_onnxruntime_infers_from_a_file(tmp_path):
+    path = tmp_path / "probe.onnx"
+    path.write_bytes(probe_model())
+    assert OrtRunner(path).infer({"x": ONE}) == {"y": 2 * ONE}
+
+
+def test_onnxruntime_infers_without_its_optimizations_and_with_one_thread():
+    assert OrtRunner(probe_model(), optimize=False, threads=1).infer({"x": ONE}) == {"y": 2 * ONE}
+
+
+def test_the_cpu_is_the_default_provider():
+    assert OrtRunner(probe_model()).provider == "CPUExecutionProvider"
+
+
+def test_the_label_names_runtime_and_provider():
+    assert OrtRunner(probe_model()).label == "onnxruntime CPU"
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [{"x": np.ones(2, np.float32)}, {"x": np.ones(1)}, {}, {"z": ONE}, {"x": ONE, "z": ONE}],
+    ids=["shape", "type", "missing", "misnamed", "additional"],
+)
+def test_onnxruntime_refuses_inputs_that_do_not_fit_in_one_line(feeds):
+    with pytest.raises(RunnerError) as caught:
+        OrtRunner(probe_model()).infer(feeds)
+    assert str(caught.value).startswith("onnxruntime cannot run the model: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_onnxruntime_refuses_bytes_that_are_no_model_in_one_line():
+    with pytest.raises(RunnerError) as caught:
+        OrtRunner(b"not a model")
+    assert str(caught.value).startswith("onnxruntime cannot load the model: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_onnxruntime_refuses_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(RunnerError, match=r"nothing\.onnx"):
+        OrtRunner(tmp_path / "nothing.onnx")
+
+
+def test_what_onnxruntime_refuses_leaves_no_stray_lines(capfd):
+    with pytest.raises(RunnerError):
+        OrtRunner(probe_model()).infer({"x": np.ones(2, np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+# Providers
+
+
+def test_the_cpu_provider_works(providers):
+    assert providers["CPUExecutionProvider"] == WORKS
+
+
+def test_a_provider_that_does_not_work_has_a_reason_of_one_line(providers):
+    reasons = [state for state in providers.values() if state != WORKS]
+    assert all(reason and "\n" not in reason for reason in reasons)
+
+
+def test_trying_providers_leaves_no_stray_lines(capfd):
+    working_providers()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_the_best_device_without_cuda_is_the_cpu():
+    assert best_device() == "cpu"
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_cuda_that_does_not_work_is_an_error_with_cause_and_remedy(providers):
+    with pytest.raises(ProviderError) as caught:
+        OrtRunner(probe_model(), device="cuda")
+    text = str(caught.value)
+    cause = providers.get(PROVIDERS["cuda"], "is not part of this onnxruntime")
+    assert cause in text
+    assert text.endswith("or use --device cpu")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_cuda_that_does_not_work_leaves_no_stray_lines(capfd):
+    with pytest.raises(ProviderError):
+        OrtRunner(probe_model(), device="cuda")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.cuda
+def test_the_best_device_with_cuda_is_cuda(cuda):
+    assert best_device() == cuda
+
+
+@pytest.mark.cuda
+def test_cuda_is_the_provider_that_was_asked_for(cuda, rng):
+    assert OrtRunner(convolution(rng), device=cuda).provider == "CUDAExecutionProvider"
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(cuda, rng):
+    model = convolution(rng)
+    feeds = {"x": rng.standard_normal((5, 8, 12, 12), dtype=np.float32)}
+    on_cpu = OrtRunner(model).infer(feeds)["y"]
+    on_cuda = OrtRunner(model, device=cuda, exact=True).infer(feeds)["y"]
+    tolerance = TOLERANCES["float32", "cuda"]
+    limit = tolerance.atol + tolerance.rtol * np.abs(on_cpu).max()
+    assert np.abs(on_cuda - on_cpu).max() <= limit
+
+
+# PyTorch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pytorch_infers_in_its_type(images, dtype):
+    module = nn.Conv2d(1, 2, 3)
+    output = torch_runner(module, dtype=dtype).infer({"input": images})["output"]
+    expected = copy.deepcopy(module).to(dtype)(torch.from_numpy(images).to(dtype)).detach().numpy()
+    np.testing.assert_array_equal(output, expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label"),
+    [(torch.float32, "PyTorch eager cpu float32"), (torch.float64, "PyTorch eager cpu float64")],
+    ids=["float32", "float64"],
+)
+def test_the_label_names_device_and_type(dtype, label):
+    assert torch_runner(nn.ReLU(), dtype=dtype).label == label
+
+
+def test_pytorch_tells_the_inputs():
+    port = Port("input", np.dtype(np.float64), (None, *IMAGE))
+    assert torch_runner(nn.ReLU(), dtype=torch.float64).inputs == (port,)
+
+
+def test_pytorch_runs_in_evaluation_mode(images):
+    output = torch_runner(nn.Dropout(0.5)).infer({"input": images})["output"]
+    np.testing.assert_array_equal(output, images)
+
+
+def test_the_module_keeps_its_mode_its_type_and_its_weights(images):
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    module[1].eval()
+    modes = [part.training for part in module.modules()]
+    state = copy.deepcopy(module.state_dict())
+    torch_runner(module, dtype=torch.float64).infer({"input": images})
+    assert [part.training for part in module.modules()] == modes
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=0, atol=0)
+
+
+def test_a_change_of_the_module_does_not_reach_its_runner(images):
+    module = nn.Conv2d(1, 1, 1)
+    runner = torch_runner(module)
+    before = runner.infer({"input": images})["output"]
+    nn.init.zeros_(module.weight)
+    np.testing.assert_array_equal(runner.infer({"input": images})["output"], before)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [tuple, list, lambda tensors: dict(zip(("plus", "times"), tensors, strict=True))],
+    ids=["tuple", "list", "dict"],
+)
+def test_several_outputs_are_named_in_their_order(images, container):
+    outputs = torch_runner(Outputs(container), "first", "second").infer({"input": images})
+    assert list(outputs) == ["first", "second"]
+    np.testing.assert_array_equal(outputs["first"], images + 1)
+    np.testing.assert_array_equal(outputs["second"], images * 2)
+
+
+@pytest.mark.parametrize("names", [("first",), ("first", "second", "third")])
+def test_another_number_of_outputs_than_names_is_refused(images, names):
+    with pytest.raises(RunnerError) as caught:
+        torch_runner(Outputs(tuple), *names).infer({"input": images})
+    assert str(caught.value) == f"the module must return {len(names)} tensors, got 2"
+
+
+@pytest.mark.parametrize("feeds", [{"input": np.ones((1, 2, 4, 4), np.float32)}, {}], ids=["shape", "missing"])
+def test_pytorch_refuses_inputs_that_do_not_fit_in_one_line(feeds):
+    with pytest.raises(RunnerError) as caught:
+        torch_runner(nn.Conv2d(1, 2, 3)).infer(feeds)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA device")
+def test_pytorch_without_a_cuda_device_refuses_cuda():
+    with pytest.raises(ProviderError) as caught:
+        torch_runner(nn.ReLU(), device="cuda")
+    assert str(caught.value) == "device must be one that works here, got 'cuda': torch finds no CUDA device"

@@ -1,0 +1,510 @@
+import contextlib
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from aaexport import training
+from aaexport.data import load_images, normalised
+from aaexport.errors import AaexportError, ArgumentError, DataError, ProviderError, TrainingError
+from aaexport.folder import ModelFolder, zoo_models
+from aaexport.nn import build_network
+from aaexport.pipeline.train import train
+from aaexport.recipe import Training
+from aaexport.training import learning_rate, train_folder
+from aaexport.weights import load_weights, read_tensors
+
+IMAGES = 1438  # of the training part of digits
+TINY = {
+    "channels": "[8, 8, 8]",
+    "strides": "[2, 2, 1]",
+    "kappa": "0.5",
+    "upsilon": "0.5",
+    "num_heads": "2",
+    "epochs": "3",
+    "batch_size": "256",
+    "warmup_epochs": "1",
+}
+
+
+def write_recipe(path, **changes):
+    """aa_cnn3_digits made tiny, as model.toml in a folder of its own; of a repeated key the first is changed."""
+    text = zoo_models()["aa_cnn3_digits"].recipe_path.read_text(encoding="utf-8")
+    for key, value in (TINY | changes).items():
+        text, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.MULTILINE)
+        assert count == 1, key
+    path.mkdir(exist_ok=True)
+    (path / "model.toml").write_text(text, encoding="utf-8")
+    return ModelFolder(path)
+
+
+class Recorder:
+    """A watcher that writes down what it is told, and presses Ctrl-C after one epoch or one batch."""
+
+    def __init__(self, *, stop_after=None, stop_in=None):
+        self.stop_after, self.stop_in = stop_after, stop_in
+        self.batches, self.epochs = [], []
+
+    def batch(self, epoch, images, loss, accuracy, images_per_second):
+        self.batches.append((epoch, images))
+        if epoch == self.stop_in:
+            raise KeyboardInterrupt
+
+    def epoch(self, record):
+        self.epochs.append(record)
+        if record.epoch == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads of such small products only wait for each other, for seconds where tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def interrupt(folder, **options):
+    with pytest.raises(KeyboardInterrupt):
+        train_folder(folder, device="cpu", watcher=Recorder(**options))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder trained without a break, its result and what its watcher was told; for reading only."""
+    folder = write_recipe(tmp_path_factory.mktemp("trained"))
+    watcher = Recorder()
+    return folder, train(folder.path, device="cpu", watcher=watcher), watcher
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory):
+    """A folder whose training was interrupted after the first of three epochs; for reading only."""
+    return interrupt(write_recipe(tmp_path_factory.mktemp("broken_off")), stop_after=1)
+
+
+@pytest.fixture
+def unfinished(broken_off, tmp_path):
+    """A copy of it that a test may go on with."""
+    shutil.copytree(broken_off.path, tmp_path / "unfinished")
+    return ModelFolder(tmp_path / "unfinished")
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A copy of the trained folder that a test may spoil."""
+    shutil.copytree(trained[0].path, tmp_path / "finished")
+    return ModelFolder(tmp_path / "finished")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Writes a tiny recipe with changes."""
+    return lambda **changes: write_recipe(tmp_path / "tiny", **changes)
+
+
+def weights(folder):
+    return folder.weights_path.read_bytes()
+
+
+def module_of(folder):
+    module = build_network(folder.recipe, seed=99)
+    load_weights(module, folder.weights_path)
+    return module
+
+
+def complaint(folder, **options):
+    with pytest.raises(TrainingError) as refusal:
+        train_folder(folder, device="cpu", **options)
+    return str(refusal.value)
+
+
+# What a training leaves
+
+
+def test_the_log_is_the_result_one_line_an_epoch(trained):
+    folder, result, _ = trained
+    lines = folder.training_log_path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [vars(epoch) for epoch in result.epochs]
+
+
+def test_there_is_a_record_for_every_epoch(trained):
+    assert [epoch.epoch for epoch in trained[1].epochs] == [1, 2, 3]
+
+
+def test_training_lowers_the_loss(trained):
+    losses = [epoch.loss for epoch in trained[1].epochs]
+    assert losses[-1] < losses[0]
+
+
+def test_the_watcher_is_told_the_records(trained):
+    assert tuple(trained[2].epochs) == trained[1].epochs
+
+
+def test_the_watcher_is_told_every_batch(trained):
+    sizes = [256] * 5 + [IMAGES - 5 * 256]
+    assert trained[2].batches == [(epoch, size) for epoch in (1, 2, 3) for size in sizes]
+
+
+def test_the_rate_of_a_record_is_that_of_the_last_batch(trained):
+    folder, result, _ = trained
+    wanted = [learning_rate(folder.recipe.training, epoch + 5 / 6) for epoch in range(3)]
+    assert [epoch.learning_rate for epoch in result.epochs] == pytest.approx(wanted)
+
+
+def test_the_test_accuracy_is_that_of_the_saved_weights(trained):
+    folder, result, _ = trained
+    images = load_images(folder.recipe, "test")
+    with torch.no_grad():
+        right = module_of(folder)(normalised(images, folder.recipe.input)).argmax(1) == images.labels
+    assert result.test_accuracy == int(right.sum()) / len(images)
+
+
+def test_golden_inputs_are_the_first_images_of_the_test_part(trained):
+    images = normalised(load_images(trained[0].recipe, "test"), trained[0].recipe.input)
+    assert torch.equal(read_tensors(trained[0].golden_path)["input"], images[:4])
+
+
+def test_golden_logits_are_what_the_saved_weights_give_for_the_golden_inputs(trained):
+    golden = read_tensors(trained[0].golden_path)
+    with torch.no_grad():
+        assert_close(module_of(trained[0])(golden["input"]), golden["logits"], rtol=0, atol=1e-6)
+
+
+def test_the_manifest_lists_what_was_trained(trained):
+    manifest = json.loads(trained[0].manifest_path.read_text(encoding="utf-8"))
+    assert set(manifest["files"]) == {"model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl"}
+
+
+def test_on_the_cpu_the_precision_is_float32_whatever_the_recipe_says_of_gpus(trained):
+    assert (trained[0].recipe.training.gpu_precision, trained[1].precision) == ("bfloat16", "float32")
+
+
+def test_the_result_names_the_device_as_it_was_asked_for(trained):
+    assert trained[1].device == "cpu"
+
+
+# The same again
+
+
+def test_the_same_seed_gives_the_same_weights_wherever_the_global_randomness_stands(trained, tiny):
+    folder = tiny()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        train_folder(folder, device="cpu")
+    assert weights(folder) == weights(trained[0])
+
+
+def test_training_leaves_the_global_randomness_alone(tiny):
+    before = torch.get_rng_state()
+    train_folder(tiny(), device="cpu", epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_weights(trained, tiny):
+    folder = tiny()
+    train_folder(folder, device="cpu", seed=1)
+    assert weights(folder) != weights(trained[0])
+
+
+def test_a_finished_training_can_be_repeated(trained, finished):
+    train_folder(finished, device="cpu")
+    assert weights(finished) == weights(trained[0])
+
+
+# Interrupted and resumed
+
+
+def test_an_interrupted_training_leaves_a_checkpoint_and_the_log_so_far(broken_off):
+    assert broken_off.checkpoint_path.is_file()
+    assert len(broken_off.training_log_path.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_an_interrupted_training_leaves_no_weights(broken_off):
+    assert not broken_off.weights_path.exists()
+
+
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(trained, unfinished):
+    train_folder(unfinished, device="cpu", resume=True)
+    assert weights(unfinished) == weights(trained[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_resumed_from_within_an_epoch_ends_with_the_same_weights(tmp_path, optimizer):
+    changes = {"optimizer": f'"{optimizer}"', "epochs": "2", "learning_rate": "0.01"}
+    whole, broken = (write_recipe(tmp_path / name, **changes) for name in ("whole", "broken"))
+    train_folder(whole, device="cpu")
+    train_folder(interrupt(broken, stop_in=2), device="cpu", resume=True)
+    assert weights(broken) == weights(whole)
+
+
+def test_a_resumed_training_ends_with_the_log_of_an_uninterrupted_one(trained, unfinished):
+    train_folder(unfinished, device="cpu", resume=True)
+    deterministic = ("epoch", "loss", "train_accuracy", "test_accuracy", "learning_rate")
+    one, other = (
+        [
+            {key: json.loads(line)[key] for key in deterministic}
+            for line in folder.training_log_path.read_text(encoding="utf-8").splitlines()
+        ]
+        for folder in (unfinished, trained[0])
+    )
+    assert one == other
+
+
+def test_a_training_interrupted_after_its_last_epoch_is_finished_by_resuming(trained, tiny):
+    folder = interrupt(tiny(), stop_after=3)
+    train_folder(folder, device="cpu", resume=True)
+    assert weights(folder) == weights(trained[0])
+
+
+def test_resuming_rewrites_a_log_that_lags_behind_the_checkpoint(finished):
+    finished.training_log_path.unlink()
+    train_folder(finished, device="cpu", resume=True)
+    assert len(finished.training_log_path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_an_unfinished_training_is_not_begun_again_but_named_with_the_remedy(unfinished):
+    text = complaint(unfinished)
+    assert text == (
+        f"{unfinished.path} holds an unfinished training; go on with --resume, or delete {unfinished.checkpoint_path}"
+    )
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 2}, {"epochs": 5}, {"seed": 1}], ids=str)
+def test_an_unfinished_training_is_not_overwritten_by_another_one(unfinished, options):
+    before = unfinished.checkpoint_path.read_bytes()
+    complaint(unfinished, **options)
+    assert unfinished.checkpoint_path.read_bytes() == before
+
+
+def test_a_finished_training_can_be_followed_by_a_longer_one(finished):
+    assert len(train_folder(finished, device="cpu", epochs=4).epochs) == 4
+
+
+def test_resuming_without_a_checkpoint_is_refused_with_the_remedy(tiny):
+    folder = tiny()
+    text = complaint(folder, resume=True)
+    assert text == f"{folder.path} has no checkpoint to resume; train without --resume"
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"epochs": 4}], ids=str)
+def test_resuming_another_run_is_refused_with_the_remedy(unfinished, options):
+    text = complaint(unfinished, resume=True, **options)
+    path = unfinished.checkpoint_path
+    assert text == f"{path} was made by another recipe, seed or number of epochs; delete it"
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": "0.01"}, {"channels": "[8, 8, 16]"}], ids=str)
+def test_resuming_with_another_recipe_is_refused(unfinished, changes):
+    folder = write_recipe(unfinished.path, **changes)
+    assert "was made by another recipe" in complaint(folder, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False], ids=["resume", "anew"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused_with_the_remedy(unfinished, resume, share):
+    path = unfinished.checkpoint_path
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert re.fullmatch(
+        rf"{re.escape(str(path))} must be a whole checkpoint, but: .+; delete it",
+        complaint(unfinished, resume=resume),
+    )
+
+
+@pytest.mark.parametrize("content", [b"hello", b".", b"e", b"J\x01", b"X\x01\x00\x00\x00\xe2"], ids=repr)
+def test_a_checkpoint_of_garbage_is_refused(unfinished, content):
+    unfinished.checkpoint_path.write_bytes(content)
+    assert "must be a whole checkpoint" in complaint(unfinished, resume=True)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], torch.zeros(3)], ids=["empty", "list", "tensor"])
+def test_a_torch_file_that_is_no_checkpoint_is_refused(unfinished, content):
+    torch.save(content, unfinished.checkpoint_path)
+    assert str(unfinished.checkpoint_path) in complaint(unfinished, resume=True)
+
+
+# A loss that is not a number
+
+
+def test_a_loss_that_is_not_a_number_is_refused_with_its_step_and_the_remedy(tiny):
+    text = complaint(tiny(learning_rate="1e30", warmup_epochs="0"))
+    assert re.match(
+        r"the loss must be a number, got nan at step 2 of epoch 1; .*lower \[training\] learning_rate", text
+    )
+
+
+def test_a_training_that_fails_writes_no_weights(tiny):
+    folder = tiny(learning_rate="1e30")
+    complaint(folder)
+    assert not folder.weights_path.exists()
+
+
+def test_a_training_that_fails_in_its_first_epoch_speaks_of_no_checkpoint(tiny):
+    folder = tiny(learning_rate="1e30")
+    text = complaint(folder)
+    assert not folder.checkpoint_path.exists()
+    assert "checkpoint" not in text
+
+
+@pytest.fixture
+def failed_later(tiny, monkeypatch):
+    """A folder whose training fails in its second epoch, and what was complained of."""
+    monkeypatch.setattr(training, "learning_rate", lambda _, done: 0.01 if done < 1 else 1e30)
+    folder = tiny()
+    return folder, complaint(folder)
+
+
+def test_a_training_that_fails_later_names_the_checkpoint_that_is_kept(failed_later):
+    assert re.search(r"at step \d of epoch 2; the checkpoint of epoch 1 is kept", failed_later[1])
+
+
+def test_a_training_that_fails_later_keeps_the_checkpoint_of_the_epoch_before(failed_later):
+    records = torch.load(failed_later[0].checkpoint_path, weights_only=True)["records"]
+    assert [record["epoch"] for record in records] == [1]
+
+
+def test_weights_that_give_no_numbers_are_not_saved(tiny):
+    folder = tiny(learning_rate="1e38", warmup_epochs="0", epochs="1", batch_size="2000")
+    complaint(folder)  # the loss of the one step is a number, what that step made of the weights is not
+    assert not folder.weights_path.exists()
+
+
+def test_a_learning_rate_beyond_float32_is_refused_by_name(tiny):
+    with pytest.raises(AaexportError, match="learning_rate"):
+        train_folder(tiny(learning_rate="1e60"), device="cpu")
+
+
+# The learning rate
+
+SCHEDULE = Training(epochs=10, batch_size=1, learning_rate=0.4, warmup_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("done", "rate"),
+    [
+        (0, 0.004),  # a hundredth, so that the first step moves
+        (0.5, 0.1),
+        (1, 0.2),
+        (2, 0.4),
+        (4, 0.2 * (1 + math.sqrt(0.5))),
+        (6, 0.2),
+        (8, 0.2 * (1 - math.sqrt(0.5))),
+        (10, 0.0),
+    ],
+)
+def test_the_rate_warms_up_in_a_line_and_decays_in_half_a_cosine(done, rate):
+    assert learning_rate(SCHEDULE, done) == pytest.approx(rate, abs=1e-12)
+
+
+def test_without_warm_up_the_rate_starts_at_its_peak():
+    assert learning_rate(Training(epochs=10, batch_size=1, learning_rate=0.4), 0) == 0.4
+
+
+def test_a_warm_up_of_all_epochs_never_decays():
+    schedule = Training(epochs=2, batch_size=1, learning_rate=0.4, warmup_epochs=2)
+    rates = [learning_rate(schedule, step / 10) for step in range(20)]
+    assert rates == sorted(rates)
+
+
+# Train and test part
+
+
+@pytest.fixture
+def seen(tiny, monkeypatch):
+    """Every image that one epoch trained on, before it was varied, and the folder."""
+    images = []
+
+    def spy(batch, *arguments):
+        images.extend(image.numpy().tobytes() for image in batch)
+        return training_varied(batch, *arguments)
+
+    training_varied = training.varied
+    monkeypatch.setattr(training, "varied", spy)
+    folder = tiny(epochs="1")
+    train_folder(folder, device="cpu")
+    return images, folder.recipe
+
+
+def part(recipe, split):
+    return [image.numpy().tobytes() for image in normalised(load_images(recipe, split), recipe.input)]
+
+
+def test_an_epoch_trains_on_every_training_image_once(seen):
+    images, recipe = seen
+    assert sorted(images) == sorted(part(recipe, "train"))
+
+
+def test_no_test_image_is_trained_on(seen):
+    images, recipe = seen
+    assert not set(images) & set(part(recipe, "test"))
+
+
+def test_the_test_part_does_not_change_the_weights(trained, tiny, monkeypatch):
+    def swapped(recipe, split, **options):
+        images = load_images(recipe, split, **options)
+        if split == "test":
+            images.images.fill_(16)
+        return images
+
+    monkeypatch.setattr(training, "load_images", swapped)
+    folder = tiny()
+    train_folder(folder, device="cpu")
+    assert weights(folder) == weights(trained[0])
+
+
+def test_a_last_batch_of_one_image_breaks_nothing(tiny):
+    # Maps of 1×1 position: batch normalization has one value a channel for an image alone.
+    folder = tiny(strides="[2, 2, 2]", batch_size=str(IMAGES - 1), epochs="1")
+    with contextlib.suppress(TrainingError):
+        train_folder(folder, device="cpu")
+
+
+# Refusals
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use CUDA here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_refused_with_the_reason_and_the_remedy(tiny, device):
+    with pytest.raises(ProviderError) as refusal:
+        train_folder(tiny(), device=device)
+    assert re.fullmatch(
+        rf"device must be one that works here, got '{device}': torch .+; use --device cpu", str(refusal.value)
+    )
+
+
+def test_an_unknown_device_is_refused_by_value(tiny):
+    with pytest.raises(ArgumentError, match="device must be cpu, cuda or cuda:N, got 'gpu'"):
+        train_folder(tiny(), device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**64}, "seed must "),
+    ],
+    ids=["no epoch", "seed below 0", "seed beyond 64 bits"],
+)
+def test_an_argument_out_of_range_is_refused_by_name_and_value(tiny, options, text):
+    with pytest.raises(ArgumentError) as refusal:
+        train_folder(tiny(), device="cpu", **options)
+    assert str(refusal.value).startswith(text)
+
+
+def test_a_recipe_that_does_not_fit_its_data_is_refused(tiny):
+    with pytest.raises(DataError, match=r"\[input\]"):
+        train_folder(tiny(height="9"), device="cpu")
+
+
+def test_the_zoos_own_folder_is_never_trained_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match="model must be a folder to train in, got the zoo's aa_cnn3_digits"):
+        train("aa_cnn3_digits")
