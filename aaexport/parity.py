@@ -165,15 +165,16 @@ def _judge(
         return OutputParity(case, name, f"shape must be {expected.shape}, got {actual.shape}")
     if actual.dtype != baseline.dtype:
         return OutputParity(case, name, f"dtype must be {baseline.dtype}, got {actual.dtype}")
-    for array, whose in ((expected, "PyTorch in float64"), (actual, "the runner")):
+    for array, whose in ((expected, "PyTorch in float64"), (baseline, "PyTorch"), (actual, "the runner")):
         broken = int(array.size - np.isfinite(array).sum())
         if broken:
             return OutputParity(case, name, f"{whose} gave {broken} values that are NaN or infinite")
+    expected = expected.astype(np.float64)
     error = np.abs(actual.astype(np.float64) - expected)
     own = float(np.abs(baseline.astype(np.float64) - expected).max(initial=0.0))
     scale = float(np.abs(expected).max(initial=0.0))
     largest = float(error.max(initial=0.0))
-    floor = tolerance.floor_ulps * float(np.finfo(baseline.dtype).eps) * scale
+    floor = tolerance.floor_ulps * _unit_in_the_last_place(baseline.dtype) * scale
     unit = max(own, floor)
     ratio = largest / unit if unit > 0 else (0.0 if largest == 0 else float("inf"))
     return OutputParity(
@@ -187,6 +188,11 @@ def _judge(
         max_abs_expected=scale,
         top1_agreement=_top1_agreement(expected, actual),
     )
+
+
+def _unit_in_the_last_place(dtype: np.dtype[Any]) -> float:
+    """Of 1.0; integers and booleans, such as an argmax, must be exactly right."""
+    return float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
 
 
 def _verdict(largest: float, scale: float, ratio: float, tolerance: Tolerance) -> str | None:

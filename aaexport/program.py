@@ -28,7 +28,7 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
         ArgumentError: `batch` is neither 'dynamic' nor a number above 0, or the module refuses the shape.
         ExportError: torch.export cannot capture the module; the text holds its first line.
     """
-    if batch != "dynamic" and batch < 1:
+    if batch != "dynamic" and not (isinstance(batch, int) and batch >= 1):
         raise ArgumentError(broken_rule("batch", "be 'dynamic' or at least 1", batch))
     parameter = next(module.parameters(), torch.empty(0))
     size = EXAMPLE_BATCH if batch == "dynamic" else batch

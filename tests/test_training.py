@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from aaexport import training
-from aaexport.data import load_images, normalised
+from aaexport.data import load_images, normalised, varied
 from aaexport.errors import AaexportError, ArgumentError, DataError, ProviderError, TrainingError
 from aaexport.folder import ModelFolder, zoo_models
 from aaexport.nn import build_network
@@ -141,6 +141,10 @@ def test_there_is_a_record_for_every_epoch(trained):
 def test_training_lowers_the_loss(trained):
     losses = [epoch.loss for epoch in trained[1].epochs]
     assert losses[-1] < losses[0]
+
+
+def test_batch_normalization_follows_the_batches_of_training_only(trained):
+    assert module_of(trained[0]).features[1].num_batches_tracked == 3 * 6
 
 
 def test_the_watcher_is_told_the_records(trained):
@@ -417,33 +421,43 @@ def test_a_warm_up_of_all_epochs_never_decays():
 
 
 @pytest.fixture
-def seen(tiny, monkeypatch):
-    """Every image that one epoch trained on, before it was varied, and the folder."""
-    images = []
+def images_of_epochs(tiny, monkeypatch):
+    """Trains a tiny recipe and lists, epoch by epoch, the images trained on in their order and before they are varied."""
 
-    def spy(batch, *arguments):
-        images.extend(image.numpy().tobytes() for image in batch)
-        return training_varied(batch, *arguments)
+    def run(**options):
+        images = []
 
-    training_varied = training.varied
-    monkeypatch.setattr(training, "varied", spy)
-    folder = tiny(epochs="1")
-    train_folder(folder, device="cpu")
-    return images, folder.recipe
+        def spy(batch, *arguments):
+            images.extend(image.numpy().tobytes() for image in batch)
+            return varied(batch, *arguments)
+
+        monkeypatch.setattr(training, "varied", spy)
+        train_folder(tiny(), device="cpu", **options)
+        return [images[start : start + IMAGES] for start in range(0, len(images), IMAGES)]
+
+    return run
 
 
-def part(recipe, split):
+def part(split):
+    recipe = zoo_models()["aa_cnn3_digits"].recipe
     return [image.numpy().tobytes() for image in normalised(load_images(recipe, split), recipe.input)]
 
 
-def test_an_epoch_trains_on_every_training_image_once(seen):
-    images, recipe = seen
-    assert sorted(images) == sorted(part(recipe, "train"))
+def test_every_epoch_trains_on_every_training_image_once(images_of_epochs):
+    assert [sorted(epoch) for epoch in images_of_epochs(epochs=2)] == [sorted(part("train"))] * 2
 
 
-def test_no_test_image_is_trained_on(seen):
-    images, recipe = seen
-    assert not set(images) & set(part(recipe, "test"))
+def test_no_test_image_is_trained_on(images_of_epochs):
+    assert not set(*images_of_epochs(epochs=1)) & set(part("test"))
+
+
+def test_every_epoch_takes_the_images_in_another_order(images_of_epochs):
+    first, second = images_of_epochs(epochs=2)
+    assert first != second
+
+
+def test_another_seed_takes_the_images_in_another_order(images_of_epochs):
+    assert images_of_epochs(epochs=1) != images_of_epochs(epochs=1, seed=1)
 
 
 def test_the_test_part_does_not_change_the_weights(trained, tiny, monkeypatch):

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -153,9 +151,18 @@ def test_the_digest_changes_with_a_name():
     assert weights_digest(nn.ModuleDict({"a": layer})) != weights_digest(nn.ModuleDict({"b": layer}))
 
 
-def test_the_digest_changes_with_the_type_of_equal_values():
-    module = nn.Linear(2, 2)
-    assert weights_digest(copy.deepcopy(module).double()) != weights_digest(module)
+def test_the_digest_changes_with_the_type_of_equal_bytes():
+    one, other = nn.Module(), nn.Module()
+    one.register_buffer("zeros", torch.zeros(2))
+    other.register_buffer("zeros", torch.zeros(2, dtype=torch.int32))
+    assert weights_digest(one) != weights_digest(other)
+
+
+def test_the_digest_changes_with_the_shape_of_equal_bytes():
+    one, other = nn.Module(), nn.Module()
+    one.register_buffer("zeros", torch.zeros(2, 3))
+    other.register_buffer("zeros", torch.zeros(3, 2))
+    assert weights_digest(one) != weights_digest(other)
 
 
 def test_the_digest_does_not_depend_on_the_layout_in_memory():

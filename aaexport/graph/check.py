@@ -37,7 +37,7 @@ def check_model(model: onnx.ModelProto, *, opset: int | None = None) -> None:
 
 def check_operators(model: onnx.ModelProto) -> None:
     """GraphError if the model holds an operator that aaexport never exports (`UNWANTED_OPERATORS`)."""
-    unwanted = sorted({node.op_type for node in model.graph.node} & set(UNWANTED_OPERATORS))
+    unwanted = sorted({node.op_type for node in all_nodes(model.graph)} & set(UNWANTED_OPERATORS))
     if unwanted:
         raise GraphError(f"an export must hold no {', '.join(unwanted)}; write it as a matrix product")
 
@@ -49,16 +49,17 @@ def declared_opset(model: onnx.ModelProto) -> int:
 
 def foreign_operators(model: onnx.ModelProto) -> list[str]:
     """`domain.Operator` of every node outside ai.onnx, sorted, each once; subgraphs included."""
-    nodes = _all_nodes(model.graph)
+    nodes = all_nodes(model.graph)
     return sorted({f"{n.domain}.{n.op_type}" for n in nodes if n.domain not in STANDARD_DOMAINS})
 
 
-def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Every node of the graph and of the graphs inside its nodes (the branches of an If, the body of a Loop)."""
     nodes = []
     for node in graph.node:
         nodes.append(node)
         for attribute in node.attribute:
             subgraphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
             for subgraph in subgraphs:
-                nodes += _all_nodes(subgraph)
+                nodes += all_nodes(subgraph)
     return nodes

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
 from aaexport.errors import GraphError, first_line
-from aaexport.graph.check import declared_opset
+from aaexport.graph.check import all_nodes, declared_opset
 
 Dimension = int | str | None
 
@@ -48,12 +48,14 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         GraphError: missing, truncated, of another format, or with external data outside its own folder.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except (OSError, DecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "its bytes are not an ONNX model"
         raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
     if not model.graph.node and not model.graph.output:
         raise GraphError(f"{path} must be a whole ONNX file, but: it holds no graph")
+    if not model.opset_import:
+        raise GraphError(f"{path} must be a whole ONNX file, but: it declares no opset")
     _check_external_data(model, path)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -70,7 +72,7 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
     """
     try:
         serialized = model.SerializeToString()
-    except ValueError as error:
+    except (ValueError, EncodeError) as error:
         raise GraphError(f"{path} must stay below 2 GiB, protobuf's limit, but: {error}") from error
     path.write_bytes(serialized)
 
@@ -79,7 +81,7 @@ def summarize(path: Path) -> GraphSummary:
     """Reads an ONNX file and counts what is in it. GraphError as `read_onnx`."""
     model = read_onnx(path)
     constants = {tensor.name for tensor in model.graph.initializer}
-    operators = Counter(_qualified(node) for node in model.graph.node)
+    operators = Counter(_qualified(node) for node in all_nodes(model.graph))
     return GraphSummary(
         path=path,
         bytes=path.stat().st_size,
@@ -120,7 +122,7 @@ def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     yield from model.graph.initializer
-    for node in model.graph.node:
+    for node in all_nodes(model.graph):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t

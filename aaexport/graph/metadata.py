@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from aaexport.folder import tool_versions
+from aaexport.graph.check import all_nodes
 from aaexport.recipe import Input
 
 PREFIX = "aaexport."
@@ -54,7 +55,7 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     keys = ("weights_digest", "decomposition", "opset")
     found = [properties.get(PREFIX + key) for key in keys]
     weights_digest, decomposition, opset = found
-    if weights_digest is None or decomposition is None or opset is None or not opset.isdigit():
+    if weights_digest is None or decomposition is None or opset is None or not opset.isdecimal():
         return None
     return Provenance(weights_digest, properties.get(PREFIX + "recipe_digest"), decomposition, int(opset))
 
@@ -63,7 +64,7 @@ def _drop_node_notes(model: onnx.ModelProto) -> None:
     model.doc_string = ""
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    for node in model.graph.node:
+    for node in all_nodes(model.graph):
         node.doc_string = ""
         module_path = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == _MODULE_PATH]
         del node.metadata_props[:]

@@ -40,11 +40,12 @@ class MachineWatch:
         after = _cpu_ticks()
         if self._before and after:
             passed = [b - a for a, b in zip(self._before, after, strict=True)]
-            total = max(sum(passed), 1)
+            total = sum(passed)
             idle = sum(passed[index] for index in _IDLE)
             own = _own_cpu_ticks() - self._own_before
-            steal = passed[_STEAL] / total
-            other = max(0.0, total - idle - passed[_STEAL] - own) / total
+            if total > 0:
+                steal = passed[_STEAL] / total
+                other = max(0.0, total - idle - passed[_STEAL] - own) / total
         return Environment(
             cpu=_cpu_name(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -40,15 +40,17 @@ def run_block(query: Callable[[int], None], plan: BlockPlan) -> Nanoseconds:
         query(number)
         number += 1
     latencies: list[int] = []
+    counted = 0
     began = time.perf_counter()
-    while not _done(len(latencies), time.perf_counter() - began, plan):
+    while not _done(len(latencies), counted / 1e9, time.perf_counter() - began, plan):
         sent = time.perf_counter_ns()
         query(number)
         latencies.append(time.perf_counter_ns() - sent)
+        counted += latencies[-1]
         number += 1
     return np.asarray(latencies, np.int64)
 
 
-def _done(queries: int, seconds: float, plan: BlockPlan) -> bool:
-    enough = queries >= plan.min_queries and seconds >= plan.duration
-    return queries > 0 and (enough or seconds >= plan.max_duration)
+def _done(queries: int, counted: float, passed: float, plan: BlockPlan) -> bool:
+    enough = queries >= plan.min_queries and counted >= plan.duration
+    return queries > 0 and (enough or passed >= plan.max_duration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -46,12 +47,12 @@ class Contender:
     def __enter__(self) -> Contender:
         try:
             introduction = self._receive(START_TIMEOUT)
+            self.label = str(introduction["label"])
+            self.provider = str(introduction["provider"])
+            self.fixed_batch: int | None = introduction["input_shape"][0]
         except BaseException:
             self._end()
             raise
-        self.label = str(introduction["label"])
-        self.provider = str(introduction["provider"])
-        self.fixed_batch: int | None = introduction["input_shape"][0]
         return self
 
     def __exit__(
@@ -84,14 +85,21 @@ class Contender:
 
     def _receive(self, timeout: float) -> dict[str, Any]:
         assert self._process.stdout is not None
-        watchdog = threading.Timer(timeout, self._process.kill)
+        too_late = threading.Event()
+
+        def give_up() -> None:
+            too_late.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(timeout, give_up)
         watchdog.start()
         try:
             line = self._process.stdout.readline()
         finally:
             watchdog.cancel()
-        if not line:
-            raise MeasurementError(f"the {self._spec.runtime} process ended without an answer: {self._last_words()}")
+        if not line.endswith("\n"):  # also where it was killed in the middle of a line
+            reason = f"it had {timeout:g} s to answer" if too_late.is_set() else self._last_words()
+            raise MeasurementError(f"the {self._spec.runtime} process ended without an answer: {reason}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             kind = getattr(errors, reply["error"], AaexportError)
@@ -106,7 +114,8 @@ class Contender:
 
     def _end(self) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

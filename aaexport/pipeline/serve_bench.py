@@ -186,6 +186,8 @@ def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> Ar
     if len(summary.inputs) != 1 or summary.inputs[0].dtype != "float":
         signature = ", ".join(f"{i.name} {i.dtype} {i.shape}" for i in summary.inputs)
         raise ArgumentError(broken_rule("the file", "have one float32 input", signature))
+    if not summary.inputs[0].shape:
+        raise ArgumentError(broken_rule("the file's input", "have a batch dimension", summary.inputs[0].shape))
     if folder is not None:
         images = _images(folder)
         if images is not None:

@@ -189,4 +189,8 @@ def _reason(noise: list[str]) -> str:
 def _port(value: Any) -> Port:
     name = value.type.removeprefix("tensor(").removesuffix(")")
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return Port(value.name, np.dtype(_NUMPY_NAMES.get(name, name)), shape)
+    try:
+        dtype = np.dtype(_NUMPY_NAMES.get(name, name))
+    except TypeError as error:
+        raise RunnerError(f"input {value.name} must be a tensor of numbers, got {value.type}") from error
+    return Port(value.name, dtype, shape)

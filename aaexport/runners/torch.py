@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aaexport.device import parse_device
-from aaexport.errors import ProviderError, RunnerError
+from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line
 from aaexport.runners.base import Array, Arrays, Port
 
 
@@ -49,8 +49,17 @@ class TorchRunner:
     @torch.inference_mode()
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the module; copying to the host waits for the device."""
+        missing = [port.name for port in self.inputs if port.name not in feeds]
+        if missing:
+            raise RunnerError(f"inputs must be fed, missing {', '.join(missing)}")
         arguments = [torch.from_numpy(feeds[port.name]).to(self.device, self.dtype) for port in self.inputs]
-        outputs = self.module(*arguments)
+        try:
+            outputs = self.module(*arguments)
+        except AaexportError:
+            raise  # our layers' own complaint about the shape is the clearest there is
+        # Whatever the module raises.
+        except Exception as error:
+            raise RunnerError(f"PyTorch cannot run the module: {first_line(error)}") from error
         tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
         if len(tensors) != len(self.output_names):
