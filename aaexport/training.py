@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from aaexport.weights import save_weights, write_tensors
 
 GOLDEN_IMAGES = 4
 EVALUATION_BATCH = 256
-CHECKPOINT_KEYS = {"recipe", "epochs", "module", "optimizer", "scaler", "records"}
+CHECKPOINT_KEYS = {"recipe", "finished", "module", "optimizer", "scaler", "records"}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -129,7 +129,7 @@ class _Run:
         if not resume:
             if path.is_file():
                 state = _read_checkpoint(path)
-                if len(state["records"]) < state["epochs"]:
+                if not state["finished"]:
                     raise TrainingError(
                         f"{self.folder.path} holds an unfinished training; go on with --resume, or delete {path}"
                     )
@@ -153,35 +153,36 @@ class _Run:
         for step, (batch, labels) in enumerate(self._batches(generator)):
             rate = learning_rate(self.recipe.training, epoch - 1 + step / self.steps)
             loss, hits = self._step(batch.to(self.device), labels.to(self.device), rate)
-            self._require_finite("the loss", loss, epoch, step + 1)
+            if not math.isfinite(loss):
+                self._give_up(f"the loss must be a number, got {loss} at step {step + 1} of epoch {epoch}")
             loss_sum, right, seen = loss_sum + loss * len(labels), right + hits, seen + len(labels)
             speed = seen / (time.perf_counter() - began)
             self.watcher.batch(epoch, len(labels), loss_sum / seen, right / seen, speed)
         speed = seen / (time.perf_counter() - began)
-        largest = max(float(p.detach().abs().max()) for p in self.module.parameters())
-        self._require_finite("every weight", largest, epoch, self.steps)
+        if not all(bool(tensor.isfinite().all()) for tensor in self.module.state_dict().values()):
+            self._give_up(f"every weight must be a number, but one is not after epoch {epoch}")
         test_accuracy = accuracy(self.module, self.test_images, self.recipe, self.device)
         seconds = time.perf_counter() - began
         self.records.append(Epoch(epoch, loss_sum / seen, right / seen, test_accuracy, rate, speed, seconds))
         self._save()
         self.watcher.epoch(self.records[-1])
 
-    def _require_finite(self, name: str, value: float, epoch: int, step: int) -> None:
-        if not math.isfinite(value):
-            kept = f"the checkpoint of epoch {epoch - 1} is kept; " if epoch > 1 else ""
-            place = f"{value} at step {step} of epoch {epoch}"
-            raise TrainingError(f"{name} must be a number, got {place}; {kept}lower [training] learning_rate")
-
     def finish(self) -> None:
         self._write_log()
-        self.module.eval().to("cpu")
+        module = self.module.eval().to("cpu")
         inputs = normalised(self.test_images, self.recipe.input, torch.arange(GOLDEN_IMAGES))
         with torch.no_grad():
-            logits = self.module(inputs)
-        self._require_finite("every output", float(logits.abs().max()), len(self.records), self.steps)
-        save_weights(self.module, self.folder.weights_path)
+            logits = module(inputs)
+        if not bool(logits.isfinite().all()):
+            self._give_up("every output must be a number, but one of the trained network is not")
+        save_weights(module, self.folder.weights_path)
         write_tensors({"input": inputs, "logits": logits}, self.folder.golden_path)
+        self._save(finished=True)
         self.folder.write_manifest()
+
+    def _give_up(self, complaint: str) -> NoReturn:
+        kept = f"the checkpoint of epoch {len(self.records)} is kept; " if self.records else ""
+        raise TrainingError(f"{complaint}; {kept}lower [training] learning_rate")
 
     @property
     def steps(self) -> int:
@@ -202,7 +203,7 @@ class _Run:
             group["lr"] = rate
         lowered = self.precision != "float32"
         with torch.autocast(self.device.type, dtype=PRECISIONS[self.precision], enabled=lowered):
-            logits = self.module(batch)
+            logits = self._logits(batch)
             smoothing = self.recipe.training.label_smoothing
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -211,11 +212,21 @@ class _Run:
         self.scaler.update()
         return loss.item(), int((logits.argmax(1) == labels).sum())
 
-    def _save(self) -> None:
+    def _logits(self, batch: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self.module(batch)
+        except ValueError as error:
+            if len(batch) > 1:
+                raise
+            cause = f"{first_line(error)}; raise [training] batch_size"
+            raise TrainingError(f"the network cannot train on one image at a time: {cause}") from error
+        return logits
+
+    def _save(self, *, finished: bool = False) -> None:
         """Checkpoint first, then the log: a resumed run rewrites the log from the checkpoint."""
         state = {
             "recipe": self._identity(),
-            "epochs": self.recipe.training.epochs,
+            "finished": finished,  # only once the weights are written: until then they are nowhere else
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

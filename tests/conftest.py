@@ -4,6 +4,10 @@ import os
 import shutil
 from dataclasses import dataclass
 
+# Test processes share the cores: torch's threads of one would spin against those of the other. Before torch is there.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

@@ -267,6 +267,10 @@ def test_a_training_interrupted_after_its_last_epoch_is_finished_by_resuming(tra
     assert weights(folder) == weights(trained[0])
 
 
+def test_a_training_interrupted_before_its_weights_were_saved_is_unfinished(tiny):
+    assert "holds an unfinished training" in complaint(interrupt(tiny(), stop_after=3))
+
+
 def test_resuming_rewrites_a_log_that_lags_behind_the_checkpoint(finished):
     finished.training_log_path.unlink()
     train_folder(finished, device="cpu", resume=True)
@@ -380,6 +384,26 @@ def test_weights_that_give_no_numbers_are_not_saved(tiny):
     assert not folder.weights_path.exists()
 
 
+@pytest.mark.parametrize("name", ["features.0.rel_height", "classifier.bias"], ids=["the first", "the last"])
+def test_an_epoch_that_ends_with_a_weight_that_is_not_a_number_is_not_saved(tiny, monkeypatch, name):
+    modules = []
+
+    def build(recipe):
+        modules.append(build_network(recipe))
+        return modules[0]
+
+    class Spoiler(Recorder):
+        def batch(self, *told):
+            super().batch(*told)
+            if len(self.batches) == 6:
+                modules[0].get_parameter(name).data.view(-1)[0] = math.nan
+
+    monkeypatch.setattr(training, "build_network", build)
+    folder = tiny()
+    complaint(folder, watcher=Spoiler())
+    assert not folder.checkpoint_path.exists()
+
+
 def test_a_learning_rate_beyond_float32_is_refused_by_name(tiny):
     with pytest.raises(AaexportError, match="learning_rate"):
         train_folder(tiny(learning_rate="1e60"), device="cpu")
@@ -422,7 +446,7 @@ def test_a_warm_up_of_all_epochs_never_decays():
 
 @pytest.fixture
 def images_of_epochs(tiny, monkeypatch):
-    """Trains a tiny recipe and lists, epoch by epoch, the images trained on in their order and before they are varied."""
+    """Trains a tiny recipe and lists, epoch by epoch, the images in the order they came, before they are varied."""
 
     def run(**options):
         images = []
@@ -448,7 +472,8 @@ def test_every_epoch_trains_on_every_training_image_once(images_of_epochs):
 
 
 def test_no_test_image_is_trained_on(images_of_epochs):
-    assert not set(*images_of_epochs(epochs=1)) & set(part("test"))
+    (images,) = images_of_epochs(epochs=1)
+    assert not set(images) & set(part("test"))
 
 
 def test_every_epoch_takes_the_images_in_another_order(images_of_epochs):
@@ -473,9 +498,10 @@ def test_the_test_part_does_not_change_the_weights(trained, tiny, monkeypatch):
     assert weights(folder) == weights(trained[0])
 
 
-def test_a_last_batch_of_one_image_breaks_nothing(tiny):
+@pytest.mark.parametrize("batch_size", [IMAGES - 1, 1], ids=["the last one", "every one"])
+def test_a_batch_of_one_image_breaks_nothing(tiny, batch_size):
     # Maps of 1×1 position: batch normalization has one value a channel for an image alone.
-    folder = tiny(strides="[2, 2, 2]", batch_size=str(IMAGES - 1), epochs="1")
+    folder = tiny(strides="[2, 2, 2]", batch_size=str(batch_size), epochs="1")
     with contextlib.suppress(TrainingError):
         train_folder(folder, device="cpu")
 
