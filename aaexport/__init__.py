@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from aaexport.pipeline.inspect import inspect
     from aaexport.pipeline.serve_bench import serve_bench
     from aaexport.pipeline.subject import build_model
-    from aaexport.pipeline.train import train
     from aaexport.pipeline.verify import verify
     from aaexport.results import ConvertResult, InspectResult
-    from aaexport.training import TrainResult
+    from aaexport.training import TrainResult, train
 
 __all__ = [
     "AaexportError",
@@ -52,7 +51,7 @@ _HOMES = {
     "convert": "aaexport.pipeline.convert",
     "inspect": "aaexport.pipeline.inspect",
     "serve_bench": "aaexport.pipeline.serve_bench",
-    "train": "aaexport.pipeline.train",
+    "train": "aaexport.training",
     "verify": "aaexport.pipeline.verify",
 }
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from aaexport.data import LabelledImages, load_images, normalised, varied
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, TrainingError, broken_rule, first_line
-from aaexport.folder import ModelFolder, atomic_path
+from aaexport.folder import ModelFolder, atomic_path, find_model
 from aaexport.nn.build import build_network
 from aaexport.recipe import MAX_SEED, Recipe, Training
 from aaexport.weights import save_weights, write_tensors
@@ -78,8 +78,8 @@ class _NobodyWatches:
     def epoch(self, record: Epoch) -> None: ...
 
 
-def train_folder(
-    folder: ModelFolder,
+def train(
+    model: str | Path | ModelFolder,
     *,
     device: str | None = None,
     epochs: int | None = None,
@@ -88,18 +88,29 @@ def train_folder(
     download: bool = False,
     watcher: Watcher | None = None,
 ) -> TrainResult:
-    """Trains the folder's recipe from fresh weights, or on from its checkpoint, and saves the last weights.
+    """Trains a model folder by its recipe, from fresh weights or on from its checkpoint.
 
-    `device` is `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it, and the result says which.
-    The test part is only ever looked at to report accuracy: it chooses nothing.
+    Writes train.jsonl and checkpoint.pt after every epoch, and at the end weights.safetensors and
+    golden.safetensors. The test part is only ever looked at to report accuracy: it chooses nothing.
+
+    Args:
+        model: a model folder; a zoo model must be checked out first (`aaexport.folder.checkout`).
+        device: `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it. The result says which it was.
+        epochs, seed: replace the recipe's.
+        resume: goes on after the last finished epoch.
+        download: lets the data set be fetched from the network.
+        watcher: is told every batch and epoch.
 
     Raises:
         DataError: the data set is not there or does not fit.
         TrainingError: `resume` without a fitting checkpoint, an unfinished run and no `resume`, or a loss that
             is not a number.
-        ArgumentError: `epochs` or `seed` break their rules.
+        ArgumentError: a zoo model by name, or `epochs` or `seed` break their rules.
         ProviderError: torch cannot use `device` here.
     """
+    folder = model if isinstance(model, ModelFolder) else find_model(model)
+    if folder.is_zoo:
+        raise ArgumentError(f"model must be a folder to train in, got the zoo's {folder.name}; copy it first")
     recipe = _with_overrides(folder.recipe, epochs, seed)
     run = _Run(folder, recipe, _training_device(device), watcher or _NobodyWatches(), download)
     run.start(resume)

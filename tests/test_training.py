@@ -13,9 +13,8 @@ from aaexport.data import load_images, normalised, varied
 from aaexport.errors import AaexportError, ArgumentError, DataError, ProviderError, TrainingError
 from aaexport.folder import ModelFolder, zoo_models
 from aaexport.nn import build_network
-from aaexport.pipeline.train import train
 from aaexport.recipe import Training
-from aaexport.training import learning_rate, train_folder
+from aaexport.training import learning_rate, train
 from aaexport.weights import load_weights, read_tensors
 
 IMAGES = 1438  # of the training part of digits
@@ -71,7 +70,7 @@ def one_thread():
 
 def interrupt(folder, **options):
     with pytest.raises(KeyboardInterrupt):
-        train_folder(folder, device="cpu", watcher=Recorder(**options))
+        train(folder, device="cpu", watcher=Recorder(**options))
     return folder
 
 
@@ -121,7 +120,7 @@ def module_of(folder):
 
 def complaint(folder, **options):
     with pytest.raises(TrainingError) as refusal:
-        train_folder(folder, device="cpu", **options)
+        train(folder, device="cpu", **options)
     return str(refusal.value)
 
 
@@ -201,24 +200,24 @@ def test_the_same_seed_gives_the_same_weights_wherever_the_global_randomness_sta
     folder = tiny()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12345)
-        train_folder(folder, device="cpu")
+        train(folder, device="cpu")
     assert weights(folder) == weights(trained[0])
 
 
 def test_training_leaves_the_global_randomness_alone(tiny):
     before = torch.get_rng_state()
-    train_folder(tiny(), device="cpu", epochs=1)
+    train(tiny(), device="cpu", epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_seed_gives_other_weights(trained, tiny):
     folder = tiny()
-    train_folder(folder, device="cpu", seed=1)
+    train(folder, device="cpu", seed=1)
     assert weights(folder) != weights(trained[0])
 
 
 def test_a_finished_training_can_be_repeated(trained, finished):
-    train_folder(finished, device="cpu")
+    train(finished, device="cpu")
     assert weights(finished) == weights(trained[0])
 
 
@@ -235,7 +234,7 @@ def test_an_interrupted_training_leaves_no_weights(broken_off):
 
 
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(trained, unfinished):
-    train_folder(unfinished, device="cpu", resume=True)
+    train(unfinished, device="cpu", resume=True)
     assert weights(unfinished) == weights(trained[0])
 
 
@@ -243,13 +242,13 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(traine
 def test_a_training_resumed_from_within_an_epoch_ends_with_the_same_weights(tmp_path, optimizer):
     changes = {"optimizer": f'"{optimizer}"', "epochs": "2", "learning_rate": "0.01"}
     whole, broken = (write_recipe(tmp_path / name, **changes) for name in ("whole", "broken"))
-    train_folder(whole, device="cpu")
-    train_folder(interrupt(broken, stop_in=2), device="cpu", resume=True)
+    train(whole, device="cpu")
+    train(interrupt(broken, stop_in=2), device="cpu", resume=True)
     assert weights(broken) == weights(whole)
 
 
 def test_a_resumed_training_ends_with_the_log_of_an_uninterrupted_one(trained, unfinished):
-    train_folder(unfinished, device="cpu", resume=True)
+    train(unfinished, device="cpu", resume=True)
     deterministic = ("epoch", "loss", "train_accuracy", "test_accuracy", "learning_rate")
     one, other = (
         [
@@ -263,7 +262,7 @@ def test_a_resumed_training_ends_with_the_log_of_an_uninterrupted_one(trained, u
 
 def test_a_training_interrupted_after_its_last_epoch_is_finished_by_resuming(trained, tiny):
     folder = interrupt(tiny(), stop_after=3)
-    train_folder(folder, device="cpu", resume=True)
+    train(folder, device="cpu", resume=True)
     assert weights(folder) == weights(trained[0])
 
 
@@ -273,7 +272,7 @@ def test_a_training_interrupted_before_its_weights_were_saved_is_unfinished(tiny
 
 def test_resuming_rewrites_a_log_that_lags_behind_the_checkpoint(finished):
     finished.training_log_path.unlink()
-    train_folder(finished, device="cpu", resume=True)
+    train(finished, device="cpu", resume=True)
     assert len(finished.training_log_path.read_text(encoding="utf-8").splitlines()) == 3
 
 
@@ -292,7 +291,7 @@ def test_an_unfinished_training_is_not_overwritten_by_another_one(unfinished, op
 
 
 def test_a_finished_training_can_be_followed_by_a_longer_one(finished):
-    assert len(train_folder(finished, device="cpu", epochs=4).epochs) == 4
+    assert len(train(finished, device="cpu", epochs=4).epochs) == 4
 
 
 def test_resuming_without_a_checkpoint_is_refused_with_the_remedy(tiny):
@@ -406,7 +405,7 @@ def test_an_epoch_that_ends_with_a_weight_that_is_not_a_number_is_not_saved(tiny
 
 def test_a_learning_rate_beyond_float32_is_refused_by_name(tiny):
     with pytest.raises(AaexportError, match="learning_rate"):
-        train_folder(tiny(learning_rate="1e60"), device="cpu")
+        train(tiny(learning_rate="1e60"), device="cpu")
 
 
 # The learning rate
@@ -456,7 +455,7 @@ def images_of_epochs(tiny, monkeypatch):
             return varied(batch, *arguments)
 
         monkeypatch.setattr(training, "varied", spy)
-        train_folder(tiny(), device="cpu", **options)
+        train(tiny(), device="cpu", **options)
         return [images[start : start + IMAGES] for start in range(0, len(images), IMAGES)]
 
     return run
@@ -494,7 +493,7 @@ def test_the_test_part_does_not_change_the_weights(trained, tiny, monkeypatch):
 
     monkeypatch.setattr(training, "load_images", swapped)
     folder = tiny()
-    train_folder(folder, device="cpu")
+    train(folder, device="cpu")
     assert weights(folder) == weights(trained[0])
 
 
@@ -503,7 +502,7 @@ def test_a_batch_of_one_image_breaks_nothing(tiny, batch_size):
     # Maps of 1×1 position: batch normalization has one value a channel for an image alone.
     folder = tiny(strides="[2, 2, 2]", batch_size=str(batch_size), epochs="1")
     with contextlib.suppress(TrainingError):
-        train_folder(folder, device="cpu")
+        train(folder, device="cpu")
 
 
 # Refusals
@@ -513,7 +512,7 @@ def test_a_batch_of_one_image_breaks_nothing(tiny, batch_size):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_gpu_that_is_not_there_is_refused_with_the_reason_and_the_remedy(tiny, device):
     with pytest.raises(ProviderError) as refusal:
-        train_folder(tiny(), device=device)
+        train(tiny(), device=device)
     assert re.fullmatch(
         rf"device must be one that works here, got '{device}': torch .+; use --device cpu", str(refusal.value)
     )
@@ -521,7 +520,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_reason_and_the_remedy(tiny,
 
 def test_an_unknown_device_is_refused_by_value(tiny):
     with pytest.raises(ArgumentError, match="device must be cpu, cuda or cuda:N, got 'gpu'"):
-        train_folder(tiny(), device="gpu")
+        train(tiny(), device="gpu")
 
 
 @pytest.mark.parametrize(
@@ -535,13 +534,13 @@ def test_an_unknown_device_is_refused_by_value(tiny):
 )
 def test_an_argument_out_of_range_is_refused_by_name_and_value(tiny, options, text):
     with pytest.raises(ArgumentError) as refusal:
-        train_folder(tiny(), device="cpu", **options)
+        train(tiny(), device="cpu", **options)
     assert str(refusal.value).startswith(text)
 
 
 def test_a_recipe_that_does_not_fit_its_data_is_refused(tiny):
     with pytest.raises(DataError, match=r"\[input\]"):
-        train_folder(tiny(height="9"), device="cpu")
+        train(tiny(height="9"), device="cpu")
 
 
 def test_the_zoos_own_folder_is_never_trained_in(tmp_path, monkeypatch):

@@ -49,9 +49,9 @@ def command(
     Writes weights.safetensors, golden.safetensors, train.jsonl and, after every epoch, checkpoint.pt.
     """
     folder = checkout(model, out, say)
-    from aaexport.pipeline.train import train
     from aaexport.report.machine import train_json
     from aaexport.report.terminal import train_view
+    from aaexport.training import train
 
     try:
         with _watcher(folder, epochs) as watcher:
