@@ -58,7 +58,7 @@ Summary
   test accuracy  {accuracy["torch"]:.2%} in PyTorch, {accuracy["runner"]:.2%} in onnxruntime
   largest error  {parity["max_abs_error"]:.1e} against float64, {parity["max_error_ratio"]:.2f} × PyTorch's own
   latency        {latency} ({bench["device"]}, batch {bench["batch"]})
-  speed          {comparison["ratio"]["median"]:.2f} × {comparison["against"]}, measured in the same run
+  speed          {comparison["ratio"]["median"]:.2f} × as fast as {comparison["against"]}, measured in the same run
   files          {folder}/
   took           {seconds:.0f} s"""
 
