@@ -36,6 +36,9 @@ def command(
 
     Exits with 3 if the file computes something else.
     """
+    from aaexport.pipeline.verify import tolerance_for
+
+    tolerance_for(device, atol, rtol)  # wrong options are refused before anything is copied or converted
     folder = checkout(model, out, say)
     if onnx is None:
         ensure_converted(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from aaexport.errors import ArgumentError, ParityError
+from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
 from aaexport.graph.check import check_operators
 from aaexport.graph.convert import to_onnx
@@ -23,9 +23,9 @@ from aaexport.pipeline.subject import (
     decompositions_of,
     with_decomposition,
 )
-from aaexport.pipeline.verify import verify_subject
+from aaexport.pipeline.verify import tolerance_for, verify_subject
 from aaexport.program import Batch, export_program, fast_tracing
-from aaexport.recipe import DEFAULT_OPSET, DecompositionName, check_opset
+from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 from aaexport.weights import weights_digest
@@ -70,6 +70,10 @@ def convert(
     began = time.perf_counter()
     if opset is not None:
         check_opset(opset)
+    if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
+        remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
+        raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
+    tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape)
     target = _target(subject, path)
     check_writable(target)
@@ -127,7 +131,8 @@ def _target(subject: Subject, path: str | Path | None) -> Path:
 
 
 def _record(folder: ModelFolder, parity: ParityReport | None) -> None:
-    """A new model.onnx outdates the old verification: it is replaced by this one, or removed."""
+    """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement."""
+    folder.bench_path.unlink(missing_ok=True)
     if parity is None:
         folder.parity_path.unlink(missing_ok=True)
     else:

@@ -73,6 +73,7 @@ def verify(
     report = verify_subject(subject, path, device=device, atol=atol, rtol=rtol, seed=seed)
     if subject.folder is not None and path == subject.folder.onnx_path:
         write_json(subject.folder.parity_path, parity_json(report))
+        subject.folder.write_manifest()
     return report
 
 
@@ -87,9 +88,10 @@ def verify_subject(
     named: Path | None = None,
 ) -> ParityReport:
     """As `verify`, for a subject at hand; `named` is what the report calls the file."""
-    tolerance = _tolerance(device, atol, rtol)
+    tolerance = tolerance_for(device, atol, rtol)
     summary = summarize(path)
-    structure = (*_structure(path), *_signature(summary, subject), *_staleness(summary, subject))
+    unfit = _input_failures(summary, subject)
+    structure = (*_structure(path), *unfit, *_output_failures(summary, subject), *_staleness(summary, subject))
     report = ParityReport(str(named or path), f"onnxruntime on {device}", tolerance, (), structure)
     try:
         runner = OrtRunner(path, device=device, exact=True)
@@ -98,7 +100,7 @@ def verify_subject(
             raise  # a provider that does not work says nothing about the file
         return replace(report, structure=(*structure, str(error)))
     with runner:
-        if any("input" in failure for failure in _signature(summary, subject)):
+        if unfit:
             return replace(report, runner=runner.label)
         return _compare_all(replace(report, runner=runner.label), subject, runner, seed)
 
@@ -192,7 +194,7 @@ def _structure(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _signature(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
+def _input_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     failures = []
     if len(summary.inputs) != 1:
         failures.append(f"the file must have one input, got {len(summary.inputs)}")
@@ -206,10 +208,16 @@ def _signature(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
             failures.append(broken_rule(f"input {tensor.name}", f"have the shape {wanted}", tensor.shape))
         if tensor.dtype != "float":
             failures.append(broken_rule(f"input {tensor.name}", "be of float", tensor.dtype))
-    names = tuple(tensor.name for tensor in summary.outputs)
-    if sorted(names) != sorted(subject.output_names):
-        failures.append(broken_rule("outputs", f"be {list(subject.output_names)}", list(names)))
+        if tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
+            failures.append(broken_rule(f"input {tensor.name}", "have a batch of at least 1", tensor.shape))
     return tuple(failures)
+
+
+def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
+    names = [tensor.name for tensor in summary.outputs]
+    if sorted(names) == sorted(subject.output_names):
+        return ()
+    return (broken_rule("outputs", f"be {list(subject.output_names)}", names),)
 
 
 def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
@@ -226,7 +234,12 @@ def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     return tuple(failures)
 
 
-def _tolerance(device: str, atol: float | None, rtol: float | None) -> Tolerance:
+def tolerance_for(device: str, atol: float | None, rtol: float | None) -> Tolerance:
+    """The tolerance table's row for float32 on `device`, with what was set by hand.
+
+    Raises:
+        ArgumentError: `device` is unknown, or `atol` or `rtol` is negative or not a number.
+    """
     tolerance = TOLERANCES["float32", parse_device(device)[0]]
     for name, value in (("atol", atol), ("rtol", rtol)):
         if value is not None and not (np.isfinite(value) and value >= 0):

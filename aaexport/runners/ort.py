@@ -78,6 +78,9 @@ class OrtRunner:
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
             raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+        for name, output in zip(self.output_names, outputs, strict=True):
+            if not isinstance(output, np.ndarray):
+                raise RunnerError(f"output {name} must be a tensor, got {type(output).__name__}")
         return dict(zip(self.output_names, outputs, strict=True))
 
     def __enter__(self) -> OrtRunner:
@@ -146,6 +149,7 @@ def _session(
         cause = _reason(noise) or "onnxruntime gave no reason"
         remedy = "install the NVIDIA driver and 'aaexport[cuda]', or use --device cpu"
         raise ProviderError(f"{wanted} did not become active: {cause}; {remedy}")
+    session.disable_fallback()  # otherwise a failing run is repeated on another provider, with a line of output
     return session
 
 

@@ -52,14 +52,16 @@ class TorchRunner:
         missing = [port.name for port in self.inputs if port.name not in feeds]
         if missing:
             raise RunnerError(f"inputs must be fed, missing {', '.join(missing)}")
-        arguments = [torch.from_numpy(feeds[port.name]).to(self.device, self.dtype) for port in self.inputs]
+        # Copies, because a module may change its input in place, and the array is the caller's.
+        arguments = [torch.tensor(feeds[p.name], dtype=self.dtype, device=self.device) for p in self.inputs]
         try:
             outputs = self.module(*arguments)
         except AaexportError:
             raise  # our layers' own complaint about the shape is the clearest there is
         # Whatever the module raises.
         except Exception as error:
-            raise RunnerError(f"PyTorch cannot run the module: {first_line(error)}") from error
+            precision = str(self.dtype).removeprefix("torch.")
+            raise RunnerError(f"PyTorch cannot run the module in {precision}: {first_line(error)}") from error
         tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
         if len(tensors) != len(self.output_names):
