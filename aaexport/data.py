@@ -163,7 +163,7 @@ def _hub_rows(repository: str, split: Split, download: bool) -> Any:
         if download:
             raise DataError(f"the data set {repository} cannot be fetched: {cause}") from error
         remedy = "fetch it once with `aaexport train MODEL --download`"
-        raise DataError(f"the data set {repository} is not in the local cache; {remedy}") from error
+        raise DataError(f"the data set {repository} is not in the local cache ({cause}); {remedy}") from error
 
 
 @contextmanager

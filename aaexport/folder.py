@@ -128,12 +128,12 @@ def find_model(name_or_path: str | Path) -> ModelFolder:
         FolderError: the folder has no model.toml.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    if _is_dir(path):
         return open_folder(path)
     zoo = zoo_models()
     if str(name_or_path) in zoo:
         return zoo[str(name_or_path)]
-    if path.exists():
+    if _is_file(path):
         raise FolderError(f"model must be a model folder or a zoo name, got the file {str(path)!r}")
     raise ModelNotFoundError(
         f"model must be a folder or a zoo name, got {str(name_or_path)!r}; {did_you_mean(str(name_or_path), zoo)}"
@@ -155,6 +155,8 @@ def checkout(
     if out is None and not source.is_zoo:
         return source
     target = ModelFolder(out if out is not None else Path(source.name))
+    if target.path.resolve().is_relative_to(zoo_root().resolve()):
+        raise FolderError(f"out must lie outside the zoo, got {target.path}; name another folder with --out")
     if target.path.exists() and source.path.resolve() == target.path.resolve():
         return source
     if target.recipe_path.is_file():
@@ -170,15 +172,37 @@ def checkout(
 
 def _copy(source: ModelFolder, target: ModelFolder) -> None:
     source.recipe  # noqa: B018  a broken recipe is reported where the user wrote it, and nothing is copied
+    is_new = not target.path.exists()
     try:
         target.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{target.path} cannot be written: {error.strerror}") from error
-    # model.toml comes last: a copy that was interrupted is no model folder and is never taken for one.
-    for name in reversed(COPIED_FILES):
-        if (source.path / name).is_file():
+    names = [name for name in COPIED_FILES if (source.path / name).is_file()]
+    try:
+        for name in names:
             with atomic_path(target.path / name) as temporary:
                 shutil.copyfile(source.path / name, temporary)
+    except BaseException:
+        # Half a copy would stand in the way of the next try.
+        for name in names:
+            (target.path / name).unlink(missing_ok=True)
+        if is_new:
+            target.path.rmdir()
+        raise
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long to be one
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def zoo_root() -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule, first_line
+from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule, root_cause
 
 Batch = int | Literal["dynamic"]
 INPUT_NAME = "input"
@@ -32,16 +32,18 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
         raise ArgumentError(broken_rule("batch", "be 'dynamic' or at least 1", batch))
     parameter = next(module.parameters(), torch.empty(0))
     size = EXAMPLE_BATCH if batch == "dynamic" else batch
-    example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
     shapes = ({0: Dim("batch")} if batch == "dynamic" else None,)
     try:
+        example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
         with torch.no_grad():
             return torch.export.export(module, (example,), dynamic_shapes=shapes)
     except AaexportError:
         raise  # our layers' own complaint about the shape is clearer than any summary of it
     # torch.export raises whatever the module or its own passes raise: there is no common base.
     except Exception as error:
-        cause = first_line(error)
+        cause = root_cause(error)
+        if "Constraints violated (batch)" in cause:
+            cause = "it works for one batch size only; export that one with --batch N"
         raise ExportError(f"torch.export cannot capture {type(module).__name__}: {cause}") from error
 
 

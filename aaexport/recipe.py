@@ -20,6 +20,7 @@ SectionT = TypeVar("SectionT", bound="Section")
 SCHEMA = 1
 OPSETS = range(18, 26)
 DEFAULT_OPSET = 20
+MAX_CHANNELS = 65536
 MAX_SEED = 2**63 - 1  # what torch's generators take
 DecompositionName = Literal["skew", "table"]  # aaexport.nn.relative computes them
 DECOMPOSITION_NAMES: tuple[str, ...] = typing.get_args(DecompositionName)
@@ -60,6 +61,7 @@ class Cnn3(Section):
 
     def __post_init__(self) -> None:
         self._require(len(self.channels) == 3 and min(self.channels) >= 1, "channels", "be three numbers ≥ 1")
+        self._require(max(self.channels) <= MAX_CHANNELS, "channels", f"be at most {MAX_CHANNELS} each")
         self._require(
             len(self.strides) == 3 and set(self.strides) <= {1, 2}, "strides", "be three numbers, each 1 or 2"
         )

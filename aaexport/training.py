@@ -144,13 +144,15 @@ class _Run:
                     raise TrainingError(
                         f"{self.folder.path} holds an unfinished training; go on with --resume, or delete {path}"
                     )
-                path.unlink()  # of a finished run: its weights are kept, and must not pass for this run's
             return
         if not path.is_file():
             raise TrainingError(f"{self.folder.path} has no checkpoint to resume; train without --resume")
         state = _read_checkpoint(path)
         if state["recipe"] != self._identity():
-            raise TrainingError(f"{path} was made by another recipe, seed or number of epochs; delete it")
+            remedy = (
+                "resume with the --epochs, --seed and --device that it was begun with, or delete it to begin anew"
+            )
+            raise TrainingError(f"{path} belongs to a run with other settings or another model.toml; {remedy}")
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -309,3 +309,60 @@ def test_failed_parity_keeps_the_old_file(cli, converted, monkeypatch):
     assert "parity failed" in error_of(outcome, 3)
     assert "FAIL" in outcome.out
     assert files_of(converted) == before
+
+
+def test_the_zoo_itself_is_never_worked_in(cli, monkeypatch):
+    from aaexport.folder import zoo_root
+
+    monkeypatch.chdir(zoo_root())
+    before = sorted(zoo_root().rglob("*"))
+    for arguments in (("conv_cnn3_digits", "--random-weights"), ("aa_cnn3_digits", "--out", "new")):
+        assert "out must lie outside the zoo" in error_of(cli("convert", *arguments), 1)
+    assert sorted(zoo_root().rglob("*")) == before
+
+
+def test_half_a_copy_does_not_stand_in_the_way(cli, monkeypatch, tmp_path):
+    from aaexport import folder
+
+    def fails(source, target):
+        if source.name == "weights.safetensors":
+            raise OSError(28, "No space left on device")
+        target.write_bytes(source.read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.shutil, "copyfile", fails)
+        assert "No space left on device" in error_of(cli("convert", "aa_cnn3_digits"), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_options_are_refused_before_anything_is_copied(cli, tmp_path):
+    for arguments in (("serve-bench", "--duration", "-1"), ("verify", "--device", "tpu"), ("verify", "--atol", "-1")):
+        error_of(cli(arguments[0], "aa_cnn3_digits", *arguments[1:]), 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_too_long_for_a_file_is_an_unknown_model(cli):
+    assert "model must be a folder or a zoo name" in error_of(cli("convert", "x" * 300), 1)
+
+
+def test_attention_that_does_not_fit_the_network_is_an_error_of_the_recipe(cli, converted):
+    edited(converted, "upsilon = 0.25", "upsilon = 0.01")
+    error = error_of(cli("convert", converted.path), 1)
+    assert error.startswith("model.toml: [network] and [attention] must fit: upsilon must give each of 2 heads")
+
+
+def test_a_seed_beyond_what_a_generator_takes(cli, converted):
+    assert "--seed" in error_of(cli("verify", converted.path, "--seed", 10**30), 2)
+
+
+def test_a_full_disk_below_stdout(converted):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        outcome = subprocess.run(
+            [sys.executable, "-m", "aaexport", "inspect", str(converted.path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert outcome.returncode == 1
+    assert outcome.stderr == "Error: the output cannot be used: No space left on device\n"

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,14 @@ def test_the_docstring_of_errors_draws_every_error_with_its_exit_code():
             drawn[words[0]] = int(next(word for word in words if word.isdigit()))
     classes = inspect.getmembers(errors, lambda member: inspect.isclass(member) and issubclass(member, Exception))
     assert drawn == {name: member.exit_code for name, member in classes}
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_cpu():
+    """CPU time, the least of five: what else the machine does at the moment must not decide this."""
+    spent = []
+    for _ in range(5):
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "aaexport", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(spent) <= 0.3

@@ -8,7 +8,7 @@ from aaexport.load.machine import Environment, MachineWatch
 from aaexport.load.measurement import Comparison
 from aaexport.load.single_stream import BlockPlan, run_block
 from aaexport.load.statistics import Ratio, pairwise_ratio, percentile, queries_needed, spread
-from aaexport.load.validity import shortfalls, warnings_about
+from aaexport.load.validity import shortfalls, warnings_about, why_no_ratio
 
 SECOND = 1_000_000_000
 
@@ -190,7 +190,7 @@ def warned(blocks, comparison=None, steal=None, other_load=None, wanted=False):
 
 
 def compared(*blocks):
-    return Comparison("PyTorch eager", 10.0, Ratio(1.0, 1.0, 1.0, len(blocks)), blocks)
+    return Comparison("PyTorch eager", 10.0, Ratio(1.0, 1.0, 1.0, len(blocks)), None, blocks)
 
 
 def test_44_queries_of_the_whole_duration_fall_short_of_nothing():
@@ -253,3 +253,9 @@ def test_what_took_little_of_the_cpu_is_not_warned_about(steal, other_load):
 def test_a_comparison_that_was_wanted_and_not_made_is_warned_about():
     (warning,) = warned(blocks_of(300, 300), wanted=True)
     assert warning == "no PyTorch weights beside the file: eager was not measured"
+
+
+@pytest.mark.parametrize(("other_load", "words"), [(0.05, None), (None, None), (0.48, "other processes took 48%")])
+def test_a_ratio_is_withheld_where_other_processes_decided_it(other_load, words):
+    reason = why_no_ratio(Environment("cpu", 2, "system", "3.11", 0.0, 0.0, other_load))
+    assert reason is None if words is None else words in reason

@@ -44,11 +44,10 @@ def test_noise_of_pytorchs_own_size_passes(expected, rng):
 
 
 def test_what_passes_keeps_its_statistics(expected):
-    actual = changed(expected, expected[1, 2] + 5e-7)
+    actual = changed(expected, expected[1, 2] + 5e-8)
     error = np.abs(actual - expected)
     own = np.abs(expected.astype(np.float32) - expected).max()
     scale = np.abs(expected).max()
-    floor = TOLERANCE.floor_ulps * np.finfo(np.float32).eps * scale
     assert judged(expected, actual) == OutputParity(
         "case",
         "y",
@@ -56,13 +55,13 @@ def test_what_passes_keeps_its_statistics(expected):
         max_abs_error=error.max(),
         mean_abs_error=error.mean(),
         baseline_max_abs_error=own,
-        error_ratio=error.max() / floor,
+        error_ratio=error.max() / own,
         max_abs_expected=scale,
         top1_agreement=1.0,
     )
 
 
-def test_the_ratio_is_to_pytorchs_own_error_where_that_is_above_the_floor(expected):
+def test_the_ratio_is_to_pytorchs_own_error(expected):
     baseline, actual = changed(expected, expected[1, 2] + 2e-6), changed(expected, expected[1, 2] + 6e-6)
     assert judged(expected, actual, baseline).error_ratio == pytest.approx(3, rel=0.05)
 
@@ -116,7 +115,7 @@ def test_what_fails_keeps_its_statistics(expected):
 
 def test_a_zero_truth_met_exactly_passes():
     output = judged(np.zeros(SHAPE), np.zeros(SHAPE, np.float32))
-    assert (output.failure, output.error_ratio) == (None, 0)
+    assert (output.failure, output.error_ratio) == (None, None)
 
 
 def test_a_zero_truth_that_pytorch_meets_and_the_runner_does_not_fails():
@@ -124,8 +123,8 @@ def test_a_zero_truth_that_pytorch_meets_and_the_runner_does_not_fails():
     assert (output.passed, output.error_ratio) == (False, None)
 
 
-def test_an_empty_output_passes():
-    assert judged(np.zeros((0, 3)), np.zeros((0, 3), np.float32)).passed
+def test_an_empty_output_fails_because_nothing_was_compared():
+    assert not judged(np.zeros((0, 3)), np.zeros((0, 3), np.float32)).passed
 
 
 def test_a_scalar_output_passes():
@@ -190,10 +189,9 @@ def test_a_report_without_outputs_has_no_largest_figure(figure):
     assert getattr(report(), figure) is None
 
 
-@pytest.mark.parametrize("figure", ["max_abs_error", "max_error_ratio"])
-def test_a_report_with_an_output_that_has_no_figure_has_no_largest_one(expected, figure):
+def test_a_report_with_an_output_that_cannot_be_subtracted_has_no_largest_error(expected):
     outputs = (judged(expected, expected.astype(np.float32)), judged(expected, expected))
-    assert getattr(report(*outputs), figure) is None
+    assert report(*outputs).max_abs_error is None
 
 
 @pytest.mark.parametrize(("figure", "of_output"), [("max_abs_error",) * 2, ("max_error_ratio", "error_ratio")])

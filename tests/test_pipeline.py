@@ -299,7 +299,9 @@ def test_serve_bench_measures_and_records(cli, converted):
     assert value["valid"] is True
     assert 0 < value["p50"] <= value["p90"]
     assert value["provider"] == "CPUExecutionProvider"
-    assert value["comparison"]["ratio"]["pairs"] == 6
+    comparison = value["comparison"]  # its ratio is withheld on a busy machine, which may be this one
+    assert comparison["p50"] > 0
+    assert (comparison["ratio"] is None) == (comparison["withheld"] is not None)
     assert [entry["batch"] for entry in value["throughput"]] == [1, 4]
     recorded = json.loads(converted.bench_path.read_text())
     assert sum(len(block) for block in recorded["blocks_ms"]) == value["queries"]
@@ -347,3 +349,84 @@ def test_verify_converts_first_where_there_is_no_file(cli, converted):
     outcome = cli("verify", converted.path)
     assert outcome.code == 0
     assert "has no model.onnx yet: converting it first" in outcome.err
+
+
+def test_a_file_with_a_batch_of_nothing_fails(converted):
+    model = onnx.load(converted.onnx_path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    onnx.save(model, converted.onnx_path)
+    report = aaexport.verify(converted)
+    assert not report.passed
+    assert any("have a batch of at least 1" in failure for failure in report.failures)
+
+
+def test_a_module_that_changes_its_input_in_place_keeps_parity(tmp_path):
+    module = nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Conv2d(1, 2, 3))
+    assert aaexport.convert(module, tmp_path / "x.onnx", input_shape=(1, 5, 5)).parity.passed
+
+
+def test_the_ratio_is_to_the_error_that_pytorch_really_has(converted):
+    for output in aaexport.verify(converted).outputs:
+        assert output.error_ratio == output.max_abs_error / output.baseline_max_abs_error
+
+
+def test_verify_keeps_the_manifest_true(converted):
+    aaexport.verify(converted, seed=5)
+    manifest = json.loads(converted.manifest_path.read_text())
+    assert manifest["files"]["parity.json"]["sha256"] == sha256(converted.parity_path)
+
+
+def test_a_new_file_outdates_the_old_measurement(converted):
+    converted.bench_path.write_text("{}")
+    aaexport.convert(converted, verify=False)
+    assert not converted.bench_path.exists()
+
+
+def test_macs_of_a_file_are_those_of_the_network(converted):
+    result = aaexport.inspect(converted)
+    assert result.graph.macs == result.cost.macs
+
+
+def test_inspect_survives_brackets_in_metadata(cli, converted):
+    model = onnx.load(converted.onnx_path)
+    model.metadata_props.add(key="note", value="see [/docs] by [alice]")
+    onnx.save(model, converted.onnx_path)
+    outcome = cli("inspect", converted.onnx_path)
+    assert outcome.code == 0
+    assert "see [/docs] by [alice]" in outcome.out
+
+
+def test_a_file_of_the_users_does_not_stand_in_for_the_standard_librarys(cli, converted, tmp_path):
+    (tmp_path / "random.py").write_text("raise SystemExit('the user's random.py was run')")
+    outcome = cli("serve-bench", converted.path, "--duration", "0.2", "--warmup", "0", "--batch", "1", "--no-compare")
+    assert outcome.code == 0
+
+
+def test_serve_bench_says_what_it_fed_and_what_it_left_out(converted, tmp_path):
+    result = aaexport.convert(converted, tmp_path / "x.onnx", batch=2, verify=False)
+    report = aaexport.serve_bench(result.path, duration=0.2, warmup=0.0, batches=(1, 2))
+    assert report.inputs == "random inputs"
+    assert any("fixes the batch at 2: no other size was measured" in warning for warning in report.warnings)
+
+
+def test_a_dict_of_outputs_keeps_its_names(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            features = self.conv(x)
+            return {"features": features, "score": features.mean((1, 2, 3))}
+
+    result = aaexport.convert(Named(), tmp_path / "x.onnx", input_shape=(1, 5, 5))
+    assert {output.output for output in result.parity.outputs} == {"features", "score"}
+
+
+def test_a_module_for_one_batch_size_is_refused_with_the_remedy(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.reshape(2, -1)
+
+    with pytest.raises(aaexport.errors.ExportError, match="--batch N"):
+        aaexport.convert(Fixed(), tmp_path / "x.onnx", input_shape=(1, 4, 4))

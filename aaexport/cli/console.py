@@ -52,4 +52,6 @@ def console(file: TextIO) -> Console:
     from rich.console import Console
 
     plain = not file.isatty()
-    return Console(file=file, width=WIDTH_OF_A_PIPE if plain else None, highlight=False, soft_wrap=plain)
+    # No markup: a folder or a file's metadata may well hold [brackets].
+    width = WIDTH_OF_A_PIPE if plain else None
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=plain)

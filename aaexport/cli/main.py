@@ -71,8 +71,10 @@ def aaexport(verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point; always ends the process."""
-    # A termination unwinds like Ctrl-C, so that temporary files go and workers end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A termination and a closed terminal unwind like Ctrl-C, so that temporary files go and workers end.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     sys.exit(_run())
 
 
@@ -98,6 +100,9 @@ def _run() -> int:
     except BrokenPipeError:
         # Whoever read the output has seen enough; Python would complain once more when it flushes at exit.
         sys.stdout = None
+        return 1
+    except OSError as error:  # a full disk below stdout, say
+        say_error(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}")
         return 1
     # The last resort of the whole program: a defect of ours is one line too, and says how to see the rest.
     except Exception as error:  # noqa: BLE001

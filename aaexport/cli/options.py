@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from aaexport.recipe import DECOMPOSITION_NAMES
+from aaexport.recipe import DECOMPOSITION_NAMES, MAX_SEED
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -51,7 +51,9 @@ out = click.option(
     help="Work on a copy of MODEL in this folder; a zoo model goes to ./NAME by default.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random inputs.")
+seed = click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of all random inputs."
+)
 atol = click.option("--atol", type=float, help="Largest absolute error; the tolerance table's by default.")
 rtol = click.option("--rtol", type=float, help="The same, relative to the largest output.")
 decomposition = click.option(

@@ -24,8 +24,8 @@ from aaexport.folder import ModelFolder, checkout
 @click.option("--duration", type=float, default=6.0, show_default=True,
               help="Seconds of counted queries for the latency, for each contender.")  # fmt: skip
 @click.option("--warmup", type=float, default=0.3, show_default=True, help="Seconds before every block.")
-@click.option("--batch", "batches", type=options.BatchSizes(), default="1,8,32", show_default=True,
-              help="Batch sizes of the throughput part.")  # fmt: skip
+@click.option("--batch", "batches", type=options.BatchSizes(),
+              help="Batch sizes of the throughput part; 1,8,32 by default.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="Of every runtime; each its default if not given.")
 @click.option("--compare/--no-compare", default=True, help="Measure PyTorch eager in alternation; on by default.")
 @options.seed
@@ -37,7 +37,7 @@ def command(
     device: str | None,
     duration: float,
     warmup: float,
-    batches: tuple[int, ...],
+    batches: tuple[int, ...] | None,
     threads: int | None,
     compare: bool,
     seed: int,
@@ -47,13 +47,15 @@ def command(
 
     Exits with 4 if the measurement is not valid and with 5 if the device does not work.
     """
+    from aaexport.pipeline.serve_bench import check_arguments, serve_bench
+
+    check_arguments(scenario, device, duration, warmup, batches, threads)
     subject: ModelFolder | str = model
     if not (model.endswith(".onnx") or Path(model).is_file()):
         subject = checkout(model, out, say)
         ensure_converted(subject)
     elif out is not None:
         raise click.UsageError("--out goes with a model folder or a zoo name, not with an ONNX file")
-    from aaexport.pipeline.serve_bench import serve_bench
     from aaexport.report.machine import bench_json
     from aaexport.report.terminal import bench_view
 

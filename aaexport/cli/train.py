@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,9 @@ def command(
     from aaexport.report.terminal import train_view
     from aaexport.training import train
 
+    watching = _watcher(folder, epochs)
     try:
-        with _watcher(folder, epochs) as watcher:
+        with watching as watcher:
             result = train(
                 folder,
                 device=device,
@@ -65,18 +67,21 @@ def command(
                 watcher=watcher,
             )
     except KeyboardInterrupt as interrupt:
-        raise TrainingInterruptedError(_how_to_go_on(folder, epochs, seed)) from interrupt
+        given = {"epochs": epochs, "seed": seed, "device": device}
+        saved = resume or watching.epochs_saved > 0
+        raise TrainingInterruptedError(_how_to_go_on(folder, given, saved)) from interrupt
     if as_json:
         show_json(train_json(result))
     else:
         show(train_view(result))
 
 
-def _how_to_go_on(folder: ModelFolder, epochs: int | None, seed: int | None) -> str:
-    if not folder.checkpoint_path.is_file():
+def _how_to_go_on(folder: ModelFolder, given: dict[str, int | str | None], saved: bool) -> str:
+    if not saved:
         return "interrupted before the first epoch was saved: nothing was changed"
-    given = "".join(f" --{k} {v}" for k, v in (("epochs", epochs), ("seed", seed)) if v is not None)
-    return f"interrupted; the finished epochs are saved, go on with `aaexport train {folder.path}{given} --resume`"
+    options = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    command = " ".join(["aaexport train", shlex.quote(str(folder.path)), *options, "--resume"])
+    return f"interrupted; the finished epochs are saved, go on with `{command}`"
 
 
 def _watcher(folder: ModelFolder, epochs: int | None) -> _Lines | _Bars:
@@ -89,6 +94,7 @@ class _Lines:
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self.epochs_saved = 0
 
     def __enter__(self) -> Watcher:
         return self
@@ -98,6 +104,7 @@ class _Lines:
     def batch(self, epoch: int, images: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
     def epoch(self, record: Epoch) -> None:
+        self.epochs_saved += 1
         say(_epoch_line(record, self.epochs))
 
 
@@ -106,6 +113,7 @@ class _Bars:
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self.epochs_saved = 0
 
     def __enter__(self) -> Watcher:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -129,9 +137,13 @@ class _Bars:
         self.progress.update(self.task, description=f"epoch {epoch}/{self.epochs}", advance=images, numbers=numbers)
 
     def epoch(self, record: Epoch) -> None:
+        self.epochs_saved += 1
         self.progress.console.print(_epoch_line(record, self.epochs))
-        seen = self.progress.tasks[0].completed
-        self.progress.update(self.task, total=seen / record.epoch * self.epochs)
+        images_an_epoch = (
+            self.progress.tasks[0].completed / self.epochs_saved
+        )  # of this session, which may be resumed
+        to_come = self.epochs - record.epoch
+        self.progress.update(self.task, total=images_an_epoch * (self.epochs_saved + to_come))
 
 
 def _epoch_line(record: Epoch, epochs: int) -> str:

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch.export import ExportedProgram
 
-from aaexport.errors import ExportError, first_line
+from aaexport.errors import ExportError, root_cause
 from aaexport.graph.check import check_model
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import check_opset
@@ -46,7 +46,7 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
             )
     # The exporter raises its own errors and whatever its passes raise: there is no common base.
     except Exception as error:
-        cause = first_line(error)
+        cause = root_cause(error)
         raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
     if converted is None:
         raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")

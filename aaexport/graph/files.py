@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from aaexport.errors import GraphError, first_line
 from aaexport.graph.check import all_nodes, declared_opset
+from aaexport.graph.cost import count_macs
 
 Dimension = int | str | None
 
@@ -28,7 +29,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """What `aaexport inspect` tells of any ONNX file."""
+    """What `aaexport inspect` tells of any ONNX file; `macs` of one image, None where a shape is not known."""
 
     path: Path
     bytes: int
@@ -36,6 +37,7 @@ class GraphSummary:
     producer: str
     operators: dict[str, int]
     parameters: int
+    macs: int | None
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     metadata: dict[str, str]
@@ -89,6 +91,7 @@ def summarize(path: Path) -> GraphSummary:
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         operators=dict(operators.most_common()),
         parameters=sum(_size(t) for t in model.graph.initializer if t.data_type in _FLOATING),
+        macs=count_macs(model),
         inputs=tuple(_tensor_info(v) for v in model.graph.input if v.name not in constants),
         outputs=tuple(_tensor_info(v) for v in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
@@ -143,4 +146,6 @@ def _size(tensor: TensorProto) -> int:
 def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
     tensor = value.type.tensor_type
     shape = tuple(d.dim_param or None if not d.HasField("dim_value") else int(d.dim_value) for d in tensor.shape.dim)
-    return TensorInfo(value.name, TensorProto.DataType.Name(tensor.elem_type).lower(), shape)
+    known = tensor.elem_type in TensorProto.DataType.values()
+    dtype = TensorProto.DataType.Name(tensor.elem_type).lower() if known else f"type {tensor.elem_type}"
+    return TensorInfo(value.name, dtype, shape)

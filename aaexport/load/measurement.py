@@ -14,20 +14,24 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second at one batch size, queries one after the other, and the median latency of a query in ms."""
+    """Images a second at one batch size, queries one after the other, and a query's p50 in ms (None if withheld)."""
 
     batch: int
     images_per_second: float
-    p50: float
+    p50: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """PyTorch eager in the same run. `ratio` is its latency divided by onnxruntime's."""
+    """PyTorch eager in the same run. `ratio` is its latency divided by onnxruntime's.
+
+    The ratio is None, and `withheld` says why, where something else than the two models decided it.
+    """
 
     label: str
-    p50: float
-    ratio: Ratio
+    p50: float | None
+    ratio: Ratio | None
+    withheld: str | None
     blocks: tuple[Milliseconds, ...]
 
 
@@ -42,6 +46,7 @@ class BenchReport:
         label, provider: the runtime and the execution provider that really ran.
         threads: intra-op threads; None is each runtime's default.
         batch: images a query of the latency part.
+        inputs: what was fed, and why if it is not held-out images.
         blocks: raw latencies, block by block.
         throughput: by batch size.
         comparison: None without PyTorch weights beside the file.
@@ -58,6 +63,7 @@ class BenchReport:
     provider: str
     threads: int | None
     batch: int
+    inputs: str
     blocks: tuple[Milliseconds, ...]
     throughput: tuple[Throughput, ...]
     comparison: Comparison | None

@@ -12,6 +12,8 @@ MIN_QUERIES = queries_needed(90)
 STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
 STEAL_LIMIT = 0.05
 OTHER_LOAD_LIMIT = 0.10
+# Beside one busy process PyTorch's threads can wait for each other forty times longer than they compute.
+RATIO_LOAD_LIMIT = 0.25
 
 
 def shortfalls(blocks: Sequence[Milliseconds], duration: float) -> tuple[str, ...]:
@@ -54,3 +56,11 @@ def warnings_about(
     if wanted and comparison is None:
         warnings.append("no PyTorch weights beside the file: eager was not measured")
     return tuple(warnings)
+
+
+def why_no_ratio(environment: Environment) -> str | None:
+    """Why a ratio must be withheld; single bad pairs do not move its median, and its range shows them."""
+    other = environment.other_load_share
+    if other is not None and other > RATIO_LOAD_LIMIT:
+        return f"other processes took {other:.0%} of the CPU; stop them and measure again"
+    return None

@@ -59,8 +59,9 @@ class AugmentedConv2d(nn.Module):
     centres aligned (`align_corners=False`); `dv == out_channels` leaves no convolution at all.
 
     Raises:
-        ArgumentError (a ValueError): arguments that contradict each other, or, at call time (under
-            `torch.export` too), an input of another size than the relative tables were made for.
+        ArgumentError (a ValueError): arguments that contradict each other, or, at call time, an input of another
+            size than the relative tables were made for. `torch.export` raises it too while it captures the
+            layer; the captured program keeps the check as a guard, which raises torch's own error.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from aaexport.errors import ArgumentError, RecipeError
 from aaexport.nn.augmented import set_decomposition
 from aaexport.nn.cnn import ThreeConvNet
 from aaexport.recipe import Attention, Input, Recipe
@@ -21,10 +22,16 @@ def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
     """The recipe's network in evaluation mode, with fresh weights drawn from `seed` (the recipe's by default).
 
     The global random state of torch is left as it was.
+
+    Raises:
+        RecipeError: network and attention contradict each other.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed if seed is None else seed)
-        module = FAMILIES[recipe.network.family](recipe.network, recipe.attention, recipe.input)
+        try:
+            module = FAMILIES[recipe.network.family](recipe.network, recipe.attention, recipe.input)
+        except ArgumentError as error:
+            raise RecipeError(f"model.toml: [network] and [attention] must fit: {error}") from error
     set_decomposition(module, recipe.export.decomposition)
     return module.eval()
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+import aaexport
 from aaexport import errors
 from aaexport.errors import AaexportError, MeasurementError
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds
 from aaexport.pipeline.bench_worker import WorkerSpec
+
+
+def _import_path() -> str:
+    """Where this aaexport was imported from, installed or not, before what PYTHONPATH said."""
+    package = str(Path(aaexport.__file__).parent.parent)
+    return os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+
 
 START_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 300.0
@@ -35,7 +45,9 @@ class Contender:
     def __init__(self, spec: WorkerSpec) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "aaexport.pipeline.bench_worker"],
+            # -P: a file of the user's that is called random.py must not stand in for the standard library's.
+            [sys.executable, "-P", "-m", "aaexport.pipeline.bench_worker"],
+            env=os.environ | {"PYTHONPATH": _import_path()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

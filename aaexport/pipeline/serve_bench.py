@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport, Comparison, Throughput
 from aaexport.load.single_stream import BlockPlan
-from aaexport.load.statistics import Milliseconds, pairwise_ratio
-from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about
+from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
+from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about, why_no_ratio
 from aaexport.parity import Array
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
@@ -34,6 +35,7 @@ SCENARIOS = ("single-stream",)
 BATCHES = (1, 8, 32)
 BLOCKS = 6
 SAMPLES = 64
+MAX_THREADS = 1024
 THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size
 PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
 ANSWERS_AGREE = 1e-2  # of the largest output: TF32 passes, another model does not
@@ -49,7 +51,7 @@ def serve_bench(
     device: str | None = None,
     duration: float = 6.0,
     warmup: float = 0.3,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] | None = None,
     threads: int | None = None,
     compare: bool = True,
     seed: int = 0,
@@ -64,7 +66,8 @@ def serve_bench(
             provider ran a session, and the report says which provider it was.
         duration: seconds of counted queries for the latency part, for each contender.
         warmup: seconds of uncounted queries before every block.
-        batches: batch sizes of the throughput part; a file that fixes its batch is measured at that one.
+        batches: batch sizes of the throughput part, 1, 8 and 32 by default; a file that fixes its batch is measured
+            at that one.
         threads: intra-op threads of every runtime; None leaves each its default.
         compare: whether PyTorch eager is measured in alternation.
         seed: of random inputs, where there are no images.
@@ -78,12 +81,13 @@ def serve_bench(
         MeasurementError: a contender died or hung.
     """
     device = best_device() if device is None else device
-    _check_arguments(scenario, device, duration, warmup, batches, threads)
+    check_arguments(scenario, device, duration, warmup, batches, threads)
     path, folder = _find(model)
     summary = summarize(path)
     watch = MachineWatch()
     with ExitStack() as stack:
-        samples = stack.enter_context(_samples_file(_samples(summary, folder, seed)))
+        arrays, inputs = _samples(summary, folder, seed)
+        samples = stack.enter_context(_samples_file(arrays))
         ort = stack.enter_context(Contender(WorkerSpec("onnxruntime", str(path), samples, device, threads)))
         eager = None
         if compare and folder is not None and folder.weights_path.is_file():
@@ -92,6 +96,12 @@ def serve_bench(
         measured = _measure(ort, eager, duration, warmup, batches, tick)
     environment = watch.environment()
     blocks, comparison, throughput, reasons = measured
+    if comparison is not None and comparison.ratio is not None:
+        withheld = why_no_ratio(environment)
+        comparison = replace(comparison, ratio=None if withheld else comparison.ratio, withheld=withheld)
+    warnings = warnings_about(blocks, comparison, environment, compare)
+    if batches is not None and ort.fixed_batch is not None and set(batches) != {ort.fixed_batch}:
+        warnings = (*warnings, f"the file fixes the batch at {ort.fixed_batch}: no other size was measured")
     report = BenchReport(
         model=folder.name if folder is not None else path.name,
         onnx_sha256=sha256(path),
@@ -100,12 +110,13 @@ def serve_bench(
         provider=ort.provider,
         threads=threads,
         batch=ort.fixed_batch or 1,
+        inputs=inputs,
         blocks=blocks,
         throughput=throughput,
         comparison=comparison,
         environment=environment,
         tools=tool_versions(),
-        warnings=warnings_about(blocks, comparison, environment, compare),
+        warnings=warnings,
         reasons=(*reasons, *shortfalls(blocks, duration)),
     )
     if folder is not None and path == folder.onnx_path:
@@ -119,7 +130,7 @@ def _measure(
     eager: Contender | None,
     duration: float,
     warmup: float,
-    batches: Sequence[int],
+    batches: Sequence[int] | None,
     tick: Tick,
 ) -> tuple[tuple[Milliseconds, ...], Comparison | None, tuple[Throughput, ...], tuple[str, ...]]:
     batch = ort.fixed_batch or 1
@@ -127,7 +138,7 @@ def _measure(
     contenders = [ort] if eager is None else [ort, eager]
     blocks: dict[str, list[Milliseconds]] = {contender.label: [] for contender in contenders}
     plan = _plan(duration / BLOCKS, warmup)
-    sizes = (ort.fixed_batch,) if ort.fixed_batch is not None else tuple(batches)
+    sizes = (ort.fixed_batch,) if ort.fixed_batch is not None else tuple(batches or BATCHES)
     steps = BLOCKS * len(contenders) + len(sizes)
     for number in range(BLOCKS):
         # Whoever goes second runs on a warmer machine: they take turns in that too.
@@ -140,12 +151,12 @@ def _measure(
         tick(f"{ort.label}, batch {size}", done / steps)
         latencies = ort.block(size, _plan(duration * THROUGHPUT_SHARE, warmup))
         images_per_second = size * len(latencies) / latencies.sum() * 1000
-        throughput.append(Throughput(size, float(images_per_second), float(np.median(latencies))))
+        throughput.append(Throughput(size, float(images_per_second), percentile(latencies, 50)))
     comparison = None
     if eager is not None:
         raw = tuple(blocks[eager.label])
         ratio = pairwise_ratio(raw, blocks[ort.label])
-        comparison = Comparison(eager.label, float(np.median(np.concatenate(raw))), ratio, raw)
+        comparison = Comparison(eager.label, percentile(np.concatenate(raw), 50), ratio, None, raw)
     return tuple(blocks[ort.label]), comparison, tuple(throughput), reasons
 
 
@@ -181,30 +192,25 @@ def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
     return model.onnx_path, model
 
 
-def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> Array:
-    """Held-out images where the recipe's data set can be had offline, else seeded normal numbers."""
+def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> tuple[Array, str]:
+    """What is fed, and its name: held-out images where they can be had offline, else seeded normal numbers."""
     if len(summary.inputs) != 1 or summary.inputs[0].dtype != "float":
         signature = ", ".join(f"{i.name} {i.dtype} {i.shape}" for i in summary.inputs)
         raise ArgumentError(broken_rule("the file", "have one float32 input", signature))
     if not summary.inputs[0].shape:
         raise ArgumentError(broken_rule("the file's input", "have a batch dimension", summary.inputs[0].shape))
+    name = "random inputs"
     if folder is not None:
-        images = _images(folder)
-        if images is not None:
-            return images
+        try:
+            images = load_images(folder.recipe, "test")
+            return normalised(images, folder.recipe.input)[:SAMPLES].numpy(), "held-out images"
+        except DataError as error:
+            name = f"random inputs, because {error}"
     sizes = summary.inputs[0].shape[1:]
     if not all(isinstance(size, int) for size in sizes):
         raise ArgumentError(broken_rule("the file's input", "be dynamic in the batch only", summary.inputs[0].shape))
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((SAMPLES, *sizes), dtype=np.float32)  # type: ignore[arg-type]
-
-
-def _images(folder: ModelFolder) -> Array | None:
-    try:
-        images = load_images(folder.recipe, "test")
-    except DataError:
-        return None
-    return normalised(images, folder.recipe.input)[:SAMPLES].numpy()
+    return rng.standard_normal((SAMPLES, *sizes), dtype=np.float32), name  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -215,16 +221,24 @@ def _samples_file(samples: Array) -> Iterator[str]:
         yield str(path)
 
 
-def _check_arguments(
-    scenario: str, device: str, duration: float, warmup: float, batches: Sequence[int], threads: int | None
+def check_arguments(
+    scenario: str,
+    device: str | None,
+    duration: float,
+    warmup: float,
+    batches: Sequence[int] | None,
+    threads: int | None,
 ) -> None:
-    parse_device(device)
+    """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
+    if device is not None:
+        parse_device(device)
     rules = (
         (scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", scenario),
         (0 < duration < float("inf"), "duration", "be above 0 seconds", duration),
         (0 <= warmup < float("inf"), "warmup", "be at least 0 seconds", warmup),
-        (len(batches) > 0 and min(batches) >= 1, "batch", "be one or more numbers ≥ 1", tuple(batches)),
+        (batches is None or min(batches, default=0) >= 1, "batch", "be one or more numbers ≥ 1", batches),
         (threads is None or threads >= 1, "threads", "be at least 1", threads),
+        (threads is None or threads <= MAX_THREADS, "threads", f"be at most {MAX_THREADS}", threads),
     )
     for holds, name, rule, got in rules:
         if not holds:

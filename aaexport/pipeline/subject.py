@@ -14,6 +14,7 @@ from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_ru
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network
+from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName, Recipe
 from aaexport.weights import load_weights, save_weights
 
@@ -40,7 +41,7 @@ def build_model(model: str | Path | ModelFolder, *, seed: int | None = None) -> 
     """The network of a zoo model or model folder, in evaluation mode, with the folder's weights.
 
     A folder without weights gives a network with fresh ones, drawn from `seed` (the recipe's by default), and a
-    warning in the log that says so.
+    warning in the log that says so; `seed` counts only there.
 
     Raises:
         ModelNotFoundError, FolderError, RecipeError: there is no such model, or its recipe breaks a rule.
@@ -56,7 +57,7 @@ def build_model(model: str | Path | ModelFolder, *, seed: int | None = None) -> 
 
 
 def write_random_weights(folder: ModelFolder, *, seed: int | None = None) -> None:
-    """Gives a folder fresh random weights, for measuring before training. FolderError if it has weights."""
+    """Gives a folder without weights fresh random ones, for measuring before training."""
     if not folder.weights_path.is_file():
         save_weights(build_network(folder.recipe, seed=seed), folder.weights_path)
 
@@ -121,11 +122,18 @@ def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
     except Exception as error:
         cause = first_line(error)
         raise RunnerError(f"{type(module).__name__} cannot run on an image of shape {shape}: {cause}") from error
-    if isinstance(outputs, dict) and all(isinstance(key, str) for key in outputs):
+    tensors = (
+        tuple(outputs.values() if isinstance(outputs, dict) else outputs)
+        if isinstance(outputs, dict | list | tuple)
+        else (outputs,)
+    )
+    if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        kinds = (
+            ", ".join(sorted({type(tensor).__name__ for tensor in tensors})) or f"an empty {type(outputs).__name__}"
+        )
+        raise RunnerError(f"the module must return tensors, got {kinds}")
+    if isinstance(outputs, dict) and all(isinstance(key, str) and key != INPUT_NAME for key in outputs):
         return tuple(outputs)
-    tensors = outputs if isinstance(outputs, list | tuple) else (outputs,)
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or not tensors:
-        raise RunnerError(f"the module must return tensors, got {type(outputs).__name__}")
     own = getattr(module, "output_names", None)
     if isinstance(own, tuple) and len(own) == len(tensors) and all(isinstance(name, str) for name in own):
         return own

@@ -43,6 +43,7 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
         "device": report.label,
         "provider": report.provider,
         "batch": report.batch,
+        "inputs": report.inputs,
         "threads": report.threads,
         "unit": "ms",
         **{f"p{p}": report.percentile(p) for p in PERCENTILES},
@@ -57,7 +58,8 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
         value["comparison"] = {
             "against": report.comparison.label,
             "p50": report.comparison.p50,
-            "ratio": dataclasses.asdict(report.comparison.ratio),
+            "ratio": None if report.comparison.ratio is None else dataclasses.asdict(report.comparison.ratio),
+            "withheld": report.comparison.withheld,
         }
     if raw:
         value["blocks_ms"] = [block.round(6).tolist() for block in report.blocks]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aaexport.graph.files import GraphSummary, TensorInfo
-from aaexport.load.measurement import PERCENTILES, BenchReport
+from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
 from aaexport.parity import OutputParity, ParityReport
 from aaexport.results import ConvertResult, InspectResult
 from aaexport.training import TrainResult
@@ -59,13 +59,7 @@ def bench_view(report: BenchReport) -> RenderableType:
         other = report.comparison
         queries = str(sum(len(block) for block in other.blocks))
         latency.add_row(f"{other.label}, batch {report.batch}", queries, _milliseconds(other.p50), "", "")
-        ratio = other.ratio
-        parts.append(
-            Text(
-                f"{ratio.median:.2f} × as fast as {other.label} "
-                f"({ratio.lowest:.2f}–{ratio.highest:.2f} over {ratio.pairs} pairs of alternating blocks)"
-            )
-        )
+        parts.append(Text(_ratio(other)))
     throughput = _table("batch", "images/s", "p50 of a batch", justify_from=0)
     for entry in report.throughput:
         throughput.add_row(str(entry.batch), f"{entry.images_per_second:,.0f}", _milliseconds(entry.p50))
@@ -169,17 +163,27 @@ def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
         "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
         "operators": _histogram(graph.operators),
         "initializers": f"{graph.parameters:,} floating-point numbers",
+        "MACs": "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} at batch 1",
         "inputs": "; ".join(_tensor(tensor) for tensor in graph.inputs),
         "outputs": "; ".join(_tensor(tensor) for tensor in graph.outputs),
         "metadata": "\n".join(f"{key} = {value}" for key, value in notes.items()) or "none",
     }
 
 
+def _ratio(other: Comparison) -> str:
+    ratio = other.ratio
+    if ratio is None:
+        return f"the ratio to {other.label} is withheld: {other.withheld}"
+    pairs = f"{ratio.lowest:.2f}–{ratio.highest:.2f} over {ratio.pairs} pairs of alternating blocks"
+    return f"{ratio.median:.2f} × as fast as {other.label} ({pairs})"
+
+
 def _environment(report: BenchReport) -> str:
     machine = report.environment
-    steal = "" if machine.steal_share is None else f", {machine.steal_share:.1%} of the CPU stolen"
+    shares = {"stolen": machine.steal_share, "taken by other processes": machine.other_load_share}
+    taken = "".join(f", {share:.1%} of the CPU {by}" for by, share in shares.items() if share is not None)
     threads = "default" if report.threads is None else str(report.threads)
-    return f"{machine.cpu}, {machine.cores} cores{steal}; {report.provider}, {threads} threads"
+    return f"{machine.cpu}, {machine.cores} cores{taken}; {report.provider}, {threads} threads; {report.inputs}"
 
 
 def _histogram(operators: Mapping[str, int]) -> str:

@@ -49,6 +49,10 @@ def summary(folder: Path, seconds: float) -> str:
     parity = json.loads((folder / "parity.json").read_text())
     bench = json.loads((folder / "bench.json").read_text())
     accuracy, comparison = parity["accuracy"], bench["comparison"]
+    speed = f"withheld: {comparison['withheld']}"
+    if comparison["ratio"] is not None:
+        speed = f"{comparison['ratio']['median']:.2f} × as fast as {comparison['against']}, measured in the same run"
+    warnings = "".join(f"\n  warning        {warning}" for warning in bench["warnings"])
     latency = ", ".join(
         f"p{p} {'withheld' if bench[f'p{p}'] is None else format(bench[f'p{p}'], '.3f') + ' ms'}"
         for p in (50, 90, 99)
@@ -56,11 +60,11 @@ def summary(folder: Path, seconds: float) -> str:
     return f"""
 Summary
   test accuracy  {accuracy["torch"]:.2%} in PyTorch, {accuracy["runner"]:.2%} in onnxruntime
-  largest error  {parity["max_abs_error"]:.1e} against float64, {parity["max_error_ratio"]:.2f} × PyTorch's own
+  largest error  {parity["max_abs_error"]:.1e} against float64, {parity["max_error_ratio"]:.1f} × PyTorch's own
   latency        {latency} ({bench["device"]}, batch {bench["batch"]})
-  speed          {comparison["ratio"]["median"]:.2f} × as fast as {comparison["against"]}, measured in the same run
+  speed          {speed}
   files          {folder}/
-  took           {seconds:.0f} s"""
+  took           {seconds:.0f} s{warnings}"""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""ONNX model → multiply-accumulates, from its inferred shapes; works on files that aaexport did not make."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import shape_inference
+
+Shape = tuple[int, ...]
+
+
+def count_macs(model: onnx.ModelProto) -> int | None:
+    """MACs of convolutions and matrix products at batch 1; None where a shape they need is not known."""
+    shapes = _shapes_at_batch_1(model)
+    total = 0
+    for node in model.graph.node:
+        if node.op_type not in _FORMULAS or node.domain not in ("", "ai.onnx"):
+            continue
+        inputs, output = [shapes.get(name) for name in node.input[:2]], shapes.get(node.output[0])
+        if output is None or None in inputs:
+            return None
+        first, second = inputs
+        assert first is not None
+        assert second is not None
+        total += math.prod(output) * _FORMULAS[node.op_type](node, first, second)
+    return total
+
+
+def _products_of_gemm(node: onnx.NodeProto, a: Shape, b: Shape) -> int:
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return a[0] if transposed else a[-1]
+
+
+# Products that each number of the output is the sum of.
+_FORMULAS = {
+    "Conv": lambda node, x, weight: math.prod(weight[1:]),  # Cin / groups · kernel
+    "MatMul": lambda node, a, b: a[-1],
+    "Gemm": _products_of_gemm,
+}
+
+
+def _shapes_at_batch_1(model: onnx.ModelProto) -> dict[str, Shape]:
+    """Every shape that is known once the dynamic first dimension of the inputs is 1."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in fixed.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and not dimensions[0].HasField("dim_value"):
+            dimensions[0].dim_value = 1
+    try:
+        fixed = shape_inference.infer_shapes(fixed, data_prop=True)
+    except shape_inference.InferenceError:
+        return {}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in fixed.graph.initializer}
+    for value in [*fixed.graph.input, *fixed.graph.value_info, *fixed.graph.output]:
+        dimensions = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dimensions):
+            shapes[value.name] = tuple(d.dim_value for d in dimensions)
+    return shapes
