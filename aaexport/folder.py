@@ -128,12 +128,13 @@ def find_model(name_or_path: str | Path) -> ModelFolder:
         FolderError: the folder has no model.toml.
     """
     path = Path(name_or_path)
-    if _is_dir(path):
+    exists = _exists(path)
+    if exists and path.is_dir():
         return open_folder(path)
     zoo = zoo_models()
     if str(name_or_path) in zoo:
         return zoo[str(name_or_path)]
-    if _is_file(path):
+    if exists:
         raise FolderError(f"model must be a model folder or a zoo name, got the file {str(path)!r}")
     raise ModelNotFoundError(
         f"model must be a folder or a zoo name, got {str(name_or_path)!r}; {did_you_mean(str(name_or_path), zoo)}"
@@ -191,17 +192,10 @@ def _copy(source: ModelFolder, target: ModelFolder) -> None:
         raise
 
 
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name too long to be one
-        return False
-
-
-def _is_file(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:
+    except OSError:  # a name too long to be one
         return False
 
 
