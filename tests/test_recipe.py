@@ -37,7 +37,7 @@ upsilon = 0.25
 num_heads = 2
 relative = true
 qkv_kernel_size = 1
-downsample = 1
+downsample_stages = []
 
 [input]
 channels = 3
@@ -77,7 +77,7 @@ WITH_DEFAULTS = (
     "kernel_size",
     "relative",
     "qkv_kernel_size",
-    "downsample",
+    "downsample_stages",
     "crop_padding",
     "flip",
     "optimizer",
@@ -200,7 +200,7 @@ UNKNOWN_OR_MISSING = {
     "unknown key unlike any": (
         "flip = false",
         "zzz = 1",
-        "[data] zzz is not a key; known: crop_padding, dataset, flip",
+        "[data] zzz is not a key; known: crop_padding, crop_share, dataset",
     ),
     "unknown table": ("[attention]", "[atention]", "atention is not a key; did you mean 'attention'?"),
     "unknown top key": ("schema = 1", "schema = 1\nauthor = 1", "author is not a key; "),
@@ -266,7 +266,79 @@ OUT_OF_RANGE = {
     "upsilon 1.5": ("upsilon = 0.25", "upsilon = 1.5", "[attention] upsilon must be above 0 and at most 1, got 1.5"),
     "no head": ("num_heads = 2", "num_heads = 0", "[attention] num_heads must be at least 1, got 0"),
     "even queries": ("qkv_kernel_size = 1", "qkv_kernel_size = 2", "[attention] qkv_kernel_size must be odd, got 2"),
-    "downsample 3": ("downsample = 1", "downsample = 3", "[attention] downsample must be 1 or 2, got 3"),
+    "a stage there is not": (
+        "downsample_stages = []",
+        "downsample_stages = [4]",
+        "[attention] downsample_stages must be stages of the network, 1 to 3, got (4,)",
+    ),
+    "stage 0": (
+        "downsample_stages = []",
+        "stages = [0]",
+        "[attention] stages must be stages of the network, 1 to 3, got (0,)",
+    ),
+    "a plain stage downsampled": (
+        "downsample_stages = []",
+        "stages = [1, 2]\ndownsample_stages = [3]",
+        "[attention] downsample_stages must be augmented stages, some of [1, 2], got (3,)",
+    ),
+    "unknown layers": (
+        "downsample_stages = []",
+        'layers = "all"',
+        "[attention] layers must be one of one-per-block, every, got 'all'",
+    ),
+    "unknown head layout": (
+        "downsample_stages = []",
+        'head_layout = "mixed"',
+        "[attention] head_layout must be one of permuted, unpermuted, got 'mixed'",
+    ),
+    "keys of no dimension": (
+        "downsample_stages = []",
+        "min_dkh = 0",
+        "[attention] min_dkh must be at least 1, got 0",
+    ),
+    "an image below the stride": (
+        "width = 6",
+        "width = 1",
+        "[input] width must be at least 2, the network's stride, got 1; use larger images or a smaller stride",
+    ),
+    "a giant image": ("height = 8", "height = 100000", "[input] height must be at most 65536, got 100000"),
+    "labels that are one text": (
+        '["a", "b", "c"]',
+        '"abc"',
+        "[input] labels must be a list or be a whole number, got 'abc'",
+    ),
+    "one class by number": (
+        '["a", "b", "c"]',
+        "1",
+        "[input] labels must name or count at least 2 classes, got 1",
+    ),
+    "two ways to crop": (
+        "crop_padding = 1",
+        "crop_padding = 1\nrandom_resized_crop = true",
+        "[data] crop_padding must be 0 beside random_resized_crop, got 1",
+    ),
+    "crop share 0": ("flip = false", "crop_share = 0", "[data] crop_share must be above 0 and at most 1, got 0.0"),
+    "milestones of a cosine": (
+        "seed = 0",
+        "milestones = [2]",
+        "[training] milestones must be given for the schedule 'step', and for it alone, got (2,)",
+    ),
+    "a staircase without steps": (
+        "seed = 0",
+        'schedule = "step"',
+        "[training] milestones must be given for the schedule 'step', and for it alone, got ()",
+    ),
+    "descending milestones": (
+        "seed = 0",
+        'schedule = "step"\nmilestones = [2, 1]',
+        "[training] milestones must be epochs in ascending order, got (2, 1)",
+    ),
+    "step factor 1": ("seed = 0", "step_factor = 1", "[training] step_factor must be above 0 and below 1, got 1.0"),
+    "an average of nothing": (
+        "seed = 0",
+        "ema_decay = 1",
+        "[training] ema_decay must be at least 0 and below 1, got 1.0",
+    ),
     "input channels 0": ("\nchannels = 3", "\nchannels = 0", "[input] channels must be at least 1, got 0"),
     "height 0": ("height = 8", "height = 0", "[input] height must be at least 1, got 0"),
     "width below 0": ("width = 6", "width = -6", "[input] width must be at least 1, got -6"),
@@ -277,7 +349,7 @@ OUT_OF_RANGE = {
         "[input] std must hold 3 numbers, one a channel, got (1.0, 1.0, 1.0, 1.0)",
     ),
     "std 0": ("[0.5, 0.5, 0.5]", "[0.5, 0, 0.5]", "[input] std must be above 0, got (0.5, 0.0, 0.5)"),
-    "one class": ('["a", "b", "c"]', '["a"]', "[input] labels must name at least 2 classes, got ('a',)"),
+    "one class": ('["a", "b", "c"]', '["a"]', "[input] labels must name or count at least 2 classes, got ('a',)"),
     "a class twice": (
         '["a", "b", "c"]',
         '["a", "b", "a"]',
@@ -324,6 +396,118 @@ OUT_OF_RANGE = {
         "[export] batch must be a whole number or be one of dynamic, got 'dinamic'",
     ),
 }
+
+RESNET = ('family = "cnn3"\nchannels = [8, 8, 8]\nstrides = [1, 2, 1]\nkernel_size = 3\n',
+          'family = "resnet"\nblock = "basic"\nblocks = [1, 1]\nstem = "3x3"\n')  # fmt: skip
+WIDE = (RESNET[0], 'family = "wide_resnet"\ndepth = 10\n')
+MNASNET = (RESNET[0], 'family = "mnasnet"\n')
+OF_FAMILIES = {
+    "resnet without blocks": (RESNET, "[1, 1]", "[]", "[network] blocks must have 1 to 8 stages, got ()"),
+    "resnet with an empty stage": (
+        RESNET,
+        "[1, 1]",
+        "[1, 0]",
+        "[network] blocks must give every stage at least 1 block, got (1, 0)",
+    ),
+    "resnet of another block": (
+        RESNET,
+        '"basic"',
+        '"wide"',
+        "[network] block must be one of basic, bottleneck, got 'wide'",
+    ),
+    "resnet of no width": (
+        RESNET,
+        '"3x3"',
+        '"3x3"\nwidth = 0',
+        "[network] width must give every layer 1 to 65536 channels, got 0",
+    ),
+    "resnet for larger images": (
+        RESNET,
+        '"3x3"',
+        '"7x7"',
+        "[input] width must be at least 8, the network's stride, got 6",
+    ),
+    "features of a stage there is not": (
+        RESNET,
+        '"3x3"',
+        '"3x3"\nfeatures = [3]',
+        "[network] features must be stages, 1 to 2, got (3,)",
+    ),
+    "features out of order": (
+        RESNET,
+        '"3x3"',
+        '"3x3"\nfeatures = [2, 1]',
+        "[network] features must name stages once, in ascending order, got (2, 1)",
+    ),
+    "features that are trained": (
+        RESNET,
+        '"3x3"',
+        '"3x3"\nfeatures = [2]',
+        "training must be left out for a network that returns features; train its classifier",
+    ),
+    "wide resnet of depth 12": (WIDE, "= 10", "= 12", "[network] depth must be 6·n + 4, at least 10, got 12"),
+    "wide resnet of depth 4": (WIDE, "= 10", "= 4", "[network] depth must be 6·n + 4, at least 10, got 4"),
+    "wide resnet of factor 0": (
+        WIDE,
+        "= 10",
+        "= 10\nwiden_factor = 0",
+        "[network] widen_factor must be at least 1, got 0",
+    ),
+    "wide resnet that drops all": (
+        WIDE,
+        "= 10",
+        "= 10\ndropout = 1",
+        "[network] dropout must be at least 0 and below 1, got 1.0",
+    ),
+    "mnasnet of five stages": (
+        MNASNET,
+        '"mnasnet"',
+        '"mnasnet"\nblocks = [1, 1, 1, 1, 1]',
+        "[network] blocks must be six numbers, one a stage, got (1, 1, 1, 1, 1)",
+    ),
+    "mnasnet of no width": (
+        MNASNET,
+        '"mnasnet"',
+        '"mnasnet"\nwidth_multiplier = 0',
+        "[network] width_multiplier must be above 0, got 0.0",
+    ),
+    "mnasnet for larger images": (
+        MNASNET,
+        '"mnasnet"',
+        '"mnasnet"',
+        "[input] height must be at least 32, the network's stride, got 8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("family", "old", "new", "complaint"), OF_FAMILIES.values(), ids=OF_FAMILIES.keys())
+def test_a_bad_network_is_refused_by_key_rule_and_value(complaint_of, family, old, new, complaint):
+    assert complaint_of(changed(family[0], family[1].replace(old, new))).startswith(complaint)
+
+
+def test_a_classifier_without_training_is_refused(complaint_of):
+    start, end = BASE.index("[training]"), BASE.index("[export]")
+    assert complaint_of(BASE[:start] + BASE[end:]) == "training is missing"
+
+
+def test_features_have_no_labels(complaint_of):
+    start, end = BASE.index("[training]"), BASE.index("[export]")
+    features = BASE[:start] + BASE[end:]
+    complaint = complaint_of(features.replace(RESNET[0], f"{RESNET[1]}features = [2]\n"))
+    assert complaint.startswith("[input] labels must be left out: the network returns features, got ('a', 'b', 'c')")
+
+
+def test_a_recipe_retargeted_differs_in_size_alone(recipe_of):
+    recipe = recipe_of(BASE)
+    larger = recipe.retargeted(12, 20)
+    assert larger.input.shape == (3, 12, 20)
+    assert larger.retargeted(8, 6) == recipe
+
+
+def test_a_recipe_is_not_retargeted_below_the_stride(recipe_of):
+    with pytest.raises(RecipeError, match="height must be at least 2, the network's stride, got 1"):
+        recipe_of(BASE).retargeted(1, 8)
+
 
 BAD = UNKNOWN_OR_MISSING | WRONG_TYPES | OUT_OF_RANGE
 
@@ -417,7 +601,9 @@ OF_THE_FUNCTION = {
     "kappa": ("kappa = 0.5", "kappa = 0.6"),
     "num_heads": ("num_heads = 2", "num_heads = 1"),
     "relative": ("relative = true", "relative = false"),
-    "downsample": ("downsample = 1", "downsample = 2"),
+    "downsample_stages": ("downsample_stages = []", "downsample_stages = [1]"),
+    "stages": ("downsample_stages = []", "stages = [1, 2]"),
+    "head_layout": ("downsample_stages = []", 'head_layout = "unpermuted"'),
     "height": ("height = 8", "height = 9"),
     "mean": ("[0.1, 0.2, 0.3]", "[0.1, 0.2, 0.4]"),
     "labels": ('["a", "b", "c"]', '["a", "c", "b"]'),
@@ -433,6 +619,7 @@ BESIDE_IT = {
     "decomposition": ('"table"', '"skew"'),
     "order of keys": ("kappa = 0.5\nupsilon = 0.25", "upsilon = 0.25\nkappa = 0.5"),
     "comment": ("schema = 1", "schema = 1  # the first"),
+    "a default that is written out": ("downsample_stages = []", 'head_layout = "permuted"'),
     "spelling of a number": ("kappa = 0.5", "kappa = 5e-1"),
 }
 

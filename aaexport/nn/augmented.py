@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,18 @@ from torch.nn import functional
 
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
 from aaexport.nn.relative import DECOMPOSITIONS
-from aaexport.recipe import DEFAULT_DECOMPOSITION, DecompositionName
+from aaexport.recipe import DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
+HEAD_LAYOUTS: tuple[str, ...] = get_args(HeadLayout)
 MIN_KEY_DEPTH_PER_HEAD = 20  # Bello et al. 2019, section 3.3
 
 
-def attention_depths(out_channels: int, kappa: float, upsilon: float, num_heads: int) -> tuple[int, int]:
+def attention_depths(
+    out_channels: int, kappa: float, upsilon: float, num_heads: int, min_dkh: int = MIN_KEY_DEPTH_PER_HEAD
+) -> tuple[int, int]:
     """(dk, dv) of a layer: dk = max(20·Nh, ⌊κF/Nh⌋·Nh), dv = ⌊υF/Nh⌋·Nh (Bello et al. 2019, section 3.3).
+
+    `min_dkh` stands for the 20.
 
     Raises:
         ArgumentError: κ ≤ 0, υ outside (0, 1], or υ so small that a head gets no channel.
@@ -30,7 +35,7 @@ def attention_depths(out_channels: int, kappa: float, upsilon: float, num_heads:
     dv = _share(upsilon, out_channels, num_heads)
     rule = f"give each of {num_heads} heads at least one of {out_channels} channels"
     _require(dv >= num_heads, "upsilon", rule, upsilon)
-    return max(MIN_KEY_DEPTH_PER_HEAD * num_heads, _share(kappa, out_channels, num_heads)), dv
+    return max(min_dkh * num_heads, _share(kappa, out_channels, num_heads)), dv
 
 
 def _share(ratio: float, channels: int, num_heads: int) -> int:
@@ -56,7 +61,9 @@ class AugmentedConv2d(nn.Module):
 
     Where the paper leaves a choice: convolutions pad by (k − 1)/2; `attention_downsample=2` averages 3×3 pixels
     with stride 2, padding not counted, and brings the result back to the convolution's size bilinearly, pixel
-    centres aligned (`align_corners=False`); `dv == out_channels` leaves no convolution at all.
+    centres aligned (`align_corners=False`); `dv == out_channels` leaves no convolution at all. Where a trained
+    network departs from it: `head_layout="unpermuted"` reads the heads' outputs (Nh, H·W, dv/Nh) as (dv, H, W)
+    without a permutation, which mixes positions with channels, as the PyTorch reference implementation does.
 
     Raises:
         ArgumentError (a ValueError): arguments that contradict each other, or, at call time, an input of another
@@ -80,6 +87,7 @@ class AugmentedConv2d(nn.Module):
         bias: bool = False,
         qkv_kernel_size: int = 1,
         attention_downsample: int = 1,
+        head_layout: HeadLayout = "permuted",
         decomposition: DecompositionName = DEFAULT_DECOMPOSITION,
     ) -> None:
         super().__init__()
@@ -94,11 +102,12 @@ class AugmentedConv2d(nn.Module):
         _require(dv <= out_channels, "dv", f"be at most out_channels ({out_channels})", dv)
         _require(stride in (1, 2), "stride", "be 1 or 2", stride)
         _require(attention_downsample in (1, 2), "attention_downsample", "be 1 or 2", attention_downsample)
+        _require(head_layout in HEAD_LAYOUTS, "head_layout", f"be one of {', '.join(HEAD_LAYOUTS)}", head_layout)
 
         self.in_channels, self.out_channels = in_channels, out_channels
         self.dk, self.dv, self.num_heads = dk, dv, num_heads
         self.height, self.width, self.stride = height, width, stride
-        self.attention_downsample = attention_downsample
+        self.attention_downsample, self.head_layout = attention_downsample, head_layout
         self.decomposition = decomposition
 
         self.conv: nn.Conv2d | None = None
@@ -123,13 +132,14 @@ class AugmentedConv2d(nn.Module):
         kappa: float,
         upsilon: float,
         num_heads: int,
+        min_dkh: int = MIN_KEY_DEPTH_PER_HEAD,
         **options: Any,
     ) -> AugmentedConv2d:
-        """The layer by the paper's κ = dk/Fout and υ = dv/Fout, keys of at least 20 dimensions a head.
+        """The layer by the paper's κ = dk/Fout and υ = dv/Fout, keys of at least `min_dkh` dimensions a head.
 
         `options` are those of the class. Raises ArgumentError as `attention_depths` and the class do.
         """
-        dk, dv = attention_depths(out_channels, kappa, upsilon, num_heads)
+        dk, dv = attention_depths(out_channels, kappa, upsilon, num_heads, min_dkh)
         return cls(in_channels, out_channels, kernel_size, dk=dk, dv=dv, num_heads=num_heads, **options)
 
     @property
@@ -178,6 +188,8 @@ class AugmentedConv2d(nn.Module):
             self.rel_height,
             self.rel_width,
         )
+        if self.head_layout == "unpermuted":
+            heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
         out: Tensor = self.projection(heads.reshape(-1, self.dv, rows, columns))  # (B, dv, H, W)
         if self.attention_downsample > 1:
             size = (_ceil_div(self.height, self.stride), _ceil_div(self.width, self.stride))
@@ -190,7 +202,7 @@ class AugmentedConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, dk={self.dk}, dv={self.dv}, num_heads={self.num_heads}, "
             f"height={self.height}, width={self.width}, stride={self.stride}, "
             f"relative={self.rel_height is not None}, attention_downsample={self.attention_downsample}, "
-            f"decomposition={self.decomposition!r}"
+            f"head_layout={self.head_layout!r}, decomposition={self.decomposition!r}"
         )
 
 

@@ -13,9 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from aaexport.errors import ArgumentError, RecipeError
 from aaexport.nn.augmented import set_decomposition
 from aaexport.nn.cnn import ThreeConvNet
+from aaexport.nn.mnasnet import MobileNetwork
+from aaexport.nn.resnet import ResidualNetwork
+from aaexport.nn.wide_resnet import WideResidualNetwork
 from aaexport.recipe import Attention, Input, Recipe
 
-FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {"cnn3": ThreeConvNet}
+FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {
+    "cnn3": ThreeConvNet,
+    "resnet": ResidualNetwork,
+    "wide_resnet": WideResidualNetwork,
+    "mnasnet": MobileNetwork,
+}
 
 
 def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:

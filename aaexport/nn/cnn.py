@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from aaexport.nn.augmented import AugmentedConv2d
+from aaexport.nn.layers import augmentable, shrunk
 from aaexport.recipe import Attention, Cnn3, Input
 
 
@@ -18,49 +18,21 @@ class ThreeConvNet(nn.Module):
 
     def __init__(self, network: Cnn3, attention: Attention | None, image: Input) -> None:
         super().__init__()
-        channels, height, width = image.shape
+        channels, size = image.channels, image.size
         blocks: list[nn.Module] = []
-        for out_channels, stride in zip(network.channels, network.strides, strict=True):
+        layers = zip(network.channels, network.strides, strict=True)
+        for stage, (out_channels, stride) in enumerate(layers, 1):
             blocks += [
-                convolution(channels, out_channels, network.kernel_size, stride, height, width, attention),
+                augmentable(channels, out_channels, network.kernel_size, stride, size, stage, attention),
                 nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
-            channels, height, width = out_channels, -(-height // stride), -(-width // stride)
+            channels, size = out_channels, shrunk(size, stride)
         self.features = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(channels, len(image.labels))
+        self.classifier = nn.Linear(channels, image.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of normalised images."""
         logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
         return logits
-
-
-def convolution(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    stride: int,
-    height: int,
-    width: int,
-    attention: Attention | None,
-) -> nn.Module:
-    """The layer that a plain network and its augmented twin differ in; `height` and `width` are the input's."""
-    if attention is None:
-        padding = kernel_size // 2
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False)
-    return AugmentedConv2d.from_ratios(
-        in_channels,
-        out_channels,
-        kernel_size,
-        kappa=attention.kappa,
-        upsilon=attention.upsilon,
-        num_heads=attention.num_heads,
-        height=height,
-        width=width,
-        stride=stride,
-        relative=attention.relative,
-        qkv_kernel_size=attention.qkv_kernel_size,
-        attention_downsample=attention.downsample,
-    )

@@ -1,0 +1,47 @@
+"""model.toml ↔ frozen dataclasses: what a person writes about a model, checked once and then a value.
+
+`section` parses any table, `network` describes the families of networks, `model` has the other tables and the whole.
+"""
+
+from aaexport.recipe.model import (
+    DECOMPOSITION_NAMES,
+    DEFAULT_DECOMPOSITION,
+    DEFAULT_OPSET,
+    MAX_SEED,
+    OPSETS,
+    Attention,
+    Data,
+    DecompositionName,
+    Export,
+    HeadLayout,
+    Input,
+    Recipe,
+    Training,
+    check_opset,
+    read_recipe,
+)
+from aaexport.recipe.network import FAMILIES, Cnn3, MnasNet, Network, ResNet, WideResNet
+
+__all__ = [
+    "DECOMPOSITION_NAMES",
+    "DEFAULT_DECOMPOSITION",
+    "DEFAULT_OPSET",
+    "FAMILIES",
+    "MAX_SEED",
+    "OPSETS",
+    "Attention",
+    "Cnn3",
+    "Data",
+    "DecompositionName",
+    "Export",
+    "HeadLayout",
+    "Input",
+    "MnasNet",
+    "Network",
+    "Recipe",
+    "ResNet",
+    "Training",
+    "WideResNet",
+    "check_opset",
+    "read_recipe",
+]
