@@ -1,4 +1,7 @@
-"""safetensors ↔ state_dict; every complaint names the tensor."""
+"""safetensors ↔ state_dict; every complaint names the tensor.
+
+A file may say of itself that its weights are random ones (`RANDOM`), which is told whenever it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aaexport.errors import WeightsError
 from aaexport.folder import atomic_path
+from aaexport.nn.retarget import retargeted
+
+RANDOM = {"aaexport.weights": "random"}
+RANDOM_NOTE = "the weights are random ones, never trained"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -24,29 +31,42 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file, atomically."""
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file, atomically; `about` is kept in its header."""
     with atomic_path(path) as temporary:
         # Through memory, so that a full disk is the operating system's error and no library's own.
-        temporary.write_bytes(save({n: tensor.detach().cpu().contiguous() for n, tensor in tensors.items()}))
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        temporary.write_bytes(save(whole, metadata=about))
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes the module's state_dict, atomically."""
-    write_tensors(module.state_dict(), path)
+def save_weights(module: nn.Module, path: Path, *, random: bool = False) -> None:
+    """Writes the module's state_dict, atomically; `random` marks weights that were never trained."""
+    write_tensors(module.state_dict(), path, RANDOM if random else None)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads a state_dict into `module`, strictly.
+def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
+    """Loads a state_dict into `module`, strictly, and returns what a user should know of it.
+
+    Relative tables of another image size are brought to the module's (`aaexport.nn.retarget`); a module that has
+    `ignored_weights`, such as a backbone without its classifier, leaves tensors of those prefixes.
 
     Raises:
         WeightsError: unreadable, or a tensor is missing, unexpected, of another shape or kind.
     """
-    found = read_tensors(path)
+    ignored: tuple[str, ...] = getattr(module, "ignored_weights", ())
+    found = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(ignored)}
     wanted = module.state_dict()
+    found, notes = retargeted(found, wanted)
     for complaint in _complaints(wanted, found):
         raise WeightsError(f"{path} does not fit the model: {complaint}; were they trained with another recipe?")
     module.load_state_dict(found)
+    return (RANDOM_NOTE, *notes) if _are_random(path) else notes
+
+
+def _are_random(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, str] = file.metadata() or {}
+    return RANDOM.items() <= about.items()
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -61,6 +61,8 @@ def reference(layer, x):
         )
         for head in range(layer.num_heads)
     ]
+    if layer.head_layout == "unpermuted":  # channels last in memory, read as if they came first
+        heads = [head.permute(0, 2, 3, 1).contiguous().view(head.shape) for head in heads]
     attended = convolved(layer.projection, torch.cat(heads, dim=1), 1)
     if layer.attention_downsample == 2:
         size = [up_to_whole(side, layer.stride) for side in x.shape[2:]]
@@ -98,6 +100,8 @@ LAYERS = {
     "one head": {"num_heads": 1},
     "four heads of one channel": {"num_heads": 4},
     "unlike depths": {"dk": 6, "dv": 2},
+    "heads not permuted": {"head_layout": "unpermuted"},
+    "heads not permuted, stride 2, odd": {"head_layout": "unpermuted", "stride": 2, "height": 5, "width": 7},
 }
 every_layer = pytest.mark.parametrize("changes", LAYERS.values(), ids=LAYERS.keys())
 every_decomposition = pytest.mark.parametrize("decomposition", DECOMPOSITIONS)
@@ -213,6 +217,11 @@ def test_from_ratios_makes_the_layer_of_those_depths():
     assert found == (80, 16, 4, (48, 3, 5, 5), 2, (3, 4))
 
 
+def test_keys_have_at_least_the_dimensions_a_head_that_are_asked_for():
+    assert attention_depths(20, 2.0, 0.2, 4, min_dkh=1) == (40, 4)
+    assert attention_depths(20, 2.0, 0.2, 4, min_dkh=16) == (64, 4)
+
+
 # Refusals
 
 REFUSED_BY_THE_LAYER = {
@@ -233,6 +242,10 @@ REFUSED_BY_THE_LAYER = {
     "no input": ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
     "no output": ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
     "downsample 3": ({"attention_downsample": 3}, "attention_downsample must be 1 or 2, got 3"),
+    "unknown head layout": (
+        {"head_layout": "mixed"},
+        "head_layout must be one of permuted, unpermuted, got 'mixed'",
+    ),
     "unknown decomposition": (
         {"decomposition": "tabel"},
         "decomposition must be a known one, got 'tabel'; did you mean 'table'?",

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from aaexport.errors import GraphError, first_line
 from aaexport.graph.check import all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
+from aaexport.graph.metadata import read_metadata
 
 Dimension = int | str | None
 
@@ -49,11 +50,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         GraphError: missing, truncated, of another format, or with external data outside its own folder.
     """
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except (OSError, DecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "its bytes are not an ONNX model"
-        raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
+    model = _load(path)
     if not model.graph.node and not model.graph.output:
         raise GraphError(f"{path} must be a whole ONNX file, but: it holds no graph")
     if not model.opset_import:
@@ -65,6 +62,16 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         cause = first_line(error)
         raise GraphError(f"{path} must have its external data beside it, but: {cause}") from error
     return model
+
+
+def converted_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) of the images that aaexport converted the file for, where it was not the recipe's.
+
+    Raises:
+        GraphError: missing, truncated or of another format.
+    """
+    provenance = read_metadata({entry.key: entry.value for entry in _load(path).metadata_props})
+    return None if provenance is None else provenance.size
 
 
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:
@@ -110,6 +117,14 @@ def probe_model() -> bytes:
 
 
 _FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, DecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "its bytes are not an ONNX model"
+        raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
 
 
 def _check_external_data(model: onnx.ModelProto, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class Provenance:
     recipe_digest: str | None
     decomposition: str
     opset: int
+    size: tuple[int, int] | None = None  # (H, W), where it is not the recipe's
+    notes: tuple[str, ...] = ()  # what a user should know of the weights
 
 
 def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input | None) -> None:
@@ -38,10 +41,15 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
     }
     if provenance.recipe_digest is not None:
         entries["recipe_digest"] = provenance.recipe_digest
+    if provenance.size is not None:
+        entries["input.size"] = json.dumps(provenance.size)
+    if provenance.notes:
+        entries["notes"] = json.dumps(provenance.notes, ensure_ascii=False)
     if image is not None:
         entries["input.mean"] = json.dumps(image.mean)
         entries["input.std"] = json.dumps(image.std)
-        entries["labels"] = json.dumps(image.labels)
+        if image.names:
+            entries["labels"] = json.dumps(image.names)
     del model.metadata_props[:]
     for key, value in sorted(entries.items()):
         model.metadata_props.add(key=PREFIX + key, value=value)
@@ -57,7 +65,13 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     weights_digest, decomposition, opset = found
     if weights_digest is None or decomposition is None or opset is None or not opset.isdecimal():
         return None
-    return Provenance(weights_digest, properties.get(PREFIX + "recipe_digest"), decomposition, int(opset))
+    size = _read_size(properties.get(PREFIX + "input.size", ""))
+    return Provenance(weights_digest, properties.get(PREFIX + "recipe_digest"), decomposition, int(opset), size)
+
+
+def _read_size(text: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"\[(\d{1,6}), (\d{1,6})\]", text)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _drop_node_notes(model: onnx.ModelProto) -> None:

@@ -26,6 +26,9 @@ FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {
 }
 
 
+CALIBRATION_BATCH = 4
+
+
 def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
     """The recipe's network in evaluation mode, with fresh weights drawn from `seed` (the recipe's by default).
 
@@ -42,6 +45,26 @@ def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
             raise RecipeError(f"model.toml: [network] and [attention] must fit: {error}") from error
     set_decomposition(module, recipe.export.decomposition)
     return module.eval()
+
+
+def calibrate_normalization(module: nn.Module, input_shape: tuple[int, int, int], seed: int) -> None:
+    """Sets the running statistics of batch normalization from one batch of seeded normal numbers.
+
+    With the statistics that a fresh network has, activations grow from block to block, beyond what float32 can hold
+    in the deepest ones: such a network behaves like no trained one. Leaves `module` in evaluation mode.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the plain average of what is seen, and no trace of the values before
+        norm.reset_running_stats()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        module.train()
+        module(torch.randn(CALIBRATION_BATCH, *input_shape))
+    module.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @dataclass(frozen=True)

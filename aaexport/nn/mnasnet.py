@@ -120,7 +120,8 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) → the same."""
         gate = functional.relu(self.reduce(functional.adaptive_avg_pool2d(x, 1)))
-        return x * self.excite(gate).sigmoid()
+        opened: Tensor = self.excite(gate).sigmoid()
+        return x * opened
 
 
 def _normalised(layer: nn.Module, channels: int) -> nn.Sequential:

@@ -81,8 +81,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """relu(f(x) + shortcut(x))."""
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-        return out
+        added: Tensor = self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return added
 
 
 class Bottleneck(nn.Module):
@@ -106,8 +106,8 @@ class Bottleneck(nn.Module):
         """relu(f(x) + shortcut(x))."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
-        return out
+        added: Tensor = self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+        return added
 
 
 BLOCKS: dict[str, Callable[[int, int, int, Size, int, Attention | None], BasicBlock | Bottleneck]] = {

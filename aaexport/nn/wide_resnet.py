@@ -84,7 +84,8 @@ class PreActivatedBlock(nn.Module):
         out: Tensor = self.conv2(self.relu(self.bn2(self.dropout(self.conv1(activated)))))
         if self.shortcut is None:
             return out + x
-        return out + self.shortcut(x if self.raw_shortcut else activated)
+        shortcut: Tensor = self.shortcut(x if self.raw_shortcut else activated)
+        return out + shortcut
 
 
 def _everywhere(attention: Attention | None) -> Attention | None:

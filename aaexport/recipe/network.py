@@ -101,7 +101,7 @@ class ResNet(NetworkSection):
     @property
     def total_stride(self) -> int:
         """Every stage but the first halves the map; the 7×7 stem quarters it."""
-        return (4 if self.stem == "7x7" else 1) * 2 ** (self.stages - 1)
+        return (4 if self.stem == "7x7" else 1) << (self.stages - 1)
 
     @property
     def classifies(self) -> bool:
