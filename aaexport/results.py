@@ -24,6 +24,7 @@ class ConvertResult:
     bytes: int
     seconds: float
     parity: ParityReport | None
+    notes: tuple[str, ...] = ()  # what a user should know of the weights
 
 
 @dataclass(frozen=True)

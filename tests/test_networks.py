@@ -146,6 +146,19 @@ def test_the_papers_depths_hold_in_the_narrowest_layer():
 
 # The zoo
 
+NAMES = """
+aa_cnn3_digits conv_cnn3_digits aa_cnn3_cifar100 conv_cnn3_cifar100
+aa_resnet34 aa_resnet50 aa_resnet101 aa_resnet152 resnet34 resnet50 resnet101 resnet152
+aa_resnet50_kv025 aa_resnet50_kv050 aa_resnet50_kv075 aa_resnet50_kv100 aa_resnet50_features resnet50_features
+aa_wrn28_10_cifar100 aa_wrn28_10_cifar10 wrn28_10_cifar100 wrn28_10_cifar10 aa_wrn28_10_reference wrn28_10_reference
+aa_mnasnet_1_0 mnasnet_1_0
+aa_resnet20_cifar10 resnet20_cifar10 aa_wrn16_2_cifar100 wrn16_2_cifar100 aa_wrn10_1_digits wrn10_1_digits
+"""
+
+
+def test_the_zoo_is_complete():
+    assert set(ZOO) == set(NAMES.split())
+
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_zoo_network_maps_images_to_its_outputs(name):
@@ -281,5 +294,15 @@ def test_calibration_is_decided_by_its_seed():
     first, second, third = (build_network(recipe(NETWORKS["wide"])) for _ in range(3))
     for module, seed in ((first, 1), (second, 1), (third, 2)):
         calibrate_normalization(module, IMAGE.shape, seed=seed)
-    assert torch.equal(first.norm.running_mean, second.norm.running_mean)
-    assert not torch.equal(first.norm.running_mean, third.norm.running_mean)
+    assert torch.equal(first.norm.running_var, second.norm.running_var)
+    assert not torch.equal(first.norm.running_var, third.norm.running_var)
+
+
+def test_a_calibrated_network_means_the_same_in_float32_and_float64():
+    """Random weights must not turn rounding into noise: parity could not be judged then."""
+    module = build_network(recipe(NETWORKS["basic"], SMALL))
+    calibrate_normalization(module, IMAGE.shape, seed=0)
+    x = torch.randn(2, *IMAGE.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        single = module(x)
+        assert_close(single.double(), module.double()(x.double()), atol=1e-5, rtol=1e-5)

@@ -39,17 +39,6 @@ def two_heads():
     return TwoHeads()
 
 
-def test_the_zoo_is_complete():
-    assert set(zoo_models()) == {"conv_cnn3_digits", "aa_cnn3_digits", "conv_cnn3_cifar100", "aa_cnn3_cifar100"}
-
-
-@pytest.mark.parametrize("name", sorted(zoo_models()))
-def test_every_zoo_model_answers_in_its_classes(name):
-    model, recipe = aaexport.build_model(name), find_model(name).recipe
-    with torch.no_grad():
-        assert model(torch.zeros(2, *recipe.input.shape)).shape == (2, len(recipe.input.labels))
-
-
 def test_the_trained_zoo_model_gives_its_golden_vectors():
     golden = load_file(find_model("aa_cnn3_digits").golden_path)
     with torch.no_grad():
@@ -74,10 +63,10 @@ def test_build_model_says_when_there_are_no_weights():
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger("aaexport").addHandler(handler)
     try:
-        aaexport.build_model("conv_cnn3_digits")
+        aaexport.build_model("resnet20_cifar10")
     finally:
         logging.getLogger("aaexport").removeHandler(handler)
-    assert lines == ["conv_cnn3_digits has no weights yet: built with fresh random ones"]
+    assert lines == ["resnet20_cifar10 has no weights yet: built with fresh random ones"]
 
 
 @pytest.mark.parametrize("decomposition", DECOMPOSITION_NAMES)

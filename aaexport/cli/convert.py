@@ -18,6 +18,7 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @options.model
 @options.out
 @click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default.")
+@options.size
 @options.decomposition
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
@@ -30,6 +31,7 @@ def command(
     model: str,
     out: Path | None,
     opset: int | None,
+    size: tuple[int, int] | None,
     decomposition: DecompositionName | None,
     batch: int | Literal["dynamic"] | None,
     verify: bool,
@@ -55,6 +57,7 @@ def command(
         result = convert(
             folder,
             opset=opset,
+            size=size,
             decomposition=decomposition,
             batch=batch,
             verify=verify,

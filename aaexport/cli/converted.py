@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from aaexport.cli.console import say
+from aaexport.errors import ArgumentError, broken_rule
 from aaexport.folder import ModelFolder
 
 
-def ensure_converted(folder: ModelFolder) -> None:
-    """Converts a folder without model.onnx, and says so; one that has it is left alone."""
+def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -> None:
+    """Converts a folder without model.onnx, and says so; one that has it is left alone.
+
+    ArgumentError if it has one for images of another size than `size` (H, W).
+    """
     if folder.onnx_path.is_file():
+        if size is not None:
+            _check_size(folder, size)
         return
     folder.require_weights()
     say(f"{folder.path} has no model.onnx yet: converting it first")
     from aaexport.pipeline.convert import convert
 
-    convert(folder, say=say)
+    convert(folder, size=size, say=say)
+
+
+def _check_size(folder: ModelFolder, size: tuple[int, int]) -> None:
+    from aaexport.graph.files import converted_size
+
+    found = converted_size(folder.onnx_path) or folder.recipe.input.size
+    if found != size:
+        remedy = f"write it anew with `aaexport convert {folder.path} --size {size[0]} {size[1]}`"
+        rule = f"be that of {folder.onnx_path}, {found[0]} {found[1]}"
+        raise ArgumentError(broken_rule("size", rule, f"{size[0]} {size[1]}", remedy))

@@ -56,6 +56,13 @@ seed = click.option(
 )
 atol = click.option("--atol", type=float, help="Largest absolute error; the tolerance table's by default.")
 rtol = click.option("--rtol", type=float, help="The same, relative to the largest output.")
+size = click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    nargs=2,
+    metavar="H W",
+    help="Images of another size than the recipe's: trained relative tables are cut or interpolated.",
+)
 decomposition = click.option(
     "--decomposition",
     type=click.Choice(DECOMPOSITION_NAMES),

@@ -19,6 +19,7 @@ from aaexport.folder import ModelFolder, checkout
 @click.command("serve-bench")
 @options.model
 @options.out
+@options.size
 @click.option("--scenario", type=click.Choice(["single-stream"]), default="single-stream", show_default=True)
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
 @click.option("--duration", type=float, default=6.0, show_default=True,
@@ -33,6 +34,7 @@ from aaexport.folder import ModelFolder, checkout
 def command(
     model: str,
     out: Path | None,
+    size: tuple[int, int] | None,
     scenario: str,
     device: str | None,
     duration: float,
@@ -53,9 +55,9 @@ def command(
     subject: ModelFolder | str = model
     if not (model.endswith(".onnx") or Path(model).is_file()):
         subject = checkout(model, out, say)
-        ensure_converted(subject)
-    elif out is not None:
-        raise click.UsageError("--out goes with a model folder or a zoo name, not with an ONNX file")
+        ensure_converted(subject, size)
+    elif out is not None or size is not None:
+        raise click.UsageError("--out and --size go with a model folder or a zoo name, not with an ONNX file")
     from aaexport.report.machine import bench_json
     from aaexport.report.terminal import bench_view
 

@@ -17,6 +17,7 @@ from aaexport.folder import checkout
 @options.model
 @click.option("--onnx", type=click.Path(path_type=Path), help="Another file than the folder's model.onnx.")
 @options.out
+@options.size
 @options.device("cpu", "For onnxruntime; PyTorch's side runs on the CPU.")
 @options.atol
 @options.rtol
@@ -26,6 +27,7 @@ def command(
     model: str,
     onnx: Path | None,
     out: Path | None,
+    size: tuple[int, int] | None,
     device: str,
     atol: float | None,
     rtol: float | None,
@@ -41,12 +43,12 @@ def command(
     tolerance_for(device, atol, rtol)  # wrong options are refused before anything is copied or converted
     folder = checkout(model, out, say)
     if onnx is None:
-        ensure_converted(folder)
+        ensure_converted(folder, size)
     from aaexport.pipeline.verify import verify
     from aaexport.report.machine import parity_json
     from aaexport.report.terminal import parity_view
 
-    report = verify(folder, onnx, device=device, atol=atol, rtol=rtol, seed=seed)
+    report = verify(folder, onnx, size=size, device=device, atol=atol, rtol=rtol, seed=seed)
     if as_json:
         show_json(parity_json(report))
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aaexport.errors import ArgumentError, RecipeError
@@ -48,23 +48,25 @@ def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
 
 
 def calibrate_normalization(module: nn.Module, input_shape: tuple[int, int, int], seed: int) -> None:
-    """Sets the running statistics of batch normalization from one batch of seeded normal numbers.
+    """Sets the running statistics of batch normalization so that one batch of seeded normal numbers keeps its scale.
 
-    With the statistics that a fresh network has, activations grow from block to block, beyond what float32 can hold
-    in the deepest ones: such a network behaves like no trained one. Leaves `module` in evaluation mode.
+    With the statistics that a fresh network has, activations grow from block to block, which no trained network does.
+    Every layer gets one variance for all its channels, and no mean: with the statistics of each channel, the nearly
+    constant outputs of untrained attention would be blown up to noise in which float32 and float64 share no digit.
     """
+
+    def follow(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.zero_()
+        norm.running_var.fill_(inputs[0].square().mean())
+
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the plain average of what is seen, and no trace of the values before
-        norm.reset_running_stats()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        module.train()
-        module(torch.randn(CALIBRATION_BATCH, *input_shape))
-    module.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    hooks = [norm.register_forward_pre_hook(follow) for norm in norms]
+    noise = torch.randn(CALIBRATION_BATCH, *input_shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        module.eval()(noise)
+    for hook in hooks:
+        hook.remove()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class WorkerSpec:
     samples: str
     device: str
     threads: int | None
+    size: tuple[int, int] | None = None  # (H, W) that the model is built for; None: its recipe's
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    subject = as_subject(spec.model)
+    subject = as_subject(spec.model, size=spec.size)
     shape, names = subject.input_shape, subject.output_names
     runner = TorchRunner(subject.module, (INPUT_NAME,), names, input_shape=shape, device=spec.device)
     return runner, {"provider": "torch"}

@@ -38,6 +38,7 @@ def convert(
     path: str | Path | None = None,
     *,
     input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
     opset: int | None = None,
     decomposition: DecompositionName | None = None,
     batch: Batch | None = None,
@@ -53,6 +54,8 @@ def convert(
         model: a zoo name, a model folder with weights, or a module in float32, which is left as it is.
         path: the file to write; the folder's model.onnx by default.
         input_shape: (C, H, W) of one image; needed for a module, the recipe's for a folder.
+        size: (H, W) of the images instead of the recipe's: trained relative tables are brought to it, exactly for a
+            smaller size, by interpolation for a larger one, and the result's notes say so.
         opset: 18–25; the recipe's, or 20.
         decomposition: for every augmented layer; the recipe's, or each layer's own.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
@@ -74,7 +77,7 @@ def convert(
         remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
         raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
     tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
-    subject = as_subject(model, input_shape)
+    subject = as_subject(model, input_shape, size)
     target = _target(subject, path)
     check_writable(target)
     recipe = subject.recipe
@@ -94,14 +97,19 @@ def convert(
         onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
     check_operators(onnx_model)
     provenance = Provenance(
-        weights_digest(module), None if recipe is None else recipe.digest(), decompositions_of(module), opset
+        weights_digest(module),
+        None if subject.folder is None else subject.folder.recipe.digest(),
+        decompositions_of(module),
+        opset,
+        subject.own_size,
+        subject.notes,
     )
     write_metadata(onnx_model, provenance, None if recipe is None else recipe.input)
 
     parity = None
     with atomic_path(target) as temporary:
         write_onnx(onnx_model, temporary)
-        size = temporary.stat().st_size
+        written = temporary.stat().st_size
         if verify:
             say("verifying against PyTorch")
             parity = verify_subject(subject, temporary, atol=atol, rtol=rtol, seed=seed, named=target)
@@ -116,9 +124,10 @@ def convert(
         decomposition=decompositions_of(module),
         batch=batch,
         operators=dict(Counter(node.op_type for node in onnx_model.graph.node).most_common()),
-        bytes=size,
+        bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
+        notes=subject.notes,
     )
 
 

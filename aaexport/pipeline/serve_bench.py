@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from aaexport.data import load_images, normalised
+from aaexport.data import evaluation_batch, load_images
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
-from aaexport.graph.files import GraphSummary, summarize
+from aaexport.graph.files import GraphSummary, converted_size, summarize
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport, Comparison, Throughput
 from aaexport.load.single_stream import BlockPlan
@@ -28,6 +29,7 @@ from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about, why_
 from aaexport.parity import Array
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
+from aaexport.pipeline.subject import sized_recipe
 from aaexport.report.machine import bench_json
 from aaexport.runners.ort import best_device
 
@@ -91,7 +93,7 @@ def serve_bench(
         ort = stack.enter_context(Contender(WorkerSpec("onnxruntime", str(path), samples, device, threads)))
         eager = None
         if compare and folder is not None and folder.weights_path.is_file():
-            spec = WorkerSpec("torch", str(folder.path), samples, device, threads)
+            spec = WorkerSpec("torch", str(folder.path), samples, device, threads, converted_size(path))
             eager = stack.enter_context(Contender(spec))
         measured = _measure(ort, eager, duration, warmup, batches, tick)
     environment = watch.environment()
@@ -202,8 +204,10 @@ def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> tu
     name = "random inputs"
     if folder is not None:
         try:
-            images = load_images(folder.recipe, "test")
-            return normalised(images, folder.recipe.input)[:SAMPLES].numpy(), "held-out images"
+            recipe = sized_recipe(folder, _image_size(summary))
+            images = load_images(recipe, "test", base=folder.path)
+            chosen = torch.arange(min(SAMPLES, len(images)))
+            return evaluation_batch(images, recipe, chosen).numpy(), "held-out images"
         except DataError as error:
             name = f"random inputs, because {error}"
     sizes = summary.inputs[0].shape[1:]
@@ -211,6 +215,14 @@ def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> tu
         raise ArgumentError(broken_rule("the file's input", "be dynamic in the batch only", summary.inputs[0].shape))
     rng = np.random.default_rng(seed)
     return rng.standard_normal((SAMPLES, *sizes), dtype=np.float32), name  # type: ignore[arg-type]
+
+
+def _image_size(summary: GraphSummary) -> tuple[int, int] | None:
+    """(H, W) of the file's input; None if it is not one image of known size."""
+    shape = summary.inputs[0].shape
+    if len(shape) != 4 or not isinstance(shape[2], int) or not isinstance(shape[3], int):
+        return None
+    return shape[2], shape[3]
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
+from aaexport.errors import AaexportError, ArgumentError, RecipeError, RunnerError, broken_rule, first_line
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
-from aaexport.nn.build import build_network
+from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName, Recipe
 from aaexport.weights import load_weights, save_weights
@@ -24,61 +24,93 @@ log = logging.getLogger("aaexport")
 
 @dataclass(frozen=True)
 class Subject:
-    """A module in evaluation mode with what the verbs must know of it. `folder` is None for a bare module."""
+    """A module in evaluation mode with what the verbs must know of it.
+
+    `folder` and `recipe` are None for a bare module. The recipe's input is of the size that the module was built
+    for, which need not be the one in model.toml.
+    """
 
     module: nn.Module
     input_shape: ImageShape
     output_names: tuple[str, ...]
     folder: ModelFolder | None = None
+    recipe: Recipe | None = None
+    notes: tuple[str, ...] = ()
 
     @property
-    def recipe(self) -> Recipe | None:
-        """The folder's recipe."""
-        return None if self.folder is None else self.folder.recipe
+    def own_size(self) -> tuple[int, int] | None:
+        """(H, W) if it is not the one in model.toml."""
+        if self.folder is None or self.recipe is None or self.recipe.input.size == self.folder.recipe.input.size:
+            return None
+        return self.recipe.input.size
 
 
-def build_model(model: str | Path | ModelFolder, *, seed: int | None = None) -> nn.Module:
+def build_model(
+    model: str | Path | ModelFolder, *, size: tuple[int, int] | None = None, seed: int | None = None
+) -> nn.Module:
     """The network of a zoo model or model folder, in evaluation mode, with the folder's weights.
 
-    A folder without weights gives a network with fresh ones, drawn from `seed` (the recipe's by default), and a
-    warning in the log that says so; `seed` counts only there.
+    `size` is (H, W) of the images, the recipe's by default; weights that were trained at another size are
+    retargeted (`aaexport.nn.retarget`), and a warning in the log says so. A folder without weights gives a network
+    with fresh ones, drawn from `seed` (the recipe's by default), and a warning too; `seed` counts only there.
 
     Raises:
         ModelNotFoundError, FolderError, RecipeError: there is no such model, or its recipe breaks a rule.
         WeightsError: the folder's weights do not fit.
     """
     folder = model if isinstance(model, ModelFolder) else find_model(model)
-    module = build_network(folder.recipe, seed=seed)
+    module = build_network(sized_recipe(folder, size), seed=seed)
     if folder.weights_path.is_file():
-        load_weights(module, folder.weights_path)
+        for note in load_weights(module, folder.weights_path):
+            log.warning("%s: %s", folder.name, note)
     else:
         log.warning("%s has no weights yet: built with fresh random ones", folder.name)
     return module
 
 
+def sized_recipe(folder: ModelFolder, size: tuple[int, int] | None) -> Recipe:
+    """The folder's recipe, for images of `size` (H, W). ArgumentError if the network cannot take that size."""
+    if size is None:
+        return folder.recipe
+    try:
+        return folder.recipe.retargeted(*size)
+    except RecipeError as error:
+        raise ArgumentError(str(error).replace("[input] ", "size: ")) from error
+
+
 def write_random_weights(folder: ModelFolder, *, seed: int | None = None) -> None:
-    """Gives a folder without weights fresh random ones, for measuring before training."""
+    """Gives a folder without weights random ones that behave like trained ones, for measuring before training."""
     if not folder.weights_path.is_file():
-        save_weights(build_network(folder.recipe, seed=seed), folder.weights_path)
+        module = build_network(folder.recipe, seed=seed)
+        calibrate_normalization(module, folder.recipe.input.shape, seed or 0)
+        save_weights(module, folder.weights_path, random=True)
 
 
-def as_subject(model: nn.Module | str | Path | ModelFolder, input_shape: ImageShape | None = None) -> Subject:
+def as_subject(
+    model: nn.Module | str | Path | ModelFolder,
+    input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
+) -> Subject:
     """What `convert` and `verify` work on.
 
     Raises:
-        ArgumentError: a bare module without `input_shape` or not in float32, or a shape that is not the recipe's.
+        ArgumentError: a bare module without `input_shape` or not in float32, a shape that is not the recipe's, or a
+            size that the network cannot take.
         NoWeightsError, WeightsError: the folder's weights are missing or do not fit.
         ModelNotFoundError, FolderError, RecipeError: as `build_model`.
     """
     if isinstance(model, nn.Module):
+        if size is not None:
+            raise ArgumentError(broken_rule("size", "be given for a recipe's network", size, "use input_shape"))
         return _bare_module(model, input_shape)
     folder = model if isinstance(model, ModelFolder) else find_model(model)
-    shape = folder.recipe.input.shape
+    recipe = sized_recipe(folder, size)
+    shape = recipe.input.shape
     if input_shape is not None and tuple(input_shape) != shape:
         raise ArgumentError(broken_rule("input_shape", f"be the recipe's {shape}", tuple(input_shape)))
-    folder.require_weights()
-    module = build_model(folder)
-    return Subject(module, shape, _output_names(module, shape), folder)
+    module = build_network(recipe)
+    notes = load_weights(module, folder.require_weights())
+    return Subject(module, shape, _output_names(module, shape), folder, recipe, notes)
 
 
 def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from aaexport.data import LabelledImages, load_images, normalised
+from aaexport.data import Images, evaluation_batch, load_images
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, GraphError, RunnerError, broken_rule
-from aaexport.folder import ModelFolder, write_json
+from aaexport.folder import ModelFolder, find_model, write_json
 from aaexport.graph.check import check_model
-from aaexport.graph.files import GraphSummary, read_onnx, summarize
+from aaexport.graph.files import GraphSummary, converted_size, read_onnx, summarize
 from aaexport.graph.metadata import read_metadata
 from aaexport.parity import (
     TOLERANCES,
@@ -36,6 +36,7 @@ from aaexport.weights import weights_digest
 
 BATCHES = (1, 2, 7)
 ACCURACY_BATCH = 64
+ACCURACY_IMAGES = 1000
 FIXED_BATCHES = 100
 
 
@@ -44,6 +45,7 @@ def verify(
     onnx: str | Path | None = None,
     *,
     input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
     device: str = "cpu",
     atol: float | None = None,
     rtol: float | None = None,
@@ -59,6 +61,7 @@ def verify(
         model: a zoo name, a model folder, or a module in float32 (then `input_shape` = (C, H, W) is needed).
         onnx: the file; the folder's model.onnx by default.
         input_shape: of one image, for a module.
+        size: (H, W) of the images; by default the one that the file was converted for, else the recipe's.
         device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
         atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`).
         seed: of the random inputs and of the choice of images.
@@ -68,8 +71,9 @@ def verify(
         ProviderError: onnxruntime cannot use `device` here.
         Others as `aaexport.convert` raises for `model`.
     """
-    subject = as_subject(model, input_shape)
-    path = _onnx_path(subject, onnx)
+    folder = _folder_of(model)
+    path = _onnx_path(folder, onnx)
+    subject = as_subject(folder or model, input_shape, size or (None if folder is None else converted_size(path)))
     report = verify_subject(subject, path, device=device, atol=atol, rtol=rtol, seed=seed)
     if subject.folder is not None and path == subject.folder.onnx_path:
         write_json(subject.folder.parity_path, parity_json(report))
@@ -92,7 +96,9 @@ def verify_subject(
     summary = summarize(path)
     unfit = _input_failures(summary, subject)
     structure = (*_structure(path), *unfit, *_output_failures(summary, subject), *_staleness(summary, subject))
-    report = ParityReport(str(named or path), f"onnxruntime on {device}", tolerance, (), structure)
+    report = ParityReport(
+        str(named or path), f"onnxruntime on {device}", tolerance, (), structure, notes=_notes(subject)
+    )
     try:
         runner = OrtRunner(path, device=device, exact=True)
     except RunnerError as error:
@@ -115,7 +121,8 @@ def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed
     definition, baseline = _torch_runner(subject, torch.float64), _torch_runner(subject, torch.float32)
     expected = [definition.infer({INPUT_NAME: case.batch}) for case in cases]
     own = [baseline.infer({INPUT_NAME: case.batch}) for case in cases]
-    torch_accuracy = None if images is None else _accuracy(images, subject, baseline, fixed)
+    classified = images if subject.recipe is not None and subject.recipe.network.classifies else None
+    torch_accuracy = None if classified is None else _accuracy(classified, subject, baseline, fixed, seed)
     outputs: list[OutputParity] = []
     for case, truth, plain in zip(cases, expected, own, strict=True):
         try:
@@ -126,11 +133,11 @@ def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed
             outputs += compare(case.name, truth, plain, actual, report.tolerance)
     accuracy = None
     if (
-        images is not None
+        classified is not None
         and torch_accuracy is not None
         and all(output.max_abs_error is not None for output in outputs)
     ):
-        seen, share = _accuracy(images, subject, runner, fixed)
+        seen, share = _accuracy(classified, subject, runner, fixed, seed)
         accuracy = Accuracy(seen, torch_accuracy[1], share) if seen else None
     return replace(report, outputs=tuple(outputs), notes=(*report.notes, *notes), accuracy=accuracy)
 
@@ -141,42 +148,44 @@ class _Case:
     batch: Array  # (B, C, H, W), float32
 
 
-def _cases(subject: Subject, images: LabelledImages | None, batches: Sequence[int], seed: int) -> Iterator[_Case]:
+def _cases(subject: Subject, images: Images | None, batches: Sequence[int], seed: int) -> Iterator[_Case]:
     """Different images and different numbers in every case, all decided by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     for size in batches:
         if images is not None and subject.recipe is not None:
             index = torch.randint(len(images), (size,), generator=generator)
-            batch = normalised(images, subject.recipe.input, index)
+            batch = evaluation_batch(images, subject.recipe, index)
             yield _Case(f"images, batch {size}", batch.numpy())
         noise = torch.randn(size, *subject.input_shape, generator=generator)
         yield _Case(f"random, batch {size}", noise.numpy())
 
 
-def _accuracy(images: LabelledImages, subject: Subject, runner: Runner, fixed: int | None) -> tuple[int, float]:
-    """How many held-out images, and the share that the first output classifies rightly.
+def _accuracy(images: Images, subject: Subject, runner: Runner, fixed: int | None, seed: int) -> tuple[int, float]:
+    """How many held-out images, at most `ACCURACY_IMAGES`, and the share that the first output classifies rightly.
 
     A file that fixes its batch is given whole batches only, and no more than `FIXED_BATCHES` of them.
     """
     assert subject.recipe is not None
     right = seen = 0
-    for index in torch.arange(len(images)).split(fixed or ACCURACY_BATCH):
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:ACCURACY_IMAGES]
+    for index in chosen.split(fixed or ACCURACY_BATCH):
         if fixed is not None and (len(index) != fixed or seen >= fixed * FIXED_BATCHES):
             break
-        batch = normalised(images, subject.recipe.input, index).numpy()
+        batch = evaluation_batch(images, subject.recipe, index).numpy()
         scores = runner.infer({runner.inputs[0].name: batch})[subject.output_names[0]]
         right += int((scores.argmax(axis=1) == images.labels[index].numpy()).sum())
         seen += len(index)
     return seen, right / seen if seen else 0.0
 
 
-def _held_out_images(subject: Subject) -> tuple[LabelledImages | None, tuple[str, ...]]:
-    if subject.recipe is None:
+def _held_out_images(subject: Subject) -> tuple[Images | None, tuple[str, ...]]:
+    if subject.recipe is None or subject.folder is None:
         return None, ("a bare module has no data set: random inputs only",)
     try:
-        return load_images(subject.recipe, "test"), ()
+        images = load_images(subject.recipe, "test", base=subject.folder.path)
     except DataError as error:
         return None, (f"random inputs only: {error}",)
+    return images, images.notes
 
 
 def _torch_runner(subject: Subject, dtype: torch.dtype) -> TorchRunner:
@@ -228,8 +237,8 @@ def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     remedy = "the file is stale: convert again"
     if provenance.weights_digest != weights_digest(subject.module):
         failures.append(f"the file must hold the model's weights, but their digests differ; {remedy}")
-    recipe = subject.recipe
-    if recipe is not None and provenance.recipe_digest not in (None, recipe.digest()):
+    folder = subject.folder
+    if folder is not None and provenance.recipe_digest not in (None, folder.recipe.digest()):
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
 
@@ -251,12 +260,25 @@ def tolerance_for(device: str, atol: float | None, rtol: float | None) -> Tolera
     return replace(tolerance, atol=atol, rtol=rtol, reason=f"atol or rtol set by hand; {tolerance.reason}")
 
 
-def _onnx_path(subject: Subject, onnx: str | Path | None) -> Path:
+def _folder_of(model: nn.Module | str | Path | ModelFolder) -> ModelFolder | None:
+    if isinstance(model, nn.Module):
+        return None
+    return model if isinstance(model, ModelFolder) else find_model(model)
+
+
+def _onnx_path(folder: ModelFolder | None, onnx: str | Path | None) -> Path:
     if onnx is not None:
         return Path(onnx)
-    if subject.folder is None:
+    if folder is None:
         raise ArgumentError("onnx must be given for a module, got None")
-    if not subject.folder.onnx_path.is_file():
-        remedy = f"write it with `aaexport convert {subject.folder.path}`"
-        raise FolderError(f"{subject.folder.path} has no model.onnx yet; {remedy}")
-    return subject.folder.onnx_path
+    if not folder.onnx_path.is_file():
+        remedy = f"write it with `aaexport convert {folder.path}`"
+        raise FolderError(f"{folder.path} has no model.onnx yet; {remedy}")
+    return folder.onnx_path
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
+    if subject.own_size is None:
+        return subject.notes
+    height, width = subject.own_size
+    return (f"for images of {height}×{width}, which is not the recipe's size", *subject.notes)

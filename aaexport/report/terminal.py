@@ -13,8 +13,8 @@ from rich.text import Text
 from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
 from aaexport.parity import OutputParity, ParityReport
+from aaexport.recipe import Input
 from aaexport.results import ConvertResult, InspectResult
-from aaexport.training import TrainResult
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
@@ -26,7 +26,7 @@ def convert_view(result: ConvertResult) -> RenderableType:
         "parity": _verdict(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
-    return _facts(rows)
+    return _facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
 
 
 def parity_view(report: ParityReport) -> RenderableType:
@@ -80,7 +80,7 @@ def inspect_view(result: InspectResult) -> RenderableType:
         recipe, cost = result.recipe, result.cost
         rows["model"] = f"{result.path.name}: {recipe.description}"
         rows["network"] = f"{recipe.network.family}, decomposition {recipe.export.decomposition}"
-        rows["input"] = f"{_shape(('batch', *recipe.input.shape))}, {len(recipe.input.labels)} classes"
+        rows["input"] = _input(recipe.input)
         rows["parameters"] = f"{cost.parameters:,}"
         rows["MACs per image"] = f"{cost.macs:,}, attention's products {cost.attention_macs:,} of them"
         rows["weights"] = "yes" if result.has_weights else "none yet"
@@ -100,8 +100,8 @@ def models_view(zoo: Mapping[str, InspectResult]) -> Table:
         table.add_row(
             name,
             f"{entry.cost.parameters:,}",
-            f"{entry.cost.macs / 1e6:.1f} M",
-            f"{entry.cost.attention_macs / 1e6:.1f} M",
+            _count(entry.cost.macs),
+            _count(entry.cost.attention_macs),
             "×".join(str(size) for size in entry.recipe.input.shape),
             entry.recipe.data.dataset,
             "yes" if entry.has_weights else "train first",
@@ -117,18 +117,16 @@ def names_view(title: str, meaning: str, entries: Mapping[str, str]) -> Table:
     return table
 
 
-def train_view(result: TrainResult) -> RenderableType:
-    """How the training ended."""
-    last = result.epochs[-1]
-    minutes, seconds = divmod(round(sum(epoch.seconds for epoch in result.epochs)), 60)
-    return _facts(
-        {
-            "folder": str(result.folder),
-            "test accuracy": f"{result.test_accuracy:.2%} (train {last.train_accuracy:.2%})",
-            "epochs": f"{len(result.epochs)} in {minutes} min {seconds} s",
-            "device": f"{result.device}, {result.precision}",
-        }
-    )
+def _count(value: int) -> str:
+    """With the unit that people give such counts in."""
+    if value == 0:
+        return "–"
+    return f"{value / 1e9:.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+
+
+def _input(image: Input) -> str:
+    classes = f", {image.classes:,} classes" if image.classes else ""
+    return f"{_shape(('batch', *image.shape))}{classes}"
 
 
 def _parity_row(output: OutputParity) -> tuple[str | Text, ...]:
