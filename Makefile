@@ -1,5 +1,6 @@
 # make demo    trains, converts, verifies and measures aa_cnn3_digits in a new folder under demo/
 # make test    runs the tests             make check   lints, formats, types
+# make test-slow   runs those that take minutes: every zoo model, and the compiler
 # make wheel   builds the wheel           make clean   removes the environment and the demo folders
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check wheel clean
+.PHONY: demo test test-slow check wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/02_train_to_latency/demo.py --out demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

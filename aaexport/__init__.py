@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aaexport.pipeline.subject import build_model
     from aaexport.pipeline.verify import verify
     from aaexport.results import ConvertResult, InspectResult
-    from aaexport.training import TrainResult, train
+    from aaexport.training import TrainingComparison, TrainResult, compare_training, train
 
 __all__ = [
     "AaexportError",
@@ -29,8 +29,10 @@ __all__ = [
     "InspectResult",
     "ParityReport",
     "TrainResult",
+    "TrainingComparison",
     "__version__",
     "build_model",
+    "compare_training",
     "convert",
     "errors",
     "inspect",
@@ -47,7 +49,9 @@ _HOMES = {
     "InspectResult": "aaexport.results",
     "ParityReport": "aaexport.parity",
     "TrainResult": "aaexport.training",
+    "TrainingComparison": "aaexport.training",
     "build_model": "aaexport.pipeline.subject",
+    "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert",
     "inspect": "aaexport.pipeline.inspect",
     "serve_bench": "aaexport.pipeline.serve_bench",

@@ -75,6 +75,11 @@ class ModelFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def best_path(self) -> Path:
+        """best.safetensors: the weights of the epoch with the highest test accuracy."""
+        return self.path / "best.safetensors"
+
+    @property
     def manifest_path(self) -> Path:
         """manifest.json: sha256 and size of every file, and the versions of the tools."""
         return self.path / "manifest.json"

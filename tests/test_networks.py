@@ -15,7 +15,7 @@ from aaexport.nn.build import build_network, calibrate_normalization, measure_co
 from aaexport.recipe import Attention, Cnn3, Input, MnasNet, ResNet, WideResNet
 
 ZOO = zoo_models()
-# In millions, as Bello et al. 2019 print them (tables 2 to 4); the plain ones are those networks' own.
+# In millions, as Bello et al. 2019 print them; the plain ones are those networks' own.
 MILLIONS = {
     "resnet34": 21.8,
     "aa_resnet34": 20.7,

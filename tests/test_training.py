@@ -7,71 +7,20 @@ import shutil
 import pytest
 import torch
 from torch.testing import assert_close
+from training_recipes import IMAGES, Recorder, complaint, interrupt, one_thread, weights, write_recipe
 
-from aaexport import training
-from aaexport.data import load_images, normalised, varied
+from aaexport.data import evaluation_batch, load_images, loading
 from aaexport.errors import AaexportError, ArgumentError, DataError, ProviderError, TrainingError
 from aaexport.folder import ModelFolder, zoo_models
 from aaexport.nn import build_network
-from aaexport.recipe import Training
-from aaexport.training import learning_rate, train
+from aaexport.training import accuracy, learner, learning_rate, run, train
 from aaexport.weights import load_weights, read_tensors
-
-IMAGES = 1438  # of the training part of digits
-TINY = {
-    "channels": "[8, 8, 8]",
-    "strides": "[2, 2, 1]",
-    "kappa": "0.5",
-    "upsilon": "0.5",
-    "num_heads": "2",
-    "epochs": "3",
-    "batch_size": "256",
-    "warmup_epochs": "1",
-}
-
-
-def write_recipe(path, **changes):
-    """aa_cnn3_digits made tiny, as model.toml in a folder of its own; of a repeated key the first is changed."""
-    text = zoo_models()["aa_cnn3_digits"].recipe_path.read_text(encoding="utf-8")
-    for key, value in (TINY | changes).items():
-        text, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.MULTILINE)
-        assert count == 1, key
-    path.mkdir(exist_ok=True)
-    (path / "model.toml").write_text(text, encoding="utf-8")
-    return ModelFolder(path)
-
-
-class Recorder:
-    """A watcher that writes down what it is told, and presses Ctrl-C after one epoch or one batch."""
-
-    def __init__(self, *, stop_after=None, stop_in=None):
-        self.stop_after, self.stop_in = stop_after, stop_in
-        self.batches, self.epochs = [], []
-
-    def batch(self, epoch, images, loss, accuracy, images_per_second):
-        self.batches.append((epoch, images))
-        if epoch == self.stop_in:
-            raise KeyboardInterrupt
-
-    def epoch(self, record):
-        self.epochs.append(record)
-        if record.epoch == self.stop_after:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of such small products only wait for each other, for seconds where tests run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def interrupt(folder, **options):
-    with pytest.raises(KeyboardInterrupt):
-        train(folder, device="cpu", watcher=Recorder(**options))
-    return folder
+def quick():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +57,10 @@ def tiny(tmp_path):
     return lambda **changes: write_recipe(tmp_path / "tiny", **changes)
 
 
-def weights(folder):
-    return folder.weights_path.read_bytes()
-
-
 def module_of(folder):
     module = build_network(folder.recipe, seed=99)
     load_weights(module, folder.weights_path)
     return module
-
-
-def complaint(folder, **options):
-    with pytest.raises(TrainingError) as refusal:
-        train(folder, device="cpu", **options)
-    return str(refusal.value)
 
 
 # What a training leaves
@@ -165,12 +104,20 @@ def test_the_test_accuracy_is_that_of_the_saved_weights(trained):
     folder, result, _ = trained
     images = load_images(folder.recipe, "test")
     with torch.no_grad():
-        right = module_of(folder)(normalised(images, folder.recipe.input)).argmax(1) == images.labels
+        right = module_of(folder)(evaluation_batch(images, folder.recipe)).argmax(1) == images.labels
     assert result.test_accuracy == int(right.sum()) / len(images)
 
 
+def test_the_best_weights_are_those_of_the_epoch_with_the_highest_test_accuracy(trained):
+    folder, result, _ = trained
+    module = build_network(folder.recipe)
+    load_weights(module, folder.best_path)
+    best = max(epoch.test_accuracy for epoch in result.epochs)
+    assert accuracy(module, load_images(folder.recipe, "test"), folder.recipe, torch.device("cpu")) == best
+
+
 def test_golden_inputs_are_the_first_images_of_the_test_part(trained):
-    images = normalised(load_images(trained[0].recipe, "test"), trained[0].recipe.input)
+    images = evaluation_batch(load_images(trained[0].recipe, "test"), trained[0].recipe)
     assert torch.equal(read_tensors(trained[0].golden_path)["input"], images[:4])
 
 
@@ -182,7 +129,8 @@ def test_golden_logits_are_what_the_saved_weights_give_for_the_golden_inputs(tra
 
 def test_the_manifest_lists_what_was_trained(trained):
     manifest = json.loads(trained[0].manifest_path.read_text(encoding="utf-8"))
-    assert set(manifest["files"]) == {"model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl"}
+    trained_files = {"weights.safetensors", "best.safetensors", "golden.safetensors", "train.jsonl"}
+    assert set(manifest["files"]) == {"model.toml", *trained_files}
 
 
 def test_on_the_cpu_the_precision_is_float32_whatever_the_recipe_says_of_gpus(trained):
@@ -249,7 +197,7 @@ def test_a_training_resumed_from_within_an_epoch_ends_with_the_same_weights(tmp_
 
 def test_a_resumed_training_ends_with_the_log_of_an_uninterrupted_one(trained, unfinished):
     train(unfinished, device="cpu", resume=True)
-    deterministic = ("epoch", "loss", "train_accuracy", "test_accuracy", "learning_rate")
+    deterministic = ("epoch", "loss", "train_accuracy", "test_accuracy", "test_top5", "learning_rate")
     one, other = (
         [
             {key: json.loads(line)[key] for key in deterministic}
@@ -300,17 +248,55 @@ def test_resuming_without_a_checkpoint_is_refused_with_the_remedy(tiny):
     assert text == f"{folder.path} has no checkpoint to resume; train without --resume"
 
 
-@pytest.mark.parametrize("options", [{"seed": 1}, {"epochs": 4}], ids=str)
-def test_resuming_another_run_is_refused_with_the_remedy(unfinished, options):
-    text = complaint(unfinished, resume=True, **options)
-    path = unfinished.checkpoint_path
-    assert text.startswith(f"{path} belongs to a run with other settings or another model.toml; resume with the ")
+def difference(folder, **options):
+    """What of the run is said to differ from the checkpoint's."""
+    text = complaint(folder, resume=True, **options)
+    remedy = "resume with the options and the model.toml that it was begun with, or delete it to begin anew"
+    found = re.fullmatch(
+        rf"{re.escape(str(folder.checkpoint_path))} belongs to another run: (.+); {re.escape(remedy)}", text
+    )
+    assert found, text
+    return found[1]
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": "0.01"}, {"channels": "[8, 8, 16]"}], ids=str)
-def test_resuming_with_another_recipe_is_refused(unfinished, changes):
-    folder = write_recipe(unfinished.path, **changes)
-    assert "another model.toml" in complaint(folder, resume=True)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 1}, "[training] seed was not given, is 1"),
+        ({"epochs": 4}, "[training] epochs was 3, is 4"),
+        ({"size": (9, 8)}, "the image size was 8×8, is 9×8"),
+        ({"amp": "bf16"}, "the precision was float32, is bfloat16"),
+        ({"accumulate": 2}, "--accumulate was not given, is 2"),
+        ({"channels_last": True}, "--channels-last was not given, is True"),
+    ],
+    ids=str,
+)
+def test_resuming_with_other_options_is_refused_by_name_with_the_remedy(unfinished, options, named):
+    assert difference(unfinished, **options) == named
+
+
+def test_resuming_with_other_initial_weights_is_refused(unfinished, trained):
+    named = difference(unfinished, init=trained[0].path)
+    assert re.fullmatch(r"--init was not given, is [0-9a-f]{12}", named)
+
+
+def test_resuming_with_another_recipe_of_training_is_refused(unfinished):
+    named = difference(write_recipe(unfinished.path, learning_rate="0.01"))
+    assert named == "[training] learning_rate was 0.05, is 0.01"
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(unfinished):
+    named = difference(write_recipe(unfinished.path, channels="[8, 8, 16]"))
+    assert named.startswith("[network], [attention] or [input] was ")
+
+
+def test_a_checkpoint_whose_tensors_have_other_names_is_refused_in_one_line(unfinished):
+    state = torch.load(unfinished.checkpoint_path, weights_only=True)
+    state["learner"]["module"]["elsewhere"] = state["learner"]["module"].pop("classifier.bias")
+    torch.save(state, unfinished.checkpoint_path)
+    text = complaint(unfinished, resume=True)
+    assert text.startswith(f"{unfinished.checkpoint_path} must fit the network, but: ")
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("resume", [True, False], ids=["resume", "anew"])
@@ -363,7 +349,7 @@ def test_a_training_that_fails_in_its_first_epoch_speaks_of_no_checkpoint(tiny):
 @pytest.fixture
 def failed_later(tiny, monkeypatch):
     """A folder whose training fails in its second epoch, and what was complained of."""
-    monkeypatch.setattr(training, "learning_rate", lambda _, done: 0.01 if done < 1 else 1e30)
+    monkeypatch.setattr(run, "learning_rate", lambda _, done: 0.01 if done < 1 else 1e30)
     folder = tiny()
     return folder, complaint(folder)
 
@@ -397,7 +383,7 @@ def test_an_epoch_that_ends_with_a_weight_that_is_not_a_number_is_not_saved(tiny
             if len(self.batches) == 6:
                 modules[0].get_parameter(name).data.view(-1)[0] = math.nan
 
-    monkeypatch.setattr(training, "build_network", build)
+    monkeypatch.setattr(learner, "build_network", build)
     folder = tiny()
     complaint(folder, watcher=Spoiler())
     assert not folder.checkpoint_path.exists()
@@ -406,38 +392,6 @@ def test_an_epoch_that_ends_with_a_weight_that_is_not_a_number_is_not_saved(tiny
 def test_a_learning_rate_beyond_float32_is_refused_by_name(tiny):
     with pytest.raises(AaexportError, match="learning_rate"):
         train(tiny(learning_rate="1e60"), device="cpu")
-
-
-# The learning rate
-
-SCHEDULE = Training(epochs=10, batch_size=1, learning_rate=0.4, warmup_epochs=2)
-
-
-@pytest.mark.parametrize(
-    ("done", "rate"),
-    [
-        (0, 0.004),  # a hundredth, so that the first step moves
-        (0.5, 0.1),
-        (1, 0.2),
-        (2, 0.4),
-        (4, 0.2 * (1 + math.sqrt(0.5))),
-        (6, 0.2),
-        (8, 0.2 * (1 - math.sqrt(0.5))),
-        (10, 0.0),
-    ],
-)
-def test_the_rate_warms_up_in_a_line_and_decays_in_half_a_cosine(done, rate):
-    assert learning_rate(SCHEDULE, done) == pytest.approx(rate, abs=1e-12)
-
-
-def test_without_warm_up_the_rate_starts_at_its_peak():
-    assert learning_rate(Training(epochs=10, batch_size=1, learning_rate=0.4), 0) == 0.4
-
-
-def test_a_warm_up_of_all_epochs_never_decays():
-    schedule = Training(epochs=2, batch_size=1, learning_rate=0.4, warmup_epochs=2)
-    rates = [learning_rate(schedule, step / 10) for step in range(20)]
-    assert rates == sorted(rates)
 
 
 # Train and test part
@@ -454,7 +408,8 @@ def images_of_epochs(tiny, monkeypatch):
             images.extend(image.numpy().tobytes() for image in batch)
             return varied(batch, *arguments)
 
-        monkeypatch.setattr(training, "varied", spy)
+        varied = loading.varied
+        monkeypatch.setattr(loading, "varied", spy)
         train(tiny(), device="cpu", **options)
         return [images[start : start + IMAGES] for start in range(0, len(images), IMAGES)]
 
@@ -463,7 +418,7 @@ def images_of_epochs(tiny, monkeypatch):
 
 def part(split):
     recipe = zoo_models()["aa_cnn3_digits"].recipe
-    return [image.numpy().tobytes() for image in normalised(load_images(recipe, split), recipe.input)]
+    return [image.numpy().tobytes() for image in evaluation_batch(load_images(recipe, split), recipe)]
 
 
 def test_every_epoch_trains_on_every_training_image_once(images_of_epochs):
@@ -488,10 +443,10 @@ def test_the_test_part_does_not_change_the_weights(trained, tiny, monkeypatch):
     def swapped(recipe, split, **options):
         images = load_images(recipe, split, **options)
         if split == "test":
-            images.images.fill_(16)
+            images.pixels.fill_(16)
         return images
 
-    monkeypatch.setattr(training, "load_images", swapped)
+    monkeypatch.setattr(run, "load_images", swapped)
     folder = tiny()
     train(folder, device="cpu")
     assert weights(folder) == weights(trained[0])
@@ -529,8 +484,10 @@ def test_an_unknown_device_is_refused_by_value(tiny):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**64}, "seed must "),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"amp": "fp8"}, "amp must be bf16 or fp16, got 'fp8'"),
     ],
-    ids=["no epoch", "seed below 0", "seed beyond 64 bits"],
+    ids=["no epoch", "seed below 0", "seed beyond 64 bits", "no part", "an unknown type"],
 )
 def test_an_argument_out_of_range_is_refused_by_name_and_value(tiny, options, text):
     with pytest.raises(ArgumentError) as refusal:
@@ -539,8 +496,8 @@ def test_an_argument_out_of_range_is_refused_by_name_and_value(tiny, options, te
 
 
 def test_a_recipe_that_does_not_fit_its_data_is_refused(tiny):
-    with pytest.raises(DataError, match=r"\[input\]"):
-        train(tiny(height="9"), device="cpu")
+    with pytest.raises(DataError, match=r"\[input\] labels"):
+        train(tiny(labels='["0", "1", "2"]'), device="cpu")
 
 
 def test_the_zoos_own_folder_is_never_trained_in(tmp_path, monkeypatch):

@@ -1,23 +1,29 @@
-"""`aaexport train MODEL`."""
+"""`aaexport train MODEL…`."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from aaexport.cli import options
 from aaexport.cli.console import console, say, settings, show, show_json
 from aaexport.errors import AaexportError
-from aaexport.folder import ModelFolder, checkout
+from aaexport.folder import ModelFolder, checkout, find_model
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from aaexport.training import Epoch, Watcher
+    from aaexport.training.distributed import Processes
+
+UNDER_TORCHRUN = "LOCAL_RANK"
 
 
 class TrainingInterruptedError(AaexportError):
@@ -27,97 +33,181 @@ class TrainingInterruptedError(AaexportError):
 
 
 @click.command("train")
-@options.model
-@options.out
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
+              help="Work on a copy in this folder, of several below it; a zoo model goes to ./NAME.")  # fmt: skip
+@click.option("--compare", is_flag=True, help="Train several models in turn, and print a table of them.")
 @options.device(None, "By default CUDA where torch can use it, else the CPU.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
+@click.option("--size", type=click.IntRange(min=1), nargs=2, metavar="H W", help="Train on images of this size.")
+@click.option("--init", metavar="WEIGHTS|MODEL", help="Begin with these weights instead of random ones.")
+@click.option("--amp", type=click.Choice(["bf16", "fp16"]), help="Autocast; on CUDA the recipe's by default.")
+@click.option("--compile", "compiled", is_flag=True, help="Train what torch.compile makes of the network.")
+@click.option("--channels-last", is_flag=True, help="Keep images and weights with the channels innermost.")
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, help="Compute each batch in N parts.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @click.option("--download", is_flag=True, help="Fetch the data set from the network if it is not here.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be decoded.")
 @options.as_json
 def command(
-    model: str,
-    out: Path | None,
-    device: str | None,
-    epochs: int | None,
-    seed: int | None,
-    resume: bool,
-    download: bool,
-    as_json: bool,
+    models: tuple[str, ...], out: Path | None, compare: bool, as_json: bool, compiled: bool, **given: Any
 ) -> None:
     """Train MODEL from its recipe, on the training part of its data set.
 
-    Writes weights.safetensors, golden.safetensors, train.jsonl and, after every epoch, checkpoint.pt.
+    Writes weights.safetensors, golden.safetensors, train.jsonl and, after every epoch, checkpoint.pt and
+    best.safetensors. Under torchrun several processes train together. With --compare, models with one data set,
+    batch size and number of epochs are trained in turn, and the table says what attention costs.
     """
-    folder = checkout(model, out, say)
-    from aaexport.report.machine import train_json
-    from aaexport.report.terminal import train_view
-    from aaexport.training import train
+    _check_number(models, compare)
+    if UNDER_TORCHRUN not in os.environ:
+        for model in models:
+            find_model(model)  # a wrong name need not wait for torch
+    from aaexport.training.distributed import AnotherProcessFailedError, joined
 
-    watching = _watcher(folder, epochs)
+    given |= {"compile": compiled}
+    session = _Session(models, out, compare, given)
     try:
-        with watching as watcher:
-            result = train(
-                folder,
-                device=device,
-                epochs=epochs,
-                seed=seed,
-                resume=resume,
-                download=download,
-                watcher=watcher,
-            )
+        with joined(given["device"]) as processes:
+            session.train(processes)
+    except AnotherProcessFailedError:
+        raise click.exceptions.Exit(1) from None  # that one says why
     except KeyboardInterrupt as interrupt:
-        given = {"epochs": epochs, "seed": seed, "device": device}
-        saved = resume or watching.epochs_saved > 0
-        raise TrainingInterruptedError(_how_to_go_on(folder, given, saved)) from interrupt
-    if as_json:
-        show_json(train_json(result))
-    else:
-        show(train_view(result))
+        raise TrainingInterruptedError(session.how_to_go_on()) from interrupt
+    if processes.leads:
+        session.report(as_json)
 
 
-def _how_to_go_on(folder: ModelFolder, given: dict[str, int | str | None], saved: bool) -> str:
-    if not saved:
-        return "interrupted before the first epoch was saved: nothing was changed"
-    options = [f"--{name} {value}" for name, value in given.items() if value is not None]
-    command = " ".join(["aaexport train", shlex.quote(str(folder.path)), *options, "--resume"])
-    return f"interrupted; the finished epochs are saved, go on with `{command}`"
+def _check_number(models: Sequence[str], compare: bool) -> None:
+    if compare and len(models) < 2:
+        raise click.UsageError("--compare needs at least two models")
+    if len(models) > 1 and not compare:
+        raise click.UsageError(f"one model is trained at a time, got {len(models)}; --compare trains several in turn")
 
 
-def _watcher(folder: ModelFolder, epochs: int | None) -> _Lines | _Bars:
-    total = epochs or folder.recipe.training.epochs
-    return _Bars(total) if sys.stderr.isatty() and not settings.quiet else _Lines(total)
+class _Session:
+    """One call of the command: its models, its options, and what came of them."""
+
+    def __init__(self, models: Sequence[str], out: Path | None, compare: bool, given: dict[str, Any]) -> None:
+        self.models, self.out, self.compare, self.given = models, out, compare, given
+        self.folders: list[ModelFolder] = []
+        self.epochs_saved = 0
+        self.result: Any = None
+
+    def train(self, processes: Processes) -> None:
+        """Copies what must be copied, and trains; the first process shows how it goes."""
+        from aaexport.training import compare_training, train
+
+        tell = say if processes.leads else _say_nothing
+        self.folders = processes.led(lambda: [checkout(m, self._target(m), tell) for m in self.models])
+        progress = _Bars(self) if sys.stderr.isatty() and not settings.quiet else _Lines(self)
+        with ExitStack() as stack:
+            if processes.leads:
+                stack.enter_context(progress)
+            if self.compare:
+                self.result = compare_training(self.folders, watcher=progress.watcher, **self.given)
+            else:
+                self.result = train(self.folders[0], watcher=progress.watcher(""), **self.given)
+
+    def report(self, as_json: bool) -> None:
+        """The result, on stdout."""
+        from aaexport.report import training
+
+        if self.compare and as_json:
+            show_json(training.comparison_json(self.result))
+        elif self.compare:
+            click.echo(training.comparison_markdown(self.result))  # as it is: a terminal's width must not break it
+        elif as_json:
+            show_json(training.train_json(self.result))
+        else:
+            show(training.train_view(self.result))
+
+    def epochs_of(self, name: str) -> int:
+        """How many epochs the model of that name is to have; of one model alone the name is empty."""
+        folder = next((folder for folder in self.folders if folder.name == name), self.folders[0])
+        return int(self.given["epochs"] or folder.recipe.training.epochs)
+
+    def how_to_go_on(self) -> str:
+        """What an interrupted run left, and the command that goes on with it."""
+        if not self.folders or not (self.given["resume"] or self.epochs_saved):
+            return "interrupted before the first epoch was saved: nothing was changed"
+        if UNDER_TORCHRUN in os.environ:
+            return "interrupted; the finished epochs are saved, go on with the same command and --resume"
+        words = [shlex.quote(str(folder.path)) for folder in self.folders]
+        words += ["--compare"] if self.compare else []
+        command = " ".join(["aaexport train", *words, *_as_typed(self.given | {"resume": True})])
+        return f"interrupted; the finished epochs are saved, go on with `{command}`"
+
+    def _target(self, model: str) -> Path | None:
+        if self.out is None or not self.compare:
+            return self.out
+        return self.out / find_model(model).name
+
+
+def _as_typed(given: dict[str, Any]) -> list[str]:
+    """Options as a person types them, without those that have their default."""
+    words = []
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif isinstance(value, tuple):
+            words.append(f"{option} {' '.join(map(str, value))}")
+        elif value is not None and value is not False and (name, value) != ("accumulate", 1):
+            words.append(f"{option} {shlex.quote(str(value))}")
+    return words
+
+
+def _say_nothing(line: str) -> None: ...
+
+
+class _Progress(Protocol):
+    """Shows how trainings go."""
+
+    def watcher(self, name: str) -> Watcher:
+        """Who watches the model of that name; the name is empty where there is one model only."""
 
 
 class _Lines:
     """One line an epoch, for logs."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-        self.epochs_saved = 0
+    def __init__(self, session: _Session) -> None:
+        self.session = session
 
-    def __enter__(self) -> Watcher:
-        return self
+    def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def watcher(self, name: str) -> Watcher:
+        """Its lines begin with the name."""
+        return _LinesOfOne(self.session, name)
+
+
+class _LinesOfOne:
+    def __init__(self, session: _Session, name: str) -> None:
+        self.session, self.name = session, name
+        self.prefix, self.total = f"{name}  " if name else "", session.epochs_of(name)
 
     def batch(self, epoch: int, images: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
     def epoch(self, record: Epoch) -> None:
-        self.epochs_saved += 1
-        say(_epoch_line(record, self.epochs))
+        self.session.epochs_saved += 1
+        self.show(_epoch_line(record, self.total))
+
+    def note(self, line: str) -> None:
+        self.show(f"note: {line}")
+
+    def show(self, line: str) -> None:
+        say(f"{self.prefix}{line}")
 
 
 class _Bars:
-    """A bar an epoch, for terminals."""
+    """A bar for each model, for terminals."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-        self.epochs_saved = 0
-
-    def __enter__(self) -> Watcher:
+    def __init__(self, session: _Session) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self.session = session
         self.progress: Progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -125,25 +215,38 @@ class _Bars:
             TimeRemainingColumn(),
             console=console(sys.stderr),
         )
+
+    def __enter__(self) -> None:
         self.progress.start()
-        self.task = self.progress.add_task("training", total=None, numbers="")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def watcher(self, name: str) -> Watcher:
+        """Its bar begins with the name."""
+        return _Bar(self.session, name, self.progress)
+
+
+class _Bar(_LinesOfOne):
+    def __init__(self, session: _Session, name: str, progress: Progress) -> None:
+        super().__init__(session, name)
+        self.progress, self.epochs_done = progress, 0
+        self.task: TaskID = progress.add_task(f"{self.prefix}training", total=None, numbers="")
+
     def batch(self, epoch: int, images: int, loss: float, accuracy: float, images_per_second: float) -> None:
         numbers = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_second:,.0f} images/s"
-        self.progress.update(self.task, description=f"epoch {epoch}/{self.epochs}", advance=images, numbers=numbers)
+        description = f"{self.prefix}epoch {epoch}/{self.total}"
+        self.progress.update(self.task, description=description, advance=images, numbers=numbers)
 
     def epoch(self, record: Epoch) -> None:
-        self.epochs_saved += 1
-        self.progress.console.print(_epoch_line(record, self.epochs))
-        images_an_epoch = (
-            self.progress.tasks[0].completed / self.epochs_saved
-        )  # of this session, which may be resumed
-        to_come = self.epochs - record.epoch
-        self.progress.update(self.task, total=images_an_epoch * (self.epochs_saved + to_come))
+        super().epoch(record)
+        self.epochs_done += 1  # of this call, which may have been resumed
+        images = next(task.completed for task in self.progress.tasks if task.id == self.task)
+        all_epochs = self.epochs_done + self.total - record.epoch
+        self.progress.update(self.task, total=images / self.epochs_done * all_epochs)
+
+    def show(self, line: str) -> None:
+        self.progress.console.print(f"{self.prefix}{line}")
 
 
 def _epoch_line(record: Epoch, epochs: int) -> str:

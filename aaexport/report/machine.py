@@ -9,13 +9,11 @@ from typing import Any
 from aaexport.load.measurement import PERCENTILES, BenchReport
 from aaexport.parity import ParityReport
 from aaexport.results import ConvertResult, InspectResult
-from aaexport.training import TrainResult
 
 PARITY_SCHEMA = "aaexport.parity/1"
 BENCH_SCHEMA = "aaexport.bench/1"
 CONVERT_SCHEMA = "aaexport.convert/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
-TRAIN_SCHEMA = "aaexport.train/1"
 LIST_SCHEMA = "aaexport.list/1"
 
 
@@ -83,18 +81,6 @@ def inspect_json(result: InspectResult) -> dict[str, Any]:
     if result.graph is not None:
         value["graph"]["path"] = str(result.graph.path)
     return {"schema": INSPECT_SCHEMA, **value}
-
-
-def train_json(result: TrainResult) -> dict[str, Any]:
-    """The last accuracy, and every epoch."""
-    return {
-        "schema": TRAIN_SCHEMA,
-        "folder": str(result.folder),
-        "test_accuracy": result.test_accuracy,
-        "device": result.device,
-        "precision": result.precision,
-        "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs],
-    }
 
 
 def list_json(

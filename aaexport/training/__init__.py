@@ -1,0 +1,24 @@
+"""A model folder's recipe and data set → trained weights, golden vectors and a log; resumable at any moment.
+
+`run` is one training and `compare` several in turn. `learner` takes the steps, `schedule` and `randomness` say how,
+`distributed` shares them out, `evaluation` judges, `checkpoint` keeps, `records` tells.
+"""
+
+from aaexport.training.compare import TrainingComparison, compare_training
+from aaexport.training.evaluation import accuracy
+from aaexport.training.options import TrainOptions
+from aaexport.training.records import Epoch, TrainResult, Watcher
+from aaexport.training.run import train
+from aaexport.training.schedule import learning_rate
+
+__all__ = [
+    "Epoch",
+    "TrainOptions",
+    "TrainResult",
+    "TrainingComparison",
+    "Watcher",
+    "accuracy",
+    "compare_training",
+    "learning_rate",
+    "train",
+]

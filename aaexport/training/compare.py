@@ -1,0 +1,227 @@
+"""Models trained in turn under one budget → what each came to, and the ratio of their times."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+from aaexport.errors import ArgumentError, TrainingError, broken_rule
+from aaexport.folder import ModelFolder
+from aaexport.recipe import Recipe
+from aaexport.training.distributed import Processes, joined
+from aaexport.training.options import Options, TrainOptions, folder_to_train
+from aaexport.training.records import TrainResult, Watcher
+from aaexport.training.run import Run, load_parts
+
+FEWEST_TO_LEAVE_OUT = 3  # epochs; of fewer the first one is too much of what there is
+
+
+@dataclass(frozen=True)
+class TimeRatio:
+    """A model's time ÷ the baseline's, epoch by epoch."""
+
+    median: float
+    lowest: float
+    highest: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One model of a comparison.
+
+    Attributes:
+        parameters: how many numbers were learned.
+        augmented: whether it has attention.
+        epoch_seconds: the median of the epochs that count, training and evaluation.
+        ratio: None of the baseline itself.
+    """
+
+    name: str
+    parameters: int
+    augmented: bool
+    result: TrainResult
+    epoch_seconds: float
+    ratio: TimeRatio | None
+
+
+@dataclass(frozen=True)
+class TrainingComparison:
+    """What several models came to under one budget.
+
+    Attributes:
+        models: in the order they were named.
+        baseline: the name of the model that times are divided by.
+        dataset, batch_size, classes: what all have in common.
+        left_out: epochs that do not count in times per epoch and ratios: the first after each start, which warms up.
+        notes: what a reader of the ratios should know.
+    """
+
+    models: tuple[TrainedModel, ...]
+    baseline: str
+    dataset: str
+    batch_size: int
+    classes: int
+    left_out: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def against_convolution(self) -> bool:
+        """Whether the baseline is a plain convolution network."""
+        return not next(model.augmented for model in self.models if model.name == self.baseline)
+
+
+def compare_training(
+    models: Sequence[str | Path | ModelFolder],
+    *,
+    watcher: Callable[[str], Watcher] | None = None,
+    **options: Unpack[TrainOptions],
+) -> TrainingComparison:
+    """Trains models epoch by epoch in turn, each in its folder, and compares accuracy and time.
+
+    The turns alternate (A B, B A, A B, …), so that a drift of the machine's speed hits all models alike, and times
+    are divided pair by pair. The baseline is the first plain convolution network named, else the last model.
+
+    Args:
+        models: at least two model folders, all with the same epochs, batch size and data set.
+        watcher: makes, of a model's name, who watches its training.
+        options: those of `train`, the same for all models; `resume` goes on with each from its own checkpoint, and
+            begins those that have none.
+
+    Raises:
+        ArgumentError: fewer than two models, or one folder twice.
+        TrainingError: the models' budgets differ, or one of their trainings fails.
+        Others as `train` does.
+    """
+    asked = Options(**options)
+    with joined(asked.device) as processes:
+        folders = _by_name([folder_to_train(model) for model in models])
+        runs = _prepared(folders, asked, processes, watcher)
+        done = [len(run.records) for run in runs.values()]
+        for epoch in range(min(done) + 1, _any(runs).recipe.training.epochs + 1):
+            for name, run in _turns(runs, epoch):
+                _blaming(name, partial(run.train_epoch, epoch))
+        for name, run in runs.items():
+            _blaming(name, run.finish)
+        return _compared(runs, done)
+
+
+def _by_name(folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
+    """The folders by the names that the table calls them: their own, or their paths where two share one."""
+    if len(folders) < 2:
+        raise ArgumentError(broken_rule("models", "be at least two", len(folders)))
+    twice = [str(path) for path, count in Counter(folder.path.resolve() for folder in folders).items() if count > 1]
+    if twice:
+        raise ArgumentError(broken_rule("models", "be different folders", twice[0], "name each once"))
+    names = Counter(folder.name for folder in folders)
+    return {folder.name if names[folder.name] == 1 else str(folder.path): folder for folder in folders}
+
+
+def _prepared(
+    folders: dict[str, ModelFolder],
+    options: Options,
+    processes: Processes,
+    watcher: Callable[[str], Watcher] | None,
+) -> dict[str, Run]:
+    """All runs, where their next epoch begins; nothing is written before every one of them can start."""
+    resumed = {name for name, folder in folders.items() if options.resume and folder.checkpoint_path.is_file()}
+    if options.resume and not resumed:
+        raise TrainingError("none of the models has a checkpoint to resume; train without --resume")
+    recipes = {name: options.applied_to(folder.recipe) for name, folder in folders.items()}
+    _require_one_budget([(n, _budget(recipes[n], folders[n], options, processes)) for n in folders])
+    first = next(iter(folders))
+    images = load_parts(folders[first], recipes[first], options, processes)
+    runs = {}
+    for name, folder in folders.items():
+        runs[name] = Run(folder, options, processes, None if watcher is None else watcher(name), images)
+        runs[name].start(name in resumed)
+    return runs
+
+
+def _budget(recipe: Recipe, folder: ModelFolder, options: Options, processes: Processes) -> dict[str, object]:
+    """What models must have in common to be compared, by the names that people give it."""
+    path = recipe.data.path and (folder.path / recipe.data.path).resolve()
+    return {
+        "[training] epochs": recipe.training.epochs,
+        "[training] batch_size": recipe.training.batch_size,
+        **{f"[data] {key}": value for key, value in vars(recipe.data).items()},
+        "[data] path": path,
+        "[input] channels, height and width": recipe.input.shape,
+        "[input] labels": recipe.input.labels,
+        "the precision": options.precision_on(processes.device.type, recipe),
+    }
+
+
+def _require_one_budget(budgets: Sequence[tuple[str, dict[str, object]]]) -> None:
+    (first, wanted), *others = budgets
+    for name, budget in others:
+        for key, value in budget.items():
+            if value != wanted[key]:
+                values = f"{wanted[key]} for {first} and {value} for {name}"
+                raise TrainingError(f"models must be compared under one budget, got {key} {values}; make them equal")
+
+
+def _turns(runs: dict[str, Run], epoch: int) -> list[tuple[str, Run]]:
+    """Who trains that epoch, in order: the first to come is in the next one the last."""
+    in_turn = [(name, run) for name, run in runs.items() if epoch in run.epochs_to_come()]
+    return in_turn if epoch % 2 else in_turn[::-1]
+
+
+def _blaming(name: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except TrainingError as error:
+        raise TrainingError(f"{name}: {error}") from error
+
+
+def _compared(runs: dict[str, Run], done: Sequence[int]) -> TrainingComparison:
+    recipe = _any(runs).recipe
+    baseline = next((name for name, run in runs.items() if run.recipe.attention is None), list(runs)[-1])
+    left_out = _left_out(recipe.training.epochs, done)
+    counted = [epoch for epoch in range(1, recipe.training.epochs + 1) if epoch not in left_out]
+    seconds = {name: [run.records[epoch - 1].seconds for epoch in counted] for name, run in runs.items()}
+    models = [
+        TrainedModel(
+            name=name,
+            parameters=sum(parameter.numel() for parameter in run.learner.module.parameters()),
+            augmented=run.recipe.attention is not None,
+            result=run.result(),
+            epoch_seconds=statistics.median(seconds[name]),
+            ratio=None if name == baseline else time_ratio(seconds[name], seconds[baseline]),
+        )
+        for name, run in runs.items()
+    ]
+    earlier = f"epochs 1 to {max(done)} were timed by an earlier call"
+    return TrainingComparison(
+        models=tuple(models),
+        baseline=baseline,
+        dataset=recipe.data.dataset,
+        batch_size=recipe.training.batch_size,
+        classes=recipe.input.classes,
+        left_out=left_out,
+        notes=(earlier,) if max(done) else (),
+    )
+
+
+def time_ratio(own: Sequence[float], others: Sequence[float]) -> TimeRatio:
+    """The quotients of two sequences of times, pair by pair, in summary."""
+    ratios = [mine / other for mine, other in zip(own, others, strict=True)]
+    return TimeRatio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def _left_out(epochs: int, done: Sequence[int]) -> tuple[int, ...]:
+    """The epochs that do not count: the first, and after a resume those that two calls timed or that came first.
+
+    `done` is how many epochs each model had when this call began. Of few epochs, all count.
+    """
+    cold = {1, *range(min(done) + 1, max(done) + 2)} & set(range(1, epochs + 1))
+    return tuple(sorted(cold)) if epochs >= FEWEST_TO_LEAVE_OUT and len(cold) < epochs else ()
+
+
+def _any(runs: dict[str, Run]) -> Run:
+    return next(iter(runs.values()))

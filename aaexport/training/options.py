@@ -1,0 +1,104 @@
+"""What a caller asks of a training, checked, and the recipe as that changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from aaexport.errors import ArgumentError, TrainingError, broken_rule
+from aaexport.folder import ModelFolder, find_model
+from aaexport.recipe import MAX_SEED, Recipe
+
+Amp = Literal["bf16", "fp16"]
+AMP_PRECISIONS: dict[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class TrainOptions(TypedDict, total=False):
+    """The options of `train`, which explains them."""
+
+    device: str | None
+    epochs: int | None
+    seed: int | None
+    size: tuple[int, int] | None
+    init: str | Path | None
+    amp: Amp | None
+    compile: bool
+    channels_last: bool
+    accumulate: int
+    resume: bool
+    download: bool
+    skip_bad: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`TrainOptions` with their defaults. ArgumentError for a value that breaks its rule."""
+
+    device: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    size: tuple[int, int] | None = None
+    init: str | Path | None = None
+    amp: Amp | None = None
+    compile: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
+    resume: bool = False
+    download: bool = False
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            _require(self.epochs >= 1, "epochs", "be at least 1", self.epochs)
+        if self.seed is not None:
+            _require(self.seed >= 0, "seed", "be at least 0", self.seed)
+            _require(self.seed <= MAX_SEED, "seed", f"be at most {MAX_SEED}", self.seed)
+        _require(self.accumulate >= 1, "accumulate", "be at least 1", self.accumulate)
+        _require(self.amp is None or self.amp in AMP_PRECISIONS, "amp", "be bf16 or fp16", self.amp)
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with these epochs, seed and size. RecipeError if the network cannot take the size."""
+        training = recipe.training
+        if self.epochs is not None:
+            warmup = min(training.warmup_epochs, self.epochs)
+            training = dataclasses.replace(training, epochs=self.epochs, warmup_epochs=warmup)
+        if self.seed is not None:
+            training = dataclasses.replace(training, seed=self.seed)
+        sized = recipe if self.size is None else recipe.retargeted(*self.size)
+        return dataclasses.replace(sized, training=training)
+
+    def precision_on(self, device: str, recipe: Recipe) -> str:
+        """The name of the type that products are computed in; on the CPU the recipe's is not meant."""
+        if self.amp is not None:
+            return AMP_PRECISIONS[self.amp]
+        return recipe.training.gpu_precision if device == "cuda" else "float32"
+
+    def init_path(self) -> Path | None:
+        """The weights to begin with: a file, or those of a model folder or zoo model, which must have some."""
+        if self.init is None:
+            return None
+        path = Path(self.init)
+        return path if path.is_file() else find_model(self.init).require_weights()
+
+
+def folder_to_train(model: str | Path | ModelFolder) -> ModelFolder:
+    """The model's folder.
+
+    Raises:
+        ArgumentError: it is the zoo's own, which is never written to.
+        TrainingError: its network has no classifier.
+    """
+    folder = model if isinstance(model, ModelFolder) else find_model(model)
+    if folder.is_zoo:
+        raise ArgumentError(f"model must be a folder to train in, got the zoo's {folder.name}; copy it first")
+    if not folder.recipe.network.classifies:
+        remedy = "train the same [network] without features and with labels: its weights.safetensors fit this one"
+        raise TrainingError(f"{folder.path} must have a classifier to be trained, got [network] features; {remedy}")
+    return folder
+
+
+def _require(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ArgumentError(broken_rule(name, rule, value))

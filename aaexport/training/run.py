@@ -1,0 +1,316 @@
+"""(model folder, options) → weights, golden vectors, a log and a checkpoint; resumable bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from aaexport.data import Images, batches, epoch_draws, load_images
+from aaexport.errors import TrainingError, broken_rule
+from aaexport.folder import ModelFolder, atomic_path
+from aaexport.nn.build import build_network
+from aaexport.recipe import Recipe
+from aaexport.training.checkpoint import (
+    identity,
+    read_checkpoint,
+    records_as_dicts,
+    refuse,
+    require_identity,
+    write_checkpoint,
+)
+from aaexport.training.distributed import Processes, joined
+from aaexport.training.evaluation import accuracies, golden_vectors
+from aaexport.training.learner import Learner
+from aaexport.training.options import Amp, Options, folder_to_train
+from aaexport.training.randomness import seeded, stream_seed
+from aaexport.training.records import Epoch, NobodyWatches, TrainResult, Watcher, best_epoch
+from aaexport.training.schedule import learning_rate
+from aaexport.training.tally import Tally
+from aaexport.weights import save_weights, write_tensors
+
+LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait for it
+
+
+def train(
+    model: str | Path | ModelFolder,
+    *,
+    device: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    size: tuple[int, int] | None = None,
+    init: str | Path | None = None,
+    amp: Amp | None = None,
+    compile: bool = False,  # noqa: A002  the name of torch's own verb, and of the option
+    channels_last: bool = False,
+    accumulate: int = 1,
+    resume: bool = False,
+    download: bool = False,
+    skip_bad: bool = False,
+    watcher: Watcher | None = None,
+) -> TrainResult:
+    """Trains a model folder by its recipe, from fresh weights or on from its checkpoint.
+
+    Writes train.jsonl and checkpoint.pt after every epoch, best.safetensors whenever an epoch's test accuracy is the
+    highest so far, and at the end weights.safetensors and golden.safetensors. These are the last epoch's: weights
+    chosen by their accuracy on the test part, as best.safetensors are, would make that accuracy optimistic.
+
+    Under torchrun its processes train together, and the recipe's batch_size is that of all. They take the images
+    in the order, and with the variation, of one process; only the first one writes and tells.
+
+    Args:
+        model: a model folder; a zoo model must be checked out first (`aaexport.folder.checkout`).
+        device: `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it. The result says which it was.
+        epochs, seed: replace the recipe's.
+        size: (height, width) of the images, instead of the recipe's.
+        init: begins with these weights instead of random ones: a safetensors file, a model folder or a zoo name.
+        amp: the type of products under autocast; None takes the recipe's `gpu_precision`, on CUDA only.
+        compile: trains what torch.compile makes of the network.
+        channels_last: keeps images and weights with the channels innermost.
+        accumulate: computes each batch in so many parts, which need less memory; batch normalization sees the parts.
+        resume: goes on after the last finished epoch.
+        download: lets the data set be fetched from the network.
+        skip_bad: leaves out images that cannot be decoded, instead of refusing the data set.
+        watcher: is told every batch and epoch, and what is worth a note.
+
+    Raises:
+        DataError: the data set is not there or does not fit.
+        RecipeError: the network cannot take `size`.
+        WeightsError, FolderError: `init` does not fit or is not there.
+        TrainingError: a network without a classifier, `resume` without a fitting checkpoint, an unfinished run and
+            no `resume`, a loss that is not a number, or a network that torch.compile cannot compile.
+        ArgumentError: a zoo model by name, or an argument breaks its rule.
+        ProviderError: torch cannot use `device` here.
+    """
+    options = Options(
+        device=device, epochs=epochs, seed=seed, size=size, init=init, amp=amp, compile=compile,
+        channels_last=channels_last, accumulate=accumulate, resume=resume, download=download, skip_bad=skip_bad,
+    )  # fmt: skip
+    with joined(device) as processes:
+        run = Run(folder_to_train(model), options, processes, watcher)
+        run.start(resume)
+        for epoch in run.epochs_to_come():
+            run.train_epoch(epoch)
+        run.finish()
+        return run.result()
+
+
+class Run:
+    """The state of one training: what it learns from and with, and the epochs done so far."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        options: Options,
+        processes: Processes,
+        watcher: Watcher | None = None,
+        images: tuple[Images, Images] | None = None,
+    ) -> None:
+        self.folder, self.processes = folder, processes
+        self.recipe = options.applied_to(folder.recipe)
+        self.parts = processes.count * options.accumulate
+        self._require_enough_images()
+        self.watcher = watcher if watcher is not None and processes.leads else NobodyWatches()
+        self.images, self.test_images = images or load_parts(folder, self.recipe, options, processes)
+        self.learner = Learner(self.recipe, options, processes)
+        self.identity = identity(folder, self.recipe, options, self.learner.precision)
+        self.records: list[Epoch] = []
+        self.notes = self._first_notes()
+        self.resumed = False
+
+    def start(self, resume: bool) -> None:
+        """Goes to where the first epoch begins, or to the end of the checkpoint's last."""
+        if resume:
+            self._resume()
+        else:
+            self._require_none_unfinished()
+        for note in self.notes:
+            self.watcher.note(note)
+        if not resume and self.folder.weights_path.is_file():
+            self.watcher.note(f"{self.folder.weights_path} stays the former one until this training ends")
+
+    def epochs_to_come(self) -> range:
+        """The numbers of the epochs that are not done."""
+        return range(len(self.records) + 1, self.recipe.training.epochs + 1)
+
+    def train_epoch(self, epoch: int) -> None:
+        """Trains on every image once, evaluates, saves and tells."""
+        began = time.perf_counter()
+        tally, rate = self._train(epoch)
+        speed = tally.images_per_second()
+        self.learner.synchronise()
+        if not self.learner.is_finite():
+            self._give_up(f"every weight must be a number, but one is not after epoch {epoch}")
+        top1, top5 = accuracies(self.learner.result, self.test_images, self.recipe, self.processes)
+        seconds = time.perf_counter() - began
+        self.records.append(Epoch(epoch, tally.loss, tally.accuracy, top1, top5, rate, speed, seconds))
+        if self.processes.leads:
+            self._save()
+            self._keep_best()
+        self.watcher.epoch(self.records[-1])
+
+    def finish(self) -> None:
+        """The leader writes weights, golden vectors and manifest; the others wait for it."""
+        self.processes.alone(self._write_results)
+
+    def result(self) -> TrainResult:
+        """What the training came to."""
+        return TrainResult(
+            folder=self.folder.path,
+            epochs=tuple(self.records),
+            device=str(self.processes.device),
+            precision=self.learner.precision,
+            processes=self.processes.count,
+            resumed=self.resumed,
+            notes=self.notes,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.images) / self.recipe.training.batch_size)
+
+    def _train(self, epoch: int) -> tuple[Tally, float]:
+        """Takes the epoch's steps; what they came to, and the last one's learning rate."""
+        plan, rate = self._plan(epoch), 0.0
+        stream = self._stream(plan, epoch)
+        tally = Tally(self.processes)
+        self.learner.module.train()
+        # Each process drops out other units; all else that is random is the same in all of them.
+        with seeded(self._seed(epoch, f"dropout {self.processes.rank}"), self.processes.device):
+            for step, batch in enumerate(plan):
+                rate = learning_rate(self.recipe.training, epoch - 1 + step / self.steps)
+                own = islice(stream, self.learner.accumulate)
+                tally.add(self.learner.step(own, len(batch), rate), len(batch))
+                if tally.unread == LOOK_EVERY[self.processes.device.type] or step + 1 == len(plan):
+                    self._look(tally, epoch)
+        return tally, rate
+
+    def _look(self, tally: Tally, epoch: int) -> None:
+        steps, images = tally.steps, tally.images
+        for step, loss in enumerate(tally.look(), steps + 1):
+            if not math.isfinite(loss):
+                self._give_up(f"the loss must be a number, got {loss} at step {step} of epoch {epoch}")
+        speed = tally.images_per_second()
+        self.watcher.batch(epoch, tally.images - images, tally.loss, tally.accuracy, speed)
+
+    def _plan(self, epoch: int) -> list[Tensor]:
+        """The epoch's batches: the numbers of their images, in an order that only seed and epoch decide."""
+        generator = torch.Generator().manual_seed(self._seed(epoch, "order"))
+        size = self.recipe.training.batch_size
+        # Batch normalization knows no variance of one image: a rest that would leave a part with one, or none, waits
+        # for another epoch, which has other images at its end. Batches that are so small on purpose are taken.
+        least = min(2, size // self.parts) * self.parts
+        order = torch.randperm(len(self.images), generator=generator)
+        return [batch for batch in order.split(size) if len(batch) >= least]
+
+    def _stream(self, plan: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of each batch, in `accumulate` parts."""
+        draws = epoch_draws(self.images, self._seed(epoch, "variation"))
+        first = self.processes.rank * self.learner.accumulate
+        parts = [part for batch in plan for part in batch.tensor_split(self.parts)[first:][: self.learner.accumulate]]
+        return batches(self.images, self.recipe, parts, draws=draws, device=self.processes.device)
+
+    def _seed(self, epoch: int, purpose: str) -> int:
+        return stream_seed(self.recipe.training.seed, epoch, purpose)
+
+    def _give_up(self, complaint: str) -> NoReturn:
+        kept = f"the checkpoint of epoch {len(self.records)} is kept; " if self.records else ""
+        raise TrainingError(f"{complaint}; {kept}lower [training] learning_rate")
+
+    def _require_enough_images(self) -> None:
+        size = self.recipe.training.batch_size
+        if size < self.parts:
+            least = f"processes × --accumulate, {self.processes.count} × {self.parts // self.processes.count}"
+            raise TrainingError(broken_rule("[training] batch_size", f"be at least {least}", size, "lower these"))
+
+    def _require_none_unfinished(self) -> None:
+        path = self.folder.checkpoint_path
+        if path.is_file() and not read_checkpoint(path)["finished"]:
+            raise TrainingError(
+                f"{self.folder.path} holds an unfinished training; go on with --resume, or delete {path}"
+            )
+
+    def _resume(self) -> None:
+        path = self.folder.checkpoint_path
+        if not path.is_file():
+            raise TrainingError(f"{self.folder.path} has no checkpoint to resume; train without --resume")
+        state = read_checkpoint(path)
+        require_identity(path, state["identity"], self.identity)
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.records = [Epoch(**record) for record in state["records"]]
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            refuse(path, error)
+        if state["processes"] != self.processes.count:
+            self.notes += (f"begun with {state['processes']} processes, gone on with {self.processes.count}",)
+        self.notes = tuple(dict.fromkeys((*state["notes"], *self.notes)))
+        self.resumed = True
+        if self.processes.leads:
+            self._keep_best()  # a kill may have come between the checkpoint and this
+
+    def _first_notes(self) -> tuple[str, ...]:
+        notes = [*self.processes.notes, *self.images.notes, *self.test_images.notes, *self.learner.notes]
+        own, trained = self.folder.recipe.input.size, self.recipe.input.size
+        if own != trained:
+            sizes = f"trained on images of {trained[0]}×{trained[1]}, model.toml says {own[0]}×{own[1]}"
+            notes.append(f"{sizes}: give convert and verify --size {trained[0]} {trained[1]} too")
+        late = [str(epoch) for epoch in self.recipe.training.milestones if epoch >= self.recipe.training.epochs]
+        if late:
+            notes.append(f"the training ends before the milestones {', '.join(late)}")
+        return tuple(dict.fromkeys(notes))
+
+    def _write_results(self) -> None:
+        self._write_log()
+        module = build_network(self.recipe)  # a plain one, on the CPU
+        module.load_state_dict(self.learner.result.state_dict())
+        golden = golden_vectors(module, self.test_images, self.recipe)
+        if not bool(golden["logits"].isfinite().all()):
+            self._give_up("every output must be a number, but one of the trained network is not")
+        save_weights(module, self.folder.weights_path)
+        write_tensors(golden, self.folder.golden_path)
+        self._save(finished=True)
+        self.folder.write_manifest()
+
+    def _keep_best(self) -> None:
+        """Saves this epoch's weights if none before was better on the test part."""
+        if self.records and best_epoch(self.records) == len(self.records):
+            save_weights(self.learner.result, self.folder.best_path)
+
+    def _save(self, *, finished: bool = False) -> None:
+        """Checkpoint first, then the log: a resumed run rewrites the log from the checkpoint."""
+        state = {
+            "identity": self.identity,
+            "finished": finished,  # only once the weights are written: until then they are nowhere else
+            "learner": self.learner.state_dict(),
+            "records": records_as_dicts(self.records),
+            "notes": list(self.notes),
+            "processes": self.processes.count,
+        }
+        write_checkpoint(self.folder.checkpoint_path, state)
+        self._write_log()
+
+    def _write_log(self) -> None:
+        lines = [json.dumps(record) + "\n" for record in records_as_dicts(self.records)]
+        with atomic_path(self.folder.training_log_path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def load_parts(folder: ModelFolder, recipe: Recipe, options: Options, processes: Processes) -> tuple[Images, Images]:
+    """The data set's training and test part; the leader reads first, as what it fetches the others then find."""
+
+    def load() -> tuple[Images, Images]:
+        train_images, test_images = (
+            load_images(recipe, part, base=folder.path, download=options.download, skip_bad=options.skip_bad)
+            for part in ("train", "test")
+        )
+        return train_images, test_images
+
+    return processes.led(load)
