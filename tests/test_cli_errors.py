@@ -204,7 +204,7 @@ def test_a_full_disk_keeps_the_old_file(converted):
 
 
 def test_no_weights_yet_says_how_to_train(cli, tmp_path):
-    folder = checkout("conv_cnn3_digits", tmp_path / "plain")
+    folder = checkout("resnet20_cifar10", tmp_path / "plain")
     for command in ("convert", "verify", "serve-bench"):
         error = error_of(cli(command, folder.path), 1)
         assert "has no weights.safetensors yet; train them with `aaexport train" in error
@@ -316,7 +316,7 @@ def test_the_zoo_itself_is_never_worked_in(cli, monkeypatch):
 
     monkeypatch.chdir(zoo_root())
     before = sorted(zoo_root().rglob("*"))
-    for arguments in (("conv_cnn3_digits", "--random-weights"), ("aa_cnn3_digits", "--out", "new")):
+    for arguments in (("resnet20_cifar10", "--random-weights"), ("aa_cnn3_digits", "--out", "new")):
         assert "out must lie outside the zoo" in error_of(cli("convert", *arguments), 1)
     assert sorted(zoo_root().rglob("*")) == before
 

@@ -141,9 +141,16 @@ def test_serve_bench_refuses_another_size_than_the_files(cli, digits):
 
 
 def test_the_verification_of_random_weights_says_that_they_are_random(cli, tmp_path):
-    outcome = cli("convert", "conv_cnn3_digits", "--random-weights", "--out", tmp_path / "plain")
+    outcome = cli("convert", "resnet20_cifar10", "--random-weights", "--out", tmp_path / "plain")
     assert outcome.code == 0, outcome.err
     assert "the weights are random ones, never trained" in outcome.out
     values = onnx.load(tmp_path / "plain" / "model.onnx").metadata_props
     assert any("never trained" in entry.value for entry in values)
     assert np.isfinite(json.loads((tmp_path / "plain" / "parity.json").read_text())["max_abs_error"])
+
+
+def test_weights_that_are_there_are_kept_and_it_is_said(cli):
+    outcome = cli("convert", "wrn10_1_digits", "--random-weights", "--no-verify")
+    assert outcome.code == 0
+    assert "wrn10_1_digits/weights.safetensors is there already: it is kept" in outcome.err
+    assert "never trained" not in outcome.out

@@ -50,7 +50,9 @@ def command(
     from aaexport.report.machine import convert_json, parity_json
     from aaexport.report.terminal import convert_view, parity_view
 
-    if random_weights and not folder.weights_path.is_file():
+    if random_weights and folder.weights_path.is_file():
+        say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
+    elif random_weights:
         write_random_weights(folder, seed=seed)
         say(f"wrote random weights to {folder.weights_path}")
     try:
