@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aaexport.errors import ArgumentError, FolderError, ModelNotFoundError, NoWeightsError, did_you_mean
+from aaexport.errors import ArgumentError, FolderError, ModelNotFoundError, NoWeightsError, broken_rule, did_you_mean
 from aaexport.recipe import Recipe, read_recipe
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
@@ -177,7 +177,10 @@ def checkout(
 
 
 def _copy(source: ModelFolder, target: ModelFolder) -> None:
-    source.recipe  # noqa: B018  a broken recipe is reported where the user wrote it, and nothing is copied
+    path = source.recipe.data.path  # a broken recipe is reported where the user wrote it, and nothing is copied
+    if path and not Path(path).is_absolute():
+        rule, remedy = "be absolute where the folder is copied", "write it so, or work in the folder itself"
+        raise FolderError(broken_rule(f"{source.recipe_path}: [data] path", rule, path, remedy))
     is_new = not target.path.exists()
     try:
         target.path.mkdir(parents=True, exist_ok=True)

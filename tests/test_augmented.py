@@ -288,6 +288,11 @@ def test_ratios_that_make_no_layer_are_refused_by_name_rule_and_value(arguments,
     assert str(refusal.value) == text
 
 
+def test_a_kappa_beyond_all_reason_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"kappa must give the keys of 64 channels at most 65536, got 1000000\.0"):
+        attention_depths(64, 1e6, 0.5, 4)
+
+
 def test_an_infinite_kappa_is_refused_by_name():
     with pytest.raises(ValueError, match=r"kappa must .*, got inf"):
         attention_depths(64, math.inf, 0.25, 4)

@@ -32,6 +32,8 @@ MILLIONS = {
 }
 # To the unit: the reference implementation's own count, and MnasNet-A1's as its public weights have it.
 EXACT = {"aa_wrn28_10_reference": 206_229_580, "mnasnet_1_0": 3_887_038}
+# What README prints beside the paper's figures, so that it stays true.
+OURS = {"wrn28_10_cifar100": 36_536_884, "aa_wrn28_10_cifar100": 36_312_660, "aa_mnasnet_1_0": 4_115_646}
 SMALL = Attention(kappa=0.5, upsilon=0.5, num_heads=2, min_dkh=2)
 IMAGE = Input(channels=3, height=33, width=47, mean=(0.0,) * 3, std=(1.0,) * 3, labels=5)
 NETWORKS = {
@@ -71,7 +73,7 @@ def test_parameters_are_the_papers_to_the_printed_digit(name, millions):
     assert round(parameters(on_meta(name)) / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize(("name", "count"), EXACT.items(), ids=EXACT.keys())
+@pytest.mark.parametrize(("name", "count"), (EXACT | OURS).items(), ids=(EXACT | OURS).keys())
 def test_parameters_are_the_known_ones_to_the_unit(name, count):
     assert parameters(on_meta(name)) == count
 
@@ -236,18 +238,18 @@ def test_the_width_multiplier_scales_channels_to_multiples_of_8():
 
 
 def test_attention_that_does_not_fit_the_channels_is_refused_with_the_table():
-    with pytest.raises(
-        RecipeError, match=r"model.toml: \[network\] and \[attention\] must fit: upsilon must give each"
-    ):
+    with pytest.raises(RecipeError, match=r": \[network\] and \[attention\] must fit: upsilon must give each"):
         build_network(recipe(NETWORKS["basic"], dataclasses.replace(SMALL, upsilon=0.1)))
 
 
-def test_a_backbone_returns_the_maps_of_its_classifier():
+@pytest.mark.parametrize("features", [(2, 3), (1, 2), (1,)], ids=str)
+def test_a_backbone_returns_the_maps_of_its_classifier(features):
     network = NETWORKS["bottleneck"]
     classifier = build_network(recipe(network, SMALL), seed=1)
     image = dataclasses.replace(IMAGE, labels=())
-    backbone = build_network(recipe(dataclasses.replace(network, features=(2, 3)), SMALL, image), seed=2)
+    backbone = build_network(recipe(dataclasses.replace(network, features=features), SMALL, image), seed=2)
     kept = {n: t for n, t in classifier.state_dict().items() if not n.startswith(backbone.ignored_weights)}
+    assert len(backbone.stages) == max(features)
     backbone.load_state_dict(kept)
     x = torch.randn(1, *IMAGE.shape)
     seen = []
@@ -255,8 +257,8 @@ def test_a_backbone_returns_the_maps_of_its_classifier():
         stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
         classifier(x)
-        for got, expected in zip(backbone(x), seen[1:], strict=True):
-            assert torch.equal(got, expected)
+        for got, stage in zip(backbone(x), features, strict=True):
+            assert torch.equal(got, seen[stage - 1])
 
 
 # Fresh weights

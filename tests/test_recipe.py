@@ -294,7 +294,27 @@ OUT_OF_RANGE = {
     "keys of no dimension": (
         "downsample_stages = []",
         "min_dkh = 0",
-        "[attention] min_dkh must be at least 1, got 0",
+        "[attention] min_dkh must be at least 1 and at most 1024, got 0",
+    ),
+    "keys of too many dimensions": (
+        "downsample_stages = []",
+        "min_dkh = 100000000",
+        "[attention] min_dkh must be at least 1 and at most 1024, got 100000000",
+    ),
+    "a stage twice": (
+        "downsample_stages = []",
+        "stages = [1, 1]",
+        "[attention] stages must name every stage once, got (1, 1)",
+    ),
+    "every layer of another family": (
+        "downsample_stages = []",
+        'layers = "every"',
+        "[attention] layers must be 'one-per-block' but in a wide_resnet, got 'every'",
+    ),
+    "more classes than there are words": (
+        '["a", "b", "c"]',
+        "2000000000",
+        "[input] labels must count at most 1000000 classes, got 2000000000",
     ),
     "an image below the stride": (
         "width = 6",
@@ -499,14 +519,17 @@ def test_features_have_no_labels(complaint_of):
 
 def test_a_recipe_retargeted_differs_in_size_alone(recipe_of):
     recipe = recipe_of(BASE)
-    larger = recipe.retargeted(12, 20)
+    larger = recipe.for_size((12, 20))
     assert larger.input.shape == (3, 12, 20)
-    assert larger.retargeted(8, 6) == recipe
+    assert larger.for_size((8, 6)) == recipe
+    assert recipe.for_size(None) is recipe
 
 
 def test_a_recipe_is_not_retargeted_below_the_stride(recipe_of):
-    with pytest.raises(RecipeError, match="height must be at least 2, the network's stride, got 1"):
-        recipe_of(BASE).retargeted(1, 8)
+    with pytest.raises(
+        ArgumentError, match=r"^size: height must be at least 2, the network's stride, got 1; ask for"
+    ):
+        recipe_of(BASE).for_size((1, 8))
 
 
 BAD = UNKNOWN_OR_MISSING | WRONG_TYPES | OUT_OF_RANGE

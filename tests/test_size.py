@@ -6,6 +6,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import aaexport
 from aaexport.errors import ArgumentError
@@ -115,7 +116,7 @@ def test_a_size_below_the_networks_stride_is_a_usage_error(cli, tmp_path):
     outcome = cli("convert", "aa_cnn3_digits", "--size", 1, 8)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1] == (
-        "Error: size: height must be at least 2, the network's stride, got 1; use larger images or a smaller stride"
+        "Error: size: height must be at least 2, the network's stride, got 1; ask for larger images"
     )
 
 
@@ -154,3 +155,31 @@ def test_weights_that_are_there_are_kept_and_it_is_said(cli):
     assert outcome.code == 0
     assert "wrn10_1_digits/weights.safetensors is there already: it is kept" in outcome.err
     assert "never trained" not in outcome.out
+
+
+def test_a_corrupt_image_is_left_out_of_the_verification_and_named(tmp_path):
+    folder = checkout("aa_wrn10_1_digits", tmp_path / "pictures")
+    text = folder.recipe_path.read_text(encoding="utf-8")
+    text = text.replace('dataset = "digits"', 'dataset = "imagefolder"\npath = "pictures"')
+    folder.recipe_path.write_text(text, encoding="utf-8")
+    for digit in range(10):
+        place = folder.path / "pictures" / "test" / str(digit)
+        place.mkdir(parents=True)
+        Image.fromarray(np.full((9, 7), 20 * digit, np.uint8)).save(place / "good.png")
+    (place / "bad.png").write_bytes(b"no image")
+    result = aaexport.convert(folder.path)
+    assert result.parity.passed
+    assert any(note.startswith("1 corrupt image skipped") and "bad.png" in note for note in result.parity.notes)
+    assert any(output.case.startswith("images") for output in result.parity.outputs)
+    assert result.parity.accuracy.images == 10
+
+
+def test_a_folder_whose_data_has_a_relative_path_is_not_copied(cli, tmp_path):
+    folder = checkout("aa_wrn10_1_digits", tmp_path / "pictures")
+    text = folder.recipe_path.read_text(encoding="utf-8")
+    text = text.replace('dataset = "digits"', 'dataset = "imagefolder"\npath = "images"')
+    folder.recipe_path.write_text(text, encoding="utf-8")
+    outcome = cli("convert", folder.path, "--out", tmp_path / "copy")
+    assert outcome.code == 1
+    assert "[data] path must be absolute where the folder is copied, got 'images'" in outcome.err
+    assert not (tmp_path / "copy").exists()

@@ -22,7 +22,7 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @options.decomposition
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
-@click.option("--random-weights", is_flag=True, help="Give an untrained model fresh random weights first.")
+@click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
 @options.rtol
 @options.seed

@@ -5,7 +5,7 @@
 """
 
 from aaexport.data.images import DecodedImages, Images, StoredImages
-from aaexport.data.loading import batches, epoch_draws, evaluation_batch
+from aaexport.data.loading import batches, epoch_draws, evaluation_batch, sample
 from aaexport.data.request import Request, Split
 from aaexport.data.sources import SOURCES, Source, load_images
 
@@ -21,4 +21,5 @@ __all__ = [
     "epoch_draws",
     "evaluation_batch",
     "load_images",
+    "sample",
 ]

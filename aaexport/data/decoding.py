@@ -73,8 +73,9 @@ def decoded(files: Files, number: int, channels: int, *, quick: bool = False) ->
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
 
 
-def readable(files: Files, channels: int) -> tuple[list[int], tuple[str, ...]]:
-    """Decodes every image once → the numbers of those that can be decoded, and a note about the others."""
+def readable(files: Files, channels: int, numbers: Sequence[int] | None = None) -> tuple[list[int], tuple[str, ...]]:
+    """Decodes every image, or those of `numbers`, once → the numbers that can be decoded, a note about the others."""
+    asked = range(len(files)) if numbers is None else numbers
 
     def can_be_decoded(number: int) -> bool:
         try:
@@ -84,9 +85,9 @@ def readable(files: Files, channels: int) -> tuple[list[int], tuple[str, ...]]:
         return True
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        verdicts = list(pool.map(can_be_decoded, range(len(files))))
-    good = [number for number, verdict in enumerate(verdicts) if verdict]
-    bad = [files.name(number) for number, verdict in enumerate(verdicts) if not verdict]
+        verdicts = list(pool.map(can_be_decoded, asked))
+    good = [number for number, verdict in zip(asked, verdicts, strict=True) if verdict]
+    bad = [files.name(number) for number, verdict in zip(asked, verdicts, strict=True) if not verdict]
     return good, (_skipped(bad),) if bad else ()
 
 

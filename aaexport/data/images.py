@@ -77,7 +77,8 @@ class StoredImages:
         height, width = chosen.shape[-2:]
         if draws is not None and recipe.data.random_resized_crop:
             return resized_boxes(chosen, random_boxes(draws, height, width), size)
-        top, left, height, width = central_box(height, width, size, recipe.data.crop_share)
+        share = recipe.data.crop_share if draws is None else 1.0
+        top, left, height, width = central_box(height, width, size, share)
         return resized(chosen[..., top : top + height, left : left + width].to(torch.float32), size)
 
 
@@ -110,7 +111,8 @@ class DecodedImages:
             if draws is not None and recipe.data.random_resized_crop:
                 top, left, height, width = random_boxes(draws[place : place + 1], height, width)[0].tolist()
             else:
-                top, left, height, width = central_box(height, width, recipe.input.size, recipe.data.crop_share)
+                share = recipe.data.crop_share if draws is None else 1.0
+                top, left, height, width = central_box(height, width, recipe.input.size, share)
             part = pixels[None, :, top : top + height, left : left + width]
             fitted[place] = resized(part, recipe.input.size)[0]
         return fitted

@@ -15,6 +15,7 @@ from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.recipe import DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
 HEAD_LAYOUTS: tuple[str, ...] = get_args(HeadLayout)
+MAX_KEY_DEPTH = 65536
 MIN_KEY_DEPTH_PER_HEAD = 20  # Bello et al. 2019, section 3.3
 
 
@@ -26,7 +27,7 @@ def attention_depths(
     `min_dkh` stands for the 20.
 
     Raises:
-        ArgumentError: κ ≤ 0, υ outside (0, 1], or υ so small that a head gets no channel.
+        ArgumentError: κ ≤ 0 or beyond all reason, υ outside (0, 1], or so small that a head gets no channel.
     """
     _require(num_heads >= 1, "num_heads", "be at least 1", num_heads)
     _require(kappa > 0, "kappa", "be above 0", kappa)
@@ -35,7 +36,9 @@ def attention_depths(
     dv = _share(upsilon, out_channels, num_heads)
     rule = f"give each of {num_heads} heads at least one of {out_channels} channels"
     _require(dv >= num_heads, "upsilon", rule, upsilon)
-    return max(min_dkh * num_heads, _share(kappa, out_channels, num_heads)), dv
+    dk = max(min_dkh * num_heads, _share(kappa, out_channels, num_heads))
+    _require(dk <= MAX_KEY_DEPTH, "kappa", f"give the keys of {out_channels} channels at most {MAX_KEY_DEPTH}", kappa)
+    return dk, dv
 
 
 def _share(ratio: float, channels: int, num_heads: int) -> int:

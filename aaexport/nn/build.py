@@ -42,7 +42,7 @@ def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
         try:
             module = FAMILIES[recipe.network.family](recipe.network, recipe.attention, recipe.input)
         except ArgumentError as error:
-            raise RecipeError(f"model.toml: [network] and [attention] must fit: {error}") from error
+            raise RecipeError(f"{recipe.description!r}: [network] and [attention] must fit: {error}") from error
     set_decomposition(module, recipe.export.decomposition)
     return module.eval()
 

@@ -22,7 +22,7 @@ class ResidualNetwork(nn.Module):
     (B, channels of stage s, ⌈height/stride⌉, ⌈width/stride⌉), one a stage.
     """
 
-    # A backbone takes the weights of its trained classifier and leaves these.
+    # A backbone takes the weights of its trained classifier and leaves these: the classifier, and later stages.
     ignored_weights: tuple[str, ...] = ()
 
     def __init__(self, network: ResNet, attention: Attention | None, image: Input) -> None:
@@ -32,7 +32,8 @@ class ResidualNetwork(nn.Module):
         self.stem, size = _stem(network, image)
         channels = network.width
         self.stages = nn.ModuleList()
-        for stage, blocks in enumerate(network.blocks, 1):
+        built_stages = max(network.features, default=network.stages)
+        for stage, blocks in enumerate(network.blocks[:built_stages], 1):
             width, stride = network.width * 2 ** (stage - 1), 1 if stage == 1 else 2
             built: list[nn.Module] = []
             for _ in range(blocks):
@@ -46,7 +47,8 @@ class ResidualNetwork(nn.Module):
             self.pool = nn.AdaptiveAvgPool2d(1)
             self.classifier = nn.Linear(channels, image.classes)
         else:
-            self.ignored_weights = ("classifier.",)
+            later = range(built_stages, network.stages)
+            self.ignored_weights = ("classifier.", *(f"stages.{index}." for index in later))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:

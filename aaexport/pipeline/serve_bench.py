@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from aaexport.data import evaluation_batch, load_images
+from aaexport.data import evaluation_batch, load_images, sample
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
@@ -29,7 +28,6 @@ from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about, why_
 from aaexport.parity import Array
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
-from aaexport.pipeline.subject import sized_recipe
 from aaexport.report.machine import bench_json
 from aaexport.runners.ort import best_device
 
@@ -204,9 +202,9 @@ def _samples(summary: GraphSummary, folder: ModelFolder | None, seed: int) -> tu
     name = "random inputs"
     if folder is not None:
         try:
-            recipe = sized_recipe(folder, _image_size(summary))
+            recipe = folder.recipe.for_size(_image_size(summary))
             images = load_images(recipe, "test", base=folder.path)
-            chosen = torch.arange(min(SAMPLES, len(images)))
+            chosen, _ = sample(images, SAMPLES, seed)
             return evaluation_batch(images, recipe, chosen).numpy(), "held-out images"
         except DataError as error:
             name = f"random inputs, because {error}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aaexport.errors import AaexportError, ArgumentError, RecipeError, RunnerError, broken_rule, first_line
+from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
@@ -59,23 +59,13 @@ def build_model(
         WeightsError: the folder's weights do not fit.
     """
     folder = model if isinstance(model, ModelFolder) else find_model(model)
-    module = build_network(sized_recipe(folder, size), seed=seed)
+    module = build_network(folder.recipe.for_size(size), seed=seed)
     if folder.weights_path.is_file():
         for note in load_weights(module, folder.weights_path):
             log.warning("%s: %s", folder.name, note)
     else:
         log.warning("%s has no weights yet: built with fresh random ones", folder.name)
     return module
-
-
-def sized_recipe(folder: ModelFolder, size: tuple[int, int] | None) -> Recipe:
-    """The folder's recipe, for images of `size` (H, W). ArgumentError if the network cannot take that size."""
-    if size is None:
-        return folder.recipe
-    try:
-        return folder.recipe.retargeted(*size)
-    except RecipeError as error:
-        raise ArgumentError(str(error).replace("[input] ", "size: ")) from error
 
 
 def write_random_weights(folder: ModelFolder, *, seed: int | None = None) -> None:
@@ -104,7 +94,7 @@ def as_subject(
             raise ArgumentError(broken_rule("size", "be given for a recipe's network", size, "use input_shape"))
         return _bare_module(model, input_shape)
     folder = model if isinstance(model, ModelFolder) else find_model(model)
-    recipe = sized_recipe(folder, size)
+    recipe = folder.recipe.for_size(size)
     shape = recipe.input.shape
     if input_shape is not None and tuple(input_shape) != shape:
         raise ArgumentError(broken_rule("input_shape", f"be the recipe's {shape}", tuple(input_shape)))

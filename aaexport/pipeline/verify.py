@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aaexport.data import Images, evaluation_batch, load_images
+from aaexport.data import Images, evaluation_batch, load_images, sample
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, GraphError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model, write_json
@@ -112,17 +112,17 @@ def verify_subject(
 
 
 def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed: int) -> ParityReport:
-    images, notes = _held_out_images(subject)
+    images, chosen, notes = _held_out_images(subject, seed)
     fixed = runner.inputs[0].shape[0]
     if fixed is not None:
         notes = (*notes, f"the file fixes the batch at {fixed}: no other size was tried")
-    cases = tuple(_cases(subject, images, BATCHES if fixed is None else (fixed,), seed))
+    cases = tuple(_cases(subject, images, chosen, BATCHES if fixed is None else (fixed,), seed))
     # All of PyTorch first, then all of onnxruntime: in turns, each would run against the other's idle threads.
     definition, baseline = _torch_runner(subject, torch.float64), _torch_runner(subject, torch.float32)
     expected = [definition.infer({INPUT_NAME: case.batch}) for case in cases]
     own = [baseline.infer({INPUT_NAME: case.batch}) for case in cases]
     classified = images if subject.recipe is not None and subject.recipe.network.classifies else None
-    torch_accuracy = None if classified is None else _accuracy(classified, subject, baseline, fixed, seed)
+    torch_accuracy = None if classified is None else _accuracy(classified, chosen, subject, baseline, fixed)
     outputs: list[OutputParity] = []
     for case, truth, plain in zip(cases, expected, own, strict=True):
         try:
@@ -137,7 +137,7 @@ def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed
         and torch_accuracy is not None
         and all(output.max_abs_error is not None for output in outputs)
     ):
-        seen, share = _accuracy(classified, subject, runner, fixed, seed)
+        seen, share = _accuracy(classified, chosen, subject, runner, fixed)
         accuracy = Accuracy(seen, torch_accuracy[1], share) if seen else None
     return replace(report, outputs=tuple(outputs), notes=(*report.notes, *notes), accuracy=accuracy)
 
@@ -148,26 +148,29 @@ class _Case:
     batch: Array  # (B, C, H, W), float32
 
 
-def _cases(subject: Subject, images: Images | None, batches: Sequence[int], seed: int) -> Iterator[_Case]:
+def _cases(
+    subject: Subject, images: Images | None, chosen: torch.Tensor, batches: Sequence[int], seed: int
+) -> Iterator[_Case]:
     """Different images and different numbers in every case, all decided by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     for size in batches:
         if images is not None and subject.recipe is not None:
-            index = torch.randint(len(images), (size,), generator=generator)
+            index = chosen[torch.randint(len(chosen), (size,), generator=generator)]
             batch = evaluation_batch(images, subject.recipe, index)
             yield _Case(f"images, batch {size}", batch.numpy())
         noise = torch.randn(size, *subject.input_shape, generator=generator)
         yield _Case(f"random, batch {size}", noise.numpy())
 
 
-def _accuracy(images: Images, subject: Subject, runner: Runner, fixed: int | None, seed: int) -> tuple[int, float]:
-    """How many held-out images, at most `ACCURACY_IMAGES`, and the share that the first output classifies rightly.
+def _accuracy(
+    images: Images, chosen: torch.Tensor, subject: Subject, runner: Runner, fixed: int | None
+) -> tuple[int, float]:
+    """How many of the `chosen` images were classified, and the share that the first output classifies rightly.
 
     A file that fixes its batch is given whole batches only, and no more than `FIXED_BATCHES` of them.
     """
     assert subject.recipe is not None
     right = seen = 0
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:ACCURACY_IMAGES]
     for index in chosen.split(fixed or ACCURACY_BATCH):
         if fixed is not None and (len(index) != fixed or seen >= fixed * FIXED_BATCHES):
             break
@@ -178,14 +181,16 @@ def _accuracy(images: Images, subject: Subject, runner: Runner, fixed: int | Non
     return seen, right / seen if seen else 0.0
 
 
-def _held_out_images(subject: Subject) -> tuple[Images | None, tuple[str, ...]]:
+def _held_out_images(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
+    """The data set's test part, the numbers of the images to use, and what is to be told of them."""
     if subject.recipe is None or subject.folder is None:
-        return None, ("a bare module has no data set: random inputs only",)
+        return None, torch.empty(0), ("a bare module has no data set: random inputs only",)
     try:
         images = load_images(subject.recipe, "test", base=subject.folder.path)
+        chosen, notes = sample(images, ACCURACY_IMAGES, seed)
     except DataError as error:
-        return None, (f"random inputs only: {error}",)
-    return images, images.notes
+        return None, torch.empty(0), (f"random inputs only: {error}",)
+    return images, chosen, (*images.notes, *notes)
 
 
 def _torch_runner(subject: Subject, dtype: torch.dtype) -> TorchRunner:

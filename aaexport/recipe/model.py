@@ -20,6 +20,8 @@ OPSETS = range(18, 26)
 DEFAULT_OPSET = 20
 MAX_SEED = 2**63 - 1  # what torch's generators take
 MAX_SIDE = 65536
+MAX_DKH = 1024
+MAX_CLASSES = 1_000_000
 DecompositionName = Literal["skew", "table"]  # aaexport.nn.relative computes them
 DECOMPOSITION_NAMES: tuple[str, ...] = typing.get_args(DecompositionName)
 DEFAULT_DECOMPOSITION: DecompositionName = "table"
@@ -64,7 +66,10 @@ class Attention(Section):
         self._require(0 < self.upsilon <= 1, "upsilon", "be above 0 and at most 1")
         self._require(self.num_heads >= 1, "num_heads", "be at least 1")
         self._require(self.qkv_kernel_size % 2 == 1 and self.qkv_kernel_size > 0, "qkv_kernel_size", "be odd")
-        self._require(self.min_dkh >= 1, "min_dkh", "be at least 1")
+        self._require(1 <= self.min_dkh <= MAX_DKH, "min_dkh", f"be at least 1 and at most {MAX_DKH}")
+        for key in ("stages", "downsample_stages"):
+            stages = getattr(self, key)
+            self._require(len(set(stages)) == len(stages), key, "name every stage once")
         if self.stages:
             rule = f"be augmented stages, some of {list(self.stages)}"
             self._require(set(self.downsample_stages) <= set(self.stages), "downsample_stages", rule)
@@ -98,6 +103,7 @@ class Input(Section):
         self._require(len(self.std) == self.channels, "std", f"hold {self.channels} numbers, one a channel")
         self._require(min(self.std) > 0, "std", "be above 0")
         self._require(len(set(self.names)) == len(self.names), "labels", "name every class once")
+        self._require(self.classes <= MAX_CLASSES, "labels", f"count at most {MAX_CLASSES} classes")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -165,6 +171,7 @@ class Training(Section):
     milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 0.0005
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
@@ -234,9 +241,15 @@ class Recipe(Section):
         self._check_labels()
         self._check_stages()
 
-    def retargeted(self, height: int, width: int) -> Recipe:
-        """The same recipe for images of another size; RecipeError if the network cannot take it."""
-        return dataclasses.replace(self, input=dataclasses.replace(self.input, height=height, width=width))
+    def for_size(self, size: tuple[int, int] | None) -> Recipe:
+        """The same recipe for images of `size` (H, W), or its own; ArgumentError if they are too small for the network."""
+        if size is None:
+            return self
+        try:
+            return dataclasses.replace(self, input=dataclasses.replace(self.input, height=size[0], width=size[1]))
+        except RecipeError as error:
+            cause = str(error).removeprefix("[input] ").partition("; ")[0]
+            raise ArgumentError(f"size: {cause}; ask for larger images") from error
 
     def digest(self) -> str:
         """sha256 of what decides the function that the weights complete: network, attention and input."""
@@ -261,6 +274,9 @@ class Recipe(Section):
     def _check_stages(self) -> None:
         if self.attention is None:
             return
+        if self.attention.layers == "every" and not self.network.augments_every_layer:
+            rule = "be 'one-per-block' but in a wide_resnet"
+            raise RecipeError(broken_rule("[attention] layers", rule, self.attention.layers))
         for key in ("stages", "downsample_stages"):
             stages = getattr(self.attention, key)
             if not set(stages) <= set(range(1, self.network.stages + 1)):

@@ -33,6 +33,11 @@ class NetworkSection(Section):
         """Whether the output is one number a class."""
         return True
 
+    @property
+    def augments_every_layer(self) -> bool:
+        """Whether `[attention] layers = "every"` means anything to the family."""
+        return False
+
     def _require_channels(self, key: str, channels: float) -> None:
         self._require(1 <= channels <= MAX_CHANNELS, key, f"give every layer 1 to {MAX_CHANNELS} channels")
 
@@ -147,6 +152,11 @@ class WideResNet(NetworkSection):
     def total_stride(self) -> int:
         """The second and the third stage halve the map."""
         return 4
+
+    @property
+    def augments_every_layer(self) -> bool:
+        """The reference implementation does."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
