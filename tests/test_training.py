@@ -3,11 +3,12 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
-from training_recipes import IMAGES, Recorder, complaint, interrupt, one_thread, weights, write_recipe
+from training_recipes import IMAGES, Recorder, complaint, first_images, interrupt, one_thread, weights, write_recipe
 
 from aaexport.data import evaluation_batch, load_images, loading
 from aaexport.errors import AaexportError, ArgumentError, DataError, ProviderError, TrainingError
@@ -285,6 +286,11 @@ def test_resuming_with_another_recipe_of_training_is_refused(unfinished):
     assert named == "[training] learning_rate was 0.05, is 0.01"
 
 
+def test_resuming_with_a_data_set_that_has_changed_is_refused(unfinished, monkeypatch):
+    monkeypatch.setattr(run, "load_images", first_images(test=358))
+    assert difference(unfinished) == "the data set was 1438 + 359 images, is 1438 + 358 images"
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(unfinished):
     named = difference(write_recipe(unfinished.path, channels="[8, 8, 16]"))
     assert named.startswith("[network], [attention] or [input] was ")
@@ -308,6 +314,17 @@ def test_a_truncated_checkpoint_is_refused_with_the_remedy(unfinished, resume, s
     assert re.fullmatch(
         rf"{re.escape(str(path))} must be a whole checkpoint, but: .+; delete it",
         complaint(unfinished, resume=resume),
+    )
+
+
+def test_of_torchs_words_on_a_damaged_checkpoint_the_first_sentence_is_repeated(unfinished, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("cannot read archive: no central directory. There is a high likelihood.\nAnd more.")
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert complaint(unfinished, resume=True) == (
+        f"{unfinished.checkpoint_path} must be a whole checkpoint, "
+        "but: cannot read archive: no central directory; delete it"
     )
 
 
@@ -349,13 +366,37 @@ def test_a_training_that_fails_in_its_first_epoch_speaks_of_no_checkpoint(tiny):
 @pytest.fixture
 def failed_later(tiny, monkeypatch):
     """A folder whose training fails in its second epoch, and what was complained of."""
-    monkeypatch.setattr(run, "learning_rate", lambda _, done: 0.01 if done < 1 else 1e30)
-    folder = tiny()
+    monkeypatch.setattr(run, "learning_rate", lambda training, done: 0.01 if done < 1 else training.learning_rate)
+    folder = tiny(learning_rate="1e30")
     return folder, complaint(folder)
 
 
 def test_a_training_that_fails_later_names_the_checkpoint_that_is_kept(failed_later):
     assert re.search(r"at step \d of epoch 2; the checkpoint of epoch 1 is kept", failed_later[1])
+
+
+@pytest.fixture
+def remedied(failed_later):
+    """The folder and the --init that its complaint names, after the rest of the remedy was followed to the letter."""
+    words = r"lower \[training\] learning_rate in (.+), delete (.+), and train (.+) again, with --init (.+) to go on "
+    recipe, checkpoint, folder, init = re.search(words + "from the best epoch$", failed_later[1]).groups()
+    text = Path(recipe).read_text(encoding="utf-8")
+    Path(recipe).write_text(text.replace("learning_rate = 1e30", "learning_rate = 0.01"), encoding="utf-8")
+    Path(checkpoint).unlink()
+    return Path(folder), init
+
+
+def test_the_remedy_of_a_training_that_fails_later_leads_to_its_end(remedied):
+    folder, init = remedied
+    assert len(train(folder, device="cpu", init=init).epochs) == 3
+
+
+def test_a_training_by_that_remedy_resumes_though_it_has_replaced_its_initial_weights(remedied):
+    folder, init = remedied
+    before = Path(init).read_bytes()
+    interrupt(folder, stop_after=1, init=init)
+    assert Path(init).read_bytes() != before
+    assert train(folder, device="cpu", init=init, resume=True).resumed
 
 
 def test_a_training_that_fails_later_keeps_the_checkpoint_of_the_epoch_before(failed_later):

@@ -1,12 +1,15 @@
+import dataclasses
 import json
+import re
 import typing
 
 import pytest
 from training_recipes import Recorder, one_thread, weights, write_plain_recipe, write_recipe
 
+from aaexport.cli.console import show
 from aaexport.cli.train import _as_typed
 from aaexport.errors import ArgumentError, TrainingError
-from aaexport.report.training import comparison_json, comparison_markdown
+from aaexport.report.training import comparison_json, comparison_markdown, train_view
 from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, run, train
 from aaexport.training.compare import TimeRatio, TrainedModel, _left_out, time_ratio
 from aaexport.training.options import Options
@@ -181,7 +184,7 @@ def test_the_options_have_one_set_of_names():
 
 def result_of(seconds, accuracy):
     epochs = tuple(Epoch(n, 1.0, 0.5, accuracy, 0.99, 0.1, 100.0, seconds) for n in (1, 2, 3))
-    return TrainResult("folder", epochs, "cpu", "float32", notes=("a note",))
+    return TrainResult("folder", epochs, "cpu", "float32", classes=10, notes=("a note",))
 
 
 @pytest.fixture
@@ -211,6 +214,12 @@ Note: a note."""
 def test_five_classes_have_no_top_5(comparison):
     five = TrainingComparison(comparison.models, "convolution", "five", 64, 5, ())
     assert "top-5" not in comparison_markdown(five)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_one_training_shows_its_top_5_where_there_are_more_than_five_classes(capsys, classes, shown):
+    show(train_view(dataclasses.replace(result_of(1.0, 0.75), classes=classes)))
+    assert bool(re.search(r"^test top-5 +99\.00% *$", capsys.readouterr().out, re.MULTILINE)) == shown
 
 
 def test_the_json_has_the_figures_of_the_table(comparison):
@@ -243,6 +252,41 @@ def test_out_is_the_parent_of_the_compared_models_copies(cli, tmp_path):
     outcome = cli("train", "aa", "conv", "--compare", "--device", "cpu", "--out", "copies")
     assert outcome.code == 0, outcome.err
     assert sorted(path.parent.name for path in (tmp_path / "copies").glob("*/weights.safetensors")) == ["aa", "conv"]
+
+
+def test_models_of_one_name_are_refused_below_out_before_either_is_copied(cli, tmp_path):
+    for place in ("p", "q"):
+        write_plain_recipe(tmp_path / place / "x")
+    outcome = cli("train", "p/x", "q/x", "--compare", "--out", "both")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "Error: models must have names of their own to lie below --out both, got 'x' 2 times; "
+        "rename a folder, or leave out --out\n"
+    )
+    assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("resnet50", "wrn10_1_digits", "--compare"), "models must be compared under one budget"),
+        (("conv_cnn3_digits", "conv_cnn3_digits", "--compare"), "models must be different folders"),
+        (("resnet50", "resnet50_features", "--compare"), "resnet50_features must have a classifier to be trained"),
+        (("resnet50_features",), "resnet50_features must have a classifier to be trained"),
+        (("resnet50", "--size", 3, 8), "size: height must be at least 32"),
+    ],
+    ids=["budgets", "twice", "one without a classifier", "no classifier", "size"],
+)
+def test_what_the_recipes_let_refuse_leaves_no_copy(cli, tmp_path, arguments, words):
+    outcome = cli("train", *arguments)
+    assert words in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lines_of_an_epoch_tell_the_top_5(cli, tmp_path):
+    pair(tmp_path, epochs="1")
+    outcome = cli("train", "conv", "--device", "cpu")
+    assert re.search(r"^epoch   1/1 .*  test \S+%  top-5 \S+%  .* images/s$", outcome.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

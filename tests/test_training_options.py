@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from training_recipes import (
     Recorder,
     build_independent,
     complaint,
+    first_images,
     interrupt,
     one_thread,
     weights,
@@ -15,7 +18,7 @@ from training_recipes import (
 )
 
 from aaexport.data import batches, load_images
-from aaexport.errors import RecipeError, TrainingError, WeightsError
+from aaexport.errors import ArgumentError, ModelNotFoundError, TrainingError, WeightsError
 from aaexport.folder import open_folder
 from aaexport.nn import build_network
 from aaexport.training import learner, run, train
@@ -83,9 +86,30 @@ def test_weights_stay_float32_under_autocast(tiny):
     assert kinds == {torch.float32}
 
 
-def test_a_float16_training_resumes_with_its_loss_scale(tiny):
-    folder = interrupt(tiny(epochs="2", batch_size="720"), stop_after=1, amp="fp16")
-    assert torch.load(folder.checkpoint_path, weights_only=True)["learner"]["scaler"]["scale"] > 1
+@pytest.fixture(scope="module")
+def float16_resumed(tmp_path_factory):
+    """A folder trained in float16 without a break, and one that was interrupted and resumed; for reading only."""
+    path = tmp_path_factory.mktemp("float16")
+    whole, broken = (write_recipe(path / name, epochs="2", batch_size="720") for name in ("whole", "broken"))
+    # The scale changes at every step, as it does in a long run: weights can tell whether it was kept.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**10, growth_interval=1))
+        train(whole, device="cpu", amp="fp16")
+        train(interrupt(broken, stop_after=1, amp="fp16"), device="cpu", amp="fp16", resume=True)
+    return whole, broken
+
+
+def test_a_float16_training_resumes_with_its_loss_scale(float16_resumed):
+    whole, broken = (
+        torch.load(folder.checkpoint_path, weights_only=True)["learner"]["scaler"] for folder in float16_resumed
+    )
+    assert whole["scale"] != 2.0**10
+    assert broken == whole
+
+
+def test_a_resumed_float16_training_ends_with_the_weights_of_an_unbroken_one(float16_resumed):
+    whole, broken = float16_resumed
+    assert weights(broken) == weights(whole)
 
 
 # compile
@@ -208,6 +232,36 @@ def test_a_rest_that_would_leave_a_part_with_one_image_waits_for_another_epoch(t
     assert watcher.batches == [(1, size)] * 5
 
 
+def test_a_training_part_too_small_for_any_batch_is_refused_with_the_rule_and_the_remedy(tiny):
+    assert complaint(tiny(batch_size="2000"), accumulate=720) == (
+        "the training part must have at least 1440 images, 2 for each part of processes × --accumulate, 1 × 720, "
+        "got 1438; lower --accumulate, take fewer processes, or add images"
+    )
+
+
+def test_a_training_part_just_large_enough_for_one_batch_is_taken(tiny):
+    folder = tiny(batch_size="2000")
+    assert len(run.Run(folder, Options(accumulate=719), Processes(CPU))._plan(1)) == 1
+
+
+def test_a_single_training_image_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(run, "load_images", first_images(train=1))
+    assert complaint(tiny()).startswith("the training part must have at least 2 images, ")
+
+
+# Nesterov's momentum
+
+
+@pytest.mark.parametrize(
+    ("changes", "nesterov"),
+    [({}, True), ({"more": "nesterov = false"}, False), ({"momentum": "0.0"}, False)],
+    ids=["by default", "switched off", "without momentum"],
+)
+def test_the_momentum_is_nesterovs_unless_the_recipe_says_otherwise(tiny, changes, nesterov):
+    taught = Learner(tiny(**changes).recipe, Options(), Processes(CPU))
+    assert taught.optimizer.defaults["nesterov"] is nesterov
+
+
 # The moving average
 
 
@@ -273,7 +327,7 @@ def test_training_at_another_size_says_so(tiny):
 
 
 def test_a_size_below_the_networks_stride_is_refused(tiny):
-    with pytest.raises(RecipeError, match=r"\[input\] height must be at least 4"):
+    with pytest.raises(ArgumentError, match=r"^size: height must be at least 4, the network's stride, got 3; "):
         train(tiny(), device="cpu", size=(3, 8))
 
 
@@ -296,6 +350,23 @@ def test_weights_of_another_size_are_brought_to_it_with_a_note(tiny, trained):
 def test_weights_of_another_network_are_refused(tiny, trained):
     with pytest.raises(WeightsError, match="does not fit the model"):
         train(tiny(channels="[8, 8, 16]"), device="cpu", init=trained.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("nosuch", "`aaexport list` names the zoo's"),
+        ("aa_cnn3_digitz", "did you mean 'aa_cnn3_digits'?"),
+        ("n" * 300, "`aaexport list` names the zoo's"),
+    ],
+    ids=["unlike any", "nearly one", "too long a name"],
+)
+def test_initial_weights_that_are_nowhere_are_refused_by_the_options_name(tiny, name, remedy):
+    with pytest.raises(ModelNotFoundError) as refusal:
+        train(tiny(), device="cpu", init=name)
+    assert str(refusal.value) == (
+        f"init must be a safetensors file, a model folder or a zoo name, got '{name}'; {remedy}"
+    )
 
 
 def test_a_training_that_began_with_its_own_weights_resumes_after_they_were_replaced(tiny):

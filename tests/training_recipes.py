@@ -1,5 +1,6 @@
 """Recipes that train in a second, and a watcher that writes down what it is told."""
 
+import dataclasses
 import re
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from aaexport.data import load_images
 from aaexport.errors import TrainingError
 from aaexport.folder import ModelFolder, zoo_models
 from aaexport.training import train
@@ -83,6 +85,17 @@ class Recorder:
 
     def note(self, line):
         self.notes.append(line)
+
+
+def first_images(**counts):
+    """Stands for `load_images`: of the parts named, only so many images are there."""
+
+    def load(recipe, part, **options):
+        images = load_images(recipe, part, **options)
+        count = counts.get(part, len(images))
+        return dataclasses.replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
+
+    return load
 
 
 def interrupt(folder, *, stop_after=None, stop_in=None, **options):

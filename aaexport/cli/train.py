@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,12 +15,13 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import console, say, settings, show, show_json
-from aaexport.errors import AaexportError
+from aaexport.errors import AaexportError, ArgumentError
 from aaexport.folder import ModelFolder, checkout, find_model
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from aaexport.recipe import Recipe
     from aaexport.training import Epoch, Watcher
     from aaexport.training.distributed import Processes
 
@@ -99,7 +101,7 @@ class _Session:
         from aaexport.training import compare_training, train
 
         tell = say if processes.leads else _say_nothing
-        self.folders = processes.led(lambda: [checkout(m, self._target(m), tell) for m in self.models])
+        self.folders = processes.led(lambda: self._to_work_in(processes.device.type, tell))
         progress = _Bars(self) if sys.stderr.isatty() and not settings.quiet else _Lines(self)
         with ExitStack() as stack:
             if processes.leads:
@@ -122,10 +124,14 @@ class _Session:
         else:
             show(training.train_view(self.result))
 
+    def recipe_of(self, name: str) -> Recipe:
+        """The recipe of the model of that name; of one model alone the name is empty."""
+        named = (folder for folder in self.folders if name in (folder.name, str(folder.path)))
+        return next(named, self.folders[0]).recipe
+
     def epochs_of(self, name: str) -> int:
-        """How many epochs the model of that name is to have; of one model alone the name is empty."""
-        folder = next((folder for folder in self.folders if folder.name == name), self.folders[0])
-        return int(self.given["epochs"] or folder.recipe.training.epochs)
+        """How many epochs the model of that name is to have."""
+        return int(self.given["epochs"] or self.recipe_of(name).training.epochs)
 
     def how_to_go_on(self) -> str:
         """What an interrupted run left, and the command that goes on with it."""
@@ -138,10 +144,33 @@ class _Session:
         command = " ".join(["aaexport train", *words, *_as_typed(self.given | {"resume": True})])
         return f"interrupted; the finished epochs are saved, go on with `{command}`"
 
-    def _target(self, model: str) -> Path | None:
-        if self.out is None or not self.compare:
-            return self.out
-        return self.out / find_model(model).name
+    def _to_work_in(self, device: str, tell: Callable[[str], None]) -> list[ModelFolder]:
+        """The models' folders, or copies; none is made where the recipes alone let the training be refused."""
+        sources = [find_model(model) for model in self.models]
+        self._require_trainable(sources, device)
+        named = zip(self.models, [source.name for source in sources], strict=True)
+        return [checkout(model, self._target(name), tell) for model, name in named]
+
+    def _require_trainable(self, sources: Sequence[ModelFolder], device: str) -> None:
+        from aaexport.training.compare import require_comparable
+        from aaexport.training.options import Options, require_classifier
+
+        asked = Options(**self.given)
+        if self.compare:
+            require_comparable(sources, asked, device)
+            self._require_names_below_out([source.name for source in sources])
+        else:
+            require_classifier(sources[0])
+            asked.applied_to(sources[0].recipe)
+
+    def _require_names_below_out(self, names: Sequence[str]) -> None:
+        name, count = Counter(names).most_common(1)[0]
+        if self.out is not None and count > 1:
+            rule = f"models must have names of their own to lie below --out {self.out}"
+            raise ArgumentError(f"{rule}, got {name!r} {count} times; rename a folder, or leave out --out")
+
+    def _target(self, name: str) -> Path | None:
+        return self.out / name if self.out is not None and self.compare else self.out
 
 
 def _as_typed(given: dict[str, Any]) -> list[str]:
@@ -185,14 +214,17 @@ class _Lines:
 
 class _LinesOfOne:
     def __init__(self, session: _Session, name: str) -> None:
+        from aaexport.training.evaluation import TOP
+
         self.session, self.name = session, name
         self.prefix, self.total = f"{name}  " if name else "", session.epochs_of(name)
+        self.tells_top5 = session.recipe_of(name).input.classes > TOP
 
     def batch(self, epoch: int, images: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
     def epoch(self, record: Epoch) -> None:
         self.session.epochs_saved += 1
-        self.show(_epoch_line(record, self.total))
+        self.show(_epoch_line(record, self.total, self.tells_top5))
 
     def note(self, line: str) -> None:
         self.show(f"note: {line}")
@@ -249,8 +281,9 @@ class _Bar(_LinesOfOne):
         self.progress.console.print(f"{self.prefix}{line}")
 
 
-def _epoch_line(record: Epoch, epochs: int) -> str:
+def _epoch_line(record: Epoch, epochs: int, tells_top5: bool) -> str:
+    top5 = f"  top-5 {record.test_top5:.2%}" if tells_top5 else ""
     return (
         f"epoch {record.epoch:>3}/{epochs}  loss {record.loss:.4f}  train {record.train_accuracy:.2%}  "
-        f"test {record.test_accuracy:.2%}  {record.images_per_second:,.0f} images/s"
+        f"test {record.test_accuracy:.2%}{top5}  {record.images_per_second:,.0f} images/s"
     )

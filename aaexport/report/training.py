@@ -42,6 +42,7 @@ def train_view(result: TrainResult) -> RenderableType:
     rows = {
         "folder": str(result.folder),
         "test accuracy": f"{result.test_accuracy:.2%} (train {last.train_accuracy:.2%})",
+        **({f"test top-{TOP}": f"{result.test_top5:.2%}"} if result.classes > TOP else {}),
         "best epoch": f"{best.epoch} with {best.test_accuracy:.2%}, in best.safetensors",
         "epochs": f"{len(result.epochs)} in {_duration(result.seconds)}",
         "device": device if result.processes == 1 else f"{device}, {result.processes} processes",

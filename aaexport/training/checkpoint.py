@@ -19,11 +19,13 @@ REMEDY = "resume with the options and the model.toml that it was begun with, or 
 ABSENT = "not given"
 
 
-def identity(folder: ModelFolder, recipe: Recipe, options: Options, precision: str) -> dict[str, str]:
+def identity(
+    folder: ModelFolder, recipe: Recipe, options: Options, precision: str, images: tuple[int, int]
+) -> dict[str, str]:
     """Everything that decides the numbers of a run but its machine, by the names that people give it.
 
-    `gpu_precision` is there as what it comes to. Keys that have their default are left out, so that a later version
-    may add some.
+    `gpu_precision` is there as what it comes to, the data set as how many `images` its training and test part have.
+    Keys that have their default are left out, so that a later version may add some.
     """
     tables = {"data": recipe.data.stated(), "training": recipe.training.stated()}
     values = {f"[{table}] {key}": str(value) for table, keys in tables.items() for key, value in keys.items()}
@@ -40,6 +42,7 @@ def identity(folder: ModelFolder, recipe: Recipe, options: Options, precision: s
         "the image size": f"{height}×{width}",
         "[network], [attention] or [input]": recipe.digest()[:12],
         **values,
+        "the data set": f"{images[0]} + {images[1]} images",
         "the precision": precision,
     }
 
@@ -58,8 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # Of a damaged file the unpickler raises whatever the damage leads it to.
     except Exception as error:
-        cause = first_line(error)
-        raise TrainingError(f"{path} must be a whole checkpoint, but: {cause}; delete it") from error
+        raise TrainingError(f"{path} must be a whole checkpoint, but: {_cause(error)}; delete it") from error
     if not isinstance(state, dict) or set(state) != KEYS:
         raise TrainingError(f"{path} must be a checkpoint of this version's `aaexport train`; delete it")
     return state
@@ -75,7 +77,7 @@ def require_identity(path: Path, begun: dict[str, str], now: dict[str, str]) -> 
 
 def refuse(path: Path, error: Exception) -> NoReturn:
     """TrainingError for a checkpoint that has the run's identity and does not fit its network."""
-    cause = f"{path} must fit the network, but: {first_line(error)}"
+    cause = f"{path} must fit the network, but: {_cause(error)}"
     raise TrainingError(f"{cause}; it was written by another version of aaexport: delete it to begin anew") from error
 
 
@@ -88,4 +90,10 @@ def _digest(init: Path | None, folder: ModelFolder) -> str | None:
     """The file's sha256; of the folder's own weights, which the run itself replaces, only that it was them."""
     if init is None:
         return None
-    return "the folder's own weights" if init.resolve() == folder.weights_path.resolve() else sha256(init)[:12]
+    replaced = {folder.weights_path.resolve(), folder.best_path.resolve()}
+    return "the folder's own weights" if init.resolve() in replaced else sha256(init)[:12]
+
+
+def _cause(error: Exception) -> str:
+    """The first sentence of an error's text: torch goes on with advice that is not ours."""
+    return first_line(error).partition(". ")[0].rstrip(".:")

@@ -12,9 +12,8 @@ from typing import Unpack
 
 from aaexport.errors import ArgumentError, TrainingError, broken_rule
 from aaexport.folder import ModelFolder
-from aaexport.recipe import Recipe
 from aaexport.training.distributed import Processes, joined
-from aaexport.training.options import Options, TrainOptions, folder_to_train
+from aaexport.training.options import Options, TrainOptions, folder_to_train, require_classifier
 from aaexport.training.records import TrainResult, Watcher
 from aaexport.training.run import Run, load_parts
 
@@ -111,6 +110,21 @@ def compare_training(
         return _compared(runs, done)
 
 
+def require_comparable(models: Sequence[ModelFolder], options: Options, device: str) -> None:
+    """Refuses what `compare_training` would refuse of the models' recipes, before they are copied.
+
+    Args:
+        device: where they are to be trained, `cpu` or `cuda`.
+
+    Raises:
+        ArgumentError: fewer than two models, or one folder twice.
+        TrainingError: a network without a classifier, or the models' budgets differ.
+    """
+    for model in models:
+        require_classifier(model)
+    _require_one_budget(_by_name(models), options, device)
+
+
 def _by_name(folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
     """The folders by the names that the table calls them: their own, or their paths where two share one."""
     if len(folders) < 2:
@@ -132,10 +146,9 @@ def _prepared(
     resumed = {name for name, folder in folders.items() if options.resume and folder.checkpoint_path.is_file()}
     if options.resume and not resumed:
         raise TrainingError("none of the models has a checkpoint to resume; train without --resume")
-    recipes = {name: options.applied_to(folder.recipe) for name, folder in folders.items()}
-    _require_one_budget([(n, _budget(recipes[n], folders[n], options, processes)) for n in folders])
-    first = next(iter(folders))
-    images = load_parts(folders[first], recipes[first], options, processes)
+    _require_one_budget(folders, options, processes.device.type)
+    first = next(iter(folders.values()))
+    images = load_parts(first, options.applied_to(first.recipe), options, processes)
     runs = {}
     for name, folder in folders.items():
         runs[name] = Run(folder, options, processes, None if watcher is None else watcher(name), images)
@@ -143,8 +156,9 @@ def _prepared(
     return runs
 
 
-def _budget(recipe: Recipe, folder: ModelFolder, options: Options, processes: Processes) -> dict[str, object]:
+def _budget(folder: ModelFolder, options: Options, device: str) -> dict[str, object]:
     """What models must have in common to be compared, by the names that people give it."""
+    recipe = options.applied_to(folder.recipe)
     path = recipe.data.path and (folder.path / recipe.data.path).resolve()
     return {
         "[training] epochs": recipe.training.epochs,
@@ -153,12 +167,12 @@ def _budget(recipe: Recipe, folder: ModelFolder, options: Options, processes: Pr
         "[data] path": path,
         "[input] channels, height and width": recipe.input.shape,
         "[input] labels": recipe.input.labels,
-        "the precision": options.precision_on(processes.device.type, recipe),
+        "the precision": options.precision_on(device, recipe),
     }
 
 
-def _require_one_budget(budgets: Sequence[tuple[str, dict[str, object]]]) -> None:
-    (first, wanted), *others = budgets
+def _require_one_budget(folders: dict[str, ModelFolder], options: Options, device: str) -> None:
+    (first, wanted), *others = ((name, _budget(folder, options, device)) for name, folder in folders.items())
     for name, budget in others:
         for key, value in budget.items():
             if value != wanted[key]:

@@ -155,7 +155,7 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
         module.parameters(),
         lr=training.learning_rate,
         momentum=training.momentum,
-        nesterov=training.momentum > 0,
+        nesterov=training.nesterov and training.momentum > 0,
         weight_decay=training.weight_decay,
     )
 

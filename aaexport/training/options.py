@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from aaexport.errors import ArgumentError, TrainingError, broken_rule
-from aaexport.folder import ModelFolder, find_model
+from aaexport.errors import ArgumentError, ModelNotFoundError, TrainingError, broken_rule
+from aaexport.folder import ModelFolder, find_model, zoo_models
 from aaexport.recipe import MAX_SEED, Recipe
 
 Amp = Literal["bf16", "fp16"]
@@ -59,15 +60,14 @@ class Options:
         _require(self.amp is None or self.amp in AMP_PRECISIONS, "amp", "be bf16 or fp16", self.amp)
 
     def applied_to(self, recipe: Recipe) -> Recipe:
-        """The recipe with these epochs, seed and size. RecipeError if the network cannot take the size."""
+        """The recipe with these epochs, seed and size. ArgumentError if the network cannot take the size."""
         training = recipe.training
         if self.epochs is not None:
             warmup = min(training.warmup_epochs, self.epochs)
             training = dataclasses.replace(training, epochs=self.epochs, warmup_epochs=warmup)
         if self.seed is not None:
             training = dataclasses.replace(training, seed=self.seed)
-        sized = recipe if self.size is None else recipe.retargeted(*self.size)
-        return dataclasses.replace(sized, training=training)
+        return dataclasses.replace(recipe.for_size(self.size), training=training)
 
     def precision_on(self, device: str, recipe: Recipe) -> str:
         """The name of the type that products are computed in; on the CPU the recipe's is not meant."""
@@ -76,11 +76,22 @@ class Options:
         return recipe.training.gpu_precision if device == "cuda" else "float32"
 
     def init_path(self) -> Path | None:
-        """The weights to begin with: a file, or those of a model folder or zoo model, which must have some."""
+        """The weights to begin with: a file, or those of a model folder or zoo model, which must have some.
+
+        Raises:
+            ModelNotFoundError: `init` is none of these.
+            NoWeightsError, FolderError: the folder has no weights, or no model.toml.
+        """
         if self.init is None:
             return None
         path = Path(self.init)
-        return path if path.is_file() else find_model(self.init).require_weights()
+        if _is_file(path):
+            return path
+        try:
+            return find_model(self.init).require_weights()
+        except ModelNotFoundError as error:
+            rule = "be a safetensors file, a model folder or a zoo name"
+            raise ModelNotFoundError(broken_rule("init", rule, str(self.init), _nearest(str(self.init)))) from error
 
 
 def folder_to_train(model: str | Path | ModelFolder) -> ModelFolder:
@@ -93,10 +104,28 @@ def folder_to_train(model: str | Path | ModelFolder) -> ModelFolder:
     folder = model if isinstance(model, ModelFolder) else find_model(model)
     if folder.is_zoo:
         raise ArgumentError(f"model must be a folder to train in, got the zoo's {folder.name}; copy it first")
+    require_classifier(folder)
+    return folder
+
+
+def require_classifier(folder: ModelFolder) -> None:
+    """TrainingError, with the remedy, for a network that returns features."""
     if not folder.recipe.network.classifies:
         remedy = "train the same [network] without features and with labels: its weights.safetensors fit this one"
-        raise TrainingError(f"{folder.path} must have a classifier to be trained, got [network] features; {remedy}")
-    return folder
+        raise TrainingError(f"{folder.name} must have a classifier to be trained, got [network] features; {remedy}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False
+
+
+def _nearest(name: str) -> str:
+    """The zoo name that was meant, or where they stand: all of them would hide the complaint."""
+    close = difflib.get_close_matches(name, zoo_models(), n=1)
+    return f"did you mean {close[0]!r}?" if close else "`aaexport list` names the zoo's"
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:

@@ -47,6 +47,7 @@ class TrainResult:
 
     Attributes:
         precision: that of the products in training, such as "bfloat16"; weights are float32 always.
+        classes: how many the network tells apart; the top-5 of five or fewer is always 1.
         processes: how many trained together.
         resumed: whether an earlier call did some of the epochs.
         notes: what a reader of the numbers should know of images, weights and processes.
@@ -56,6 +57,7 @@ class TrainResult:
     epochs: tuple[Epoch, ...]
     device: str
     precision: str
+    classes: int
     processes: int = 1
     resumed: bool = False
     notes: tuple[str, ...] = ()

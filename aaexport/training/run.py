@@ -82,11 +82,11 @@ def train(
 
     Raises:
         DataError: the data set is not there or does not fit.
-        RecipeError: the network cannot take `size`.
         WeightsError, FolderError: `init` does not fit or is not there.
         TrainingError: a network without a classifier, `resume` without a fitting checkpoint, an unfinished run and
-            no `resume`, a loss that is not a number, or a network that torch.compile cannot compile.
-        ArgumentError: a zoo model by name, or an argument breaks its rule.
+            no `resume`, too few images for so many parts, a loss that is not a number, or a network that
+            torch.compile cannot compile.
+        ArgumentError: a zoo model by name, an argument breaks its rule, or the network cannot take `size`.
         ProviderError: torch cannot use `device` here.
     """
     options = Options(
@@ -116,11 +116,13 @@ class Run:
         self.folder, self.processes = folder, processes
         self.recipe = options.applied_to(folder.recipe)
         self.parts = processes.count * options.accumulate
-        self._require_enough_images()
+        self._require_image_for_each_part()
         self.watcher = watcher if watcher is not None and processes.leads else NobodyWatches()
         self.images, self.test_images = images or load_parts(folder, self.recipe, options, processes)
+        self._require_a_batch()
         self.learner = Learner(self.recipe, options, processes)
-        self.identity = identity(folder, self.recipe, options, self.learner.precision)
+        loaded = len(self.images), len(self.test_images)
+        self.identity = identity(folder, self.recipe, options, self.learner.precision, loaded)
         self.records: list[Epoch] = []
         self.notes = self._first_notes()
         self.resumed = False
@@ -141,7 +143,7 @@ class Run:
         return range(len(self.records) + 1, self.recipe.training.epochs + 1)
 
     def train_epoch(self, epoch: int) -> None:
-        """Trains on every image once, evaluates, saves and tells."""
+        """Trains on every image once, but for a rest too small for its parts; evaluates, saves and tells."""
         began = time.perf_counter()
         tally, rate = self._train(epoch)
         speed = tally.images_per_second()
@@ -167,6 +169,7 @@ class Run:
             epochs=tuple(self.records),
             device=str(self.processes.device),
             precision=self.learner.precision,
+            classes=self.recipe.input.classes,
             processes=self.processes.count,
             resumed=self.resumed,
             notes=self.notes,
@@ -204,12 +207,18 @@ class Run:
     def _plan(self, epoch: int) -> list[Tensor]:
         """The epoch's batches: the numbers of their images, in an order that only seed and epoch decide."""
         generator = torch.Generator().manual_seed(self._seed(epoch, "order"))
-        size = self.recipe.training.batch_size
-        # Batch normalization knows no variance of one image: a rest that would leave a part with one, or none, waits
-        # for another epoch, which has other images at its end. Batches that are so small on purpose are taken.
-        least = min(2, size // self.parts) * self.parts
         order = torch.randperm(len(self.images), generator=generator)
-        return [batch for batch in order.split(size) if len(batch) >= least]
+        batches_of_all = order.split(self.recipe.training.batch_size)
+        return [batch for batch in batches_of_all if len(batch) >= self._least_of_a_part * self.parts]
+
+    @property
+    def _least_of_a_part(self) -> int:
+        """How many images a part of a batch must have.
+
+        Batch normalization knows no variance of one image: a rest that would leave a part with one, or none, waits
+        for another epoch, which has other images at its end. Batches that are so small on purpose are taken.
+        """
+        return min(2, self.recipe.training.batch_size // self.parts)
 
     def _stream(self, plan: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of each batch, in `accumulate` parts."""
@@ -222,14 +231,33 @@ class Run:
         return stream_seed(self.recipe.training.seed, epoch, purpose)
 
     def _give_up(self, complaint: str) -> NoReturn:
-        kept = f"the checkpoint of epoch {len(self.records)} is kept; " if self.records else ""
-        raise TrainingError(f"{complaint}; {kept}lower [training] learning_rate")
+        folder = self.folder
+        remedy = f"lower [training] learning_rate in {folder.recipe_path}"
+        if not self.records:
+            raise TrainingError(f"{complaint}; {remedy}")
+        # Resuming is no way on: a checkpoint goes on with the rate that it was begun with.
+        kept = f"the checkpoint of epoch {len(self.records)} is kept"
+        again = f"delete {folder.checkpoint_path}, and train {folder.path} again"
+        init = f"with --init {folder.best_path} to go on from the best epoch"
+        raise TrainingError(f"{complaint}; {kept}; {remedy}, {again}, {init}")
 
-    def _require_enough_images(self) -> None:
+    def _require_image_for_each_part(self) -> None:
         size = self.recipe.training.batch_size
         if size < self.parts:
-            least = f"processes × --accumulate, {self.processes.count} × {self.parts // self.processes.count}"
-            raise TrainingError(broken_rule("[training] batch_size", f"be at least {least}", size, "lower these"))
+            rule = f"be at least {self._product_of_parts}"
+            raise TrainingError(broken_rule("[training] batch_size", rule, size, "lower these"))
+
+    def _require_a_batch(self) -> None:
+        """TrainingError if no batch of any epoch would be large enough for its parts."""
+        each, images = self._least_of_a_part, len(self.images)
+        if images < each * self.parts:
+            rule = f"have at least {each * self.parts} images, {each} for each part of {self._product_of_parts}"
+            remedy = "lower --accumulate, take fewer processes, or add images"
+            raise TrainingError(broken_rule("the training part", rule, images, remedy))
+
+    @property
+    def _product_of_parts(self) -> str:
+        return f"processes × --accumulate, {self.processes.count} × {self.parts // self.processes.count}"
 
     def _require_none_unfinished(self) -> None:
         path = self.folder.checkpoint_path
