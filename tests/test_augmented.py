@@ -264,7 +264,7 @@ def test_a_later_unknown_decomposition_is_refused_and_the_old_one_stays():
     layer = small()
     with pytest.raises(ValueError, match=r"decomposition must be a known one, got 'skwe'; did you mean 'skew'\?"):
         layer.decomposition = "skwe"
-    assert layer.decomposition == "table"
+    assert layer.decomposition == "auto"
 
 
 REFUSED_RATIOS = {

@@ -15,6 +15,7 @@ from torch import nn
 from aaexport.errors import ArgumentError, ExportError, GraphError
 from aaexport.graph.check import check_model, check_operators, declared_opset
 from aaexport.graph.convert import to_onnx
+from aaexport.graph.cost import count_macs
 from aaexport.graph.files import TensorInfo, probe_model, read_onnx, summarize, write_onnx
 from aaexport.graph.metadata import Provenance, read_metadata, write_metadata
 from aaexport.nn.augmented import AugmentedConv2d
@@ -496,7 +497,7 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(opset):
     assert str(caught.value) == f"opset must be between 18 and 25, got {opset}; 20 runs in the most runtimes"
 
 
-@pytest.fixture(scope="module", params=DECOMPOSITION_NAMES)
+@pytest.fixture(scope="module", params=[name for name in DECOMPOSITION_NAMES if name != "fused"])
 def attention(request):
     """An augmented network, with its graph at opset 20."""
     torch.manual_seed(0)
@@ -509,8 +510,27 @@ def test_attention_exports_to_ai_onnx_alone(attention):
 
 
 def test_attention_exports_to_operators_that_are_fast_everywhere(attention):
-    slow = {"Einsum", "Tile", "ScatterND", "Shape"}
+    slow = {"Einsum", "Tile", "ScatterND", "Shape", "Attention"}
     assert not slow & {node.op_type for node in attention.graph.graph.node}
+
+
+def test_attention_exports_to_tensors_of_at_most_five_dimensions(attention):
+    assert max(len(shape_of(value)) for value in attention.graph.graph.value_info) <= 5
+
+
+def test_fused_attention_is_one_operator_and_computes_the_same(rng):
+    torch.manual_seed(0)
+    module = augmented("fused")
+    graph = converted(module, 23, "dynamic")
+    assert [node.op_type for node in graph.graph.node].count("Attention") == 1
+    agree(graph, module, rng.standard_normal((3, *SHAPE), dtype=np.float32))
+
+
+def test_the_products_of_an_attention_operator_are_those_it_stands_for():
+    torch.manual_seed(0)
+    assert count_macs(converted(augmented("fused"), 23, "dynamic")) == count_macs(
+        converted(augmented("fold"), 23, "dynamic")
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])

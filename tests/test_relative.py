@@ -54,7 +54,7 @@ def gradients(attend, inputs):
 
 
 def test_recipes_know_exactly_the_decompositions_there_are():
-    assert set(DECOMPOSITIONS) == set(DECOMPOSITION_NAMES)
+    assert {"auto", *DECOMPOSITIONS} == set(DECOMPOSITION_NAMES)
 
 
 @every_decomposition
@@ -81,6 +81,34 @@ def test_decomposition_without_tables_equals_the_definition(attend, shape):
 def test_decomposition_equals_the_definition_for_any_small_shape(attend, shape, relative, seed):
     inputs = maps_and_tables(shape, seed=seed, relative=relative)
     assert_close(attend(*inputs), attention(*inputs), **EXACT)
+
+
+@every_decomposition
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 5)),
+    blocks=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_decomposition_equals_the_definition_in_any_number_of_blocks(attend, shape, blocks, seed):
+    inputs = maps_and_tables(shape, seed=seed)
+    assert_close(attend(*inputs, blocks), attention(*inputs), **EXACT)
+
+
+@every_decomposition
+@pytest.mark.parametrize("shape", [(1, 3, 2, 16, 16), (1, 20, 1, 14, 14), (1, 4, 8, 16, 3)], ids=str)
+def test_decomposition_equals_the_definition_for_maps_as_they_are_in_networks(attend, shape):
+    inputs = maps_and_tables(shape)
+    assert_close(attend(*inputs, 3), attention(*inputs), **EXACT)
+
+
+def test_no_block_is_larger_than_its_share():
+    sizes = []
+    softmax = torch.softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "softmax", lambda logits, dim: sizes.append(tuple(logits.shape)) or softmax(logits, dim))
+        DECOMPOSITIONS["table"](*maps_and_tables((2, 3, 3, 4, 5)), 3)
+    assert sizes == [(2, 7, 20), (2, 7, 20), (2, 6, 20)]
 
 
 @every_decomposition
@@ -121,6 +149,20 @@ def test_decomposition_has_the_gradients_of_the_papers_own(name, shape, relative
     found, wanted = (gradients(DECOMPOSITIONS[which], inputs) for which in (name, "skew"))
     for label, one, other in zip(NAMES, found, wanted, strict=False):
         assert_close(one, other, **GRADIENTS, msg=lambda text, label=label: f"gradient of {label}: {text}")
+
+
+@pytest.mark.parametrize("name", [name for name in DECOMPOSITIONS if name != "skew"])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)),
+    blocks=st.integers(1, 9),
+    seed=st.integers(0, 2**32),
+)
+def test_decomposition_has_the_gradients_of_the_papers_own_for_any_shape(name, shape, blocks, seed):
+    inputs = maps_and_tables(shape, seed=seed)
+    found = gradients(lambda *leaves: DECOMPOSITIONS[name](*leaves, blocks), inputs)
+    for one, other in zip(found, gradients(DECOMPOSITIONS["skew"], inputs), strict=True):
+        assert_close(one, other, **GRADIENTS)
 
 
 @every_decomposition

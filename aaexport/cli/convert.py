@@ -21,6 +21,8 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @options.size
 @options.decomposition
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
+@click.option("--max-attention-memory", type=float, metavar="MIB",
+              help="Attend in blocks of queries, so that no tensor of logits is larger.")  # fmt: skip
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
@@ -34,6 +36,7 @@ def command(
     size: tuple[int, int] | None,
     decomposition: DecompositionName | None,
     batch: int | Literal["dynamic"] | None,
+    max_attention_memory: float | None,
     verify: bool,
     random_weights: bool,
     atol: float | None,
@@ -62,6 +65,7 @@ def command(
             size=size,
             decomposition=decomposition,
             batch=batch,
+            max_attention_memory=max_attention_memory,
             verify=verify,
             atol=atol,
             rtol=rtol,

@@ -21,7 +21,7 @@ def command(as_json: bool) -> None:
     from aaexport.runners.ort import working_providers
 
     zoo = inspect_zoo()
-    decompositions: dict[str, str] = {
+    decompositions: dict[str, str] = {"auto": "The fastest of the others by the layer's sizes; the default."} | {
         name: _first_line(function.__doc__) for name, function in DECOMPOSITIONS.items()
     }
     datasets = {name: source.description for name, source in SOURCES.items()}

@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 def count_macs(model: onnx.ModelProto) -> int | None:
     """MACs of convolutions and matrix products at batch 1; None where a shape they need is not known."""
     shapes = _shapes_at_batch_1(model)
-    total = 0
+    total = 0.0
     for node in model.graph.node:
         if node.op_type not in _FORMULAS or node.domain not in ("", "ai.onnx"):
             continue
@@ -23,20 +23,26 @@ def count_macs(model: onnx.ModelProto) -> int | None:
         first, second = inputs
         assert first is not None
         assert second is not None
-        total += math.prod(output) * _FORMULAS[node.op_type](node, first, second)
-    return total
+        total += math.prod(output) * _FORMULAS[node.op_type](node, first, second, output)
+    return round(total)
 
 
-def _products_of_gemm(node: onnx.NodeProto, a: Shape, b: Shape) -> int:
+def _products_of_gemm(node: onnx.NodeProto, a: Shape, b: Shape, output: Shape) -> float:
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return a[0] if transposed else a[-1]
 
 
+def _products_of_attention(node: onnx.NodeProto, q: Shape, k: Shape, output: Shape) -> float:
+    """Keys · (query depth + value depth) for each query, shared by the numbers of its output."""
+    return k[-2] * (q[-1] + output[-1]) / output[-1]
+
+
 # Products that each number of the output is the sum of.
 _FORMULAS = {
-    "Conv": lambda node, x, weight: math.prod(weight[1:]),  # Cin / groups · kernel
-    "MatMul": lambda node, a, b: a[-1],
+    "Conv": lambda node, x, weight, output: math.prod(weight[1:]),  # Cin / groups · kernel
+    "MatMul": lambda node, a, b, output: a[-1],
     "Gemm": _products_of_gemm,
+    "Attention": _products_of_attention,
 }
 
 

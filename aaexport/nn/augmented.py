@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
+from aaexport.nn.choice import AttentionSizes, Choice, choose
 from aaexport.nn.relative import DECOMPOSITIONS
-from aaexport.recipe import DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
+from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
 HEAD_LAYOUTS: tuple[str, ...] = get_args(HeadLayout)
 MAX_KEY_DEPTH = 65536
@@ -112,6 +113,7 @@ class AugmentedConv2d(nn.Module):
         self.height, self.width, self.stride = height, width, stride
         self.attention_downsample, self.head_layout = attention_downsample, head_layout
         self.decomposition = decomposition
+        self.blocks = 1  # of queries, attended one after the other; `auto` has its own
 
         self.conv: nn.Conv2d | None = None
         if dv < out_channels:
@@ -147,15 +149,31 @@ class AugmentedConv2d(nn.Module):
 
     @property
     def decomposition(self) -> DecompositionName:
-        """Which of `aaexport.nn.relative.DECOMPOSITIONS` computes the attention; all compute the same."""
+        """Which of `aaexport.nn.relative.DECOMPOSITIONS` computes the attention; all compute the same.
+
+        `auto` is `fused` in eager mode and, while an exporter traces, what `aaexport.nn.choice` takes.
+        """
         return self._decomposition
 
     @decomposition.setter
     def decomposition(self, name: DecompositionName) -> None:
-        known = name in DECOMPOSITIONS
-        remedy = "" if known else did_you_mean(str(name), DECOMPOSITIONS)
+        known = name in DECOMPOSITION_NAMES
+        remedy = "" if known else did_you_mean(str(name), DECOMPOSITION_NAMES)
         _require(known, "decomposition", "be a known one", name, remedy)
         self._decomposition: DecompositionName = name
+
+    @property
+    def sizes(self) -> AttentionSizes:
+        """What the cost of the attention depends on, for one image."""
+        rows, columns = self.attention_size
+        depths = (self.dk // self.num_heads, self.dv // self.num_heads)
+        return AttentionSizes(rows, columns, *depths, self.num_heads, self.rel_height is not None)
+
+    def chosen(self) -> Choice:
+        """The decomposition that is computed, and in how many blocks of queries."""
+        if self.decomposition != "auto":
+            return Choice(self.decomposition, self.blocks)
+        return choose(self.sizes) if torch.compiler.is_exporting() else Choice("fused")
 
     @property
     def attention_size(self) -> tuple[int, int]:
@@ -184,12 +202,14 @@ class AugmentedConv2d(nn.Module):
         q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
         rows, columns = self.attention_size
         dkh, dvh = self.dk // self.num_heads, self.dv // self.num_heads
-        heads = DECOMPOSITIONS[self.decomposition](
+        choice = self.chosen()
+        heads = DECOMPOSITIONS[choice.decomposition](
             q.reshape(-1, dkh, rows, columns),  # (B·Nh, dkh, H, W)
             k.reshape(-1, dkh, rows, columns),
             v.reshape(-1, dvh, rows, columns),
             self.rel_height,
             self.rel_width,
+            choice.blocks,
         )
         if self.head_layout == "unpermuted":
             heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
@@ -209,11 +229,16 @@ class AugmentedConv2d(nn.Module):
         )
 
 
-def set_decomposition(module: nn.Module, name: DecompositionName) -> int:
+def augmented_layers(module: nn.Module) -> dict[str, AugmentedConv2d]:
+    """Every AugmentedConv2d in `module`, by its path."""
+    return {path: layer for path, layer in module.named_modules() if isinstance(layer, AugmentedConv2d)}
+
+
+def set_decomposition(module: nn.Module, name: DecompositionName, blocks: int = 1) -> int:
     """Makes every AugmentedConv2d in `module` use that decomposition; returns how many there are."""
-    layers = [layer for layer in module.modules() if isinstance(layer, AugmentedConv2d)]
+    layers = augmented_layers(module).values()
     for layer in layers:
-        layer.decomposition = name
+        layer.decomposition, layer.blocks = name, blocks
     return len(layers)
 
 

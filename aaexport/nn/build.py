@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {
 
 
 CALIBRATION_BATCH = 4
+PRODUCTS_OF_ATTENTION = ("aten.bmm", "aten.mm")  # a classifier is an addmm
 
 
 def build_network(recipe: Recipe, *, seed: int | None = None) -> nn.Module:
@@ -81,13 +83,15 @@ class Cost:
 def measure_cost(module: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     """Counts parameters, and MACs of one image (C, H, W) by torch's own counter; nothing is computed.
 
-    MACs depend on the decomposition: `skew` multiplies with every offset, `table` with every position.
+    MACs depend on the decomposition; these are those of `table`, which multiplies the least.
     """
+    module = copy.deepcopy(module)
+    set_decomposition(module, "table")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     counter = FlopCounterMode(display=False)
     device = next(module.parameters()).device
     with torch.no_grad(), counter:
         module(torch.zeros(1, *input_shape, device=device))
     by_operator = counter.get_flop_counts().get("Global", {})
-    attention = sum(flops for operator, flops in by_operator.items() if "bmm" in str(operator))
+    attention = sum(flops for operator, flops in by_operator.items() if str(operator) in PRODUCTS_OF_ATTENTION)
     return Cost(parameters, counter.get_total_flops() // 2, attention // 2)

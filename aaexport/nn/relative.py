@@ -15,7 +15,8 @@ Every decomposition has the signature `Decomposition` and computes exactly this,
 
 The heads share their embeddings, so heads are to attention what images are to a convolution: M independent ones.
 Feature maps come in and go out because that is how the convolutions around them hold the data; each decomposition
-decides itself what to transpose. M appears in no shape, so that an exported graph computes none.
+decides itself what to transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1
+the H·W queries are attended in so many blocks, one after the other: no more than a block's logits are ever there.
 
 To add a decomposition: write the function, put it into `DECOMPOSITIONS`, and add its name to
 `aaexport.recipe.DecompositionName`; tests/test_relative.py then holds it to the definition.
@@ -23,6 +24,7 @@ To add a decomposition: write the function, put it into `DECOMPOSITIONS`, and ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -36,48 +38,106 @@ class Decomposition(Protocol):
     """2-D relative attention over feature maps; shapes in the module's docstring."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel_height: Tensor | None,
+        rel_width: Tensor | None,
+        blocks: int = 1,
     ) -> Tensor:
         """Attends."""
 
 
-def skew(q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> Tensor:
+def skew(
+    q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
+) -> Tensor:
     """The paper's own way: logits of every offset, skewed from offsets to positions, tiled over the other axis.
 
     Slow, and about 25 operators an axis once exported; it is here as the definition that the others must equal.
     """
     height, width = q.shape[-2:]
+    positions = height * width
     q = _scaled(q)
-    logits = _content_logits(q, k)  # (M, H·W, H·W)
+    tiled = None
     if rel_height is not None and rel_width is not None:
         along_width = _skewed_logits(q.permute(0, 2, 3, 1), rel_width)  # (M, H, W, W): [h, w, j]
         along_width = along_width.unsqueeze(3).expand(-1, -1, -1, height, -1)
         along_height = _skewed_logits(q.permute(0, 3, 2, 1), rel_height)  # (M, W, H, H): [w, h, i]
         along_height = along_height.transpose(1, 2).unsqueeze(4).expand(-1, -1, -1, -1, width)
-        logits = logits + along_width.reshape(logits.shape) + along_height.reshape(logits.shape)
-    return _attend(logits, v)
+        tiled = along_width.reshape(-1, positions, positions) + along_height.reshape(-1, positions, positions)
+    rows, k = _rows(q), k.flatten(2)
+
+    def attend(block: slice) -> Tensor:
+        logits = torch.bmm(rows[:, block], k)
+        return _weighted(logits if tiled is None else logits + tiled[:, block], v)
+
+    return _in_blocks(attend, blocks, q, v)
 
 
-def table(q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> Tensor:
-    """Relative embeddings gathered into one table an axis beforehand; the relative logits are batched products.
+def table(
+    q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
+) -> Tensor:
+    """Relative logits as small products, one axis at a time, added by broadcasting; never tiled.
 
-    The tables T_height[h, :, i] = r_height[i − h + H − 1] and T_width[w, :, j] depend on weights alone, so an
-    exporter folds them into constants. The logits are added by broadcasting, never tiled.
+    The cheapest where maps are large against the depth of a head, because it multiplies no more than it must.
     """
     height, width = q.shape[-2:]
-    q = _scaled(q)
-    logits = _content_logits(q, k)  # (M, H·W, H·W)
-    if rel_height is not None and rel_width is not None:
-        along_height = q.permute(0, 2, 3, 1) @ _gathered(rel_height)  # (M, H, W, H): [h, w, i]
-        along_width = q.permute(0, 3, 2, 1) @ _gathered(rel_width)  # (M, W, H, W): [w, h, j]
-        along_height = along_height.reshape(-1, height * width, height, 1)
-        along_width = along_width.transpose(1, 2).reshape(-1, height * width, 1, width)
-        logits = logits.reshape(-1, height * width, height, width) + along_height + along_width
-        logits = logits.flatten(2)
-    return _attend(logits, v)
+    rows, k = _rows(_scaled(q)), k.flatten(2)
+    relative = _relative_logits(rows, height, width, rel_height, rel_width)
+
+    def attend(block: slice) -> Tensor:
+        logits = torch.bmm(rows[:, block], k)  # (M, n, N)
+        if relative is not None:
+            along_height, along_width = relative
+            both = along_height[:, block].unsqueeze(3) + along_width[:, block].unsqueeze(2)  # (M, n, H, W)
+            logits = logits + both.flatten(2)
+        return _weighted(logits, v)
+
+    return _in_blocks(attend, blocks, q, v)
 
 
-DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {"skew": skew, "table": table}
+def fold(
+    q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
+) -> Tensor:
+    """Relative logits inside the product: [s·q, rel_h, rel_w] · [k, onehot(row), onehot(column)]ᵀ is the whole logit.
+
+    Deeper by H + W, and nothing is ever added to N × N logits: the cheapest for maps up to about 16 × 16.
+    """
+    queries, keys = _folded(q, k, rel_height, rel_width)
+
+    def attend(block: slice) -> Tensor:
+        return _weighted(torch.bmm(queries[:, block], keys), v)
+
+    return _in_blocks(attend, blocks, q, v)
+
+
+def fused(
+    q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
+) -> Tensor:
+    """`fold` handed to one attention operator: torch's kernels in training, ONNX `Attention` from opset 23 on.
+
+    In eager mode q, k and v are padded with zeros to one depth, a multiple of 8, because flash kernels want that.
+    """
+    queries, keys = _folded(q, k, rel_height, rel_width)
+    rows, columns, values = queries.unsqueeze(1), keys.transpose(1, 2).unsqueeze(1), _rows(v).unsqueeze(1)
+    if not torch.compiler.is_exporting():
+        depth = -(-max(rows.shape[-1], v.shape[1]) // 8) * 8
+        rows, columns, values = (functional.pad(x, (0, depth - x.shape[-1])) for x in (rows, columns, values))
+
+    def attend(block: slice) -> Tensor:
+        out = functional.scaled_dot_product_attention(rows[:, :, block], columns, values, scale=1.0)
+        return out.squeeze(1)[..., : v.shape[1]]
+
+    return _in_blocks(attend, blocks, q, v)
+
+
+DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {
+    "skew": skew,
+    "table": table,
+    "fold": fold,
+    "fused": fused,
+}
 
 
 def _scaled(q: Tensor) -> Tensor:
@@ -86,16 +146,67 @@ def _scaled(q: Tensor) -> Tensor:
     return q * scale
 
 
-def _content_logits(q: Tensor, k: Tensor) -> Tensor:
-    """QKᵀ, (M, H·W, H·W)."""
-    return torch.bmm(q.flatten(2).transpose(1, 2), k.flatten(2))
+def _rows(x: Tensor) -> Tensor:
+    """(M, d, H, W) → (M, H·W, d)."""
+    return x.flatten(2).transpose(1, 2)
 
 
-def _attend(logits: Tensor, v: Tensor) -> Tensor:
-    """softmax(logits)·V as feature maps, (M, dvh, H, W)."""
-    depth, height, width = v.shape[1:]
-    out = torch.bmm(torch.softmax(logits, dim=-1), v.flatten(2).transpose(1, 2))  # (M, H·W, dvh)
-    return out.transpose(1, 2).reshape(-1, depth, height, width)
+def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor, v: Tensor) -> Tensor:
+    """What `attend` makes of each block of queries, (M, n, dvh), together as feature maps, (M, dvh, H, W)."""
+    height, width = q.shape[-2:]
+    size = -(-height * width // blocks)
+    parts = [attend(slice(start, start + size)) for start in range(0, height * width, size)]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return out.transpose(1, 2).reshape(-1, v.shape[1], height, width)
+
+
+def _weighted(logits: Tensor, v: Tensor) -> Tensor:
+    """softmax(logits)·V: (M, n, N) and (M, dvh, H, W) → (M, n, dvh)."""
+    return torch.bmm(torch.softmax(logits, dim=-1), _rows(v))
+
+
+def _folded(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries (M, N, D) and keys (M, D, N) whose product is the whole logit, D = dkh + H + W."""
+    height, width = q.shape[-2:]
+    rows, k = _rows(_scaled(q)), k.flatten(2)
+    relative = _relative_logits(rows, height, width, rel_height, rel_width)
+    if relative is None:
+        return rows, k
+    queries = torch.cat([rows, *relative], dim=-1)
+    # Padded and added rather than concatenated: M, the only size that need not be known, then appears nowhere.
+    depth = k.shape[1]
+    onehots = functional.pad(_onehots(height, width, k), (0, 0, depth, 0))
+    return queries, functional.pad(k, (0, 0, 0, height + width)) + onehots
+
+
+def _relative_logits(
+    rows: Tensor, height: int, width: int, rel_height: Tensor | None, rel_width: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Along the height, (M, N, H): [·, i], and the width, (M, N, W): [·, j], of scaled queries (M, N, dkh).
+
+    The height's are one small product for each row of the map, with the row's table; the width's are products with
+    all offsets, and then views: in memory, the wanted part of each column of the map begins one number earlier than
+    that of the column before. So q is in one layout for both.
+    """
+    if rel_height is None or rel_width is None:
+        return None
+    depth, positions = rows.shape[-1], height * width
+    maps = rows.reshape(-1, height, width, depth)
+    along_height = maps @ _gathered(rel_height)  # (M, H, W, H)
+    along_width = _skewed(maps @ rel_width.transpose(0, 1))  # (M, H, W, W)
+    return along_height.reshape(-1, positions, height), along_width.reshape(-1, positions, width)
+
+
+def _skewed(by_offset: Tensor) -> Tensor:
+    """[…, a, b] = by_offset[…, a, b − a + L − 1]: (M, K, L, 2L − 1) → (M, K, L, L).
+
+    Row a's part begins at a·(2L − 1) + L − 1 − a, so, from L − 1 on, rows of 2L − 2 numbers begin with it.
+    """
+    others, length = by_offset.shape[1:3]
+    if length == 1:
+        return by_offset
+    flat = by_offset.flatten(2)[..., length - 1 : length - 1 + length * (2 * length - 2)]
+    return flat.reshape(-1, others, length, 2 * length - 2)[..., :length]
 
 
 def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
@@ -117,3 +228,11 @@ def _gathered(embeddings: Tensor) -> Tensor:
     position = torch.arange(length, device=embeddings.device)
     offset = position[None, :] - position[:, None] + length - 1  # (L, L): [a, b]
     return embeddings[offset.flatten()].reshape(length, length, -1).transpose(1, 2)
+
+
+def _onehots(height: int, width: int, like: Tensor) -> Tensor:
+    """(H + W, N): 1 where a position lies in that row, or in that column, of the map."""
+    position = torch.arange(height * width, device=like.device)
+    rows = torch.arange(height, device=like.device)[:, None] == position // width
+    columns = torch.arange(width, device=like.device)[:, None] == position % width
+    return torch.cat([rows, columns]).to(like.dtype)

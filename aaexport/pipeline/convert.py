@@ -16,6 +16,7 @@ from aaexport.graph.convert import to_onnx
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, write_metadata
 from aaexport.parity import ParityReport
+from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
     ImageShape,
     Subject,
@@ -42,6 +43,7 @@ def convert(
     opset: int | None = None,
     decomposition: DecompositionName | None = None,
     batch: Batch | None = None,
+    max_attention_memory: float | None = None,
     verify: bool = True,
     atol: float | None = None,
     rtol: float | None = None,
@@ -57,8 +59,10 @@ def convert(
         size: (H, W) of the images instead of the recipe's: trained relative tables are brought to it, exactly for a
             smaller size, by interpolation for a larger one, and the result's notes say so.
         opset: 18–25; the recipe's, or 20.
-        decomposition: for every augmented layer; the recipe's, or each layer's own.
+        decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
+            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
+        max_attention_memory: MiB that no tensor of attention logits may exceed, of one image if the batch is dynamic.
         verify: whether parity must hold before the file gets its name.
         atol, rtol, seed: as for `aaexport.verify`.
         say: is told each step as it begins.
@@ -76,6 +80,7 @@ def convert(
     if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
         remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
         raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
+    check_max_attention_memory(max_attention_memory)
     tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape, size)
     target = _target(subject, path)
@@ -89,7 +94,10 @@ def convert(
     batch = "dynamic" if batch is None else batch
 
     # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
-    module = with_decomposition(subject.module, decomposition).requires_grad_(False)
+    module = with_decomposition(subject.module, None).requires_grad_(False)
+    plan_attention(
+        module, opset=opset, batch=batch, decomposition=decomposition, max_attention_memory=max_attention_memory
+    )
     with fast_tracing():
         say("capturing the module with torch.export")
         program = export_program(module, subject.input_shape, batch)

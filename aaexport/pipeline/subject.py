@@ -12,8 +12,9 @@ from torch import nn
 
 from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
 from aaexport.folder import ModelFolder, find_model
-from aaexport.nn.augmented import AugmentedConv2d, set_decomposition
+from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
+from aaexport.nn.choice import Choice
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName, Recipe
 from aaexport.weights import load_weights, save_weights
@@ -112,8 +113,8 @@ def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.
 
 
 def decompositions_of(module: nn.Module) -> str:
-    """The decompositions in use, comma-separated; `none` for a network without augmented layers."""
-    names = {layer.decomposition for layer in module.modules() if isinstance(layer, AugmentedConv2d)}
+    """The decompositions in use, comma-separated, as `table/8` in blocks; `none` without augmented layers."""
+    names = {str(Choice(layer.decomposition, layer.blocks)) for layer in augmented_layers(module).values()}
     return ",".join(sorted(names)) or "none"
 
 

@@ -22,9 +22,9 @@ MAX_SEED = 2**63 - 1  # what torch's generators take
 MAX_SIDE = 65536
 MAX_DKH = 1024
 MAX_CLASSES = 1_000_000
-DecompositionName = Literal["skew", "table"]  # aaexport.nn.relative computes them
+DecompositionName = Literal["auto", "skew", "table", "fold", "fused"]  # aaexport.nn.relative has all but auto
 DECOMPOSITION_NAMES: tuple[str, ...] = typing.get_args(DecompositionName)
-DEFAULT_DECOMPOSITION: DecompositionName = "table"
+DEFAULT_DECOMPOSITION: DecompositionName = "auto"
 HeadLayout = Literal["permuted", "unpermuted"]
 
 
@@ -242,7 +242,7 @@ class Recipe(Section):
         self._check_stages()
 
     def for_size(self, size: tuple[int, int] | None) -> Recipe:
-        """The same recipe for images of `size` (H, W), or its own; ArgumentError if they are too small for the network."""
+        """The same recipe for images of `size` (H, W), or its own; ArgumentError if the network cannot take it."""
         if size is None:
             return self
         try:

@@ -1,0 +1,62 @@
+"""A layer's sizes → the decomposition and the blocks that `auto` takes: a deterministic model of what each costs.
+
+The decompositions share the softmax and the product with V, and differ in what a logit costs beyond q·k:
+
+    table    one number added to it, read from memory: ADD
+    fold     H + W more terms of its sum: (H + W) · MAC
+
+so that `fold` wins as long as H + W < ADD / MAC. Blocks keep the logits that are alive at a time in the caches. The
+constants were measured with onnxruntime on two cores of an x86-64 server with AVX-512 (see README, "Decompositions");
+they are ratios of times, so that they carry over to like machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aaexport.recipe import DecompositionName
+
+BREAK_EVEN = 56  # rows + columns: ADD / MAC
+CACHED_LOGITS = 2**20  # numbers that may be alive at a time before blocks pay
+MAX_BLOCKS = 64  # each repeats the operators of the layer in the graph
+
+
+@dataclass(frozen=True)
+class AttentionSizes:
+    """What the cost of an attention depends on, for one image: a map of height × width, heads of depth dkh, dvh."""
+
+    height: int
+    width: int
+    dkh: int
+    dvh: int
+    num_heads: int
+    relative: bool = True
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decomposition, in `blocks` blocks of queries."""
+
+    decomposition: DecompositionName
+    blocks: int = 1
+
+    def __str__(self) -> str:
+        return self.decomposition if self.blocks == 1 else f"{self.decomposition}/{self.blocks}"
+
+
+def choose(sizes: AttentionSizes, *, batch: int = 1) -> Choice:
+    """The decomposition that should be the fastest for `batch` images."""
+    folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
+    blocks = min(blocks_within(sizes, CACHED_LOGITS, batch=batch), MAX_BLOCKS)
+    return Choice("fold" if folds else "table", blocks)
+
+
+def blocks_within(sizes: AttentionSizes, max_logits: int, *, batch: int = 1) -> int:
+    """The fewest blocks of queries of which none has more than `max_logits` logits; a block has a query at least."""
+    queries = max(max_logits // (batch * sizes.num_heads * sizes.positions), 1)
+    return -(-sizes.positions // min(queries, sizes.positions))

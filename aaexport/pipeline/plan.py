@@ -1,0 +1,69 @@
+"""(module, options) → a decomposition and a number of blocks for every augmented layer that is to be exported."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from aaexport.errors import ArgumentError, broken_rule
+from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
+from aaexport.nn.choice import Choice, blocks_within, choose
+from aaexport.program import Batch
+from aaexport.recipe import DecompositionName
+
+ATTENTION_OPSET = 23  # the first that has the operator Attention
+BYTES_A_LOGIT = 4
+MEBIBYTE = 2**20
+
+
+def plan_attention(
+    module: nn.Module,
+    *,
+    opset: int,
+    batch: Batch,
+    decomposition: DecompositionName | None = None,
+    max_attention_memory: float | None = None,
+) -> None:
+    """Settles how each augmented layer of `module` is written out; changes the layers.
+
+    Args:
+        opset: from 23 on, `auto` means one `Attention` operator a layer.
+        batch: a dynamic one is planned for as one image.
+        decomposition: of every layer; None leaves each layer's own, which may be `auto`.
+        max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
+
+    Raises:
+        ArgumentError: `fused` below opset 23, or a limit that not even one query at a time keeps.
+    """
+    images = batch if isinstance(batch, int) and batch > 0 else 1  # a wrong one is refused where it is used
+    for path, layer in augmented_layers(module).items():
+        choice = _choice(layer, decomposition or layer.decomposition, opset, images)
+        if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
+            rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
+            raise ArgumentError(broken_rule("opset", rule, opset, remedy))
+        if max_attention_memory is not None:
+            choice = _within(choice, layer, path, images, max_attention_memory)
+        layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
+
+
+def check_max_attention_memory(limit: float | None) -> None:
+    """ArgumentError unless it is None or a number of MiB above 0."""
+    if limit is not None and not (limit > 0 and math.isfinite(limit)):
+        raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
+
+
+def _choice(layer: AugmentedConv2d, decomposition: DecompositionName, opset: int, images: int) -> Choice:
+    if decomposition != "auto":
+        return Choice(decomposition, layer.blocks)
+    return Choice("fused") if opset >= ATTENTION_OPSET else choose(layer.sizes, batch=images)
+
+
+def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:
+    sizes, max_logits = layer.sizes, int(limit * MEBIBYTE / BYTES_A_LOGIT)
+    least = images * sizes.num_heads * sizes.positions
+    if least > max_logits:
+        needed = math.ceil(least * BYTES_A_LOGIT / MEBIBYTE * 1000) / 1000
+        rule = f"be at least {needed:g} MiB, one query at a time in {path or 'the layer'}"
+        raise ArgumentError(broken_rule("max_attention_memory", rule, limit))
+    return Choice(choice.decomposition, max(choice.blocks, blocks_within(sizes, max_logits, batch=images)))
