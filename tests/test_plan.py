@@ -8,7 +8,7 @@ from torch import nn
 import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.nn import AugmentedConv2d
-from aaexport.nn.choice import AttentionSizes, blocks_within, choose
+from aaexport.nn.choice import AttentionSizes, blocks_within, choose, choose_eagerly
 from aaexport.pipeline.plan import plan_attention
 
 
@@ -47,6 +47,13 @@ def test_no_block_has_more_logits_than_the_limit(limit, batch):
     blocks = blocks_within(shape, limit, batch=batch)
     queries = -(-shape.positions // blocks)
     assert queries == 1 or batch * shape.num_heads * queries * shape.positions <= limit
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "chosen"), [("cpu", 1, "table/4"), ("cpu", 4, "table/16"), ("cuda", 4, "fused")]
+)
+def test_eager_mode_takes_blocks_on_the_cpu_and_one_operator_on_cuda(device, batch, chosen):
+    assert str(choose_eagerly(sizes(32), batch=batch, device_type=device)) == chosen
 
 
 # The plan
@@ -130,3 +137,12 @@ def test_no_tensor_of_the_file_exceeds_the_limit(tmp_path, decomposition):
     assert largest_tensor(free.path) == 2 * 256 * 256 * 4
     assert largest_tensor(tight.path) <= 0.125 * 2**20
     assert tight.decomposition.endswith("/4")
+
+
+def test_maps_whose_logits_fit_the_caches_are_attended_at_once():
+    assert choose(sizes(14, heads=8), batch=64).blocks == 1
+
+
+def test_larger_maps_are_attended_in_blocks_that_fit():
+    choice = choose(sizes(32), batch=4)
+    assert (choice.decomposition, choice.blocks) == ("table", 16)

@@ -101,3 +101,26 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     for label in ("test accuracy", "largest error", "latency", "speed", "files"):
         assert f"\n  {label}" in outcome.stdout
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()
+
+
+def test_the_side_that_is_compared_with_computes_the_definition():
+    folder = ROOT / "examples/03_measure_attention"
+    code = (
+        "import sys, torch; sys.path[:0] = sys.argv[1:]\n"
+        "from naive import naive\n"
+        "from definition import attention\n"
+        "torch.manual_seed(0)\n"
+        "shapes = ((2, 3, 4, 5), (2, 3, 4, 5), (2, 2, 4, 5), (7, 3), (9, 3))\n"
+        "inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]\n"
+        "torch.testing.assert_close(naive(*inputs), attention(*inputs))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(ROOT / "tests")], check=True)
+
+
+@pytest.mark.slow
+def test_the_measurement_of_attention_prints_its_table(tmp_path):
+    script = ROOT / "examples/03_measure_attention/measure.py"
+    outcome = run(f"python {script} --quick --rounds 1 --seconds 0.05 --json {tmp_path}/rows.json", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.count("naive ÷ ours") == 7
+    assert (tmp_path / "rows.json").is_file()

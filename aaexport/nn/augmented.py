@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
-from aaexport.nn.choice import AttentionSizes, Choice, choose
+from aaexport.nn.choice import AttentionSizes, Choice, choose, choose_eagerly
 from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
@@ -151,7 +151,7 @@ class AugmentedConv2d(nn.Module):
     def decomposition(self) -> DecompositionName:
         """Which of `aaexport.nn.relative.DECOMPOSITIONS` computes the attention; all compute the same.
 
-        `auto` is `fused` in eager mode and, while an exporter traces, what `aaexport.nn.choice` takes.
+        `auto` is what `aaexport.nn.choice` takes: in eager mode by sizes, batch and device, for an export by sizes.
         """
         return self._decomposition
 
@@ -169,11 +169,13 @@ class AugmentedConv2d(nn.Module):
         depths = (self.dk // self.num_heads, self.dv // self.num_heads)
         return AttentionSizes(rows, columns, *depths, self.num_heads, self.rel_height is not None)
 
-    def chosen(self) -> Choice:
-        """The decomposition that is computed, and in how many blocks of queries."""
+    def chosen(self, x: Tensor) -> Choice:
+        """The decomposition that is computed for `x`, and in how many blocks of queries."""
         if self.decomposition != "auto":
             return Choice(self.decomposition, self.blocks)
-        return choose(self.sizes) if torch.compiler.is_exporting() else Choice("fused")
+        if torch.compiler.is_exporting():
+            return choose(self.sizes)
+        return choose_eagerly(self.sizes, batch=max(len(x), 1), device_type=x.device.type)
 
     @property
     def attention_size(self) -> tuple[int, int]:
@@ -202,7 +204,7 @@ class AugmentedConv2d(nn.Module):
         q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
         rows, columns = self.attention_size
         dkh, dvh = self.dk // self.num_heads, self.dv // self.num_heads
-        choice = self.chosen()
+        choice = self.chosen(x)
         heads = DECOMPOSITIONS[choice.decomposition](
             q.reshape(-1, dkh, rows, columns),  # (B·Nh, dkh, H, W)
             k.reshape(-1, dkh, rows, columns),

@@ -8,7 +8,7 @@ from torch import nn
 
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
-from aaexport.nn.choice import Choice, blocks_within, choose
+from aaexport.nn.choice import TYPICAL_BATCH, Choice, blocks_within, choose
 from aaexport.program import Batch
 from aaexport.recipe import DecompositionName
 
@@ -29,21 +29,21 @@ def plan_attention(
 
     Args:
         opset: from 23 on, `auto` means one `Attention` operator a layer.
-        batch: a dynamic one is planned for as one image.
+        batch: a dynamic one is planned for as a few images, and the limit on memory holds for one.
         decomposition: of every layer; None leaves each layer's own, which may be `auto`.
         max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
 
     Raises:
         ArgumentError: `fused` below opset 23, or a limit that not even one query at a time keeps.
     """
-    images = batch if isinstance(batch, int) and batch > 0 else 1  # a wrong one is refused where it is used
+    fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
     for path, layer in augmented_layers(module).items():
-        choice = _choice(layer, decomposition or layer.decomposition, opset, images)
+        choice = _choice(layer, decomposition or layer.decomposition, opset, fixed or TYPICAL_BATCH)
         if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
             rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
             raise ArgumentError(broken_rule("opset", rule, opset, remedy))
         if max_attention_memory is not None:
-            choice = _within(choice, layer, path, images, max_attention_memory)
+            choice = _within(choice, layer, path, fixed or 1, max_attention_memory)
         layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
 
 

@@ -1,0 +1,215 @@
+"""The reference layer and AA-ResNet-50, exported naively and by aaexport: latencies, memory, training steps."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from naive import naive
+
+import aaexport
+from aaexport.folder import find_model
+from aaexport.nn import AugmentedConv2d, set_decomposition
+from aaexport.nn.build import build_network, calibrate_normalization
+from aaexport.nn.relative import DECOMPOSITIONS
+
+LAYER = {"dk": 64, "dv": 32, "num_heads": 4, "qkv_kernel_size": 3, "bias": True}  # the reference's, 64 → 128 channels
+
+
+def main():
+    arguments = parsed()
+    if arguments.child:
+        return print(json.dumps(CHILDREN[arguments.child[0]](*arguments.child[1:])))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = table(Path(folder), arguments)
+    print("| what | median | lowest – highest | pairs |\n|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['what']} | {row['median']:.2f} | {row['lowest']:.2f} – {row['highest']:.2f} | {row['pairs']} |"
+        )
+    if arguments.json:
+        text = {"schema": "aaexport.attention-benchmark/1", "threads": torch.get_num_threads(), "rows": rows}
+        Path(arguments.json).write_text(json.dumps(text, indent=2) + "\n")
+    return None
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6, help="pairs of measurements a row")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--json", help="write the rows to this file too")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def table(folder, arguments):
+    """Every row: a ratio of two children's numbers, pair by pair."""
+    small, large = (8, 12) if arguments.quick else (32, 64)
+    network, twin = ("aa_wrn10_1_digits", "wrn10_1_digits") if arguments.quick else ("aa_resnet50", "resnet50")
+    files = {
+        f"{side}{size}": export_layer(folder, side, size) for side in ("naive", "ours") for size in (small, large)
+    }
+    files |= {side: export_network(folder, side, network) for side in ("naive", "ours")}
+    files["plain"] = export_network(folder, "plain", twin)
+
+    def latency(name, batch):
+        return ("latency", str(files[name]), str(batch), str(arguments.seconds))
+
+    def memory(name):
+        return ("memory", str(files[name]), "1")
+
+    def step(side, size, batch):
+        return ("step", side, str(size), str(batch), str(arguments.seconds))
+
+    wanted = [
+        (f"layer {small}×{small}, batch 4: naive ÷ ours", latency(f"naive{small}", 4), latency(f"ours{small}", 4)),
+        (f"layer {large}×{large}, batch 1: naive ÷ ours", latency(f"naive{large}", 1), latency(f"ours{large}", 1)),
+        ("same, extra peak memory: naive ÷ ours", memory(f"naive{large}"), memory(f"ours{large}")),
+        *((f"{network} ÷ {twin}, batch {b}", latency("ours", b), latency("plain", b)) for b in (1, 8)),
+        *((f"{network}, batch {b}: naive ÷ ours", latency("naive", b), latency("ours", b)) for b in (1, 8)),
+        (f"training step {small}×{small}, batch 4: naive ÷ ours", step("naive", small, 4), step("ours", small, 4)),
+        (
+            f"training step {small // 2}×{small // 2}, batch 16: naive ÷ ours",
+            step("naive", small // 2, 16),
+            step("ours", small // 2, 16),
+        ),
+    ]
+    return [ratio(what, first, second, arguments.rounds) for what, first, second in wanted]
+
+
+def ratio(what, first, second, rounds):
+    """The sides take turns, and who goes first changes: both see the machine's moods alike."""
+    values = {first: [], second: []}
+    for number in range(rounds):
+        for side in (first, second) if number % 2 == 0 else (second, first):
+            values[side].append(child(side))
+    ratios = [a / b for a, b in zip(values[first], values[second], strict=True)]
+    print(f"{what}: {statistics.median(ratios):.2f}", file=sys.stderr)
+    return {
+        "what": what,
+        "median": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "pairs": len(ratios),
+        "first": values[first],
+        "second": values[second],
+    }
+
+
+def child(order):
+    command = [sys.executable, __file__, "--child", *order]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+# Files
+
+
+def layer(side, size):
+    torch.manual_seed(0)
+    built = AugmentedConv2d(64, 128, height=size, width=size, **LAYER).eval()
+    if side == "naive":
+        use_naive(built)
+    return built
+
+
+def use_naive(module):
+    DECOMPOSITIONS["skew"] = naive
+    set_decomposition(module, "skew")
+
+
+def export_layer(folder, side, size):
+    return exported(
+        folder / f"layer_{side}_{size}.onnx", layer(side, size), (64, size, size), naively=side == "naive"
+    )
+
+
+def export_network(folder, side, name):
+    recipe = find_model(name).recipe
+    module = build_network(recipe)
+    calibrate_normalization(module, recipe.input.shape, seed=0)
+    if side == "naive":
+        use_naive(module)
+    return exported(folder / f"network_{side}.onnx", module, recipe.input.shape, naively=side == "naive")
+
+
+def exported(path, module, shape, *, naively=False):
+    print(f"exporting {path.name}", file=sys.stderr)
+    if not naively:
+        aaexport.convert(module, path, input_shape=shape, verify=False)
+        return path
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        example, sizes = torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},)
+        torch.onnx.export(
+            module, (example,), path, dynamo=True, dynamic_shapes=sizes, external_data=False, verbose=False
+        )
+    return path
+
+
+# One measurement, in a process of its own
+
+
+def latency(path, batch, seconds):
+    """The median in milliseconds."""
+    return median_of(query(path, int(batch)), float(seconds))
+
+
+def memory(path, batch):
+    """The process's peak in bytes beyond what it had with the session loaded, before the first query."""
+    ask = query(path, int(batch))
+    before = resident("VmRSS")
+    ask()
+    return resident("VmHWM") - before
+
+
+def resident(field):
+    """Linux's own count, in bytes; `getrusage` would count what the parent process had too."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def step(side, size, batch, seconds):
+    """Forward and backward pass of the layer, the median in milliseconds."""
+    module = layer(side, int(size)).train()
+    images = torch.randn(int(batch), 64, int(size), int(size), requires_grad=True)
+
+    def once():
+        module.zero_grad()
+        module(images).sum().backward()
+
+    return median_of(once, float(seconds))
+
+
+def query(path, batch):
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (port,) = session.get_inputs()
+    shape = (batch, *port.shape[1:])
+    feeds = {port.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    return lambda: session.run(None, feeds)
+
+
+def median_of(action, seconds):
+    for _ in range(3):
+        action()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        began = time.perf_counter()
+        action()
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+CHILDREN = {"latency": latency, "memory": memory, "step": step}
+
+if __name__ == "__main__":
+    main()
