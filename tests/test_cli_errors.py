@@ -304,7 +304,7 @@ def test_failed_parity_keeps_the_old_file(cli, converted, monkeypatch):
     from aaexport.nn import relative
 
     before = files_of(converted)
-    monkeypatch.setitem(relative.DECOMPOSITIONS, "table", lambda q, *rest: relative.table(q * 1.01, *rest))
+    monkeypatch.setitem(relative.DECOMPOSITIONS, "fold", lambda q, *rest: relative.fold(q * 1.01, *rest))
     outcome = cli("convert", converted.path)
     assert "parity failed" in error_of(outcome, 3)
     assert "FAIL" in outcome.out
@@ -348,7 +348,8 @@ def test_a_name_too_long_for_a_file_is_an_unknown_model(cli):
 def test_attention_that_does_not_fit_the_network_is_an_error_of_the_recipe(cli, converted):
     edited(converted, "upsilon = 0.25", "upsilon = 0.01")
     error = error_of(cli("convert", converted.path), 1)
-    assert error.startswith("model.toml: [network] and [attention] must fit: upsilon must give each of 2 heads")
+    recipe = "'Three attention-augmented convolutions, 8×8 digits'"
+    assert error.startswith(f"{recipe}: [network] and [attention] must fit: upsilon must give each of 2 heads")
 
 
 def test_a_seed_beyond_what_a_generator_takes(cli, converted):
