@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from aaexport.device import usable_cores
+
 _STEAL = 7  # the eighth number of /proc/stat's first line, proc(5)
 _IDLE = (3, 4)  # idle and iowait
 
@@ -48,7 +50,7 @@ class MachineWatch:
                 other = max(0.0, total - idle - passed[_STEAL] - own) / total
         return Environment(
             cpu=_cpu_name(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=usable_cores(),
             system=platform.platform(),
             python=platform.python_version(),
             load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

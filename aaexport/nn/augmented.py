@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
 from aaexport.nn.choice import AttentionSizes, Choice, choose, choose_eagerly
+from aaexport.nn.convolution import convolution, shrunk
 from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
@@ -117,8 +118,8 @@ class AugmentedConv2d(nn.Module):
 
         self.conv: nn.Conv2d | None = None
         if dv < out_channels:
-            self.conv = _convolution(in_channels, out_channels - dv, kernel_size, stride=stride, bias=bias)
-        self.qkv = _convolution(in_channels, 2 * dk + dv, qkv_kernel_size, stride=stride, bias=bias)
+            self.conv = convolution(in_channels, out_channels - dv, kernel_size, stride, bias=bias)
+        self.qkv = convolution(in_channels, 2 * dk + dv, qkv_kernel_size, stride, bias=bias)
         self.projection = nn.Conv2d(dv, dv, 1, bias=bias)
         self.rel_height = self.rel_width = None
         if relative:
@@ -180,10 +181,7 @@ class AugmentedConv2d(nn.Module):
     @property
     def attention_size(self) -> tuple[int, int]:
         """(H, W) of the map that attention runs on."""
-        scale = self.attention_downsample
-        return _ceil_div(_ceil_div(self.height, scale), self.stride), _ceil_div(
-            _ceil_div(self.width, scale), self.stride
-        )
+        return shrunk(shrunk((self.height, self.width), self.attention_downsample), self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, height, width) → (B, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
@@ -217,7 +215,7 @@ class AugmentedConv2d(nn.Module):
             heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
         out: Tensor = self.projection(heads.reshape(-1, self.dv, rows, columns))  # (B, dv, H, W)
         if self.attention_downsample > 1:
-            size = (_ceil_div(self.height, self.stride), _ceil_div(self.width, self.stride))
+            size = shrunk((self.height, self.width), self.stride)
             out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)
         return out
 
@@ -242,14 +240,6 @@ def set_decomposition(module: nn.Module, name: DecompositionName, blocks: int = 
     for layer in layers:
         layer.decomposition, layer.blocks = name, blocks
     return len(layers)
-
-
-def _convolution(in_channels: int, out_channels: int, kernel: int, *, stride: int, bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
-
-
-def _ceil_div(value: int, by: int) -> int:
-    return -(-value // by)
 
 
 def _require(holds: bool, name: str, rule: str, got: object, remedy: str = "") -> None:

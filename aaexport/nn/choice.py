@@ -6,7 +6,7 @@ The decompositions share the softmax and the product with V, and differ in what 
     fold     H + W more terms of its sum: (H + W) · MAC
 
 so that `fold` wins as long as H + W < ADD / MAC. Blocks keep the logits that are alive at a time in the caches. The
-constants were measured with onnxruntime on two cores of an x86-64 server with AVX-512 (see README, "Decompositions");
+constants were measured with onnxruntime on two cores of an AMD EPYC (see README, "Decompositions");
 they are ratios of times, so that they carry over to like machines.
 """
 
@@ -58,8 +58,7 @@ class Choice:
 def choose(sizes: AttentionSizes, *, batch: int = TYPICAL_BATCH) -> Choice:
     """The decomposition that should be the fastest for `batch` images."""
     folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
-    fits = sizes.logits <= CACHED_LOGITS
-    blocks = 1 if fits else min(blocks_within(sizes, CACHED_LOGITS, batch=batch), MAX_BLOCKS)
+    blocks = 1 if sizes.logits <= CACHED_LOGITS else _cached_blocks(sizes, batch)
     return Choice("fold" if folds else "table", blocks)
 
 
@@ -71,10 +70,14 @@ def choose_eagerly(sizes: AttentionSizes, *, batch: int, device_type: str) -> Ch
     """
     if device_type == "cuda":
         return Choice("fused")
-    return Choice("table", min(blocks_within(sizes, CACHED_LOGITS, batch=batch), MAX_BLOCKS))
+    return Choice("table", _cached_blocks(sizes, batch))
 
 
 def blocks_within(sizes: AttentionSizes, max_logits: int, *, batch: int = 1) -> int:
     """The fewest blocks of queries of which none has more than `max_logits` logits; a block has a query at least."""
     queries = max(max_logits // (batch * sizes.num_heads * sizes.positions), 1)
     return -(-sizes.positions // min(queries, sizes.positions))
+
+
+def _cached_blocks(sizes: AttentionSizes, batch: int) -> int:
+    return min(blocks_within(sizes, CACHED_LOGITS, batch=batch), MAX_BLOCKS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from aaexport.nn.layers import augmentable, shrunk
+from aaexport.nn.convolution import shrunk
+from aaexport.nn.layers import augmentable
 from aaexport.recipe import Attention, Cnn3, Input
 
 

@@ -5,17 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from aaexport.nn.augmented import AugmentedConv2d, attention_depths
+from aaexport.nn.convolution import Size, convolution
 from aaexport.recipe import Attention
-
-Size = tuple[int, int]
-
-
-def convolution(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, bias: bool = False, groups: int = 1
-) -> nn.Conv2d:
-    """A convolution that leaves ⌈size/stride⌉ positions."""
-    padding = kernel_size // 2
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias, groups=groups)
 
 
 def augmentable(
@@ -62,11 +53,6 @@ def augmentable(
         attention_downsample=2 if stage in attention.downsample_stages else 1,
         head_layout=attention.head_layout,
     )
-
-
-def shrunk(size: Size, stride: int) -> Size:
-    """What a layer of that stride leaves of a map of that size."""
-    return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def initialise(network: nn.Module) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aaexport.nn.layers import Size, augmentable, convolution, initialise, shrunk
+from aaexport.nn.convolution import Size, convolution, shrunk
+from aaexport.nn.layers import augmentable, initialise
 from aaexport.recipe import Attention, Input, MnasNet
 
 STEM_CHANNELS, SEPARABLE_CHANNELS, HEAD_CHANNELS = 32, 16, 1280

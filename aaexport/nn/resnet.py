@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from aaexport.nn.layers import Size, augmentable, convolution, initialise, shrunk
+from aaexport.nn.convolution import Size, convolution, shrunk
+from aaexport.nn.layers import augmentable, initialise
 from aaexport.recipe import Attention, Input, ResNet
 
 BOTTLENECK_EXPANSION = 4

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from aaexport.nn.layers import Size, augmentable, initialise, shrunk
+from aaexport.nn.convolution import Size, shrunk
+from aaexport.nn.layers import augmentable, initialise
 from aaexport.recipe import Attention, Input, WideResNet
 
 
