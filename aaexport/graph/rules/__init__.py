@@ -1,0 +1,31 @@
+"""Rewritings of ONNX graphs that leave their function as it is: one rule, one file, its maths in the docstring.
+
+They need no PyTorch, so that they serve files that aaexport did not write too. To add one: write the file, put the
+class into `RULES`, in the order in which they should be tried, and give it a test of its name in tests/rules/.
+"""
+
+from __future__ import annotations
+
+from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
+from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
+from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
+from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
+from aaexport.graph.rules.normalization_through_resize import NormalizationThroughResize
+from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
+from aaexport.graph.rules.relu_through_concat import ReluThroughConcat
+from aaexport.graph.rules.rule import TARGETS, GraphRule, Target
+from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
+
+__all__ = ["RULES", "TARGETS", "GraphRule", "Target"]
+
+# Normalizations go first, so that they meet the convolutions before those are joined or split.
+RULES: tuple[type[GraphRule], ...] = (
+    NormalizationThroughConcat,
+    NormalizationThroughResize,
+    ReluThroughConcat,
+    ScaleIntoConvolution,
+    ConvolutionsInParallel,
+    PointwiseOverConcat,
+    EinsumAsMatmul,
+    BroadcastForTile,
+)

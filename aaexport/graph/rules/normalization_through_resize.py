@@ -1,0 +1,62 @@
+"""BatchNormalization(Resize(x)) → Resize(BatchNormalization(x)), for interpolation along height and width.
+
+An interpolated number is Σ wᵢ·xᵢ with Σ wᵢ = 1, of one channel, so that a·(Σ wᵢ·xᵢ) + b = Σ wᵢ·(a·xᵢ + b). It pays
+where x is a convolution's output, into whose weights the normalization then folds; and x is the smaller map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from aaexport.graph.rules.rule import (
+    Builder,
+    GraphRule,
+    Refusal,
+    attribute,
+    channels,
+    constant,
+    is_convolution,
+    like,
+    operands,
+    producer,
+    require_sole_use,
+)
+
+# Weights that do not sum to 1: numbers from outside the map, or those beyond the edge left out.
+EXTRAPOLATING = "tf_crop_and_resize"
+
+
+class NormalizationThroughResize(GraphRule):
+    """A normalization of an upsampled map → of the map before."""
+
+    title = "batch normalization through Resize"
+
+    def pattern(self, op: Builder) -> Any:
+        """Any form of Resize: with sizes or with scales."""
+        resized = op.Resize(_allow_other_inputs=True, _outputs=["resized"])
+        return op.BatchNormalization(resized, _allow_other_inputs=True, _outputs=["normalized"])
+
+    def require(self, resized: ir.Value, normalized: ir.Value) -> None:
+        """Only height and width are resized, by weights that sum to 1."""
+        resize, normalization = producer(resized), producer(normalized)
+        if attribute(resize, "coordinate_transformation_mode", "half_pixel") == EXTRAPOLATING:
+            raise Refusal("the Resize reads beyond the map")
+        if attribute(normalization, "training_mode", 0):
+            raise Refusal("it normalises by the batch, as in training")
+        if channels(operands(resize)[0]) != channels(resized):
+            raise Refusal("the Resize changes the channels")
+        require_sole_use(resized)
+        for value in operands(normalization)[1:]:
+            constant(value, "a parameter of the normalization")
+        if not is_convolution(operands(resize)[0]):
+            raise Refusal("what is resized is not a convolution's own output, so that nothing would fold")
+
+    def rewrite(self, op: Builder, resized: ir.Value, normalized: ir.Value) -> Any:
+        """The same two nodes, the other way round."""
+        resize, normalization = producer(resized), producer(normalized)
+        x, *rest = operands(resize)[0], *resize.inputs[1:]  # sizes and scales may be left out
+        epsilon = attribute(normalization, "epsilon", 1e-5)
+        inner = like(op.BatchNormalization(x, *operands(normalization)[1:], epsilon=epsilon), x)
+        return like(op.Resize(inner, *rest, **resize.attributes), resized)
