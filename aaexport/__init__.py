@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from aaexport.parity import ParityReport
     from aaexport.pipeline.convert import convert
     from aaexport.pipeline.inspect import inspect
+    from aaexport.pipeline.optimize import optimize
     from aaexport.pipeline.serve_bench import serve_bench
     from aaexport.pipeline.subject import build_model
     from aaexport.pipeline.verify import verify
-    from aaexport.results import ConvertResult, InspectResult
+    from aaexport.results import ConvertResult, InspectResult, OptimizeResult
     from aaexport.training import TrainingComparison, TrainResult, compare_training, train
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "BenchReport",
     "ConvertResult",
     "InspectResult",
+    "OptimizeResult",
     "ParityReport",
     "TrainResult",
     "TrainingComparison",
@@ -37,6 +39,7 @@ __all__ = [
     "errors",
     "inspect",
     "nn",
+    "optimize",
     "serve_bench",
     "train",
     "verify",
@@ -47,6 +50,7 @@ _HOMES = {
     "BenchReport": "aaexport.load.measurement",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
+    "OptimizeResult": "aaexport.results",
     "ParityReport": "aaexport.parity",
     "TrainResult": "aaexport.training",
     "TrainingComparison": "aaexport.training",
@@ -54,6 +58,7 @@ _HOMES = {
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert",
     "inspect": "aaexport.pipeline.inspect",
+    "optimize": "aaexport.pipeline.optimize",
     "serve_bench": "aaexport.pipeline.serve_bench",
     "train": "aaexport.training",
     "verify": "aaexport.pipeline.verify",

@@ -137,6 +137,8 @@ def compare(
     baseline: Mapping[str, Array],
     actual: Mapping[str, Array],
     tolerance: Tolerance,
+    *,
+    whose: str = "PyTorch",
 ) -> tuple[OutputParity, ...]:
     """Judges `actual` output by output; a missing or additional output is a failure of its own.
 
@@ -146,20 +148,21 @@ def compare(
         baseline: PyTorch's outputs in the model's precision, for the same inputs.
         actual: the runner's outputs.
         tolerance: what is allowed.
+        whose: who computed `expected` and `baseline`, for the report.
     """
     results = []
     for name in expected:
         if name not in actual:
             results.append(OutputParity(case, name, f"must be an output, got {sorted(actual)}"))
         else:
-            results.append(_judge(case, name, expected[name], baseline[name], actual[name], tolerance))
+            results.append(_judge(case, name, expected[name], baseline[name], actual[name], tolerance, whose))
     unknown = sorted(actual.keys() - expected.keys())
-    results += [OutputParity(case, name, "must not be an output: PyTorch has none of that name") for name in unknown]
+    results += [OutputParity(case, name, f"must not be an output: {whose} has none of that name") for name in unknown]
     return tuple(results)
 
 
 def _judge(
-    case: str, name: str, expected: Array, baseline: Array, actual: Array, tolerance: Tolerance
+    case: str, name: str, expected: Array, baseline: Array, actual: Array, tolerance: Tolerance, whose: str
 ) -> OutputParity:
     if actual.shape != expected.shape:
         return OutputParity(case, name, f"shape must be {expected.shape}, got {actual.shape}")
@@ -167,10 +170,10 @@ def _judge(
         return OutputParity(case, name, f"dtype must be {baseline.dtype}, got {actual.dtype}")
     if not expected.size:
         return OutputParity(case, name, f"must hold numbers to compare, got the shape {expected.shape}")
-    for array, whose in ((expected, "PyTorch in float64"), (baseline, "PyTorch"), (actual, "the runner")):
+    for array, source in ((expected, f"{whose} in {expected.dtype}"), (baseline, whose), (actual, "the runner")):
         broken = int(array.size - np.isfinite(array).sum())
         if broken:
-            return OutputParity(case, name, f"{whose} gave {broken} values that are NaN or infinite")
+            return OutputParity(case, name, f"{source} gave {broken} values that are NaN or infinite")
     expected = expected.astype(np.float64)
     error = np.abs(actual.astype(np.float64) - expected)
     own = float(np.abs(baseline.astype(np.float64) - expected).max(initial=0.0))
@@ -180,7 +183,7 @@ def _judge(
     return OutputParity(
         case,
         name,
-        _verdict(largest, scale, own, floor, tolerance),
+        _verdict(largest, scale, own, floor, tolerance, whose),
         max_abs_error=largest,
         mean_abs_error=float(error.mean()),
         baseline_max_abs_error=own,
@@ -195,12 +198,12 @@ def _unit_in_the_last_place(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
 
 
-def _verdict(largest: float, scale: float, own: float, floor: float, tolerance: Tolerance) -> str | None:
+def _verdict(largest: float, scale: float, own: float, floor: float, tolerance: Tolerance, whose: str) -> str | None:
     limit = tolerance.atol + tolerance.rtol * scale
     if largest > limit:
         return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
     if largest > max(tolerance.ratio * own, floor):
-        rule = f"at most {tolerance.ratio:g} times PyTorch's own ({own:.3g}), or {floor:.3g}"
+        rule = f"at most {tolerance.ratio:g} times {whose}'s own ({own:.3g}), or {floor:.3g}"
         return f"largest error must be {rule}, got {largest:.3g}"
     return None
 

@@ -137,7 +137,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_verbs_stay_functions_after_their_modules_were_imported():
-    for name in ("convert", "inspect", "serve_bench", "verify"):
+    for name in ("convert", "inspect", "optimize", "serve_bench", "verify"):
         importlib.import_module(f"aaexport.pipeline.{name}")
         assert inspect.isfunction(getattr(aaexport, name))
 

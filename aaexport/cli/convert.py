@@ -23,6 +23,7 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
 @click.option("--max-attention-memory", type=float, metavar="MIB",
               help="Attend in blocks of queries, so that no tensor of logits is larger.")  # fmt: skip
+@options.target
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
@@ -37,6 +38,7 @@ def command(
     decomposition: DecompositionName | None,
     batch: int | Literal["dynamic"] | None,
     max_attention_memory: float | None,
+    target: Literal["cpu", "cuda"],
     verify: bool,
     random_weights: bool,
     atol: float | None,
@@ -66,6 +68,7 @@ def command(
             decomposition=decomposition,
             batch=batch,
             max_attention_memory=max_attention_memory,
+            target=target,
             verify=verify,
             atol=atol,
             rtol=rtol,

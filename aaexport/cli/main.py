@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("aaexport.cli.train", "Train a model from its recipe; resumable."),
     "convert": ("aaexport.cli.convert", "Write model.onnx, custom-op-free, and verify it."),
     "verify": ("aaexport.cli.verify", "Judge an ONNX file against the PyTorch model."),
+    "optimize": ("aaexport.cli.optimize", "Rewrite any ONNX file by the graph rules that pay."),
     "serve-bench": ("aaexport.cli.serve_bench", "Measure latency and throughput through onnxruntime."),
     "inspect": ("aaexport.cli.inspect", "Show operators, parameters, MACs, inputs, outputs and metadata."),
     "list": ("aaexport.cli.list", "List models, decompositions, data sets and working providers."),

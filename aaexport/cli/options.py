@@ -69,6 +69,14 @@ decomposition = click.option(
     help="How relative attention is written out; the recipe's by default.",
 )
 
+target = click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the file is to run: what does not pay there is not applied.",
+)
+
 
 def device(default: str | None, text: str) -> Callable[[Decorated], Decorated]:
     """`--device cpu|cuda[:N]`."""

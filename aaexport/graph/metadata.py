@@ -58,6 +58,15 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
     _drop_node_notes(model)
 
 
+def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
+    """Adds which graph rules were applied, and how often; whatever else the file says of itself stays."""
+    kept = [entry for entry in model.metadata_props if entry.key != PREFIX + "rules"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    if applied:
+        model.metadata_props.add(key=PREFIX + "rules", value=json.dumps(applied, ensure_ascii=False))
+
+
 def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     """The provenance in a file's metadata_props; None for a file that aaexport did not write."""
     keys = ("weights_digest", "decomposition", "opset")

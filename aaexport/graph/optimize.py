@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 from onnx import shape_inference
+from onnx_ir.passes import PassManager
+from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
@@ -21,6 +23,7 @@ from aaexport.graph.rules import RULES, GraphRule, Target
 MAX_ROUNDS = 10  # rules make each other possible; three rounds were the most that any model needed
 # The library's own, which finish what ours begin.
 FINISHING = (fuse_batchnorm_into_conv_rule, reshape_reshape_rule)
+TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def optimize_model(
         applied.update(counts)
         if not any(counts.values()):
             break
+    TIDYING(graph)
     reports = tuple(RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values()))) for r in bound)
     return ir.serde.serialize_model(graph), reports
 

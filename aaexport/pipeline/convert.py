@@ -11,10 +11,12 @@ from torch import nn
 
 from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
-from aaexport.graph.check import check_operators
+from aaexport.graph.check import check_model, check_operators
 from aaexport.graph.convert import to_onnx
 from aaexport.graph.files import write_onnx
-from aaexport.graph.metadata import Provenance, write_metadata
+from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import TARGETS, Target
 from aaexport.parity import ParityReport
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
@@ -44,6 +46,7 @@ def convert(
     decomposition: DecompositionName | None = None,
     batch: Batch | None = None,
     max_attention_memory: float | None = None,
+    target: Target = "cpu",
     verify: bool = True,
     atol: float | None = None,
     rtol: float | None = None,
@@ -63,6 +66,7 @@ def convert(
             operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
         max_attention_memory: MiB that no tensor of attention logits may exceed, of one image if the batch is dynamic.
+        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
         verify: whether parity must hold before the file gets its name.
         atol, rtol, seed: as for `aaexport.verify`.
         say: is told each step as it begins.
@@ -80,11 +84,13 @@ def convert(
     if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
         remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
         raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
+    if target not in TARGETS:
+        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
     check_max_attention_memory(max_attention_memory)
     tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape, size)
-    target = _target(subject, path)
-    check_writable(target)
+    destination = _destination(subject, path)
+    check_writable(destination)
     recipe = subject.recipe
     if recipe is not None:
         opset = recipe.export.opset if opset is None else opset
@@ -103,6 +109,9 @@ def convert(
         program = export_program(module, subject.input_shape, batch)
         say(f"converting to ONNX opset {opset}")
         onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
+    say("applying the graph rules")
+    onnx_model, rules = optimize_model(onnx_model, target=target)
+    check_model(onnx_model, opset=opset)
     check_operators(onnx_model)
     provenance = Provenance(
         weights_digest(module),
@@ -113,21 +122,23 @@ def convert(
         subject.notes,
     )
     write_metadata(onnx_model, provenance, None if recipe is None else recipe.input)
+    applied = {rule.title: rule.applied for rule in rules if rule.applied}
+    record_rules(onnx_model, applied)
 
     parity = None
-    with atomic_path(target) as temporary:
+    with atomic_path(destination) as temporary:
         write_onnx(onnx_model, temporary)
         written = temporary.stat().st_size
         if verify:
             say("verifying against PyTorch")
-            parity = verify_subject(subject, temporary, atol=atol, rtol=rtol, seed=seed, named=target)
+            parity = verify_subject(subject, temporary, atol=atol, rtol=rtol, seed=seed, named=destination)
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
-                raise ParityError(f"parity failed and {target} was not written: {failure}", parity)
-    if subject.folder is not None and target == subject.folder.onnx_path:
+                raise ParityError(f"parity failed and {destination} was not written: {failure}", parity)
+    if subject.folder is not None and destination == subject.folder.onnx_path:
         _record(subject.folder, parity)
     return ConvertResult(
-        path=target,
+        path=destination,
         opset=opset,
         decomposition=decompositions_of(module),
         batch=batch,
@@ -136,10 +147,11 @@ def convert(
         seconds=time.perf_counter() - began,
         parity=parity,
         notes=subject.notes,
+        rules=applied,
     )
 
 
-def _target(subject: Subject, path: str | Path | None) -> Path:
+def _destination(subject: Subject, path: str | Path | None) -> Path:
     if path is not None:
         return Path(path)
     if subject.folder is None or subject.folder.is_zoo:

@@ -8,11 +8,12 @@ from typing import Any
 
 from aaexport.load.measurement import PERCENTILES, BenchReport
 from aaexport.parity import ParityReport
-from aaexport.results import ConvertResult, InspectResult
+from aaexport.results import ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/1"
 BENCH_SCHEMA = "aaexport.bench/1"
 CONVERT_SCHEMA = "aaexport.convert/1"
+OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
 LIST_SCHEMA = "aaexport.list/1"
 
@@ -72,6 +73,14 @@ def convert_json(result: ConvertResult) -> dict[str, Any]:
     value["path"] = str(result.path)
     value["parity"] = None if result.parity is None else parity_json(result.parity)
     return {"schema": CONVERT_SCHEMA, **value}
+
+
+def optimize_json(result: OptimizeResult) -> dict[str, Any]:
+    """What each rule did, with the whole comparison."""
+    value = dataclasses.asdict(result)
+    value["path"] = str(result.path)
+    value["parity"] = None if result.parity is None else parity_json(result.parity)
+    return {"schema": OPTIMIZE_SCHEMA, **value}
 
 
 def inspect_json(result: InspectResult) -> dict[str, Any]:

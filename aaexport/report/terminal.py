@@ -22,16 +22,17 @@ def convert_view(result: ConvertResult) -> RenderableType:
     rows = {
         "file": f"{result.path} ({_size(result.bytes)})",
         "opset": f"{result.opset}, batch {result.batch}, decomposition {result.decomposition}",
-        "operators": _histogram(result.operators),
+        "operators": histogram(result.operators),
+        "rules": ", ".join(f"{count} × {rule}" for rule, count in result.rules.items()) or "none applied",
         "parity": _verdict(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
-    return _facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+    return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
 
 
 def parity_view(report: ParityReport) -> RenderableType:
     """One row an output and case, the accuracy, the verdict."""
-    table = _table("inputs", "output", "max error", "mean error", "× PyTorch's own", "top-1 same", "verdict")
+    table = new_table("inputs", "output", "max error", "mean error", "× PyTorch's own", "top-1 same", "verdict")
     for output in report.outputs:
         table.add_row(*_parity_row(output))
     parts: list[RenderableType] = [table] if report.outputs else []
@@ -51,7 +52,7 @@ def parity_view(report: ParityReport) -> RenderableType:
 
 def bench_view(report: BenchReport) -> RenderableType:
     """Latency, throughput, comparison, and whether to believe them."""
-    latency = _table("single-stream", "queries", *(f"p{p}" for p in PERCENTILES), justify_from=1)
+    latency = new_table("single-stream", "queries", *(f"p{p}" for p in PERCENTILES), justify_from=1)
     figures = [_milliseconds(report.percentile(p)) for p in PERCENTILES]
     latency.add_row(f"{report.label}, batch {report.batch}", str(len(report.latencies)), *figures)
     parts: list[RenderableType] = [latency]
@@ -60,7 +61,7 @@ def bench_view(report: BenchReport) -> RenderableType:
         queries = str(sum(len(block) for block in other.blocks))
         latency.add_row(f"{other.label}, batch {report.batch}", queries, _milliseconds(other.p50), "", "")
         parts.append(Text(_ratio(other)))
-    throughput = _table("batch", "images/s", "p50 of a batch", justify_from=0)
+    throughput = new_table("batch", "images/s", "p50 of a batch", justify_from=0)
     for entry in report.throughput:
         throughput.add_row(str(entry.batch), f"{entry.images_per_second:,.0f}", _milliseconds(entry.p50))
     parts += [throughput, Text(_environment(report), style="dim")]
@@ -88,12 +89,12 @@ def inspect_view(result: InspectResult) -> RenderableType:
         rows |= _graph_rows(result.graph)
     elif result.recipe is not None:
         rows["model.onnx"] = "none yet"
-    return _facts(rows)
+    return facts(rows)
 
 
 def models_view(zoo: Mapping[str, InspectResult]) -> Table:
     """The zoo, one model a row."""
-    table = _table("model", "parameters", "MACs", "of attention", "input", "data set", "weights")
+    table = new_table("model", "parameters", "MACs", "of attention", "input", "data set", "weights")
     for name, entry in zoo.items():
         assert entry.recipe is not None
         assert entry.cost is not None
@@ -111,7 +112,7 @@ def models_view(zoo: Mapping[str, InspectResult]) -> Table:
 
 def names_view(title: str, meaning: str, entries: Mapping[str, str]) -> Table:
     """A list of names with a line each."""
-    table = _table(title, meaning)
+    table = new_table(title, meaning)
     for name, text in entries.items():
         table.add_row(name, text)
     return table
@@ -135,8 +136,8 @@ def _parity_row(output: OutputParity) -> tuple[str | Text, ...]:
     return (
         output.case,
         output.output,
-        _scientific(output.max_abs_error),
-        _scientific(output.mean_abs_error),
+        scientific(output.max_abs_error),
+        scientific(output.mean_abs_error),
         "–" if output.error_ratio is None else f"{output.error_ratio:.2f}",
         agreement,
         verdict,
@@ -150,7 +151,7 @@ def _verdict(report: ParityReport) -> Text:
         return Text(f"FAIL: {what}", style="bold red")
     ratio = report.max_error_ratio
     times = "" if ratio is None else f", at most {ratio:.1f} × PyTorch's own (allowed {report.tolerance.ratio:g} ×)"
-    error = f"PASS: largest error {_scientific(report.max_abs_error)} against float64{times}"
+    error = f"PASS: largest error {scientific(report.max_abs_error)} against float64{times}"
     return Text(error, style="bold green")
 
 
@@ -159,7 +160,7 @@ def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
     return {
         "file": f"{graph.path} ({_size(graph.bytes)})",
         "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
-        "operators": _histogram(graph.operators),
+        "operators": histogram(graph.operators),
         "initializers": f"{graph.parameters:,} floating-point numbers",
         "MACs": "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} at batch 1",
         "inputs": "; ".join(_tensor(tensor) for tensor in graph.inputs),
@@ -184,7 +185,8 @@ def _environment(report: BenchReport) -> str:
     return f"{machine.cpu}, {machine.cores} cores{taken}; {report.provider}, {threads} threads; {report.inputs}"
 
 
-def _histogram(operators: Mapping[str, int]) -> str:
+def histogram(operators: Mapping[str, int]) -> str:
+    """How many, and how many of each."""
     total = sum(operators.values())
     return f"{total}: " + ", ".join(f"{count} {name}" for name, count in operators.items())
 
@@ -205,18 +207,21 @@ def _milliseconds(value: float | None) -> str:
     return "withheld" if value is None else f"{value:.3f} ms"
 
 
-def _scientific(value: float | None) -> str:
+def scientific(value: float | None) -> str:
+    """Two digits, or a dash."""
     return "–" if value is None else f"{value:.1e}"
 
 
-def _table(*headers: str, justify_from: int = 99) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def new_table(*headers: str, justify_from: int = 99) -> Table:
+    """An empty one, the columns from `justify_from` on to the right."""
+    empty = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index >= justify_from else "left")
-    return table
+        empty.add_column(header, justify="right" if index >= justify_from else "left")
+    return empty
 
 
-def _facts(rows: Mapping[str, Any]) -> Table:
+def facts(rows: Mapping[str, Any]) -> Table:
+    """Names and values, without a frame."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()

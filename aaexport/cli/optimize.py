@@ -1,0 +1,54 @@
+"""`aaexport optimize IN OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from aaexport.cli import options
+from aaexport.cli.console import say, show, show_json
+from aaexport.errors import ParityError
+
+
+@click.command("optimize")
+@click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@options.target
+@click.option("--verify/--no-verify", default=True, help="Whether both files are compared first; on by default.")
+@options.atol
+@options.rtol
+@options.seed
+@options.as_json
+def command(
+    source: Path,
+    path: Path,
+    target: Literal["cpu", "cuda"],
+    verify: bool,
+    atol: float | None,
+    rtol: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Rewrite any ONNX file by the graph rules that pay, and tell which were applied and why the rest was not.
+
+    Exits with 3, and writes nothing, if the new file would compute something else.
+    """
+    from aaexport.pipeline.optimize import optimize
+    from aaexport.report.machine import optimize_json, parity_json
+    from aaexport.report.optimize import optimize_view
+    from aaexport.report.terminal import parity_view
+
+    try:
+        result = optimize(source, path, target=target, verify=verify, atol=atol, rtol=rtol, seed=seed, say=say)
+    except ParityError as error:
+        if as_json:
+            show_json(parity_json(error.report))
+        else:
+            show(parity_view(error.report))
+        raise
+    if as_json:
+        show_json(optimize_json(result))
+    else:
+        show(optimize_view(result))

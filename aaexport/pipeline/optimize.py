@@ -1,0 +1,108 @@
+"""ONNX file → ONNX file of the same function by faster operators, compared before it gets its name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from aaexport.errors import ArgumentError, ParityError, broken_rule
+from aaexport.folder import atomic_path, check_writable
+from aaexport.graph.check import check_model, foreign_operators
+from aaexport.graph.files import read_onnx, write_onnx
+from aaexport.graph.metadata import record_rules
+from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import TARGETS, Target
+from aaexport.parity import Array, OutputParity, ParityReport, compare
+from aaexport.pipeline.verify import tolerance_for
+from aaexport.results import OptimizeResult
+from aaexport.runners.base import Port
+from aaexport.runners.ort import OrtRunner
+
+BATCHES = (1, 3)
+RUNTIME = "onnxruntime"
+
+
+def optimize(
+    source: str | Path,
+    path: str | Path,
+    *,
+    target: Target = "cpu",
+    verify: bool = True,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda step: None,
+) -> OptimizeResult:
+    """Applies the graph rules that pay on `target` to any ONNX file, and writes the result to `path`.
+
+    The new file is compared with the old one, which runs with onnxruntime's own rewriting off, on random inputs: its
+    error may not be more than a few times the one that onnxruntime's rewriting makes by itself.
+
+    Args:
+        source: an ONNX file, made by whatever tool; it stays as it is, unless `path` is the same.
+        path: the file to write.
+        target: `cpu` or `cuda`, where the file is to run.
+        verify: whether to compare; a file of several dynamic sizes cannot be.
+        atol, rtol, seed: as for `aaexport.verify`.
+        say: is told each step as it begins.
+
+    Raises:
+        ArgumentError: an argument breaks its rule, or the inputs cannot be made up.
+        GraphError: `source` is not a whole ONNX model.
+        RunnerError: onnxruntime cannot run it.
+        ParityError: the new file computes something else; an older file at `path` is untouched.
+        FolderError: `path` cannot be written.
+    """
+    source, path = Path(source), Path(path)
+    if target not in TARGETS:
+        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
+    tolerance_for("cpu", atol, rtol)
+    check_writable(path)
+    model = read_onnx(source)
+    say("applying the graph rules")
+    rewritten, rules = optimize_model(model, target=target)
+    if not foreign_operators(model):
+        check_model(rewritten)
+    record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
+    parity = None
+    with atomic_path(path) as temporary:
+        write_onnx(rewritten, temporary)
+        if verify:
+            say("comparing both files")
+            parity = _compare(source, temporary, path, atol, rtol, seed)
+            if not parity.passed:
+                failure = next(iter(parity.failures), "nothing was compared")
+                raise ParityError(
+                    f"{path} was not written, because it would compute something else: {failure}", parity
+                )
+    before, after = (Counter(node.op_type for node in each.graph.node) for each in (model, rewritten))
+    return OptimizeResult(path, target, dict(before.most_common()), dict(after.most_common()), rules, parity)
+
+
+def _compare(
+    source: Path, written: Path, named: Path, atol: float | None, rtol: float | None, seed: int
+) -> ParityReport:
+    tolerance = tolerance_for("cpu", atol, rtol)
+    outputs: list[OutputParity] = []
+    with OrtRunner(source, optimize=False) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
+        rng = np.random.default_rng(seed)
+        fixed = any(port.shape[0] is not None for port in plain.inputs if port.shape)
+        for batch in (1,) if fixed else BATCHES:
+            feeds = {port.name: _made_up(port, batch, rng) for port in plain.inputs}
+            expected, baseline, actual = (runner.infer(feeds) for runner in (plain, own, new))
+            outputs += compare(f"random, batch {batch}", expected, baseline, actual, tolerance, whose=RUNTIME)
+        return ParityReport(str(named), new.label, tolerance, tuple(outputs))
+
+
+def _made_up(port: Port, batch: int, rng: np.random.Generator) -> Array:
+    """Normal numbers, or 0 and 1 where the input wants integers."""
+    if None in port.shape[1:]:
+        rule, remedy = "be dynamic in the batch only", "use --no-verify, and compare the files yourself"
+        raise ArgumentError(broken_rule(f"input {port.name}", rule, port.shape, remedy))
+    sizes = [batch if size is None else size for size in port.shape]
+    if np.issubdtype(port.dtype, np.floating):
+        return rng.standard_normal(sizes).astype(port.dtype)
+    return rng.integers(0, 2, sizes).astype(port.dtype)
