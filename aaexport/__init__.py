@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aaexport.errors import AaexportError
     from aaexport.load.measurement import BenchReport
     from aaexport.parity import ParityReport
+    from aaexport.pipeline.attention import draw_attention
     from aaexport.pipeline.convert import convert
     from aaexport.pipeline.inspect import inspect
     from aaexport.pipeline.optimize import optimize
@@ -36,6 +37,7 @@ __all__ = [
     "build_model",
     "compare_training",
     "convert",
+    "draw_attention",
     "errors",
     "inspect",
     "nn",
@@ -57,6 +59,7 @@ _HOMES = {
     "build_model": "aaexport.pipeline.subject",
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert",
+    "draw_attention": "aaexport.pipeline.attention",
     "inspect": "aaexport.pipeline.inspect",
     "optimize": "aaexport.pipeline.optimize",
     "serve_bench": "aaexport.pipeline.serve_bench",

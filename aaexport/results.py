@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from aaexport.graph.files import GraphSummary
 from aaexport.nn.build import Cost
 from aaexport.parity import ParityReport
@@ -29,7 +32,8 @@ class ConvertResult:
     bytes: int
     seconds: float
     parity: ParityReport | None
-    notes: tuple[str, ...] = ()  # what a user should know of the weights
+    notes: tuple[str, ...] = ()  # what a user should know of the weights and of what was asked for
+    attention_outputs: tuple[str, ...] = ()
     rules: dict[str, int] = field(default_factory=dict)  # the graph rules that were applied, and how often
 
 
@@ -54,3 +58,33 @@ class InspectResult:
     cost: Cost | None
     has_weights: bool
     graph: GraphSummary | None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerAttention:
+    """What the chosen heads of a layer attend to from the chosen queries.
+
+    Attributes:
+        layer: its path.
+        heads: their numbers.
+        pixels: (row, column) of each query in the network's input.
+        positions: the same in the layer's map.
+        weights: (queries, heads, H, W) over the layer's map; each head's sum to 1.
+    """
+
+    layer: str
+    heads: tuple[int, ...]
+    pixels: tuple[tuple[int, int], ...]
+    positions: tuple[tuple[int, int], ...]
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPicture:
+    """What `draw_attention` wrote: the picture of an `image` file in the eyes of a model of that `name`."""
+
+    path: Path
+    image: Path
+    name: str
+    layers: tuple[LayerAttention, ...]
+    notes: tuple[str, ...] = ()

@@ -24,6 +24,8 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @click.option("--max-attention-memory", type=float, metavar="MIB",
               help="Attend in blocks of queries, so that no tensor of logits is larger.")  # fmt: skip
 @options.target
+@click.option("--with-attention", is_flag=True,
+              help="Write the attention weights of every head as outputs too: attention.LAYER.headN.")  # fmt: skip
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
@@ -39,6 +41,7 @@ def command(
     batch: int | Literal["dynamic"] | None,
     max_attention_memory: float | None,
     target: Literal["cpu", "cuda"],
+    with_attention: bool,
     verify: bool,
     random_weights: bool,
     atol: float | None,
@@ -69,6 +72,7 @@ def command(
             batch=batch,
             max_attention_memory=max_attention_memory,
             target=target,
+            with_attention=with_attention,
             verify=verify,
             atol=atol,
             rtol=rtol,

@@ -6,6 +6,7 @@
 
 from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.loading import batches, epoch_draws, evaluation_batch, sample
+from aaexport.data.one_image import read_image
 from aaexport.data.request import Request, Split
 from aaexport.data.sources import SOURCES, Source, load_images
 
@@ -21,5 +22,6 @@ __all__ = [
     "epoch_draws",
     "evaluation_batch",
     "load_images",
+    "read_image",
     "sample",
 ]

@@ -35,12 +35,12 @@ class Files(Protocol):
         """What a user finds it by."""
 
 
-def require_pillow(dataset: str) -> None:
-    """DataError, which says what to install, if Pillow is not there."""
+def require_pillow(reader: str) -> None:
+    """DataError, which says what to install for `reader`, if Pillow is not there."""
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise DataError(f"the data set {dataset} needs Pillow; pip install 'aaexport[datasets]'") from error
+        raise DataError(f"{reader} needs Pillow; pip install 'aaexport[datasets]'") from error
 
 
 def decoded(files: Files, number: int, channels: int, *, quick: bool = False) -> Tensor:
@@ -55,22 +55,21 @@ def decoded(files: Files, number: int, channels: int, *, quick: bool = False) ->
     Raises:
         DataError: it cannot be decoded; the text names it.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    mode = MODES[channels]
     try:
-        content = files.content(number)
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            if quick:
-                image.draft(None, (1, 1))
-            pixels = np.array(_eight_bit(_upright(image), mode))
+        return _pixels(files.content(number), channels, quick=quick)
     # Of a damaged file Pillow raises whatever the damage leads it to.
     except Exception as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        cause = "Pillow knows no such format" if unknown else first_line(error)
-        complaint = f"{files.name(number)} must be a readable image, but: {cause}"
+        complaint = _complaint(files.name(number), error)
         raise DataError(f"{complaint}; leave such images out with --skip-bad") from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
+
+
+def decoded_file(path: Path, channels: int) -> Tensor:
+    """As `decoded`, for a file that belongs to no data set."""
+    try:
+        return _pixels(path, channels)
+    # As in `decoded`.
+    except Exception as error:
+        raise DataError(_complaint(str(path), error)) from error
 
 
 def readable(files: Files, channels: int, numbers: Sequence[int] | None = None) -> tuple[list[int], tuple[str, ...]]:
@@ -95,6 +94,24 @@ def _skipped(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED_BAD_IMAGES} more" if len(names) > NAMED_BAD_IMAGES else ""
     images = "image" if len(names) == 1 else "images"
     return f"{len(names)} corrupt {images} skipped: {', '.join(names[:NAMED_BAD_IMAGES])}{more}"
+
+
+def _pixels(content: Path | bytes, channels: int, *, quick: bool = False) -> Tensor:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        if quick:
+            image.draft(None, (1, 1))
+        pixels = np.array(_eight_bit(_upright(image), MODES[channels]))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
+
+
+def _complaint(name: str, error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    unknown = isinstance(error, UnidentifiedImageError)
+    cause = "Pillow knows no such format" if unknown else first_line(error)
+    return f"{name} must be a readable image, but: {cause}"
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -79,7 +79,7 @@ def _parts(repository: str, download: bool) -> Any:
     except ImportError as error:
         remedy = "pip install 'aaexport[datasets]'"
         raise DataError(f"the data set {repository} needs Hugging Face datasets; {remedy}") from error
-    require_pillow(repository)
+    require_pillow(f"the data set {repository}")
     try:
         with nullcontext() if download else _hub_offline():
             return datasets.load_dataset(repository)

@@ -43,7 +43,7 @@ def read_image_folder(request: Request) -> DecodedImages:
         DataError: Pillow or a folder is not there, classes differ, a class is empty, or, with `skip_bad`, has no
             image that can be decoded.
     """
-    require_pillow("imagefolder")
+    require_pillow("the data set imagefolder")
     request.require_channels(*MODES)
     root = _root(request)
     part = _part(root, request)

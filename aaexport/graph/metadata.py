@@ -26,6 +26,7 @@ class Provenance:
     opset: int
     size: tuple[int, int] | None = None  # (H, W), where it is not the recipe's
     notes: tuple[str, ...] = ()  # what a user should know of the weights
+    with_attention: bool = False  # whether attention weights are outputs too
 
 
 def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input | None) -> None:
@@ -43,6 +44,8 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
         entries["recipe_digest"] = provenance.recipe_digest
     if provenance.size is not None:
         entries["input.size"] = json.dumps(provenance.size)
+    if provenance.with_attention:
+        entries["with_attention"] = "true"
     if provenance.notes:
         entries["notes"] = json.dumps(provenance.notes, ensure_ascii=False)
     if image is not None:
@@ -75,7 +78,14 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     if weights_digest is None or decomposition is None or opset is None or not opset.isdecimal():
         return None
     size = _read_size(properties.get(PREFIX + "input.size", ""))
-    return Provenance(weights_digest, properties.get(PREFIX + "recipe_digest"), decomposition, int(opset), size)
+    return Provenance(
+        weights_digest,
+        properties.get(PREFIX + "recipe_digest"),
+        decomposition,
+        int(opset),
+        size,
+        with_attention=properties.get(PREFIX + "with_attention") == "true",
+    )
 
 
 def _read_size(text: str) -> tuple[int, int] | None:

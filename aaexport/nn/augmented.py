@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
 from aaexport.nn.choice import AttentionSizes, Choice, choose, choose_eagerly
 from aaexport.nn.convolution import convolution, shrunk
-from aaexport.nn.relative import DECOMPOSITIONS
+from aaexport.nn.relative import DECOMPOSITIONS, with_weights
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
 HEAD_LAYOUTS: tuple[str, ...] = get_args(HeadLayout)
@@ -115,6 +116,8 @@ class AugmentedConv2d(nn.Module):
         self.attention_downsample, self.head_layout = attention_downsample, head_layout
         self.decomposition = decomposition
         self.blocks = 1  # of queries, attended one after the other; `auto` has its own
+        # Is told the weights of every call, (B, Nh, N, N), while somebody wants them (`aaexport.nn.attention_maps`).
+        self.tell_weights: Callable[[Tensor], None] | None = None
 
         self.conv: nn.Conv2d | None = None
         if dv < out_channels:
@@ -202,14 +205,11 @@ class AugmentedConv2d(nn.Module):
         q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
         rows, columns = self.attention_size
         dkh, dvh = self.dk // self.num_heads, self.dv // self.num_heads
-        choice = self.chosen(x)
-        heads = DECOMPOSITIONS[choice.decomposition](
+        heads = self._heads(
+            self.chosen(x),
             q.reshape(-1, dkh, rows, columns),  # (B·Nh, dkh, H, W)
             k.reshape(-1, dkh, rows, columns),
             v.reshape(-1, dvh, rows, columns),
-            self.rel_height,
-            self.rel_width,
-            choice.blocks,
         )
         if self.head_layout == "unpermuted":
             heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
@@ -218,6 +218,14 @@ class AugmentedConv2d(nn.Module):
             size = shrunk((self.height, self.width), self.stride)
             out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)
         return out
+
+    def _heads(self, choice: Choice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        tables = self.rel_height, self.rel_width
+        if self.tell_weights is None:
+            return DECOMPOSITIONS[choice.decomposition](q, k, v, *tables, choice.blocks)
+        heads, weights = with_weights(choice.decomposition, q, k, v, *tables, choice.blocks)
+        self.tell_weights(weights.reshape(-1, self.num_heads, *weights.shape[1:]))
+        return heads
 
     def extra_repr(self) -> str:
         """What `print(model)` shows beside the submodules."""

@@ -18,8 +18,10 @@ Feature maps come in and go out because that is how the convolutions around them
 decides itself what to transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1
 the H·W queries are attended in so many blocks, one after the other: no more than a block's logits are ever there.
 
-To add a decomposition: write the function, put it into `DECOMPOSITIONS`, and add its name to
-`aaexport.recipe.DecompositionName`; tests/test_relative.py then holds it to the definition.
+All but `fused` differ in their logits alone, so that `with_weights` can give away what the softmax makes of them.
+
+To add a decomposition: write the function, put it into `DECOMPOSITIONS` and its logits into `LOGITS`, and add its
+name to `aaexport.recipe.DecompositionName`; tests/test_relative.py then holds it to the definition.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from aaexport.recipe import DecompositionName
+
+BlockLogits = Callable[[slice], Tensor]  # a block of n queries → (M, n, N)
 
 
 class Decomposition(Protocol):
@@ -56,6 +60,10 @@ def skew(
 
     Slow, and about 25 operators an axis once exported; it is here as the definition that the others must equal.
     """
+    return _attended(_skew_logits(q, k, rel_height, rel_width), q, v, blocks)
+
+
+def _skew_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
     height, width = q.shape[-2:]
     positions = height * width
     q = _scaled(q)
@@ -68,11 +76,11 @@ def skew(
         tiled = along_width.reshape(-1, positions, positions) + along_height.reshape(-1, positions, positions)
     rows, k = _rows(q), k.flatten(2)
 
-    def attend(block: slice) -> Tensor:
-        logits = torch.bmm(rows[:, block], k)
-        return _weighted(logits if tiled is None else logits + tiled[:, block], v)
+    def logits(block: slice) -> Tensor:
+        content = torch.bmm(rows[:, block], k)
+        return content if tiled is None else content + tiled[:, block]
 
-    return _in_blocks(attend, blocks, q, v)
+    return logits
 
 
 def table(
@@ -82,19 +90,23 @@ def table(
 
     The cheapest where maps are large against the depth of a head, because it multiplies no more than it must.
     """
+    return _attended(_table_logits(q, k, rel_height, rel_width), q, v, blocks)
+
+
+def _table_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
     height, width = q.shape[-2:]
     rows, k = _rows(_scaled(q)), k.flatten(2)
     relative = _relative_logits(rows, height, width, rel_height, rel_width)
 
-    def attend(block: slice) -> Tensor:
-        logits = torch.bmm(rows[:, block], k)  # (M, n, N)
-        if relative is not None:
-            along_height, along_width = relative
-            both = along_height[:, block].unsqueeze(3) + along_width[:, block].unsqueeze(2)  # (M, n, H, W)
-            logits = logits + both.flatten(2)
-        return _weighted(logits, v)
+    def logits(block: slice) -> Tensor:
+        content = torch.bmm(rows[:, block], k)  # (M, n, N)
+        if relative is None:
+            return content
+        along_height, along_width = relative
+        both = along_height[:, block].unsqueeze(3) + along_width[:, block].unsqueeze(2)  # (M, n, H, W)
+        return content + both.flatten(2)
 
-    return _in_blocks(attend, blocks, q, v)
+    return logits
 
 
 def fold(
@@ -104,12 +116,12 @@ def fold(
 
     Deeper by H + W, and nothing is ever added to N × N logits: the cheapest for maps up to about 16 × 16.
     """
+    return _attended(_fold_logits(q, k, rel_height, rel_width), q, v, blocks)
+
+
+def _fold_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
     queries, keys = _folded(q, k, rel_height, rel_width)
-
-    def attend(block: slice) -> Tensor:
-        return _weighted(torch.bmm(queries[:, block], keys), v)
-
-    return _in_blocks(attend, blocks, q, v)
+    return lambda block: torch.bmm(queries[:, block], keys)
 
 
 def fused(
@@ -138,6 +150,37 @@ DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {
     "fold": fold,
     "fused": fused,
 }
+LOGITS: dict[DecompositionName, Callable[[Tensor, Tensor, Tensor | None, Tensor | None], BlockLogits]] = {
+    "skew": _skew_logits,
+    "table": _table_logits,
+    "fold": _fold_logits,
+    "fused": _fold_logits,
+}
+
+
+def with_weights(
+    name: DecompositionName,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_height: Tensor | None,
+    rel_width: Tensor | None,
+    blocks: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """What the decomposition of that name gives, and the weights that its softmax gave, (M, N, N).
+
+    The weights' rows are queries and their columns keys, both in the order of `_rows`. `fused` is computed as
+    `fold`, because its operator keeps its weights to itself.
+    """
+    logits = LOGITS[name](q, k, rel_height, rel_width)
+    weights = []
+
+    def attend(block: slice) -> Tensor:
+        weights.append(torch.softmax(logits(block), dim=-1))
+        return torch.bmm(weights[-1], _rows(v))
+
+    out = _in_blocks(attend, blocks, q, v)
+    return out, _joined(weights)
 
 
 def _scaled(q: Tensor) -> Tensor:
@@ -155,14 +198,18 @@ def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor, v: Ten
     """What `attend` makes of each block of queries, (M, n, dvh), together as feature maps, (M, dvh, H, W)."""
     height, width = q.shape[-2:]
     size = -(-height * width // blocks)
-    parts = [attend(slice(start, start + size)) for start in range(0, height * width, size)]
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    out = _joined([attend(slice(start, start + size)) for start in range(0, height * width, size)])
     return out.transpose(1, 2).reshape(-1, v.shape[1], height, width)
 
 
-def _weighted(logits: Tensor, v: Tensor) -> Tensor:
-    """softmax(logits)·V: (M, n, N) and (M, dvh, H, W) → (M, n, dvh)."""
-    return torch.bmm(torch.softmax(logits, dim=-1), _rows(v))
+def _attended(logits: BlockLogits, q: Tensor, v: Tensor, blocks: int) -> Tensor:
+    """softmax(logits)·V, (M, dvh, H, W)."""
+    return _in_blocks(lambda block: torch.bmm(torch.softmax(logits(block), dim=-1), _rows(v)), blocks, q, v)
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    """(M, n, ·) of each block of queries → (M, N, ·)."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 
 def _folded(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> tuple[Tensor, Tensor]:

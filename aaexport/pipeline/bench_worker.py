@@ -31,6 +31,7 @@ class WorkerSpec:
     device: str
     threads: int | None
     size: tuple[int, int] | None = None  # (H, W) that the model is built for; None: its recipe's
+    with_attention: bool = False  # whether PyTorch too answers with its attention weights
 
 
 def main() -> None:
@@ -96,8 +97,12 @@ def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     subject = as_subject(spec.model, size=spec.size)
+    if spec.with_attention:
+        subject = subject.observed()
     shape, names = subject.input_shape, subject.output_names
-    runner = TorchRunner(subject.module, (INPUT_NAME,), names, input_shape=shape, device=spec.device)
+    runner = TorchRunner(
+        subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device
+    )
     return runner, {"provider": "torch"}
 
 

@@ -17,6 +17,7 @@ from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import TARGETS, Target
+from aaexport.nn.attention_maps import attention_outputs
 from aaexport.parity import ParityReport
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
@@ -47,6 +48,7 @@ def convert(
     batch: Batch | None = None,
     max_attention_memory: float | None = None,
     target: Target = "cpu",
+    with_attention: bool = False,
     verify: bool = True,
     atol: float | None = None,
     rtol: float | None = None,
@@ -67,6 +69,9 @@ def convert(
         batch: "dynamic" or a number; the recipe's, or "dynamic".
         max_attention_memory: MiB that no tensor of attention logits may exceed, of one image if the batch is dynamic.
         target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
+        with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
+            `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
+            much query position (h, w) takes from key position (i, j) of the layer's map.
         verify: whether parity must hold before the file gets its name.
         atol, rtol, seed: as for `aaexport.verify`.
         say: is told each step as it begins.
@@ -86,9 +91,11 @@ def convert(
         raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
     if target not in TARGETS:
         raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
-    check_max_attention_memory(max_attention_memory)
+    check_max_attention_memory(max_attention_memory, with_attention=with_attention)
     tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape, size)
+    if with_attention:
+        subject = subject.observed()
     destination = _destination(subject, path)
     check_writable(destination)
     recipe = subject.recipe
@@ -101,12 +108,17 @@ def convert(
 
     # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
     module = with_decomposition(subject.module, None).requires_grad_(False)
-    plan_attention(
-        module, opset=opset, batch=batch, decomposition=decomposition, max_attention_memory=max_attention_memory
+    planned = plan_attention(
+        module,
+        opset=opset,
+        batch=batch,
+        decomposition=decomposition,
+        max_attention_memory=max_attention_memory,
+        with_attention=with_attention,
     )
     with fast_tracing():
         say("capturing the module with torch.export")
-        program = export_program(module, subject.input_shape, batch)
+        program = export_program(subject.runnable(module), subject.input_shape, batch)
         say(f"converting to ONNX opset {opset}")
         onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
     say("applying the graph rules")
@@ -120,6 +132,7 @@ def convert(
         opset,
         subject.own_size,
         subject.notes,
+        with_attention,
     )
     write_metadata(onnx_model, provenance, None if recipe is None else recipe.input)
     applied = {rule.title: rule.applied for rule in rules if rule.applied}
@@ -146,7 +159,8 @@ def convert(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=subject.notes,
+        notes=(*subject.notes, *planned),
+        attention_outputs=attention_outputs(module) if with_attention else (),
         rules=applied,
     )
 

@@ -24,7 +24,8 @@ def plan_attention(
     batch: Batch,
     decomposition: DecompositionName | None = None,
     max_attention_memory: float | None = None,
-) -> None:
+    with_attention: bool = False,
+) -> tuple[str, ...]:
     """Settles how each augmented layer of `module` is written out; changes the layers.
 
     Args:
@@ -32,23 +33,40 @@ def plan_attention(
         batch: a dynamic one is planned for as a few images, and the limit on memory holds for one.
         decomposition: of every layer; None leaves each layer's own, which may be `auto`.
         max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
+        with_attention: whether the weights become outputs, which the operator `Attention` keeps to itself: `fused`
+            then gives way to `fold`, and `auto` means at every opset what it means below 23.
+
+    Returns:
+        What a user should know of it.
 
     Raises:
         ArgumentError: `fused` below opset 23, or a limit that not even one query at a time keeps.
     """
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
+    gave_way = set()
     for path, layer in augmented_layers(module).items():
         choice = _choice(layer, decomposition or layer.decomposition, opset, fixed or TYPICAL_BATCH)
         if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
             rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
             raise ArgumentError(broken_rule("opset", rule, opset, remedy))
+        if with_attention and choice.decomposition == "fused":
+            choice = _telling(choice, layer, decomposition or layer.decomposition, fixed or TYPICAL_BATCH)
+            gave_way.add(str(choice))
         if max_attention_memory is not None:
             choice = _within(choice, layer, path, fixed or 1, max_attention_memory)
         layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
+    if not gave_way:
+        return ()
+    return (
+        f"attention by {', '.join(sorted(gave_way))} instead of fused: the operator Attention outputs no weights",
+    )
 
 
-def check_max_attention_memory(limit: float | None) -> None:
-    """ArgumentError unless it is None or a number of MiB above 0."""
+def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:
+    """ArgumentError unless it is None or a number of MiB above 0; as outputs, the weights are there all at once."""
+    if limit is not None and with_attention:
+        rule, remedy = "be left out with attention as outputs", "they are tensors of all weights of a layer"
+        raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
     if limit is not None and not (limit > 0 and math.isfinite(limit)):
         raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
 
@@ -57,6 +75,11 @@ def _choice(layer: AugmentedConv2d, decomposition: DecompositionName, opset: int
     if decomposition != "auto":
         return Choice(decomposition, layer.blocks)
     return Choice("fused") if opset >= ATTENTION_OPSET else choose(layer.sizes, batch=images)
+
+
+def _telling(choice: Choice, layer: AugmentedConv2d, decomposition: DecompositionName, images: int) -> Choice:
+    """What computes as `fused` does and gives its weights away."""
+    return choose(layer.sizes, batch=images) if decomposition == "auto" else Choice("fold", choice.blocks)
 
 
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:

@@ -19,7 +19,8 @@ from aaexport.data import evaluation_batch, load_images, sample
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
-from aaexport.graph.files import GraphSummary, converted_size, summarize
+from aaexport.graph.files import GraphSummary, summarize
+from aaexport.graph.metadata import read_metadata
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport, Comparison, Throughput
 from aaexport.load.single_stream import BlockPlan
@@ -91,7 +92,9 @@ def serve_bench(
         ort = stack.enter_context(Contender(WorkerSpec("onnxruntime", str(path), samples, device, threads)))
         eager = None
         if compare and folder is not None and folder.weights_path.is_file():
-            spec = WorkerSpec("torch", str(folder.path), samples, device, threads, converted_size(path))
+            origin = read_metadata(summary.metadata)
+            size, observed = (None, False) if origin is None else (origin.size, origin.with_attention)
+            spec = WorkerSpec("torch", str(folder.path), samples, device, threads, size, observed)
             eager = stack.enter_context(Contender(spec))
         measured = _measure(ort, eager, duration, warmup, batches, tick)
     environment = watch.environment()

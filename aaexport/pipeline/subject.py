@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
 from aaexport.folder import ModelFolder, find_model
+from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers
 from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
@@ -37,6 +38,7 @@ class Subject:
     folder: ModelFolder | None = None
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
+    with_attention: bool = False  # whether attention weights are outputs too, named after the module's own
 
     @property
     def own_size(self) -> tuple[int, int] | None:
@@ -44,6 +46,16 @@ class Subject:
         if self.folder is None or self.recipe is None or self.recipe.input.size == self.folder.recipe.input.size:
             return None
         return self.recipe.input.size
+
+    def observed(self) -> Subject:
+        """The same with attention weights as outputs too; ArgumentError without augmented layers."""
+        require_augmented_layers(self.module)
+        names = (*self.output_names, *attention_outputs(self.module))
+        return replace(self, output_names=names, with_attention=True)
+
+    def runnable(self, module: nn.Module) -> nn.Module:
+        """What returns the tensors of `output_names`, for `module`, which is this one's or a variant of it."""
+        return WithAttention(module) if self.with_attention else module
 
 
 def build_model(

@@ -17,6 +17,7 @@ from aaexport.folder import ModelFolder, find_model, write_json
 from aaexport.graph.check import check_model
 from aaexport.graph.files import GraphSummary, converted_size, read_onnx, summarize
 from aaexport.graph.metadata import read_metadata
+from aaexport.nn.augmented import augmented_layers
 from aaexport.parity import (
     TOLERANCES,
     Accuracy,
@@ -36,6 +37,7 @@ from aaexport.weights import weights_digest
 
 BATCHES = (1, 2, 7)
 ACCURACY_BATCH = 64
+OBSERVED_ACCURACY_BATCH = 4  # with attention weights: a megabyte and more a layer, head and image
 ACCURACY_IMAGES = 1000
 FIXED_BATCHES = 100
 
@@ -55,7 +57,7 @@ def verify(
 
     Inputs are held-out images of the recipe's data set, where it can be had offline, and seeded normal numbers,
     each at batch 1, 2 and 7, or at the batch that the file fixes. A wrong file is a failed report, not an
-    exception.
+    exception. Attention weights that the file has as outputs are judged like every other output.
 
     Args:
         model: a zoo name, a model folder, or a module in float32 (then `input_shape` = (C, H, W) is needed).
@@ -94,6 +96,8 @@ def verify_subject(
     """As `verify`, for a subject at hand; `named` is what the report calls the file."""
     tolerance = tolerance_for(device, atol, rtol)
     summary = summarize(path)
+    if _has_attention(summary) and augmented_layers(subject.module) and not subject.with_attention:
+        subject = subject.observed()
     unfit = _input_failures(summary, subject)
     structure = (*_structure(path), *unfit, *_output_failures(summary, subject), *_staleness(summary, subject))
     report = ParityReport(
@@ -117,20 +121,14 @@ def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed
     if fixed is not None:
         notes = (*notes, f"the file fixes the batch at {fixed}: no other size was tried")
     cases = tuple(_cases(subject, images, chosen, BATCHES if fixed is None else (fixed,), seed))
-    # All of PyTorch first, then all of onnxruntime: in turns, each would run against the other's idle threads.
     definition, baseline = _torch_runner(subject, torch.float64), _torch_runner(subject, torch.float32)
-    expected = [definition.infer({INPUT_NAME: case.batch}) for case in cases]
-    own = [baseline.infer({INPUT_NAME: case.batch}) for case in cases]
     classified = images if subject.recipe is not None and subject.recipe.network.classifies else None
+    # All of PyTorch first, then all of onnxruntime: in turns, each would run against the other's idle threads. But
+    # case by case where there are attention weights, because those of all cases would fill the memory.
     torch_accuracy = None if classified is None else _accuracy(classified, chosen, subject, baseline, fixed)
     outputs: list[OutputParity] = []
-    for case, truth, plain in zip(cases, expected, own, strict=True):
-        try:
-            actual = runner.infer({runner.inputs[0].name: case.batch})
-        except RunnerError as error:
-            outputs += [OutputParity(case.name, name, str(error)) for name in truth]
-        else:
-            outputs += compare(case.name, truth, plain, actual, report.tolerance)
+    for group in [(case,) for case in cases] if subject.with_attention else [cases]:
+        outputs += _compare_cases(group, definition, baseline, runner, report.tolerance)
     accuracy = None
     if (
         classified is not None
@@ -146,6 +144,20 @@ def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed
 class _Case:
     name: str
     batch: Array  # (B, C, H, W), float32
+
+
+def _compare_cases(
+    cases: Sequence[_Case], definition: TorchRunner, baseline: TorchRunner, runner: OrtRunner, tolerance: Tolerance
+) -> Iterator[OutputParity]:
+    expected = [definition.infer({INPUT_NAME: case.batch}) for case in cases]
+    own = [baseline.infer({INPUT_NAME: case.batch}) for case in cases]
+    for case, truth, plain in zip(cases, expected, own, strict=True):
+        try:
+            actual = runner.infer({runner.inputs[0].name: case.batch})
+        except RunnerError as error:
+            yield from (OutputParity(case.name, name, str(error)) for name in truth)
+        else:
+            yield from compare(case.name, truth, plain, actual, tolerance)
 
 
 def _cases(
@@ -171,7 +183,7 @@ def _accuracy(
     """
     assert subject.recipe is not None
     right = seen = 0
-    for index in chosen.split(fixed or ACCURACY_BATCH):
+    for index in chosen.split(fixed or (OBSERVED_ACCURACY_BATCH if subject.with_attention else ACCURACY_BATCH)):
         if fixed is not None and (len(index) != fixed or seen >= fixed * FIXED_BATCHES):
             break
         batch = evaluation_batch(images, subject.recipe, index).numpy()
@@ -196,7 +208,7 @@ def _held_out_images(subject: Subject, seed: int) -> tuple[Images | None, torch.
 def _torch_runner(subject: Subject, dtype: torch.dtype) -> TorchRunner:
     # The paper's own decomposition is the definition, in float32 too: a fault in another one, exported or not, must
     # not pass for PyTorch's own error.
-    module = with_decomposition(subject.module, "skew")
+    module = subject.runnable(with_decomposition(subject.module, "skew"))
     return TorchRunner(module, (INPUT_NAME,), subject.output_names, input_shape=subject.input_shape, dtype=dtype)
 
 
@@ -232,6 +244,11 @@ def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]
     if sorted(names) == sorted(subject.output_names):
         return ()
     return (broken_rule("outputs", f"be {list(subject.output_names)}", names),)
+
+
+def _has_attention(summary: GraphSummary) -> bool:
+    provenance = read_metadata(summary.metadata)
+    return provenance is not None and provenance.with_attention
 
 
 def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from aaexport.load.measurement import PERCENTILES, BenchReport
 from aaexport.parity import ParityReport
-from aaexport.results import ConvertResult, InspectResult, OptimizeResult
+from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/1"
 BENCH_SCHEMA = "aaexport.bench/1"
 CONVERT_SCHEMA = "aaexport.convert/1"
 OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
+ATTENTION_SCHEMA = "aaexport.attention/1"
 LIST_SCHEMA = "aaexport.list/1"
 
 
@@ -90,6 +91,13 @@ def inspect_json(result: InspectResult) -> dict[str, Any]:
     if result.graph is not None:
         value["graph"]["path"] = str(result.graph.path)
     return {"schema": INSPECT_SCHEMA, **value}
+
+
+def attention_json(picture: AttentionPicture) -> dict[str, Any]:
+    """What was drawn, with the weights: `weights[query][head][row][column]` of each layer."""
+    layers = [dataclasses.asdict(layer) | {"weights": layer.weights.tolist()} for layer in picture.layers]
+    value = {"path": str(picture.path), "image": str(picture.image), "model": picture.name}
+    return {"schema": ATTENTION_SCHEMA, **value, "notes": list(picture.notes), "layers": layers}
 
 
 def list_json(

@@ -14,7 +14,8 @@ from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
 from aaexport.parity import OutputParity, ParityReport
 from aaexport.recipe import Input
-from aaexport.results import ConvertResult, InspectResult
+from aaexport.report.attention import condensed, head_of, listed
+from aaexport.results import AttentionPicture, ConvertResult, InspectResult
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
@@ -27,13 +28,15 @@ def convert_view(result: ConvertResult) -> RenderableType:
         "parity": _verdict(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
+    if result.attention_outputs:
+        rows["attention"] = f"{len(result.attention_outputs)} outputs: {listed(result.attention_outputs)}"
     return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
 
 
 def parity_view(report: ParityReport) -> RenderableType:
     """One row an output and case, the accuracy, the verdict."""
     table = new_table("inputs", "output", "max error", "mean error", "× PyTorch's own", "top-1 same", "verdict")
-    for output in report.outputs:
+    for output in condensed(report.outputs):
         table.add_row(*_parity_row(output))
     parts: list[RenderableType] = [table] if report.outputs else []
     if report.accuracy is not None:
@@ -90,6 +93,16 @@ def inspect_view(result: InspectResult) -> RenderableType:
     elif result.recipe is not None:
         rows["model.onnx"] = "none yet"
     return facts(rows)
+
+
+def attention_view(picture: AttentionPicture) -> RenderableType:
+    """Where the picture is, and what is on it."""
+    rows = {"picture": f"{picture.path}, {picture.image} as {picture.name} attends to it"}
+    for layer in picture.layers:
+        height, width = layer.weights.shape[-2:]
+        heads, queries = ", ".join(map(str, layer.heads)), " ".join(f"{r},{c}" for r, c in layer.pixels)
+        rows[f"layer {layer.layer}"] = f"map {height}×{width}, heads {heads}, queries {queries}"
+    return facts(rows | ({"note": "\n".join(picture.notes)} if picture.notes else {}))
 
 
 def models_view(zoo: Mapping[str, InspectResult]) -> Table:
@@ -164,7 +177,8 @@ def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
         "initializers": f"{graph.parameters:,} floating-point numbers",
         "MACs": "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} at batch 1",
         "inputs": "; ".join(_tensor(tensor) for tensor in graph.inputs),
-        "outputs": "; ".join(_tensor(tensor) for tensor in graph.outputs),
+        "outputs": "; ".join(_tensor(tensor) for tensor in graph.outputs if head_of(tensor.name) is None),
+        **({"attention": listed(heads)} if (heads := [t.name for t in graph.outputs if head_of(t.name)]) else {}),
         "metadata": "\n".join(f"{key} = {value}" for key, value in notes.items()) or "none",
     }
 
