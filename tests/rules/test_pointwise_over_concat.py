@@ -1,6 +1,7 @@
 import pytest
 from graphs import assert_same_function, convolution, graph, operators, optimized
 
+from aaexport.graph.rules import TARGETS
 from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
 
 INPUTS = {"x": ["batch", 3, 4, 5], "z": ["batch", 2, 4, 5]}
@@ -37,3 +38,11 @@ def test_joined_channels_that_others_read_are_left():
     nodes = [JOIN, convolution("joined", "y", ["w"], size=1)]
     _, report = optimized(graph(nodes, INPUTS, {"w": [6, 5, 1, 1]}, ("y", "joined")), Paying)
     assert report.refused == {"the output of Concat Concat_0 is read elsewhere too": 1}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_where_it_does_not_pay_it_is_refused_with_the_reason(target):
+    before = graph([JOIN, convolution("joined", "y", ["w"], size=1)], INPUTS, {"w": [6, 5, 1, 1]})
+    rewritten, report = optimized(before, PointwiseOverConcat, target)
+    assert report.refused == {f"it does not pay on {target}: {PointwiseOverConcat.no_gain[target]}": 1}
+    assert operators(rewritten) == operators(before)
