@@ -113,7 +113,8 @@ def as_subject(
         raise ArgumentError(broken_rule("input_shape", f"be the recipe's {shape}", tuple(input_shape)))
     module = build_network(recipe)
     notes = load_weights(module, folder.require_weights())
-    return Subject(module, shape, _output_names(module, shape), folder, recipe, notes)
+    # Our networks name what they return: they need not be run for it, which takes seconds.
+    return Subject(module, shape, _own_names(module) or _output_names(module, shape), folder, recipe, notes)
 
 
 def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:
@@ -144,6 +145,12 @@ def _bare_module(module: nn.Module, input_shape: ImageShape | None) -> Subject:
     return Subject(module, shape, _output_names(module, shape))
 
 
+def _own_names(module: nn.Module) -> tuple[str, ...]:
+    """What the module itself says its outputs are called; empty if it says nothing."""
+    own = getattr(module, "output_names", ())
+    return own if isinstance(own, tuple) and all(isinstance(name, str) for name in own) else ()
+
+
 def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
     """Names for what the module returns: its own `output_names` if it has such (our networks do), the keys of a
     dict, `output`, or `output_0`, `output_1` …
@@ -169,7 +176,7 @@ def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
         raise RunnerError(f"the module must return tensors, got {kinds}")
     if isinstance(outputs, dict) and all(isinstance(key, str) and key != INPUT_NAME for key in outputs):
         return tuple(outputs)
-    own = getattr(module, "output_names", None)
-    if isinstance(own, tuple) and len(own) == len(tensors) and all(isinstance(name, str) for name in own):
+    own = _own_names(module)
+    if len(own) == len(tensors):
         return own
     return ("output",) if len(tensors) == 1 else tuple(f"output_{i}" for i in range(len(tensors)))
