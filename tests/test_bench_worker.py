@@ -247,7 +247,7 @@ def test_progress_rises_from_0_and_stays_below_1(measured):
 
 def test_the_json_of_a_measurement_names_its_schema_and_unit(report):
     found = bench_json(report, raw=False)
-    assert (found["schema"], found["unit"], found["valid"]) == ("aaexport.bench/1", "ms", True)
+    assert (found["schema"], found["unit"], found["valid"]) == ("aaexport.bench/2", "ms", True)
 
 
 def test_the_json_of_a_measurement_has_its_median(report):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,21 @@ from aaexport.cli.console import console, say, settings, show, show_json
 from aaexport.cli.converted import ensure_converted
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, checkout
+
+
+class Rivals(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas, or `none`."""
+
+    name = "NAME,…|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Refuses `none` beside a name; which names there are is known where they are compared."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if "none" in names and len(names) > 1:
+            self.fail(f"compare must be none or names separated by commas, got {value!r}", param, ctx)
+        return () if names == ("none",) else names
 
 
 @click.command("serve-bench")
@@ -28,7 +44,9 @@ from aaexport.folder import ModelFolder, checkout
 @click.option("--batch", "batches", type=options.BatchSizes(),
               help="Batch sizes of the throughput part; 1,8,32 by default.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="Of every runtime; each its default if not given.")
-@click.option("--compare/--no-compare", default=True, help="Measure PyTorch eager in alternation; on by default.")
+@click.option("--compare", type=Rivals(), default="eager", show_default=True,
+              help="Measured in alternation: eager PyTorch, torch.compile's compile, the paper's skew through plain "
+                   "torch.onnx.export; several separated by commas, or none.")  # fmt: skip
 @options.seed
 @options.as_json
 def command(
@@ -41,7 +59,7 @@ def command(
     warmup: float,
     batches: tuple[int, ...] | None,
     threads: int | None,
-    compare: bool,
+    compare: tuple[str, ...],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -49,9 +67,11 @@ def command(
 
     Exits with 4 if the measurement is not valid and with 5 if the device does not work.
     """
+    from aaexport.pipeline.rivals import check_rivals
     from aaexport.pipeline.serve_bench import check_arguments, serve_bench
 
     check_arguments(scenario, device, duration, warmup, batches, threads)
+    check_rivals(compare)
     subject: ModelFolder | str = model
     if not (model.endswith(".onnx") or Path(model).is_file()):
         subject = checkout(model, out, say)

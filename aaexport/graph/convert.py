@@ -33,7 +33,7 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
     """
     check_opset(opset)
     try:
-        with _quiet_exporter():
+        with quiet_exporter():
             converted = torch.onnx.export(
                 program,
                 (),
@@ -72,7 +72,7 @@ def _name_batch(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keeps the exporter's progress, its note on an absent torchvision and its deprecations from the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

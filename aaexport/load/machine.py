@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,21 +31,26 @@ class Environment:
 
 
 class MachineWatch:
-    """Reads the CPU's accounts when made, and again when asked what happened since."""
+    """Reads the CPU's accounts when made, and again when asked what happened since.
 
-    def __init__(self) -> None:
+    `workers` are ids of processes that take part in the measurement; those that this process starts and ends while
+    it watches are known without.
+    """
+
+    def __init__(self, workers: Sequence[int] = ()) -> None:
+        self._workers = workers
         self._before = _cpu_ticks()
-        self._own_before = _own_cpu_ticks()
+        self._own_before = _own_cpu_ticks(workers)
 
     def environment(self) -> Environment:
-        """The machine, and who had its CPU since the watch began; worker processes must have ended by now."""
+        """The machine, and who had its CPU since the watch began."""
         steal = other = None
         after = _cpu_ticks()
         if self._before and after:
             passed = [b - a for a, b in zip(self._before, after, strict=True)]
             total = sum(passed)
             idle = sum(passed[index] for index in _IDLE)
-            own = _own_cpu_ticks() - self._own_before
+            own = _own_cpu_ticks(self._workers) - self._own_before
             if total > 0:
                 steal = passed[_STEAL] / total
                 other = max(0.0, total - idle - passed[_STEAL] - own) / total
@@ -67,11 +73,22 @@ def _cpu_ticks() -> list[int]:
     return [int(ticks) for ticks in stat.read_text().splitlines()[0].split()[1:9]]
 
 
-def _own_cpu_ticks() -> float:
-    """CPU time of this process and of its children that have ended, in the ticks of /proc/stat."""
+def _own_cpu_ticks(workers: Sequence[int]) -> float:
+    """CPU time of this process, of its children that have ended, and of `workers`, in the ticks of /proc/stat."""
     used = os.times()
     seconds = used.user + used.system + used.children_user + used.children_system
-    return seconds * (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
+    ticks = seconds * (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
+    return ticks + sum(_ticks_of(worker) for worker in workers)
+
+
+def _ticks_of(process: int) -> int:
+    """CPU time of a running process, and of its own children that have ended; 0 once it has been waited for."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    # The name of the program, in parentheses, may hold anything; after it: utime, stime, cutime, cstime.
+    return sum(int(ticks) for ticks in stat.rpartition(")")[2].split()[11:15])
 
 
 def _cpu_name() -> str:

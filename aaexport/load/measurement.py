@@ -23,13 +23,22 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Comparison:
-    """PyTorch eager in the same run. `ratio` is its latency divided by onnxruntime's.
+    """Another way to run the same network, measured in the same run.
 
-    The ratio is None, and `withheld` says why, where something else than the two models decided it.
+    Attributes:
+        name: `eager`, `compile` or `skew`.
+        label: the same for people, with device and precision.
+        p50: in milliseconds; None if withheld.
+        cold_start: seconds of the first query after loading, which compiles where there is something to compile.
+        ratio: its latency divided by that of model.onnx, pair by pair between blocks of one round.
+        withheld: why `ratio` is None: something else than the two models decided it.
+        blocks: raw latencies, block by block.
     """
 
+    name: str
     label: str
     p50: float | None
+    cold_start: float
     ratio: Ratio | None
     withheld: str | None
     blocks: tuple[Milliseconds, ...]
@@ -48,8 +57,9 @@ class BenchReport:
         batch: images a query of the latency part.
         inputs: what was fed, and why if it is not held-out images.
         blocks: raw latencies, block by block.
+        cold_start: seconds of the first query after loading.
         throughput: by batch size.
-        comparison: None without PyTorch weights beside the file.
+        comparisons: what was measured beside it; empty without PyTorch weights beside the file.
         environment: the machine, and how much of it was stolen.
         tools: versions.
         warnings: what to think of before believing the numbers, each with its remedy.
@@ -65,8 +75,9 @@ class BenchReport:
     batch: int
     inputs: str
     blocks: tuple[Milliseconds, ...]
+    cold_start: float
     throughput: tuple[Throughput, ...]
-    comparison: Comparison | None
+    comparisons: tuple[Comparison, ...]
     environment: Environment
     tools: dict[str, str]
     warnings: tuple[str, ...]

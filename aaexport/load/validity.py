@@ -30,7 +30,7 @@ def shortfalls(blocks: Sequence[Milliseconds], duration: float) -> tuple[str, ..
 
 
 def warnings_about(
-    blocks: Sequence[Milliseconds], comparison: Comparison | None, environment: Environment, wanted: bool
+    blocks: Sequence[Milliseconds], comparisons: Sequence[Comparison], environment: Environment
 ) -> tuple[str, ...]:
     """What to think of before believing the numbers; each line ends with its remedy."""
     warnings = []
@@ -39,8 +39,8 @@ def warnings_about(
     for p in withheld:
         missing = queries_needed(p) - queries
         warnings.append(f"p{p} is withheld: it needs {missing} more queries; measure longer with --duration")
-    for name, raw in (("onnxruntime", blocks), ("PyTorch", comparison.blocks if comparison else ())):
-        if raw and spread(raw) > STEADY:
+    for name, raw in (("onnxruntime", blocks), *((other.name, other.blocks) for other in comparisons)):
+        if spread(raw) > STEADY:
             warnings.append(
                 f"{name}'s block medians differ by {spread(raw):.0%}: the machine is not quiet; close what else runs"
             )
@@ -53,8 +53,6 @@ def warnings_about(
             f"other processes took {other:.0%} of the CPU: times and ratios are not the model's own; "
             "stop them and measure again"
         )
-    if wanted and comparison is None:
-        warnings.append("no PyTorch weights beside the file: eager was not measured")
     return tuple(warnings)
 
 

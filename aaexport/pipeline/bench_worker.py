@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -20,10 +21,17 @@ from aaexport.errors import AaexportError
 from aaexport.load.single_stream import BlockPlan, run_block
 from aaexport.runners.base import Array, Runner
 
+if TYPE_CHECKING:
+    from aaexport.runners.torch import TorchRunner
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker loads. `model` is an ONNX file or, for torch, a model folder; `samples` a .npy of images."""
+    """What a worker loads: one of `LOADERS`, and what it needs.
+
+    `model` is an ONNX file or, for torch, a model folder; `samples` a .npy of images; `scratch` a folder that is
+    empty and will be thrown away.
+    """
 
     runtime: str
     model: str
@@ -32,6 +40,7 @@ class WorkerSpec:
     threads: int | None
     size: tuple[int, int] | None = None  # (H, W) that the model is built for; None: its recipe's
     with_attention: bool = False  # whether PyTorch too answers with its attention weights
+    scratch: str | None = None
 
 
 def main() -> None:
@@ -52,11 +61,21 @@ class _Worker:
         self.samples: Array = np.load(spec.samples, allow_pickle=False)
         self.runner, self.facts = LOADERS[spec.runtime](spec)
         self.input = self.runner.inputs[0]
-        self.orders: dict[str, Callable[..., dict[str, Any]]] = {"answer": self.answer, "block": self.block}
+        self.orders: dict[str, Callable[..., dict[str, Any]]] = {
+            "cold_start": self.cold_start,
+            "answer": self.answer,
+            "block": self.block,
+        }
 
     def introduction(self) -> dict[str, Any]:
         shape = list(self.input.shape)
         return {"label": self.runner.label, "input_shape": shape, **self.facts}
+
+    def cold_start(self, batch: int) -> dict[str, Any]:
+        feeds = self._feeds(0, batch)
+        sent = time.perf_counter()
+        self.runner.infer(feeds)
+        return {"seconds": time.perf_counter() - sent}
 
     def answer(self, batch: int) -> dict[str, Any]:
         outputs = self.runner.infer(self._feeds(0, batch))
@@ -88,6 +107,19 @@ def _load_onnxruntime(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
 
 
 def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
+    return _eager(spec), {"provider": "torch"}
+
+
+def _load_compiled(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
+    # Before torch is imported. What another run has compiled must not make this cold start a warm one, and torch's
+    # pool of compiling processes would be a load that nobody accounts for.
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(spec.scratch), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    from aaexport.runners.compiled import CompiledRunner
+
+    return CompiledRunner(_eager(spec)), {"provider": "torch.compile"}
+
+
+def _eager(spec: WorkerSpec) -> TorchRunner:
     import torch
 
     from aaexport.pipeline.subject import as_subject
@@ -100,15 +132,13 @@ def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
     if spec.with_attention:
         subject = subject.observed()
     shape, names = subject.input_shape, subject.output_names
-    runner = TorchRunner(
-        subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device
-    )
-    return runner, {"provider": "torch"}
+    return TorchRunner(subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device)
 
 
 LOADERS: dict[str, Callable[[WorkerSpec], tuple[Runner, dict[str, Any]]]] = {
     "onnxruntime": _load_onnxruntime,
     "torch": _load_torch,
+    "torch.compile": _load_compiled,
 }
 
 

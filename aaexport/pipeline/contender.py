@@ -32,6 +32,7 @@ def _import_path() -> str:
 
 START_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 300.0
+COLD_START_TIMEOUT = 1800.0  # a compiler may be at work
 
 
 class Contender:
@@ -71,6 +72,15 @@ class Contender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+
+    @property
+    def process_id(self) -> int:
+        """The worker's, for whoever keeps accounts of the CPU."""
+        return self._process.pid
+
+    def cold_start(self, batch: int) -> float:
+        """Seconds of the first query; asked before anything else, so that all that a runtime puts off is in it."""
+        return float(self._ask({"do": "cold_start", "batch": batch}, COLD_START_TIMEOUT)["seconds"])
 
     def answer(self, batch: int) -> tuple[Milliseconds, bool]:
         """The first output for the first `batch` samples, and whether all of it is finite."""

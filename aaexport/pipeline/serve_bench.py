@@ -1,16 +1,16 @@
-"""(model.onnx, scenario) → BenchReport: latency through onnxruntime, beside PyTorch eager in the same run.
+"""(model.onnx, scenario) → BenchReport: latency through onnxruntime, beside other ways to run it in the same run.
 
 Every contender has a process of its own and they take turns in warm blocks, because two models that alternate
 run by run in one process slow each other down: one's threads spin on while the other runs, and each empties the
-other's caches. Ratios are taken pair by pair between neighbouring blocks.
+other's caches. Ratios are taken pair by pair between blocks of one round.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
 from aaexport.graph.files import GraphSummary, summarize
-from aaexport.graph.metadata import read_metadata
-from aaexport.load.machine import MachineWatch
+from aaexport.load.machine import Environment, MachineWatch
 from aaexport.load.measurement import BenchReport, Comparison, Throughput
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
@@ -29,10 +28,12 @@ from aaexport.load.validity import MIN_QUERIES, shortfalls, warnings_about, why_
 from aaexport.parity import Array
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
+from aaexport.pipeline.rivals import check_rivals, rival_label, rival_spec
 from aaexport.report.machine import bench_json
 from aaexport.runners.ort import best_device
 
 SCENARIOS = ("single-stream",)
+OURS = "onnxruntime"
 BATCHES = (1, 8, 32)
 BLOCKS = 6
 SAMPLES = 64
@@ -54,7 +55,7 @@ def serve_bench(
     warmup: float = 0.3,
     batches: Sequence[int] | None = None,
     threads: int | None = None,
-    compare: bool = True,
+    compare: Sequence[str] = ("eager",),
     seed: int = 0,
     tick: Tick = lambda step, share: None,
 ) -> BenchReport:
@@ -70,57 +71,55 @@ def serve_bench(
         batches: batch sizes of the throughput part, 1, 8 and 32 by default; a file that fixes its batch is measured
             at that one.
         threads: intra-op threads of every runtime; None leaves each its default.
-        compare: whether PyTorch eager is measured in alternation.
+        compare: what is measured in alternation: `eager` PyTorch, what torch.compile makes of it (`compile`), and
+            `skew`, the paper's own formulas exported by plain `torch.onnx.export`; () for none.
         seed: of random inputs, where there are no images.
         tick: is told what is measured and the share that is done.
 
     Raises:
         ArgumentError: an argument breaks its rule.
         FolderError: the folder has no model.onnx.
-        GraphError, RunnerError: the file cannot be loaded.
+        GraphError, RunnerError: the file cannot be loaded, or torch.compile finds no compiler.
+        ExportError: torch cannot export the network as `skew`.
         ProviderError: `device` does not work here.
         MeasurementError: a contender died or hung.
     """
     device = best_device() if device is None else device
     check_arguments(scenario, device, duration, warmup, batches, threads)
+    check_rivals(compare)
     path, folder = _find(model)
     summary = summarize(path)
-    watch = MachineWatch()
+    arrays, inputs = _samples(summary, folder, seed)
+    measurable = compare if folder is not None and folder.weights_path.is_file() else ()
     with ExitStack() as stack:
-        arrays, inputs = _samples(summary, folder, seed)
-        samples = stack.enter_context(_samples_file(arrays))
-        ort = stack.enter_context(Contender(WorkerSpec("onnxruntime", str(path), samples, device, threads)))
-        eager = None
-        if compare and folder is not None and folder.weights_path.is_file():
-            origin = read_metadata(summary.metadata)
-            size, observed = (None, False) if origin is None else (origin.size, origin.with_attention)
-            spec = WorkerSpec("torch", str(folder.path), samples, device, threads, size, observed)
-            eager = stack.enter_context(Contender(spec))
-        measured = _measure(ort, eager, duration, warmup, batches, tick)
-    environment = watch.environment()
-    blocks, comparison, throughput, reasons = measured
-    if comparison is not None and comparison.ratio is not None:
-        withheld = why_no_ratio(environment)
-        comparison = replace(comparison, ratio=None if withheld else comparison.ratio, withheld=withheld)
-    warnings = warnings_about(blocks, comparison, environment, compare)
-    if batches is not None and ort.fixed_batch is not None and set(batches) != {ort.fixed_batch}:
-        warnings = (*warnings, f"the file fixes the batch at {ort.fixed_batch}: no other size was measured")
+        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
+        np.save(room / "samples.npy", arrays)
+        spec = WorkerSpec("onnxruntime", str(path), str(room / "samples.npy"), device, threads)
+        ours = stack.enter_context(Contender(spec))  # before anything slow: it may be the device that does not work
+        rivals = {}
+        for name in measurable:
+            assert folder is not None
+            tick(f"preparing {name}", 0.0)
+            rivals[name] = stack.enter_context(Contender(rival_spec(name, folder, spec, summary, room)))
+        measured = _measure(ours, rivals, duration, warmup, batches, tick)
+    warnings = warnings_about(measured.blocks, measured.comparisons, measured.environment)
     report = BenchReport(
         model=folder.name if folder is not None else path.name,
         onnx_sha256=sha256(path),
         scenario=scenario,
-        label=ort.label,
-        provider=ort.provider,
+        label=ours.label,
+        provider=ours.provider,
         threads=threads,
-        batch=ort.fixed_batch or 1,
+        batch=ours.fixed_batch or 1,
         inputs=inputs,
-        blocks=blocks,
-        throughput=throughput,
-        comparison=comparison,
-        environment=environment,
+        blocks=measured.blocks,
+        cold_start=measured.cold_start,
+        throughput=measured.throughput,
+        comparisons=measured.comparisons,
+        environment=measured.environment,
         tools=tool_versions(),
-        warnings=warnings,
-        reasons=(*reasons, *shortfalls(blocks, duration)),
+        warnings=(*warnings, *_left_out(compare, measurable, folder), *_other_batches(batches, ours.fixed_batch)),
+        reasons=(*measured.reasons, *shortfalls(measured.blocks, duration)),
     )
     if folder is not None and path == folder.onnx_path:
         write_json(folder.bench_path, bench_json(report, raw=True))
@@ -128,39 +127,78 @@ def serve_bench(
     return report
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The parts of a report that come from the workers."""
+
+    cold_start: float
+    blocks: tuple[Milliseconds, ...]
+    comparisons: tuple[Comparison, ...]
+    throughput: tuple[Throughput, ...]
+    environment: Environment
+    reasons: tuple[str, ...]
+
+
 def _measure(
-    ort: Contender,
-    eager: Contender | None,
+    ours: Contender,
+    rivals: dict[str, Contender],
     duration: float,
     warmup: float,
     batches: Sequence[int] | None,
     tick: Tick,
-) -> tuple[tuple[Milliseconds, ...], Comparison | None, tuple[Throughput, ...], tuple[str, ...]]:
-    batch = ort.fixed_batch or 1
-    reasons = _disagreement(ort, eager, batch)
-    contenders = [ort] if eager is None else [ort, eager]
-    blocks: dict[str, list[Milliseconds]] = {contender.label: [] for contender in contenders}
-    plan = _plan(duration / BLOCKS, warmup)
-    sizes = (ort.fixed_batch,) if ort.fixed_batch is not None else tuple(batches or BATCHES)
-    steps = BLOCKS * len(contenders) + len(sizes)
-    for number in range(BLOCKS):
-        # Whoever goes second runs on a warmer machine: they take turns in that too.
-        for contender in contenders if number % 2 == 0 else contenders[::-1]:
-            done = sum(len(each) for each in blocks.values())
-            tick(f"{contender.label}, batch {batch}", done / steps)
-            blocks[contender.label].append(contender.block(batch, plan))
+) -> _Measured:
+    batch = ours.fixed_batch or 1
+    contenders = {OURS: ours, **rivals}
+    cold_starts = {}
+    for name, contender in contenders.items():
+        tick(f"cold start of {name}", 0.0)
+        cold_starts[name] = contender.cold_start(batch)
+    reasons = _disagreements(ours, rivals, batch)
+    # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
+    watch = MachineWatch([contender.process_id for contender in contenders.values()])
+    sizes = (ours.fixed_batch,) if ours.fixed_batch is not None else tuple(batches or BATCHES)
+    rounds = BLOCKS * len(contenders)
+
+    def begin(step: str, number: int) -> None:
+        tick(step, number / (rounds + len(sizes)))
+
+    blocks = _alternate(contenders, batch, _plan(duration / BLOCKS, warmup), begin)
     throughput = []
-    for done, size in enumerate(sizes, BLOCKS * len(contenders)):
-        tick(f"{ort.label}, batch {size}", done / steps)
-        latencies = ort.block(size, _plan(duration * THROUGHPUT_SHARE, warmup))
-        images_per_second = size * len(latencies) / latencies.sum() * 1000
-        throughput.append(Throughput(size, float(images_per_second), percentile(latencies, 50)))
-    comparison = None
-    if eager is not None:
-        raw = tuple(blocks[eager.label])
-        ratio = pairwise_ratio(raw, blocks[ort.label])
-        comparison = Comparison(eager.label, percentile(np.concatenate(raw), 50), ratio, None, raw)
-    return tuple(blocks[ort.label]), comparison, tuple(throughput), reasons
+    for number, size in enumerate(sizes, rounds):
+        begin(f"{OURS}, batch {size}", number)
+        throughput.append(_throughput(size, ours.block(size, _plan(duration * THROUGHPUT_SHARE, warmup))))
+    environment = watch.environment()
+    withheld = why_no_ratio(environment)
+    comparisons = tuple(
+        Comparison(
+            name=name,
+            label=rival_label(name, rival.label),
+            p50=percentile(np.concatenate(blocks[name]), 50),
+            cold_start=cold_starts[name],
+            ratio=None if withheld else pairwise_ratio(blocks[name], blocks[OURS]),
+            withheld=withheld,
+            blocks=tuple(blocks[name]),
+        )
+        for name, rival in rivals.items()
+    )
+    return _Measured(
+        cold_starts[OURS], tuple(blocks[OURS]), comparisons, tuple(throughput), environment, tuple(reasons)
+    )
+
+
+def _alternate(
+    contenders: Mapping[str, Contender], batch: int, plan: BlockPlan, begin: Callable[[str, int], None]
+) -> dict[str, list[Milliseconds]]:
+    """Every contender's blocks, `BLOCKS` rounds of one each; `begin` is told whose block begins, and its number."""
+    blocks: dict[str, list[Milliseconds]] = {name: [] for name in contenders}
+    order = list(contenders)
+    for number in range(BLOCKS):
+        for place, name in enumerate(order):
+            begin(f"{name}, batch {batch}", number * len(order) + place)
+            blocks[name].append(contenders[name].block(batch, plan))
+        # Whoever goes later runs on a warmer machine: they take turns in that too.
+        order = order[1:] + order[:1]
+    return blocks
 
 
 def _plan(duration: float, warmup: float) -> BlockPlan:
@@ -168,20 +206,47 @@ def _plan(duration: float, warmup: float) -> BlockPlan:
     return BlockPlan(warmup, duration, least, max(duration, 1.0) * PATIENCE)
 
 
-def _disagreement(ort: Contender, eager: Contender | None, batch: int) -> tuple[str, ...]:
+def _throughput(batch: int, latencies: Milliseconds) -> Throughput:
+    images_per_second = batch * len(latencies) / latencies.sum() * 1000
+    return Throughput(batch, float(images_per_second), percentile(latencies, 50))
+
+
+def _disagreements(ours: Contender, rivals: Mapping[str, Contender], batch: int) -> list[str]:
     """A fast wrong answer is no answer."""
-    answer, finite = ort.answer(batch)
+    answer, finite = ours.answer(batch)
     if not finite:
-        return (f"{ort.label} answers NaN or infinity; look at `aaexport verify`",)
-    if eager is None:
+        return [f"{ours.label} answers NaN or infinity; look at `aaexport verify`"]
+    reasons = []
+    for name, rival in rivals.items():
+        expected, finite = rival.answer(batch)
+        if not finite:
+            reasons.append(f"{name} answers NaN or infinity, and {ours.label} does not; look at `aaexport verify`")
+        elif not _agree(answer, expected):
+            reasons.append(
+                f"{ours.label} and {name} answer differently, so they are not the same model; `aaexport verify` it"
+            )
+    return reasons
+
+
+def _agree(answer: Array, expected: Array) -> bool:
+    largest = max(float(np.abs(expected).max(initial=0)), 1e-6)
+    return answer.shape == expected.shape and np.allclose(answer, expected, rtol=0, atol=ANSWERS_AGREE * largest)
+
+
+def _left_out(wanted: Sequence[str], measured: Sequence[str], folder: ModelFolder | None) -> tuple[str, ...]:
+    """What was asked for and could not be compared, or is not what its name makes one expect."""
+    if set(wanted) - set(measured):
+        verb = "was" if len(wanted) == 1 else "were"
+        return (f"no PyTorch weights beside the file: {', '.join(wanted)} {verb} not measured",)
+    if "skew" in measured and folder is not None and folder.recipe.attention is None:
+        return ("the network has no attention: skew is its plain torch.onnx.export, and nothing else",)
+    return ()
+
+
+def _other_batches(wanted: Sequence[int] | None, fixed: int | None) -> tuple[str, ...]:
+    if wanted is None or fixed is None or set(wanted) == {fixed}:
         return ()
-    expected, _ = eager.answer(batch)
-    agree = answer.shape == expected.shape and np.allclose(
-        answer, expected, rtol=0, atol=ANSWERS_AGREE * max(float(np.abs(expected).max(initial=0)), 1e-6)
-    )
-    if agree:
-        return ()
-    return ("onnxruntime and PyTorch answer differently, so they are not the same model; `aaexport verify` it",)
+    return (f"the file fixes the batch at {fixed}: no other size was measured",)
 
 
 def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
@@ -224,14 +289,6 @@ def _image_size(summary: GraphSummary) -> tuple[int, int] | None:
     if len(shape) != 4 or not isinstance(shape[2], int) or not isinstance(shape[3], int):
         return None
     return shape[2], shape[3]
-
-
-@contextmanager
-def _samples_file(samples: Array) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="aaexport-") as folder:
-        path = Path(folder) / "samples.npy"
-        np.save(path, samples)
-        yield str(path)
 
 
 def check_arguments(

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from aaexport.load.measurement import PERCENTILES, BenchReport
+from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
+from aaexport.load.statistics import Milliseconds
 from aaexport.parity import ParityReport
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/1"
-BENCH_SCHEMA = "aaexport.bench/1"
+BENCH_SCHEMA = "aaexport.bench/2"
 CONVERT_SCHEMA = "aaexport.convert/1"
 OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
@@ -49,23 +50,31 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
         **{f"p{p}": report.percentile(p) for p in PERCENTILES},
         "queries": len(report.latencies),
         "throughput": [dataclasses.asdict(entry) for entry in report.throughput],
-        "comparison": None,
+        "cold_start_s": report.cold_start,
+        "comparisons": [_comparison(other, raw) for other in report.comparisons],
         "environment": dataclasses.asdict(report.environment),
         "tools": report.tools,
         "onnx_sha256": report.onnx_sha256,
     }
-    if report.comparison is not None:
-        value["comparison"] = {
-            "against": report.comparison.label,
-            "p50": report.comparison.p50,
-            "ratio": None if report.comparison.ratio is None else dataclasses.asdict(report.comparison.ratio),
-            "withheld": report.comparison.withheld,
-        }
     if raw:
-        value["blocks_ms"] = [block.round(6).tolist() for block in report.blocks]
-        if report.comparison is not None:
-            value["comparison"]["blocks_ms"] = [b.round(6).tolist() for b in report.comparison.blocks]
+        value["blocks_ms"] = _raw(report.blocks)
     return value
+
+
+def _comparison(other: Comparison, raw: bool) -> dict[str, Any]:
+    value = {
+        "name": other.name,
+        "against": other.label,
+        "p50": other.p50,
+        "cold_start_s": other.cold_start,
+        "ratio": None if other.ratio is None else dataclasses.asdict(other.ratio),
+        "withheld": other.withheld,
+    }
+    return value | ({"blocks_ms": _raw(other.blocks)} if raw else {})
+
+
+def _raw(blocks: tuple[Milliseconds, ...]) -> list[list[float]]:
+    return [block.round(6).tolist() for block in blocks]
 
 
 def convert_json(result: ConvertResult) -> dict[str, Any]:

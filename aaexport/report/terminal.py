@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aaexport.graph.files import GraphSummary, TensorInfo
-from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
+from aaexport.load.measurement import PERCENTILES, BenchReport
+from aaexport.load.statistics import Ratio
 from aaexport.parity import OutputParity, ParityReport
 from aaexport.recipe import Input
 from aaexport.report.attention import condensed, head_of, listed
@@ -55,15 +56,7 @@ def parity_view(report: ParityReport) -> RenderableType:
 
 def bench_view(report: BenchReport) -> RenderableType:
     """Latency, throughput, comparison, and whether to believe them."""
-    latency = new_table("single-stream", "queries", *(f"p{p}" for p in PERCENTILES), justify_from=1)
-    figures = [_milliseconds(report.percentile(p)) for p in PERCENTILES]
-    latency.add_row(f"{report.label}, batch {report.batch}", str(len(report.latencies)), *figures)
-    parts: list[RenderableType] = [latency]
-    if report.comparison is not None:
-        other = report.comparison
-        queries = str(sum(len(block) for block in other.blocks))
-        latency.add_row(f"{other.label}, batch {report.batch}", queries, _milliseconds(other.p50), "", "")
-        parts.append(Text(_ratio(other)))
+    parts: list[RenderableType] = [_latency(report), *(Text(line, style="dim") for line in _legend(report))]
     throughput = new_table("batch", "images/s", "p50 of a batch", justify_from=0)
     for entry in report.throughput:
         throughput.add_row(str(entry.batch), f"{entry.images_per_second:,.0f}", _milliseconds(entry.p50))
@@ -183,12 +176,37 @@ def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
     }
 
 
-def _ratio(other: Comparison) -> str:
-    ratio = other.ratio
-    if ratio is None:
-        return f"the ratio to {other.label} is withheld: {other.withheld}"
-    pairs = f"{ratio.lowest:.2f}–{ratio.highest:.2f} over {ratio.pairs} pairs of alternating blocks"
-    return f"{ratio.median:.2f} × as fast as {other.label} ({pairs})"
+def _latency(report: BenchReport) -> Table:
+    """model.onnx, and a row for each way to run the same network beside it."""
+    columns = ("queries", *(f"p{p}" for p in PERCENTILES), "cold start", *(["÷ ours"] if report.comparisons else []))
+    table = new_table(f"{report.scenario}, batch {report.batch}", *columns, justify_from=1)
+    figures = [_milliseconds(report.percentile(p)) for p in PERCENTILES]
+    table.add_row(report.label, str(len(report.latencies)), *figures, _seconds(report.cold_start))
+    for other in report.comparisons:
+        queries = str(sum(len(block) for block in other.blocks))
+        row = (other.label, queries, _milliseconds(other.p50), "", "", _seconds(other.cold_start))
+        table.add_row(*row, _ratio(other.ratio))
+    return table
+
+
+def _legend(report: BenchReport) -> list[str]:
+    """What the columns beside the percentiles mean, and why one is empty."""
+    lines = ["cold start: the first query after loading, with whatever the runtime compiles then"]
+    if not report.comparisons:
+        return lines
+    withheld = report.comparisons[0].withheld  # for all or none: it is the machine that is judged
+    if withheld is not None:
+        lines.append(f"÷ ours is withheld: {withheld}")
+    else:
+        lines.append(
+            f"÷ ours: latency by that of {report.label} in the first row, median and range over "
+            f"{len(report.blocks)} pairs of alternating blocks"
+        )
+    return lines
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return "withheld" if ratio is None else f"{ratio.median:.2f} ({ratio.lowest:.2f}–{ratio.highest:.2f})"
 
 
 def _environment(report: BenchReport) -> str:
@@ -219,6 +237,10 @@ def _size(count: int) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "withheld" if value is None else f"{value:.3f} ms"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
 
 
 def scientific(value: float | None) -> str:

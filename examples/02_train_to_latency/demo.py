@@ -48,7 +48,7 @@ def summary(folder: Path, seconds: float) -> str:
     """What a person wants to know at the end, from parity.json and bench.json."""
     parity = json.loads((folder / "parity.json").read_text())
     bench = json.loads((folder / "bench.json").read_text())
-    accuracy, comparison = parity["accuracy"], bench["comparison"]
+    accuracy, (comparison,) = parity["accuracy"], bench["comparisons"]
     speed = f"withheld: {comparison['withheld']}"
     if comparison["ratio"] is not None:
         speed = f"{comparison['ratio']['median']:.2f} × as fast as {comparison['against']}, measured in the same run"

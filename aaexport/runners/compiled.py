@@ -1,0 +1,52 @@
+"""PyTorch, compiled: an eager runner whose module is what `torch.compile` makes of it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import cast
+
+import torch
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+
+from aaexport.errors import RunnerError, first_line
+from aaexport.runners.base import Array, Arrays
+from aaexport.runners.torch import TorchRunner
+
+
+class CompiledRunner:
+    """Compiled with torch's defaults, as one graph: a part that stayed eager would not be seen in a latency.
+
+    The first query of a shape compiles; it takes seconds to minutes, and a C++ compiler.
+    """
+
+    def __init__(self, eager: TorchRunner) -> None:
+        self.eager = eager
+        eager.module = cast(nn.Module, torch.compile(eager.module, fullgraph=True))
+        self.inputs = eager.inputs
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"torch.compile {self.eager.device} {str(self.eager.dtype).removeprefix('torch.')}"
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """Runs the module, and compiles it before if it must. RunnerError if there is nothing to compile with."""
+        try:
+            return self.eager.infer(feeds)
+        except RunnerError as error:
+            cause = error.__cause__
+            if not isinstance(cause, TorchDynamoException):
+                raise
+            what = first_line(cause)
+            remedy = "install one such as g++, or " if "C++ compiler" in what or "C compiler" in what else ""
+            remedy += "leave compile out of the comparison"
+            raise RunnerError(f"torch.compile must compile the network, but: {what}; {remedy}") from error
+
+    def __enter__(self) -> CompiledRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.eager.__exit__(kind, error, trace)
