@@ -122,5 +122,6 @@ def test_the_measurement_of_attention_prints_its_table(tmp_path):
     script = ROOT / "examples/03_measure_attention/measure.py"
     outcome = run(f"python {script} --quick --rounds 1 --seconds 0.05 --json {tmp_path}/rows.json", tmp_path)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.count("naive ÷ ours") == 7
+    assert outcome.stdout.count("naive ÷ ours") == 8
+    assert "--no-verify, seconds" in outcome.stdout
     assert (tmp_path / "rows.json").is_file()

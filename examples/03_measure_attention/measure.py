@@ -1,4 +1,4 @@
-"""The reference layer and AA-ResNet-50, exported naively and by aaexport: latencies, memory, training steps."""
+"""The reference's layer and networks, exported naively and by aaexport: latencies, memory, training steps."""
 
 import argparse
 import json
@@ -14,11 +14,13 @@ import torch
 from naive import naive
 
 import aaexport
-from aaexport.folder import find_model
+from aaexport.folder import checkout, find_model
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.relative import DECOMPOSITIONS
+from aaexport.pipeline.subject import write_random_weights
 
+WIDE = Path(__file__).parent / "aa_wrn16_2_reference"
 LAYER = {"dk": 64, "dv": 32, "num_heads": 4, "qkv_kernel_size": 3, "bias": True}  # the reference's, 64 → 128 channels
 
 
@@ -28,13 +30,9 @@ def main():
         return print(json.dumps(CHILDREN[arguments.child[0]](*arguments.child[1:])))
     with tempfile.TemporaryDirectory() as folder:
         rows = table(Path(folder), arguments)
-    print("| what | median | lowest – highest | pairs |\n|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['what']} | {row['median']:.2f} | {row['lowest']:.2f} – {row['highest']:.2f} | {row['pairs']} |"
-        )
+    print_table(rows)
     if arguments.json:
-        text = {"schema": "aaexport.attention-benchmark/1", "threads": torch.get_num_threads(), "rows": rows}
+        text = {"schema": "aaexport.attention-benchmark/2", "threads": torch.get_num_threads(), "rows": rows}
         Path(arguments.json).write_text(json.dumps(text, indent=2) + "\n")
     return None
 
@@ -49,14 +47,23 @@ def parsed():
     return parser.parse_args()
 
 
+def print_table(rows):
+    print("| what | median | lowest – highest | pairs or runs |\n|---|---|---|---|")
+    for found in rows:
+        span = f"{found['lowest']:.2f} – {found['highest']:.2f}"
+        print(f"| {found['what']} | {found['median']:.2f} | {span} | {found['runs']} |")
+
+
 def table(folder, arguments):
-    """Every row: a ratio of two children's numbers, pair by pair."""
+    """Every row: a ratio of two children's numbers, pair by pair; the last one is seconds."""
     small, large = (8, 12) if arguments.quick else (32, 64)
-    network, twin = ("aa_wrn10_1_digits", "wrn10_1_digits") if arguments.quick else ("aa_resnet50", "resnet50")
+    tiny = ("aa_wrn10_1_digits", "wrn10_1_digits", "aa_wrn10_1_digits")
+    network, twin, wide = tiny if arguments.quick else ("aa_resnet50", "resnet50", WIDE)
     files = {
         f"{side}{size}": export_layer(folder, side, size) for side in ("naive", "ours") for size in (small, large)
     }
     files |= {side: export_network(folder, side, network) for side in ("naive", "ours")}
+    files |= {f"{side} wide": export_network(folder, side, wide) for side in ("naive", "ours")}
     files["plain"] = export_network(folder, "plain", twin)
 
     def latency(name, batch):
@@ -74,6 +81,7 @@ def table(folder, arguments):
         ("same, extra peak memory: naive ÷ ours", memory(f"naive{large}"), memory(f"ours{large}")),
         *((f"{network} ÷ {twin}, batch {b}", latency("ours", b), latency("plain", b)) for b in (1, 8)),
         *((f"{network}, batch {b}: naive ÷ ours", latency("naive", b), latency("ours", b)) for b in (1, 8)),
+        (f"{Path(wide).name}, batch 1: naive ÷ ours", latency("naive wide", 1), latency("ours wide", 1)),
         (f"training step {small}×{small}, batch 4: naive ÷ ours", step("naive", small, 4), step("ours", small, 4)),
         (
             f"training step {small // 2}×{small // 2}, batch 16: naive ÷ ours",
@@ -81,7 +89,8 @@ def table(folder, arguments):
             step("ours", small // 2, 16),
         ),
     ]
-    return [ratio(what, first, second, arguments.rounds) for what, first, second in wanted]
+    rows = [ratio(what, first, second, arguments.rounds) for what, first, second in wanted]
+    return [*rows, seconds_of_convert(folder / network, network, arguments.rounds)]
 
 
 def ratio(what, first, second, rounds):
@@ -91,21 +100,37 @@ def ratio(what, first, second, rounds):
         for side in (first, second) if number % 2 == 0 else (second, first):
             values[side].append(child(side))
     ratios = [a / b for a, b in zip(values[first], values[second], strict=True)]
-    print(f"{what}: {statistics.median(ratios):.2f}", file=sys.stderr)
+    return row(what, ratios, first=values[first], second=values[second])
+
+
+def row(what, values, **raw):
+    print(f"{what}: {statistics.median(values):.2f}", file=sys.stderr)
     return {
         "what": what,
-        "median": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
-        "pairs": len(ratios),
-        "first": values[first],
-        "second": values[second],
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "runs": len(values),
+        **raw,
     }
 
 
+def seconds_of_convert(folder, name, runs):
+    """The whole command, Python's start with it, in a folder that has its weights."""
+    write_random_weights(checkout(name, folder))
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "aaexport", "--quiet", "convert", str(folder), "--no-verify"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - began)
+    return row(f"convert {name} --no-verify, seconds", seconds)
+
+
 def child(order):
-    command = [sys.executable, __file__, "--child", *order]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, sys.argv[0], "--child", *order]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(printed.splitlines()[-1])  # a library may have said something before
 
 
 # Files
@@ -124,29 +149,36 @@ def use_naive(module):
     set_decomposition(module, "skew")
 
 
-def export_layer(folder, side, size):
-    return exported(
-        folder / f"layer_{side}_{size}.onnx", layer(side, size), (64, size, size), naively=side == "naive"
-    )
-
-
-def export_network(folder, side, name):
+def network(side, name):
+    """The module, with random weights that keep the scale of activations, and the shape of its images."""
     recipe = find_model(name).recipe
     module = build_network(recipe)
     calibrate_normalization(module, recipe.input.shape, seed=0)
     if side == "naive":
         use_naive(module)
-    return exported(folder / f"network_{side}.onnx", module, recipe.input.shape, naively=side == "naive")
+    return module, recipe.input.shape
 
 
-def exported(path, module, shape, *, naively=False):
+def export_layer(folder, side, size):
+    path = folder / f"layer_{side}_{size}.onnx"
+    return exported(path, layer(side, size), (64, size, size), naively=side == "naive")
+
+
+def export_network(folder, side, name):
+    return exported(folder / f"{Path(name).name}_{side}.onnx", *network(side, name), naively=side == "naive")
+
+
+def exported(path, module, shape, *, naively=False, batch="dynamic", opset=None):
+    if path.exists():
+        return path
     print(f"exporting {path.name}", file=sys.stderr)
     if not naively:
-        aaexport.convert(module, path, input_shape=shape, verify=False)
+        aaexport.convert(module, path, input_shape=shape, batch=batch, opset=opset, verify=False)
         return path
+    example = torch.zeros(2 if batch == "dynamic" else batch, *shape)
+    sizes = ({0: torch.export.Dim("batch")},) if batch == "dynamic" else None
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        example, sizes = torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},)
         torch.onnx.export(
             module, (example,), path, dynamo=True, dynamic_shapes=sizes, external_data=False, verbose=False
         )
