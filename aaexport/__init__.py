@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from aaexport.pipeline.optimize import optimize
     from aaexport.pipeline.serve_bench import serve_bench
     from aaexport.pipeline.subject import build_model
+    from aaexport.pipeline.tune import tune
     from aaexport.pipeline.verify import verify
-    from aaexport.results import ConvertResult, InspectResult, OptimizeResult
+    from aaexport.results import ConvertResult, InspectResult, OptimizeResult, TuneResult
     from aaexport.training import TrainingComparison, TrainResult, compare_training, train
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ParityReport",
     "TrainResult",
     "TrainingComparison",
+    "TuneResult",
     "__version__",
     "build_model",
     "compare_training",
@@ -44,6 +46,7 @@ __all__ = [
     "optimize",
     "serve_bench",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -56,6 +59,7 @@ _HOMES = {
     "ParityReport": "aaexport.parity",
     "TrainResult": "aaexport.training",
     "TrainingComparison": "aaexport.training",
+    "TuneResult": "aaexport.results",
     "build_model": "aaexport.pipeline.subject",
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert",
@@ -64,6 +68,7 @@ _HOMES = {
     "optimize": "aaexport.pipeline.optimize",
     "serve_bench": "aaexport.pipeline.serve_bench",
     "train": "aaexport.training",
+    "tune": "aaexport.pipeline.tune",
     "verify": "aaexport.pipeline.verify",
 }
 

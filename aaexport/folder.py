@@ -20,7 +20,7 @@ from aaexport.recipe import Recipe, read_recipe
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
-COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl")
+COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl", "tuning.json")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class ModelFolder:
     def bench_path(self) -> Path:
         """bench.json: the last measurement."""
         return self.path / "bench.json"
+
+    @property
+    def tuning_path(self) -> Path:
+        """tuning.json: how long each way to write the attention of each layer took, and the ways to take."""
+        return self.path / "tuning.json"
 
     @property
     def training_log_path(self) -> Path:

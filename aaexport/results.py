@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aaexport.graph.files import GraphSummary
+from aaexport.load.machine import Environment
+from aaexport.load.statistics import Milliseconds, Ratio, typical
 from aaexport.nn.build import Cost
+from aaexport.nn.choice import AttentionSizes, Choice
 from aaexport.parity import ParityReport
 from aaexport.program import Batch
 from aaexport.recipe import Recipe
@@ -87,4 +90,77 @@ class AttentionPicture:
     image: Path
     name: str
     layers: tuple[LayerAttention, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to write out the attention of a layer, and what was measured of it.
+
+    Attributes:
+        choice: the way.
+        first_look: latencies of its first block, alone in the machine; None if it could not even run.
+        rounds: latencies of its blocks in turns with the others; empty if the first look was enough to drop it.
+        peak_memory: bytes that the first query took at its peak; None where the system does not tell.
+        max_abs_error: against float64; None if it could not be computed.
+        failure: why it must not be chosen: it left the parity bound, or did not run to the end.
+    """
+
+    choice: Choice
+    first_look: Milliseconds | None = None
+    rounds: tuple[Milliseconds, ...] = ()
+    peak_memory: int | None = None
+    max_abs_error: float | None = None
+    failure: str | None = None
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The median of the rounds' medians, or of the first look where there was no more; None without both."""
+        blocks = self.rounds or (() if self.first_look is None else (self.first_look,))
+        return typical(blocks) if blocks else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The smallest and the largest median of a round, in milliseconds; None without rounds."""
+        medians = [typical([block]) for block in self.rounds]
+        return (min(medians), max(medians)) if medians else None
+
+
+@dataclass(frozen=True)
+class TunedLayer:
+    """All layers of a network whose attention has the same sizes.
+
+    `by_cost_model` is what `auto` takes without tuning; `ratio` is its time ÷ that of `rival`, the fastest other one.
+    """
+
+    sizes: AttentionSizes
+    paths: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: Choice
+    by_cost_model: Choice
+    rival: Choice | None
+    ratio: Ratio | None
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What `tune` measured, and wrote to `path`.
+
+    `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
+    `threads` None for the runtime's default, `duration` the seconds of a candidate that took all turns.
+    """
+
+    path: Path
+    label: str
+    provider: str
+    opset: int
+    batch: int
+    threads: int | None
+    duration: float
+    seed: int
+    layers: tuple[TunedLayer, ...]
+    environment: Environment
+    tools: dict[str, str]
+    seconds: float
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -289,7 +289,7 @@ def test_convert_refuses_a_limit_that_whole_weights_would_break(cli, converted):
 def test_a_file_with_attention_can_be_measured(observed_once):
     report = aaexport.serve_bench(observed_once[0], duration=0.02, warmup=0, batches=(2,), threads=1)
     assert not any("differently" in reason for reason in report.reasons)
-    assert report.comparison is not None
+    assert [rival.name for rival in report.comparisons] == ["eager"]
 
 
 def test_pytorch_answers_with_its_weights_where_the_file_does(observed_once, tmp_path):

@@ -35,14 +35,14 @@ def edited(folder, old, new):
     folder.recipe_path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("command", ["train", "convert", "verify", "serve-bench", "inspect"])
+@pytest.mark.parametrize("command", ["train", "convert", "verify", "serve-bench", "tune", "inspect"])
 def test_unknown_model(cli, command, tmp_path):
     error = error_of(cli(command, "aa_cnn3_digitz"), 1)
     assert error == "model must be a folder or a zoo name, got 'aa_cnn3_digitz'; did you mean 'aa_cnn3_digits'?"
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "convert", "verify", "serve-bench", "inspect"])
+@pytest.mark.parametrize("command", ["train", "convert", "verify", "serve-bench", "tune", "inspect"])
 def test_a_folder_without_recipe(cli, command, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty must hold a model.toml" in error_of(cli(command, "empty"), 1)

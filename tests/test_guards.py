@@ -100,7 +100,9 @@ def test_the_first_rooms_need_the_standard_library_only(path):
     assert not foreign
 
 
-@pytest.mark.parametrize("command", [["--help"], ["--version"], ["convert", "--help"], ["serve-bench", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["convert", "--help"], ["serve-bench", "--help"], ["tune", "--help"]]
+)
 def test_help_loads_nothing_heavy(command):
     code = (
         f"import sys; sys.argv = ['aaexport', *{command!r}]\n"
@@ -137,7 +139,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_verbs_stay_functions_after_their_modules_were_imported():
-    for name in ("convert", "inspect", "optimize", "serve_bench", "verify"):
+    for name in ("convert", "inspect", "optimize", "serve_bench", "tune", "verify"):
         importlib.import_module(f"aaexport.pipeline.{name}")
         assert inspect.isfunction(getattr(aaexport, name))
 

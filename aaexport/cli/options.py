@@ -66,7 +66,8 @@ size = click.option(
 decomposition = click.option(
     "--decomposition",
     type=click.Choice(DECOMPOSITION_NAMES),
-    help="How relative attention is written out; the recipe's by default.",
+    help="How relative attention is written out; the recipe's by default. auto takes what `aaexport tune` found, "
+    "where it was run, else what a cost model says.",
 )
 
 target = click.option(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aaexport.cli import options
-from aaexport.cli.console import console, say, settings, show, show_json
+from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
+from aaexport.cli.progress import progress
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, checkout
 
@@ -81,7 +79,7 @@ def command(
     from aaexport.report.machine import bench_json
     from aaexport.report.terminal import bench_view
 
-    with _progress() as tick:
+    with progress("measuring") as tick:
         report = serve_bench(
             subject,
             scenario=scenario,
@@ -100,16 +98,3 @@ def command(
         show(bench_view(report))
     if not report.valid:
         raise MeasurementError(f"the measurement is not valid: {report.reasons[0]}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    if not sys.stderr.isatty() or settings.quiet:
-        say("measuring")
-        yield lambda step, share: None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console(sys.stderr), transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-        yield lambda step, share: progress.update(task, description=step, completed=share)

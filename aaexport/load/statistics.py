@@ -47,6 +47,11 @@ def pairwise_ratio(slower: Sequence[Milliseconds], faster: Sequence[Milliseconds
     return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()), len(ratios))
 
 
+def typical(blocks: Sequence[Milliseconds]) -> float:
+    """The median of the block medians: a block that a busy machine spoilt is one of them, however long it was."""
+    return float(np.median([float(np.median(block)) for block in blocks]))
+
+
 def spread(blocks: Sequence[Milliseconds]) -> float:
     """(largest − smallest) / median of the block medians: 0 for a steady machine."""
     medians = np.asarray([float(np.median(block)) for block in blocks])

@@ -44,6 +44,15 @@ def warnings_about(
             warnings.append(
                 f"{name}'s block medians differ by {spread(raw):.0%}: the machine is not quiet; close what else runs"
             )
+    warnings += warnings_about_the_machine(environment)
+    if wanted and comparison is None:
+        warnings.append("no PyTorch weights beside the file: eager was not measured")
+    return tuple(warnings)
+
+
+def warnings_about_the_machine(environment: Environment) -> tuple[str, ...]:
+    """Who else had the CPU, where it was so much that the numbers show it."""
+    warnings = []
     steal = environment.steal_share
     if steal is not None and steal > STEAL_LIMIT:
         warnings.append(f"the hypervisor took {steal:.0%} of the CPU: absolute times are too long, ratios less so")

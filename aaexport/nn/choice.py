@@ -1,5 +1,7 @@
 """A layer's sizes → the decomposition and the blocks that `auto` takes: a deterministic model of what each costs.
 
+(In a folder that `aaexport tune` has worked on, what was measured there goes before it.)
+
 The decompositions share the softmax and the product with V, and differ in what a logit costs beyond q·k:
 
     table    one number added to it, read from memory: ADD
@@ -33,6 +35,10 @@ class AttentionSizes:
     num_heads: int
     relative: bool = True
 
+    def __str__(self) -> str:
+        tables = "" if self.relative else ", not relative"
+        return f"{self.height}×{self.width}, {self.num_heads} heads, dkh {self.dkh}, dvh {self.dvh}{tables}"
+
     @property
     def positions(self) -> int:
         """N."""
@@ -58,7 +64,7 @@ class Choice:
 def choose(sizes: AttentionSizes, *, batch: int = TYPICAL_BATCH) -> Choice:
     """The decomposition that should be the fastest for `batch` images."""
     folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
-    blocks = 1 if sizes.logits <= CACHED_LOGITS else _cached_blocks(sizes, batch)
+    blocks = 1 if sizes.logits <= CACHED_LOGITS else cached_blocks(sizes, batch)
     return Choice("fold" if folds else "table", blocks)
 
 
@@ -70,7 +76,7 @@ def choose_eagerly(sizes: AttentionSizes, *, batch: int, device_type: str) -> Ch
     """
     if device_type == "cuda":
         return Choice("fused")
-    return Choice("table", _cached_blocks(sizes, batch))
+    return Choice("table", cached_blocks(sizes, batch))
 
 
 def blocks_within(sizes: AttentionSizes, max_logits: int, *, batch: int = 1) -> int:
@@ -79,5 +85,6 @@ def blocks_within(sizes: AttentionSizes, max_logits: int, *, batch: int = 1) -> 
     return -(-sizes.positions // min(queries, sizes.positions))
 
 
-def _cached_blocks(sizes: AttentionSizes, batch: int) -> int:
+def cached_blocks(sizes: AttentionSizes, batch: int) -> int:
+    """The fewest blocks whose logits, of `batch` images, fit the caches; bounded by what a graph should hold."""
     return min(blocks_within(sizes, CACHED_LOGITS, batch=batch), MAX_BLOCKS)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from aaexport.errors import AaexportError
+from aaexport.load.memory import peak_memory
 from aaexport.load.single_stream import BlockPlan, run_block
 from aaexport.runners.base import Array, Runner
 
@@ -65,6 +66,7 @@ class _Worker:
             "cold_start": self.cold_start,
             "answer": self.answer,
             "block": self.block,
+            "memory": self.memory,
         }
 
     def introduction(self) -> dict[str, Any]:
@@ -93,6 +95,10 @@ class _Worker:
             self.runner.infer(feeds[number % len(feeds)])
 
         return {"nanoseconds": run_block(query, BlockPlan(**plan)).tolist()}
+
+    def memory(self, batch: int) -> dict[str, Any]:
+        feeds = self._feeds(0, batch)
+        return {"bytes": peak_memory(lambda: self.runner.infer(feeds))}
 
     def _feeds(self, number: int, batch: int) -> dict[str, Array]:
         index = (number * batch + np.arange(batch)) % len(self.samples)

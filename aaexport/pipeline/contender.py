@@ -93,6 +93,14 @@ class Contender:
         reply = self._ask({"do": "block", "batch": batch, **dataclasses.asdict(plan)}, patience)
         return np.asarray(reply["nanoseconds"], np.float64) / 1e6
 
+    def peak_memory(self, batch: int) -> int | None:
+        """Bytes of the process's memory that one query takes at its peak; None where the system does not tell.
+
+        To be asked first: what later queries take was mostly kept from earlier ones.
+        """
+        reply = self._ask({"do": "memory", "batch": batch}, ANSWER_TIMEOUT)
+        return None if reply["bytes"] is None else int(reply["bytes"])
+
     def _ask(self, order: dict[str, Any], timeout: float) -> dict[str, Any]:
         self._send(order)
         return self._receive(timeout)

@@ -27,6 +27,7 @@ from aaexport.pipeline.subject import (
     decompositions_of,
     with_decomposition,
 )
+from aaexport.pipeline.tuning import tuned_choices
 from aaexport.pipeline.verify import tolerance_for, verify_subject
 from aaexport.program import Batch, export_program, fast_tracing
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
@@ -65,7 +66,8 @@ def convert(
             smaller size, by interpolation for a larger one, and the result's notes say so.
         opset: 18–25; the recipe's, or 20.
         decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
-            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes.
+            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
+            in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
         max_attention_memory: MiB that no tensor of attention logits may exceed, of one image if the batch is dynamic.
         target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
@@ -81,7 +83,7 @@ def convert(
         NoWeightsError: the folder has not been trained yet.
         ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
         ParityError: the file computes something else; an older file at `path` is untouched.
-        FolderError: `path` cannot be written.
+        FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
     """
     began = time.perf_counter()
     if opset is not None:
@@ -106,6 +108,9 @@ def convert(
     opset = DEFAULT_OPSET if opset is None else opset
     batch = "dynamic" if batch is None else batch
 
+    tuned, remarks = tuned_choices(subject, decomposition, opset, batch)
+    for remark in remarks:
+        say(remark)
     # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
     module = with_decomposition(subject.module, None).requires_grad_(False)
     planned = plan_attention(
@@ -115,6 +120,7 @@ def convert(
         decomposition=decomposition,
         max_attention_memory=max_attention_memory,
         with_attention=with_attention,
+        tuned=tuned,
     )
     with fast_tracing():
         say("capturing the module with torch.export")
@@ -159,7 +165,7 @@ def convert(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *planned),
+        notes=(*subject.notes, *remarks, *planned),
         attention_outputs=attention_outputs(module) if with_attention else (),
         rules=applied,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import nn
 
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
-from aaexport.nn.choice import TYPICAL_BATCH, Choice, blocks_within, choose
+from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
 from aaexport.program import Batch
 from aaexport.recipe import DecompositionName
 
@@ -25,6 +26,7 @@ def plan_attention(
     decomposition: DecompositionName | None = None,
     max_attention_memory: float | None = None,
     with_attention: bool = False,
+    tuned: Mapping[AttentionSizes, Choice] | None = None,
 ) -> tuple[str, ...]:
     """Settles how each augmented layer of `module` is written out; changes the layers.
 
@@ -35,6 +37,7 @@ def plan_attention(
         max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
         with_attention: whether the weights become outputs, which the operator `Attention` keeps to itself: `fused`
             then gives way to `fold`, and `auto` means at every opset what it means below 23.
+        tuned: what `auto` means for layers of these sizes, because it was measured.
 
     Returns:
         What a user should know of it.
@@ -45,7 +48,10 @@ def plan_attention(
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
     gave_way = set()
     for path, layer in augmented_layers(module).items():
-        choice = _choice(layer, decomposition or layer.decomposition, opset, fixed or TYPICAL_BATCH)
+        wanted = decomposition or layer.decomposition
+        choice = Choice(wanted, layer.blocks)
+        if wanted == "auto":
+            choice = (tuned or {}).get(layer.sizes) or unmeasured(layer.sizes, opset, fixed or TYPICAL_BATCH)
         if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
             rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
             raise ArgumentError(broken_rule("opset", rule, opset, remedy))
@@ -71,10 +77,9 @@ def check_max_attention_memory(limit: float | None, *, with_attention: bool = Fa
         raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
 
 
-def _choice(layer: AugmentedConv2d, decomposition: DecompositionName, opset: int, images: int) -> Choice:
-    if decomposition != "auto":
-        return Choice(decomposition, layer.blocks)
-    return Choice("fused") if opset >= ATTENTION_OPSET else choose(layer.sizes, batch=images)
+def unmeasured(sizes: AttentionSizes, opset: int, images: int) -> Choice:
+    """What `auto` means where nothing was measured: the operator Attention where the opset has it, else by cost."""
+    return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, batch=images)
 
 
 def _telling(choice: Choice, layer: AugmentedConv2d, decomposition: DecompositionName, images: int) -> Choice:

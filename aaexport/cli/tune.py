@@ -1,0 +1,70 @@
+"""`aaexport tune MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aaexport.cli import options
+from aaexport.cli.console import say, show, show_json
+from aaexport.cli.progress import progress
+from aaexport.folder import checkout
+from aaexport.recipe import OPSETS
+
+
+@click.command("tune")
+@options.model
+@options.out
+@click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default. From 23 on fused "
+              "is a candidate.")  # fmt: skip
+@options.size
+@options.device(None, "By default CUDA where its provider really runs, else the CPU.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Images a query; by default the recipe's, 4 for a dynamic one."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Of onnxruntime; its default if not given.")
+@click.option("--duration", type=float, default=2.0, show_default=True,
+              help="Seconds of counted queries for each candidate that is not clearly slower.")  # fmt: skip
+@options.seed
+@options.as_json
+def command(
+    model: str,
+    out: Path | None,
+    opset: int | None,
+    size: tuple[int, int] | None,
+    device: str | None,
+    batch: int | None,
+    threads: int | None,
+    duration: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Time every decomposition of every distinct augmented layer of MODEL through onnxruntime.
+
+    The winners go to MODEL's tuning.json, where `aaexport convert` finds them for layers that are left to auto.
+    Another than the cost model's choice wins only if it is faster beyond doubt, and none wins that leaves the parity
+    bound. Exits with 3 if all leave it, with 4 if none could be run, with 5 if the device does not work.
+    """
+    from aaexport.pipeline.tune import check_arguments, tune
+
+    check_arguments(opset, device, batch, threads, duration, seed)
+    folder = checkout(model, out, say)
+    from aaexport.report.tuning import tuning_json, tuning_view
+
+    with progress("measuring every candidate: this takes minutes") as tick:
+        result = tune(
+            folder,
+            size=size,
+            opset=opset,
+            device=device,
+            batch=batch,
+            threads=threads,
+            duration=duration,
+            seed=seed,
+            tick=tick,
+        )
+    if as_json:
+        show_json(tuning_json(result, raw=False))
+    else:
+        show(tuning_view(result))

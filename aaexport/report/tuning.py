@@ -1,0 +1,137 @@
+"""A tuning → JSON, and what a person reads in ten seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aaexport.load.statistics import Milliseconds
+from aaexport.results import Candidate, TunedLayer, TuneResult
+
+TUNING_SCHEMA = "aaexport.tuning/1"
+COLUMNS = ("candidate", "median", "lowest – highest", "peak memory", "max error", "")
+
+
+def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
+    """The choices and what they rest on; with `raw` every latency too, in milliseconds. Memory is in bytes."""
+    return {
+        "schema": TUNING_SCHEMA,
+        "model": result.path.resolve().parent.name,
+        "device": result.label,
+        "provider": result.provider,
+        "opset": result.opset,
+        "batch": result.batch,
+        "threads": result.threads,
+        "duration": result.duration,
+        "seed": result.seed,
+        "unit": "ms",
+        "warnings": list(result.warnings),
+        "notes": list(result.notes),
+        "layers": [_layer_json(layer, raw) for layer in result.layers],
+        "environment": dataclasses.asdict(result.environment),
+        "tools": result.tools,
+        "seconds": result.seconds,
+    }
+
+
+def tuning_view(result: TuneResult) -> RenderableType:
+    """One table a distinct attention, with the choice and how sure it is."""
+    parts: list[RenderableType] = []
+    for layer in result.layers:
+        parts += [Text(_heading(layer), style="bold"), _candidates(layer), Text(_verdict(layer)), Text()]
+    parts.append(Text(_conditions(result), style="dim"))
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
+    parts += [Text(f"note: {note}", style="dim") for note in result.notes]
+    parts.append(Text(f"stored in {result.path}: `aaexport convert` takes these choices"))
+    return Group(*parts)
+
+
+def _conditions(result: TuneResult) -> str:
+    machine = result.environment
+    threads = "default" if result.threads is None else str(result.threads)
+    where = f"{machine.cpu}, {machine.cores} cores; {result.provider}, {threads} threads"
+    what = f"opset {result.opset}, batch {result.batch}, attention without the convolution beside it"
+    return f"{where}; {what}; took {result.seconds:.0f} s"
+
+
+def _layer_json(layer: TunedLayer, raw: bool) -> dict[str, Any]:
+    return {
+        "sizes": dataclasses.asdict(layer.sizes),
+        "paths": list(layer.paths),
+        "chosen": dataclasses.asdict(layer.chosen),
+        "by_cost_model": dataclasses.asdict(layer.by_cost_model),
+        "rival": None if layer.rival is None else dataclasses.asdict(layer.rival),
+        "ratio": None if layer.ratio is None else dataclasses.asdict(layer.ratio),
+        "candidates": [_candidate_json(candidate, raw) for candidate in layer.candidates],
+    }
+
+
+def _candidate_json(candidate: Candidate, raw: bool) -> dict[str, Any]:
+    value = {
+        **dataclasses.asdict(candidate.choice),
+        "median": candidate.milliseconds,
+        "spread": candidate.spread,
+        "rounds": len(candidate.rounds),
+        "peak_memory": candidate.peak_memory,
+        "max_abs_error": candidate.max_abs_error,
+        "failure": candidate.failure,
+    }
+    if raw:
+        value["first_look_ms"] = None if candidate.first_look is None else _listed(candidate.first_look)
+        value["rounds_ms"] = [_listed(block) for block in candidate.rounds]
+    return value
+
+
+def _listed(latencies: Milliseconds) -> list[float]:
+    rounded: list[float] = latencies.round(6).tolist()
+    return rounded
+
+
+def _heading(layer: TunedLayer) -> str:
+    first, others = layer.paths[0], len(layer.paths) - 1
+    return f"{layer.sizes}: {first}" + (f" and {others} more" if others else "")
+
+
+def _candidates(layer: TunedLayer) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(COLUMNS):
+        is_figure = 0 < index < len(COLUMNS) - 1
+        table.add_column(header, justify="right" if is_figure else "left", no_wrap=is_figure)
+    for candidate in layer.candidates:
+        table.add_row(*_row(candidate, layer))
+    return table
+
+
+def _row(candidate: Candidate, layer: TunedLayer) -> tuple[str | Text, ...]:
+    spread = candidate.spread
+    return (
+        str(candidate.choice),
+        "–" if candidate.milliseconds is None else f"{candidate.milliseconds:.3f} ms",
+        "–" if spread is None else f"{spread[0]:.3f} – {spread[1]:.3f}",
+        "–" if candidate.peak_memory is None else f"{candidate.peak_memory / 1e6:.1f} MB",
+        "–" if candidate.max_abs_error is None else f"{candidate.max_abs_error:.1e}",
+        _remark(candidate, layer),
+    )
+
+
+def _remark(candidate: Candidate, layer: TunedLayer) -> str | Text:
+    if candidate.failure is not None:
+        return Text(candidate.failure, style="bold red")
+    if candidate.choice == layer.chosen:
+        return Text("chosen", style="bold green")
+    return "" if candidate.rounds else "clearly slower"
+
+
+def _verdict(layer: TunedLayer) -> str:
+    own, ratio = layer.by_cost_model, layer.ratio
+    if ratio is None:
+        return f"{layer.chosen}: nothing is left to compare it with"
+    measured = f"{ratio.median:.2f} × as fast ({ratio.lowest:.2f}–{ratio.highest:.2f} over {ratio.pairs} rounds)"
+    if layer.chosen != own:
+        return f"{layer.chosen} instead of {own}, the cost model's choice: it is {measured}"
+    return f"{own}, the cost model's choice, stays: {layer.rival} is {measured}"
