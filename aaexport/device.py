@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import Literal, get_args
 
 from aaexport.errors import ArgumentError, broken_rule
 
+Target = Literal["cpu", "cuda"]  # the kinds of devices that a file can be written for
+TARGETS: tuple[Target, ...] = get_args(Target)
 
-def parse_device(device: str) -> tuple[str, int]:
+
+def parse_device(device: str) -> tuple[Target, int]:
     """`cpu`, `cuda` or `cuda:N` → (kind, index). ArgumentError for anything else."""
     kind, _, index = device.partition(":")
-    if device == "cpu" or (kind == "cuda" and (not _ or index.isdecimal())):
-        return kind, int(index or 0)
+    if device == "cpu":
+        return "cpu", 0
+    if kind == "cuda" and (not _ or index.isdecimal()):
+        return "cuda", int(index or 0)
     raise ArgumentError(broken_rule("device", "be cpu, cuda or cuda:N", device))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from aaexport.device import Target
 from aaexport.graph.files import GraphSummary
 from aaexport.load.machine import Environment
 from aaexport.load.statistics import Milliseconds, Ratio, typical
@@ -20,7 +21,6 @@ from aaexport.recipe import Recipe
 
 if TYPE_CHECKING:  # the rewriter takes a second to import
     from aaexport.graph.optimize import RuleReport
-    from aaexport.graph.rules import Target
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from aaexport.graph.check import check_model
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import check_opset
 
+OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside
 BATCH_DIMENSION = "batch"
 
 

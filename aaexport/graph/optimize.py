@@ -17,8 +17,9 @@ from onnxscript.rewriter.rules.common import (
     reshape_reshape_rule,
 )
 
+from aaexport.device import Target
 from aaexport.errors import GraphError, first_line
-from aaexport.graph.rules import RULES, GraphRule, Target
+from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; three rounds were the most that any model needed
 # The library's own, which finish what ours begin.

@@ -44,10 +44,7 @@ def warnings_about(
             warnings.append(
                 f"{name}'s block medians differ by {spread(raw):.0%}: the machine is not quiet; close what else runs"
             )
-    warnings += warnings_about_the_machine(environment)
-    if wanted and comparison is None:
-        warnings.append("no PyTorch weights beside the file: eager was not measured")
-    return tuple(warnings)
+    return (*warnings, *warnings_about_the_machine(environment))
 
 
 def warnings_about_the_machine(environment: Environment) -> tuple[str, ...]:

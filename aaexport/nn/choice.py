@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aaexport.device import Target
 from aaexport.recipe import DecompositionName
 
 BREAK_EVEN = 56  # rows + columns: ADD / MAC
@@ -61,8 +62,14 @@ class Choice:
         return self.decomposition if self.blocks == 1 else f"{self.decomposition}/{self.blocks}"
 
 
-def choose(sizes: AttentionSizes, *, batch: int = TYPICAL_BATCH) -> Choice:
-    """The decomposition that should be the fastest for `batch` images."""
+def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "cpu") -> Choice:
+    """The decomposition that should be the fastest for `batch` images on a CPU, or on a CUDA device.
+
+    On CUDA that is `fold`, whole: every operator is a kernel to launch, and the deeper product is what tensor cores
+    are for. No GPU was measured for it.
+    """
+    if target == "cuda":
+        return Choice("fold")
     folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
     blocks = 1 if sizes.logits <= CACHED_LOGITS else cached_blocks(sizes, batch)
     return Choice("fold" if folds else "table", blocks)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
 from aaexport.graph.check import check_model, check_operators
-from aaexport.graph.convert import to_onnx
+from aaexport.graph.convert import OnnxModel, to_onnx
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
 from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import TARGETS, Target
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.parity import ParityReport
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
@@ -86,64 +88,18 @@ def convert(
         FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
     """
     began = time.perf_counter()
-    if opset is not None:
-        check_opset(opset)
-    if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
-        remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
-        raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
-    if target not in TARGETS:
-        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
-    check_max_attention_memory(max_attention_memory, with_attention=with_attention)
+    _check_arguments(opset, decomposition, target, max_attention_memory, with_attention)
     tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape, size)
     if with_attention:
         subject = subject.observed()
     destination = _destination(subject, path)
     check_writable(destination)
-    recipe = subject.recipe
-    if recipe is not None:
-        opset = recipe.export.opset if opset is None else opset
-        decomposition = recipe.export.decomposition if decomposition is None else decomposition
-        batch = recipe.export.batch if batch is None else batch
-    opset = DEFAULT_OPSET if opset is None else opset
-    batch = "dynamic" if batch is None else batch
+    settings = _settled(subject, opset, decomposition, batch, max_attention_memory, with_attention, target)
 
-    tuned, remarks = tuned_choices(subject, decomposition, opset, batch)
-    for remark in remarks:
-        say(remark)
-    # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
-    module = with_decomposition(subject.module, None).requires_grad_(False)
-    planned = plan_attention(
-        module,
-        opset=opset,
-        batch=batch,
-        decomposition=decomposition,
-        max_attention_memory=max_attention_memory,
-        with_attention=with_attention,
-        tuned=tuned,
-    )
-    with fast_tracing():
-        say("capturing the module with torch.export")
-        program = export_program(subject.runnable(module), subject.input_shape, batch)
-        say(f"converting to ONNX opset {opset}")
-        onnx_model = to_onnx(program, opset=opset, output_names=subject.output_names)
-    say("applying the graph rules")
-    onnx_model, rules = optimize_model(onnx_model, target=target)
-    check_model(onnx_model, opset=opset)
-    check_operators(onnx_model)
-    provenance = Provenance(
-        weights_digest(module),
-        None if subject.folder is None else subject.folder.recipe.digest(),
-        decompositions_of(module),
-        opset,
-        subject.own_size,
-        subject.notes,
-        with_attention,
-    )
-    write_metadata(onnx_model, provenance, None if recipe is None else recipe.input)
-    applied = {rule.title: rule.applied for rule in rules if rule.applied}
-    record_rules(onnx_model, applied)
-
+    module, notes = _planned(subject, settings, say)
+    onnx_model, rules = _exported(subject, module, settings, say)
+    _record_provenance(onnx_model, subject, module, settings, rules)
     parity = None
     with atomic_path(destination) as temporary:
         write_onnx(onnx_model, temporary)
@@ -158,17 +114,108 @@ def convert(
         _record(subject.folder, parity)
     return ConvertResult(
         path=destination,
-        opset=opset,
+        opset=settings.opset,
         decomposition=decompositions_of(module),
-        batch=batch,
+        batch=settings.batch,
         operators=dict(Counter(node.op_type for node in onnx_model.graph.node).most_common()),
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *remarks, *planned),
+        notes=(*subject.notes, *notes),
         attention_outputs=attention_outputs(module) if with_attention else (),
-        rules=applied,
+        rules=rules,
     )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is wanted of the file, with a default in the place of whatever nobody asked for."""
+
+    opset: int
+    batch: Batch
+    decomposition: DecompositionName | None
+    max_attention_memory: float | None
+    with_attention: bool
+    target: Target
+
+
+def _check_arguments(
+    opset: int | None,
+    decomposition: DecompositionName | None,
+    target: Target,
+    max_attention_memory: float | None,
+    with_attention: bool,
+) -> None:
+    """ArgumentError for what can be seen to be wrong before any work."""
+    if opset is not None:
+        check_opset(opset)
+    if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
+        remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
+        raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
+    if target not in TARGETS:
+        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
+    check_max_attention_memory(max_attention_memory, with_attention=with_attention)
+
+
+def _settled(
+    subject: Subject,
+    opset: int | None,
+    decomposition: DecompositionName | None,
+    batch: Batch | None,
+    max_attention_memory: float | None,
+    with_attention: bool,
+    target: Target,
+) -> _Settings:
+    """The recipe's defaults first, then the general ones."""
+    if subject.recipe is not None:
+        export = subject.recipe.export
+        opset = export.opset if opset is None else opset
+        decomposition = export.decomposition if decomposition is None else decomposition
+        batch = export.batch if batch is None else batch
+    opset = DEFAULT_OPSET if opset is None else opset
+    batch = "dynamic" if batch is None else batch
+    return _Settings(opset, batch, decomposition, max_attention_memory, with_attention, target)
+
+
+def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of the module whose layers know how they are written out, and what a user should know of that."""
+    tuned, remarks = tuned_choices(subject, settings.decomposition, settings.opset, settings.batch)
+    for remark in remarks:
+        say(remark)
+    # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
+    module = with_decomposition(subject.module, None).requires_grad_(False)
+    notes = plan_attention(module, tuned=tuned, **dataclasses.asdict(settings))
+    return module, (*remarks, *notes)
+
+
+def _exported(subject: Subject, module: nn.Module, settings: _Settings, say: Say) -> tuple[OnnxModel, dict[str, int]]:
+    """The checked ONNX model, and the graph rules that were applied to it, how often each."""
+    with fast_tracing():
+        say("capturing the module with torch.export")
+        program = export_program(subject.runnable(module), subject.input_shape, settings.batch)
+        say(f"converting to ONNX opset {settings.opset}")
+        model = to_onnx(program, opset=settings.opset, output_names=subject.output_names)
+    say("applying the graph rules")
+    model, rules = optimize_model(model, target=settings.target)
+    check_model(model, opset=settings.opset)
+    check_operators(model)
+    return model, {rule.title: rule.applied for rule in rules if rule.applied}
+
+
+def _record_provenance(
+    model: OnnxModel, subject: Subject, module: nn.Module, settings: _Settings, rules: dict[str, int]
+) -> None:
+    provenance = Provenance(
+        weights_digest(module),
+        None if subject.folder is None else subject.folder.recipe.digest(),
+        decompositions_of(module),
+        settings.opset,
+        subject.own_size,
+        subject.notes,
+        settings.with_attention,
+    )
+    write_metadata(model, provenance, None if subject.recipe is None else subject.recipe.input)
+    record_rules(model, rules)
 
 
 def _destination(subject: Subject, path: str | Path | None) -> Path:

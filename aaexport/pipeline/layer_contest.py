@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from aaexport.device import parse_device
 from aaexport.errors import AaexportError, MeasurementError, ParityError, ProviderError, RunnerError
 from aaexport.load.contest import settle
 from aaexport.load.single_stream import BlockPlan
@@ -109,7 +110,7 @@ class LayerContest:
             ProviderError: the device does not work here.
         """
         conditions = self.conditions
-        incumbent = unmeasured(self.sizes, conditions.opset, conditions.images)
+        incumbent = unmeasured(self.sizes, conditions.opset, conditions.images, parse_device(conditions.device)[0])
         choices = candidates(self.sizes, conditions.opset, conditions.images)
         expected, baseline = self._torch_answers(torch.float64), self._torch_answers(torch.float32)
         tried: dict[Choice, Candidate] = {}

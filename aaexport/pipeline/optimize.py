@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule
 from aaexport.folder import atomic_path, check_writable
 from aaexport.graph.check import check_model, foreign_operators
 from aaexport.graph.files import read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import TARGETS, Target
 from aaexport.parity import Array, OutputParity, ParityReport, compare
 from aaexport.pipeline.verify import tolerance_for
 from aaexport.results import OptimizeResult

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
@@ -26,6 +27,7 @@ def plan_attention(
     decomposition: DecompositionName | None = None,
     max_attention_memory: float | None = None,
     with_attention: bool = False,
+    target: Target = "cpu",
     tuned: Mapping[AttentionSizes, Choice] | None = None,
 ) -> tuple[str, ...]:
     """Settles how each augmented layer of `module` is written out; changes the layers.
@@ -37,6 +39,7 @@ def plan_attention(
         max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
         with_attention: whether the weights become outputs, which the operator `Attention` keeps to itself: `fused`
             then gives way to `fold`, and `auto` means at every opset what it means below 23.
+        target: `cpu` or `cuda`, where the file is to run.
         tuned: what `auto` means for layers of these sizes, because it was measured.
 
     Returns:
@@ -46,26 +49,24 @@ def plan_attention(
         ArgumentError: `fused` below opset 23, or a limit that not even one query at a time keeps.
     """
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
+    images = fixed or TYPICAL_BATCH
     gave_way = set()
     for path, layer in augmented_layers(module).items():
-        wanted = decomposition or layer.decomposition
-        choice = Choice(wanted, layer.blocks)
-        if wanted == "auto":
-            choice = (tuned or {}).get(layer.sizes) or unmeasured(layer.sizes, opset, fixed or TYPICAL_BATCH)
+        name = decomposition or layer.decomposition
+        choice = Choice(name, layer.blocks)
+        if name == "auto":
+            choice = (tuned or {}).get(layer.sizes) or unmeasured(layer.sizes, opset, images, target)
         if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
             rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
             raise ArgumentError(broken_rule("opset", rule, opset, remedy))
-        if with_attention and choice.decomposition == "fused":
-            choice = _telling(choice, layer, decomposition or layer.decomposition, fixed or TYPICAL_BATCH)
+        if choice.decomposition == "fused" and with_attention:
+            choice = choose(layer.sizes, images, target) if name == "auto" else Choice("fold", choice.blocks)
             gave_way.add(str(choice))
         if max_attention_memory is not None:
             choice = _within(choice, layer, path, fixed or 1, max_attention_memory)
         layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
-    if not gave_way:
-        return ()
-    return (
-        f"attention by {', '.join(sorted(gave_way))} instead of fused: the operator Attention outputs no weights",
-    )
+    names = ", ".join(sorted(gave_way))
+    return (f"attention by {names} instead of fused: the operator Attention outputs no weights",) if names else ()
 
 
 def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:
@@ -77,14 +78,9 @@ def check_max_attention_memory(limit: float | None, *, with_attention: bool = Fa
         raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
 
 
-def unmeasured(sizes: AttentionSizes, opset: int, images: int) -> Choice:
+def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = "cpu") -> Choice:
     """What `auto` means where nothing was measured: the operator Attention where the opset has it, else by cost."""
-    return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, batch=images)
-
-
-def _telling(choice: Choice, layer: AugmentedConv2d, decomposition: DecompositionName, images: int) -> Choice:
-    """What computes as `fused` does and gives its weights away."""
-    return choose(layer.sizes, batch=images) if decomposition == "auto" else Choice("fold", choice.blocks)
+    return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, images, target)
 
 
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:

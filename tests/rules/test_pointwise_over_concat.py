@@ -1,7 +1,7 @@
 import pytest
 from graphs import assert_same_function, convolution, graph, operators, optimized
 
-from aaexport.graph.rules import TARGETS
+from aaexport.device import TARGETS
 from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
 
 INPUTS = {"x": ["batch", 3, 4, 5], "z": ["batch", 2, 4, 5]}

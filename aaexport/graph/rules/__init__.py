@@ -13,10 +13,10 @@ from aaexport.graph.rules.normalization_through_concat import NormalizationThrou
 from aaexport.graph.rules.normalization_through_resize import NormalizationThroughResize
 from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
 from aaexport.graph.rules.relu_through_concat import ReluThroughConcat
-from aaexport.graph.rules.rule import TARGETS, GraphRule, Target
+from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 
-__all__ = ["RULES", "TARGETS", "GraphRule", "Target"]
+__all__ = ["RULES", "GraphRule"]
 
 # Normalizations go first, so that they meet the convolutions before those are joined or split.
 RULES: tuple[type[GraphRule], ...] = (

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript.rewriter import MatchContext, MatchResult, RewriteRuleClassBase
 
-Target = Literal["cpu", "cuda"]
+from aaexport.device import Target
+
 Builder = Any  # the library's: an operator is a method of its name
-TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not an error
