@@ -1,14 +1,16 @@
 # make demo    trains, converts, verifies and measures aa_cnn3_digits in a new folder under demo/
 # make test    runs the tests             make check   lints, formats, types
 # make test-slow   runs those that take minutes: every zoo model, and the compiler
-# make wheel   builds the wheel           make clean   removes the environment and the demo folders
+# make web     installs onnxruntime-web with npm; `make test` then runs exports in it too
+# make wheel   builds the wheel           make clean   removes the environment, onnxruntime-web and the demo folders
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+WEB    := examples/05_run_elsewhere/web
 
-.PHONY: demo test test-slow check wheel clean
+.PHONY: demo test test-slow check web wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/02_train_to_latency/demo.py --out demo
@@ -23,6 +25,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+web: $(WEB)/node_modules/.installed
+
+$(WEB)/node_modules/.installed: $(WEB)/package.json
+	npm install --prefix $(WEB) --no-package-lock --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -40,4 +48,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist $(WEB)/node_modules

@@ -3,11 +3,10 @@ from decimal import ROUND_FLOOR, Decimal
 
 import pytest
 import torch
-from definition import attention
+from definition import reference, up_to_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.export import Dim
-from torch.nn import functional
 from torch.testing import assert_close
 
 from aaexport.nn import AugmentedConv2d, attention_depths, set_decomposition
@@ -30,46 +29,6 @@ def images(layer, batch=2):
     generator = torch.Generator().manual_seed(1)
     shape = (batch, layer.in_channels, layer.height, layer.width)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def up_to_whole(size, step):
-    return math.ceil(size / step)
-
-
-def reference(layer, x):
-    """concat[Conv(x), MHA(x)] from the layer's weights alone, with the loops of the definition."""
-
-    def convolved(convolution, value, stride):
-        kernel = convolution.weight.shape[-1]
-        return functional.conv2d(
-            value, convolution.weight, convolution.bias, stride=stride, padding=(kernel - 1) // 2
-        )
-
-    pooled = x
-    if layer.attention_downsample == 2:
-        pooled = functional.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-    qkv = convolved(layer.qkv, pooled, layer.stride)
-    q, k, v = qkv[:, : layer.dk], qkv[:, layer.dk : 2 * layer.dk], qkv[:, 2 * layer.dk :]
-    dkh, dvh = layer.dk // layer.num_heads, layer.dv // layer.num_heads
-    heads = [
-        attention(
-            q[:, head * dkh : (head + 1) * dkh],
-            k[:, head * dkh : (head + 1) * dkh],
-            v[:, head * dvh : (head + 1) * dvh],
-            layer.rel_height,
-            layer.rel_width,
-        )
-        for head in range(layer.num_heads)
-    ]
-    if layer.head_layout == "unpermuted":  # channels last in memory, read as if they came first
-        heads = [head.permute(0, 2, 3, 1).contiguous().view(head.shape) for head in heads]
-    attended = convolved(layer.projection, torch.cat(heads, dim=1), 1)
-    if layer.attention_downsample == 2:
-        size = [up_to_whole(side, layer.stride) for side in x.shape[2:]]
-        attended = functional.interpolate(attended, size=size, mode="bilinear", align_corners=False)
-    if layer.dv == layer.out_channels:
-        return attended
-    return torch.cat([convolved(layer.conv, x, layer.stride), attended], dim=1)
 
 
 LAYERS = {

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import aaexport
-from aaexport.errors import ArgumentError, FolderError, ParityError, RunnerError
+from aaexport.errors import ArgumentError, FolderError, GraphError, ParityError, RunnerError
 from aaexport.folder import find_model, sha256, zoo_models
-from aaexport.graph.check import foreign_operators
+from aaexport.graph.check import UNWANTED_OPERATORS, foreign_operators
 from aaexport.nn import AugmentedConv2d
 from aaexport.recipe import DECOMPOSITION_NAMES, OPSETS
 from aaexport.weights import load_weights, save_weights
@@ -87,6 +87,26 @@ def test_convert_keeps_parity_for_every_decomposition(converted, tmp_path, opset
     assert not foreign_operators(model)
     assert not model.functions
     assert "Einsum" not in result.operators
+
+
+class Mixing(nn.Module):
+    """A user's module that aaexport's own rules for its networks do not bind."""
+
+    def forward(self, x):
+        return torch.einsum("bchw,dc->bdhw", x, torch.ones(2, 3, dtype=x.dtype))
+
+
+def test_a_module_with_operators_that_runtimes_lack_is_converted_and_noted(tmp_path):
+    result = aaexport.convert(Mixing(), tmp_path / "x.onnx", input_shape=(3, 4, 5))
+    assert result.parity.passed
+    assert [note.partition("it holds ")[2] for note in result.notes] == ["Einsum; write it as a matrix product"]
+
+
+def test_a_network_of_ours_with_operators_that_runtimes_lack_is_not_written(converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(UNWANTED_OPERATORS, "Softmax", "do without")
+    with pytest.raises(GraphError, match="an export must hold no Softmax; do without"):
+        aaexport.convert(converted, tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_an_export_names_input_output_and_batch(converted):

@@ -103,6 +103,16 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()
 
 
+def test_the_table_of_runtimes_tells_of_each_that_it_agrees_or_is_not_installed(tmp_path):
+    folder = ROOT / "examples/05_run_elsewhere"
+    (command, _), *_ = commands_of(folder / "README.md")
+    outcome = run(command.replace("table.py", str(folder / "table.py")), tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    rows = outcome.stdout.splitlines()[2:]
+    assert len(rows) == 4
+    assert all("not installed" in row or row.count("agrees (") == 4 for row in rows), outcome.stdout
+
+
 def test_the_side_that_is_compared_with_computes_the_definition():
     folder = ROOT / "examples/03_measure_attention"
     code = (

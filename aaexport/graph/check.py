@@ -1,4 +1,4 @@
-"""What an ONNX model must be before anybody relies on it: valid, plain, and typed throughout."""
+"""What an ONNX model must be before anybody relies on it: valid, plain, typed throughout, and at home everywhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from onnx import checker, shape_inference
 from aaexport.errors import GraphError, first_line
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-# Slow or unsupported in the runtimes people deploy to; every use has a faster equal.
-UNWANTED_OPERATORS = ("Einsum",)
+# What runtimes that people deploy to lack or run slowly, and what does the same.
+UNWANTED_OPERATORS = {
+    "Einsum": "write it as a matrix product",
+    "ScatterND": "put the parts together instead of writing into a whole",
+    "Shape": "take sizes from what is known before the model runs, or fix the batch",
+    "Size": "take sizes from what is known before the model runs, or fix the batch",
+    "Tile": "broadcast instead of copying",
+}
+MAX_RANK = 5
 
 
 def check_model(model: onnx.ModelProto, *, opset: int | None = None) -> None:
@@ -35,11 +42,38 @@ def check_model(model: onnx.ModelProto, *, opset: int | None = None) -> None:
         raise GraphError(f"the ONNX checker refuses the model: {cause}") from error
 
 
-def check_operators(model: onnx.ModelProto) -> None:
-    """GraphError if the model holds an operator that aaexport never exports (`UNWANTED_OPERATORS`)."""
-    unwanted = sorted({node.op_type for node in all_nodes(model.graph)} & set(UNWANTED_OPERATORS))
-    if unwanted:
-        raise GraphError(f"an export must hold no {', '.join(unwanted)}; write it as a matrix product")
+def check_operators(model: onnx.ModelProto, *, ours: bool = True) -> tuple[str, ...]:
+    """Holds a network of ours to what runs anywhere; of a user's module, notes what does not (`unportable`).
+
+    Raises:
+        GraphError: the network is `ours` and not portable.
+    """
+    found = unportable(model)
+    if ours and found:
+        raise GraphError(f"an export must hold no {found[0]}")
+    return tuple(f"some runtimes refuse the file, or run it slowly: it holds {thing}" for thing in found)
+
+
+def unportable(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What some runtimes lack or run slowly, each thing with its remedy: operators, then tensors of too many axes.
+
+    Empty for every network of ours. Operators are looked for in subgraphs too, tensors in the outermost graph.
+    """
+    held = {node.op_type for node in all_nodes(model.graph)}
+    found = [f"{operator}; {remedy}" for operator, remedy in UNWANTED_OPERATORS.items() if operator in held]
+    name, rank = _highest_rank(model)
+    if rank > MAX_RANK:
+        found.append(f"tensor of {rank} dimensions ({name}); most runtimes stop at {MAX_RANK}")
+    return tuple(found)
+
+
+def _highest_rank(model: onnx.ModelProto) -> tuple[str, int]:
+    """The first tensor with the most dimensions of all whose shape can be inferred."""
+    graph = shape_inference.infer_shapes(model).graph
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    return max(ranks.items(), key=lambda item: item[1], default=("", 0))
 
 
 def declared_opset(model: onnx.ModelProto) -> int:

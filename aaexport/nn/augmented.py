@@ -15,6 +15,7 @@ from aaexport.errors import ArgumentError, broken_rule, did_you_mean
 from aaexport.nn.choice import AttentionSizes, Choice, choose, choose_eagerly
 from aaexport.nn.convolution import convolution, shrunk
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
+from aaexport.nn.upsampling import upsampled
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
 HEAD_LAYOUTS: tuple[str, ...] = get_args(HeadLayout)
@@ -215,8 +216,7 @@ class AugmentedConv2d(nn.Module):
             heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
         out: Tensor = self.projection(heads.reshape(-1, self.dv, rows, columns))  # (B, dv, H, W)
         if self.attention_downsample > 1:
-            size = shrunk((self.height, self.width), self.stride)
-            out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)
+            out = upsampled(out, shrunk((self.height, self.width), self.stride))
         return out
 
     def _heads(self, choice: Choice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

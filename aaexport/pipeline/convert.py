@@ -60,6 +60,9 @@ def convert(
 ) -> ConvertResult:
     """Writes `model` as one ONNX file of plain `ai.onnx` operators that was verified before it got its name.
 
+    Below opset 23 our own networks use nothing but what every common runtime has (`aaexport.graph.check`). What else
+    a module of the user's brings along is exported as it is, and named in the result's notes.
+
     Args:
         model: a zoo name, a model folder with weights, or a module in float32, which is left as it is.
         path: the file to write; the folder's model.onnx by default.
@@ -97,8 +100,8 @@ def convert(
     check_writable(destination)
     settings = _settled(subject, opset, decomposition, batch, max_attention_memory, with_attention, target)
 
-    module, notes = _planned(subject, settings, say)
-    onnx_model, rules = _exported(subject, module, settings, say)
+    module, plan_notes = _planned(subject, settings, say)
+    onnx_model, rules, notes = _exported(subject, module, settings, say)
     _record_provenance(onnx_model, subject, module, settings, rules)
     parity = None
     with atomic_path(destination) as temporary:
@@ -121,7 +124,7 @@ def convert(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *notes),
+        notes=(*subject.notes, *plan_notes, *notes),
         attention_outputs=attention_outputs(module) if with_attention else (),
         rules=rules,
     )
@@ -188,8 +191,10 @@ def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module
     return module, (*remarks, *notes)
 
 
-def _exported(subject: Subject, module: nn.Module, settings: _Settings, say: Say) -> tuple[OnnxModel, dict[str, int]]:
-    """The checked ONNX model, and the graph rules that were applied to it, how often each."""
+def _exported(
+    subject: Subject, module: nn.Module, settings: _Settings, say: Say
+) -> tuple[OnnxModel, dict[str, int], tuple[str, ...]]:
+    """The checked ONNX model, the graph rules that were applied, how often each, and what to know of the file."""
     with fast_tracing():
         say("capturing the module with torch.export")
         program = export_program(subject.runnable(module), subject.input_shape, settings.batch)
@@ -198,8 +203,8 @@ def _exported(subject: Subject, module: nn.Module, settings: _Settings, say: Say
     say("applying the graph rules")
     model, rules = optimize_model(model, target=settings.target)
     check_model(model, opset=settings.opset)
-    check_operators(model)
-    return model, {rule.title: rule.applied for rule in rules if rule.applied}
+    notes = check_operators(model, ours=subject.recipe is not None)
+    return model, {rule.title: rule.applied for rule in rules if rule.applied}, notes
 
 
 def _record_provenance(
