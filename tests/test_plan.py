@@ -8,7 +8,7 @@ from torch import nn
 import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.nn import AugmentedConv2d
-from aaexport.nn.choice import AttentionSizes, blocks_within, choose, choose_eagerly
+from aaexport.nn.choice import AttentionSizes, Choice, blocks_within, choose, choose_eagerly
 from aaexport.pipeline.plan import plan_attention
 
 
@@ -30,7 +30,12 @@ def test_small_maps_are_folded(side):
 
 @pytest.mark.parametrize("side", [48, 64, 128])
 def test_large_maps_are_not(side):
-    assert choose(sizes(side)).decomposition == "table"
+    assert choose(sizes(side)).decomposition == "shift"
+
+
+@pytest.mark.parametrize("side", [1, 14, 32, 64])
+def test_on_cuda_maps_are_folded_whole(side):
+    assert choose(sizes(side), target="cuda") == Choice("fold")
 
 
 def test_without_tables_there_is_nothing_to_add():
@@ -145,4 +150,15 @@ def test_maps_whose_logits_fit_the_caches_are_attended_at_once():
 
 def test_larger_maps_are_attended_in_blocks_that_fit():
     choice = choose(sizes(32), batch=4)
-    assert (choice.decomposition, choice.blocks) == ("table", 16)
+    assert (choice.decomposition, choice.blocks) == ("shift", 16)
+
+
+def test_a_limit_on_memory_takes_no_keys_beside_the_logits():
+    module = nn.Sequential(layer(side=32))
+    plan_attention(module, opset=20, batch=1, max_attention_memory=1)
+    assert module[0].decomposition == "table"
+
+
+def test_a_limit_contradicts_shift():
+    with pytest.raises(ArgumentError, match="max_attention_memory must be left out for the decomposition shift"):
+        plan_attention(layer(), opset=20, batch=1, decomposition="shift", max_attention_memory=1)

@@ -102,13 +102,18 @@ def test_decomposition_equals_the_definition_for_maps_as_they_are_in_networks(at
     assert_close(attend(*inputs, 3), attention(*inputs), **EXACT)
 
 
-def test_no_block_is_larger_than_its_share():
-    sizes = []
+@pytest.mark.parametrize("name", ["skew", "table", "shift", "fold"])
+@pytest.mark.parametrize(
+    ("blocks", "sizes"),
+    [(1, [20]), (2, [10, 10]), (3, [5, 5, 5, 5]), (4, [5, 5, 5, 5]), (8, [3, 2] * 4), (20, [1] * 20), (99, [1] * 20)],
+)
+def test_a_block_is_whole_rows_or_a_part_of_one_and_no_larger_than_its_share(name, blocks, sizes):
+    found = []
     softmax = torch.softmax
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "softmax", lambda logits, dim: sizes.append(tuple(logits.shape)) or softmax(logits, dim))
-        DECOMPOSITIONS["table"](*maps_and_tables((2, 3, 3, 4, 5)), 3)
-    assert sizes == [(2, 7, 20), (2, 7, 20), (2, 6, 20)]
+        patch.setattr(torch, "softmax", lambda logits, dim: found.append(tuple(logits.shape)) or softmax(logits, dim))
+        DECOMPOSITIONS[name](*maps_and_tables((2, 3, 3, 4, 5)), blocks)
+    assert found == [(2, size, 20) for size in sizes]
 
 
 @every_decomposition

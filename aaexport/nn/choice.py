@@ -4,7 +4,7 @@
 
 The decompositions share the softmax and the product with V, and differ in what a logit costs beyond q·k:
 
-    table    one number added to it, read from memory: ADD
+    shift    one number added to it, read from memory: ADD (`table`: two)
     fold     H + W more terms of its sum: (H + W) · MAC
 
 so that `fold` wins as long as H + W < ADD / MAC. Blocks keep the logits that are alive at a time in the caches. The
@@ -72,7 +72,7 @@ def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "
         return Choice("fold")
     folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
     blocks = 1 if sizes.logits <= CACHED_LOGITS else cached_blocks(sizes, batch)
-    return Choice("fold" if folds else "table", blocks)
+    return Choice("fold" if folds else "shift", blocks)
 
 
 def choose_eagerly(sizes: AttentionSizes, *, batch: int, device_type: str) -> Choice:

@@ -109,6 +109,36 @@ def _table_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Te
     return logits
 
 
+def shift(
+    q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
+) -> Tensor:
+    """As `table`, but q·k + q·r_height is one product, q·(k + r_height): each row of queries has keys of its own.
+
+    In a block of a few rows these keys are few against the logits, of which one pass less is made.
+    """
+    return _attended(_shift_logits(q, k, rel_height, rel_width), q, v, blocks)
+
+
+def _shift_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
+    if rel_height is None or rel_width is None:
+        return _table_logits(q, k, None, None)
+    depth, height, width = q.shape[1:]
+    positions = height * width
+    maps = _rows(_scaled(q)).reshape(-1, height, width, depth)
+    keys = k.flatten(2).unsqueeze(1)  # (M, 1, d, N)
+    along_height = _gathered(rel_height).unsqueeze(3).expand(-1, -1, -1, width).reshape(height, depth, positions)
+    along_width = _skewed(maps @ rel_width.transpose(0, 1))  # (M, H, W, W)
+
+    def logits(block: slice) -> Tensor:
+        rows, columns = _of_the_map(block, width)
+        content = maps[:, rows, columns] @ (keys + along_height[rows])  # (M, h, w, N)
+        count = block.stop - block.start
+        across = along_width[:, rows, columns].reshape(-1, count, 1, width)
+        return (content.reshape(-1, count, height, width) + across).flatten(2)
+
+    return logits
+
+
 def fold(
     q: Tensor, k: Tensor, v: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, blocks: int = 1
 ) -> Tensor:
@@ -147,12 +177,14 @@ def fused(
 DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {
     "skew": skew,
     "table": table,
+    "shift": shift,
     "fold": fold,
     "fused": fused,
 }
 LOGITS: dict[DecompositionName, Callable[[Tensor, Tensor, Tensor | None, Tensor | None], BlockLogits]] = {
     "skew": _skew_logits,
     "table": _table_logits,
+    "shift": _shift_logits,
     "fold": _fold_logits,
     "fused": _fold_logits,
 }
@@ -197,9 +229,32 @@ def _rows(x: Tensor) -> Tensor:
 def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor, v: Tensor) -> Tensor:
     """What `attend` makes of each block of queries, (M, n, dvh), together as feature maps, (M, dvh, H, W)."""
     height, width = q.shape[-2:]
-    size = -(-height * width // blocks)
-    out = _joined([attend(slice(start, start + size)) for start in range(0, height * width, size)])
+    out = _joined([attend(block) for block in _blocks(height, width, blocks)])
     return out.transpose(1, 2).reshape(-1, v.shape[1], height, width)
+
+
+def _blocks(height: int, width: int, blocks: int) -> list[slice]:
+    """The queries in at least so many blocks: some whole rows of the map each, or a part of one row."""
+    largest = -(-height * width // blocks)
+    if largest >= width:
+        rows = _even_share(height, largest // width)
+        return [slice(row * width, min(row + rows, height) * width) for row in range(0, height, rows)]
+    columns = _even_share(width, largest)
+    starts = [(row, column) for row in range(height) for column in range(0, width, columns)]
+    return [slice(row * width + column, row * width + min(column + columns, width)) for row, column in starts]
+
+
+def _even_share(total: int, largest: int) -> int:
+    """The size of parts of `total` that are no larger, as few as possible, and alike but for the last."""
+    return -(-total // -(-total // largest))
+
+
+def _of_the_map(block: slice, width: int) -> tuple[slice, slice]:
+    """The rows and the columns of the map that a block of queries covers."""
+    first, last = block.start // width, (block.stop - 1) // width
+    if last > first:
+        return slice(first, last + 1), slice(0, width)
+    return slice(first, first + 1), slice(block.start - first * width, block.stop - first * width)
 
 
 def _attended(logits: BlockLogits, q: Tensor, v: Tensor, blocks: int) -> Tensor:

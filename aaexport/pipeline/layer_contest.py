@@ -76,9 +76,9 @@ def candidates(sizes: AttentionSizes, opset: int, images: int) -> tuple[Choice, 
     """What is tried: the paper's own way as the baseline, and every other in the blocks that may pay.
 
     Those are one, as many as the caches ask for, half of them and twice as many. Without relative tables `skew`,
-    `table` and `fold` are one and the same.
+    `table`, `shift` and `fold` are one and the same.
     """
-    names: list[DecompositionName] = ["table", "fold"] if sizes.relative else ["fold"]
+    names: list[DecompositionName] = ["table", "shift", "fold"] if sizes.relative else ["fold"]
     if opset >= ATTENTION_OPSET:
         names.append("fused")
     cached, most = cached_blocks(sizes, images), min(MAX_BLOCKS, sizes.positions)

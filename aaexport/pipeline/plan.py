@@ -46,7 +46,7 @@ def plan_attention(
         What a user should know of it.
 
     Raises:
-        ArgumentError: `fused` below opset 23, or a limit that not even one query at a time keeps.
+        ArgumentError: `fused` below opset 23, `shift` with a limit, or a limit that not even one query keeps.
     """
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
     images = fixed or TYPICAL_BATCH
@@ -63,6 +63,8 @@ def plan_attention(
             choice = choose(layer.sizes, images, target) if name == "auto" else Choice("fold", choice.blocks)
             gave_way.add(str(choice))
         if max_attention_memory is not None:
+            if choice.decomposition == "shift":
+                choice = _without_keys(choice, name, max_attention_memory)
             choice = _within(choice, layer, path, fixed or 1, max_attention_memory)
         layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
     names = ", ".join(sorted(gave_way))
@@ -81,6 +83,14 @@ def check_max_attention_memory(limit: float | None, *, with_attention: bool = Fa
 def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = "cpu") -> Choice:
     """What `auto` means where nothing was measured: the operator Attention where the opset has it, else by cost."""
     return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, images, target)
+
+
+def _without_keys(choice: Choice, name: DecompositionName, limit: float) -> Choice:
+    """`shift` has keys for each row beside the logits, which may exceed the limit: `auto` takes `table` instead."""
+    if name == "auto":
+        return Choice("table", choice.blocks)
+    rule, remedy = "be left out for the decomposition shift", "take table, which has nothing but logits"
+    raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
 
 
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:

@@ -10,6 +10,7 @@ from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
 from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
+from aaexport.graph.rules.normalization_through_matmul import NormalizationThroughMatmul
 from aaexport.graph.rules.normalization_through_resize import NormalizationThroughResize
 from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
 from aaexport.graph.rules.relu_through_concat import ReluThroughConcat
@@ -22,6 +23,7 @@ __all__ = ["RULES", "GraphRule"]
 RULES: tuple[type[GraphRule], ...] = (
     NormalizationThroughConcat,
     NormalizationThroughResize,
+    NormalizationThroughMatmul,
     ReluThroughConcat,
     ScaleIntoConvolution,
     ConvolutionsInParallel,
