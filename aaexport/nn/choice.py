@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from aaexport.device import Target
 from aaexport.recipe import DecompositionName
 
-BREAK_EVEN = 56  # rows + columns: ADD / MAC
+BREAK_EVEN = 40  # rows + columns: ADD / MAC
 CACHED_LOGITS = 2**20  # numbers that may be alive at a time before blocks pay
 TYPICAL_BATCH = 4  # what a dynamic batch is planned for
 MAX_BLOCKS = 64  # each repeats the operators of the layer in the graph

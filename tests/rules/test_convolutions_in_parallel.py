@@ -32,7 +32,7 @@ def model(*nodes, parts=("a", "q", "k", "v"), outputs=()):
 )
 def test_one_convolution_and_one_split_are_left(nodes):
     before = model(*nodes)
-    rewritten, report = optimized(before, ConvolutionsInParallel)
+    rewritten, report = optimized(before, ConvolutionsInParallel, "cuda")
     assert report.applied == 1
     assert operators(rewritten) == ["Conv", "Split", *["Abs"] * 4]
     assert_same_function(before, rewritten)
@@ -40,21 +40,21 @@ def test_one_convolution_and_one_split_are_left(nodes):
 
 def test_what_reads_the_parts_stays_in_order():
     before = model(QKV, SPLIT, ("Exp", ["q"], ["y"], {}), CONV, outputs=("y",))
-    rewritten, _ = optimized(before, ConvolutionsInParallel)
+    rewritten, _ = optimized(before, ConvolutionsInParallel, "cuda")
     assert operators(rewritten) == ["Conv", "Split", "Exp", *["Abs"] * 4]
     assert_same_function(before, rewritten)
 
 
 def test_another_stride_is_left():
     before = model(convolution("x", "a", ["w"], strides=[2, 2]), QKV, SPLIT)
-    rewritten, report = optimized(before, ConvolutionsInParallel)
+    rewritten, report = optimized(before, ConvolutionsInParallel, "cuda")
     assert report.refused == {"the convolutions differ in kernel, stride, padding or dilation": 1}
     assert operators(rewritten) == operators(before)
 
 
 def test_convolutions_that_nobody_splits_are_not_what_it_is_for():
     before = model(CONV, QKV, parts=("a", "qkv"))
-    rewritten, report = optimized(before, ConvolutionsInParallel)
+    rewritten, report = optimized(before, ConvolutionsInParallel, "cuda")
     assert (report.applied, report.refused) == (0, {})
     assert operators(rewritten) == operators(before)
 
@@ -62,6 +62,13 @@ def test_convolutions_that_nobody_splits_are_not_what_it_is_for():
 @pytest.mark.parametrize("output", ["a", "k"])
 def test_a_part_that_is_an_output_of_the_graph_is_left(output):
     before = model(CONV, QKV, SPLIT, outputs=(output,))
-    rewritten, report = optimized(before, ConvolutionsInParallel)
+    rewritten, report = optimized(before, ConvolutionsInParallel, "cuda")
     assert report.refused == {f"{output} is an output of the graph": 1}
+    assert operators(rewritten) == operators(before)
+
+
+def test_on_the_cpu_it_does_not_pay():
+    before = model(CONV, QKV, SPLIT)
+    rewritten, report = optimized(before, ConvolutionsInParallel, "cpu")
+    assert report.refused == {f"it does not pay on cpu: {ConvolutionsInParallel.no_gain['cpu']}": 1}
     assert operators(rewritten) == operators(before)

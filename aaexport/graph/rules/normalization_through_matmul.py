@@ -2,7 +2,7 @@
 
 A is a constant matrix of interpolation weights along the height or the width, which brings a map to a size that is no
 multiple of its own: each number of the product is Σ wᵢ·xᵢ with Σ wᵢ = 1, of one channel, so that
-a·(Σ wᵢ·xᵢ) + b = Σ wᵢ·(a·xᵢ + b). It pays where x comes from a convolution, into whose weights the normalization folds.
+a·(Σ wᵢ·xᵢ) + b = Σ wᵢ·(a·xᵢ + b). It pays where x comes from a convolution, into whose weights it then folds.
 """
 
 from __future__ import annotations
