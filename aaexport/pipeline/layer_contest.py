@@ -171,8 +171,9 @@ class LayerContest:
 
     def _export(self, choice: Choice) -> None:
         self.layer.decomposition, self.layer.blocks = choice.decomposition, choice.blocks
-        opset = self.conditions.opset
-        convert(self.layer, self._path(choice), input_shape=self.input_shape, opset=opset, verify=False)
+        opset, target = self.conditions.opset, parse_device(self.conditions.device)[0]
+        shape = self.input_shape
+        convert(self.layer, self._path(choice), input_shape=shape, opset=opset, target=target, verify=False)
 
     def _torch_answers(self, dtype: torch.dtype) -> Arrays:
         """The definition's, as `verify` has it."""

@@ -15,6 +15,7 @@ from naive import naive
 
 import aaexport
 from aaexport.folder import checkout, find_model
+from aaexport.load.memory import peak_memory
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.relative import DECOMPOSITIONS
@@ -168,12 +169,12 @@ def export_network(folder, side, name):
     return exported(folder / f"{Path(name).name}_{side}.onnx", *network(side, name), naively=side == "naive")
 
 
-def exported(path, module, shape, *, naively=False, batch="dynamic", opset=None):
+def exported(path, module, shape, *, naively=False, batch="dynamic", opset=None, target="cpu"):
     if path.exists():
         return path
     print(f"exporting {path.name}", file=sys.stderr)
     if not naively:
-        aaexport.convert(module, path, input_shape=shape, batch=batch, opset=opset, verify=False)
+        aaexport.convert(module, path, input_shape=shape, batch=batch, opset=opset, target=target, verify=False)
         return path
     example = torch.zeros(2 if batch == "dynamic" else batch, *shape)
     sizes = ({0: torch.export.Dim("batch")},) if batch == "dynamic" else None
@@ -194,17 +195,11 @@ def latency(path, batch, seconds):
 
 
 def memory(path, batch):
-    """The process's peak in bytes beyond what it had with the session loaded, before the first query."""
-    ask = query(path, int(batch))
-    before = resident("VmRSS")
-    ask()
-    return resident("VmHWM") - before
-
-
-def resident(field):
-    """Linux's own count, in bytes; `getrusage` would count what the parent process had too."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+    """Bytes that the first query took at its peak, by the system's own count; Linux only."""
+    taken = peak_memory(query(path, int(batch)))
+    if taken is None:
+        sys.exit("the system does not tell the peak of a process's memory")
+    return taken
 
 
 def step(side, size, batch, seconds):

@@ -199,7 +199,9 @@ class Measurement:
         stem = f"{side}_{Path(str(name)).name}_{batch}"
         path, opset = self.folder / f"{stem}_fp32.onnx", self.arguments.opset
         if not path.exists():
-            measure.exported(path, *built(side, name), naively=side == "naive", batch=batch, opset=opset)
+            target = parse_device(self.device)[0]
+            naively = side == "naive"
+            measure.exported(path, *built(side, name), naively=naively, batch=batch, opset=opset, target=target)
         return path if precision == "fp32" else halved(path, self.folder / f"{stem}_fp16.onnx")
 
     def row(self, what, first, second):

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError
+from aaexport.load.memory import peak_memory
 from aaexport.runners.ort import PROVIDERS
 
 TELLING = re.compile(r"attention|flash|fmha|sdpa|scaled_dot_product|softmax", re.IGNORECASE)
@@ -36,20 +37,19 @@ def latency(path, device, graph, seconds):
 
 
 def memory(path, device):
-    """Bytes taken by queries beyond what the loaded session had: of the process, or of the whole GPU."""
+    """Bytes that the first queries took: of the process at its peak, or of the whole GPU."""
     session, binding = bound(path, device)
-    before = taken(device, "VmRSS")
-    for _ in range(3):
-        queried(session, binding)
-    return taken(device, "VmHWM") - before
 
+    def queries():
+        for _ in range(3):
+            queried(session, binding)
 
-def taken(device, field):
     kind, index = parse_device(device)
     if kind == "cpu":
-        return measure.resident(field)
-    free, total = torch.cuda.mem_get_info(index)
-    return total - free
+        return peak_memory(queries)
+    before, _ = torch.cuda.mem_get_info(index)
+    queries()
+    return before - torch.cuda.mem_get_info(index)[0]
 
 
 def step(side, name, batch, precision, device, seconds):

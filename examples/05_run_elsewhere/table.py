@@ -13,7 +13,7 @@ from aaexport.nn import AugmentedConv2d
 from aaexport.parity import TOLERANCES, compare
 from aaexport.pipeline.subject import with_decomposition
 
-FORMS = (("table", 20), ("fold", 20), ("skew", 20), ("fused", 23))  # (decomposition, opset)
+FORMS = (("fold", 20), ("shift", 20), ("table", 20), ("skew", 20), ("fused", 23))  # (decomposition, opset)
 LONGEST = 60  # of what a runtime says
 
 
