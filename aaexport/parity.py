@@ -98,6 +98,7 @@ class ParityReport:
         structure: failures of the file itself: a stale digest, a wrong signature.
         notes: what could not be checked, and why.
         accuracy: None without labelled images.
+        baseline: whose error in the model's own precision the file's is compared with.
     """
 
     onnx: str
@@ -107,6 +108,7 @@ class ParityReport:
     structure: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
+    baseline: str = "PyTorch"
 
     @property
     def failures(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 import aaexport
-from aaexport.errors import ArgumentError, ParityError
+from aaexport.errors import ArgumentError, GraphError, ParityError
 from aaexport.graph.rules import RULES
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.relative import DECOMPOSITIONS
@@ -164,6 +164,80 @@ def test_sizes_that_cannot_be_made_up_are_said_with_the_remedy(tmp_path):
 def test_other_types_are_compared_too(tmp_path, dtype):
     onnx.save(single("Abs", [2, 3], dtype), tmp_path / "in.onnx")
     assert aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx").parity.passed
+
+
+def half(path, tmp_path):
+    """The file in float16, inputs and outputs too."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(path), keep_io_types=False, disable_shape_infer=True)
+    onnx.save(model, tmp_path / "half.onnx")
+    return tmp_path / "half.onnx"
+
+
+def test_a_float16_file_is_judged_by_its_own_precision(naive_file, tmp_path):
+    result = aaexport.optimize(half(naive_file, tmp_path), tmp_path / "fast.onnx")
+    assert any(rule.applied for rule in result.rules)
+    assert result.parity.passed
+
+
+def test_a_file_that_answers_nan_cannot_be_compared(tmp_path):
+    onnx.save(single("Log", [2, 3]), tmp_path / "in.onnx")
+    with pytest.raises(ArgumentError, match="output y of the first file must be finite for random inputs"):
+        aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_file_of_an_older_opset_is_refused_with_the_remedy(tmp_path):
+    model = single("Relu", [2, 3])
+    model.opset_import[0].version = 11
+    onnx.save(model, tmp_path / "in.onnx")
+    with pytest.raises(GraphError, match=r"opset must be at least 13, got 11; .*version_converter"):
+        aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+
+
+def test_a_branch_is_left_as_it_is(tmp_path):
+    """A product with a constant in a branch, of a convolution outside of it."""
+    inner = helper.make_graph(
+        [helper.make_node("Mul", ["a", "s"], ["t"], name="scale")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, [1, 2, 4, 4])],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["e"])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("e", TensorProto.FLOAT, [1, 2, 4, 4])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], kernel_shape=[1, 1]),
+            helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=other),
+        ],
+        "outer",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, [2, 2, 1, 1], [1.0, 2.0, 3.0, 4.0]),
+            helper.make_tensor("s", TensorProto.FLOAT, [], [0.5]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "in.onnx")
+    result = aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert not any(rule.applied for rule in result.rules)
+    reasons = {reason for rule in result.rules for reason in rule.refused}
+    assert reasons == {"it lies in the branch of an If or the body of a loop"}
+
+
+def test_what_an_earlier_run_recorded_stays(converted, tmp_path):
+    before = rules_of(converted.onnx_path)
+    aaexport.optimize(converted.onnx_path, tmp_path / "again.onnx")
+    assert rules_of(tmp_path / "again.onnx") == before
 
 
 # convert

@@ -95,7 +95,7 @@ def test_a_limit_that_not_one_query_keeps_is_refused_with_what_it_takes():
     with pytest.raises(ArgumentError) as refusal:
         plan_attention(nn.Sequential(layer(side=32)), opset=20, batch=4, max_attention_memory=0.01)
     assert str(refusal.value) == (
-        "max_attention_memory must be at least 0.032 MiB, one query at a time in 0, got 0.01"
+        "max_attention_memory must be at least 1.969 MiB for table in 0, in however many blocks, got 0.01"
     )
 
 
@@ -159,6 +159,20 @@ def test_a_limit_on_memory_takes_no_keys_beside_the_logits():
     assert module[0].decomposition == "table"
 
 
-def test_a_limit_contradicts_shift():
-    with pytest.raises(ArgumentError, match="max_attention_memory must be left out for the decomposition shift"):
-        plan_attention(layer(), opset=20, batch=1, decomposition="shift", max_attention_memory=1)
+@pytest.mark.parametrize("name", ["skew", "shift"])
+def test_a_limit_contradicts_what_cannot_keep_it(name):
+    with pytest.raises(ArgumentError, match=f"max_attention_memory must be left out for the decomposition {name}"):
+        plan_attention(layer(), opset=20, batch=1, decomposition=name, max_attention_memory=1)
+
+
+@pytest.mark.parametrize(
+    ("side", "depth", "decomposition", "least"),
+    [(24, 8, "auto", 0.207), (16, 256, "auto", 0.25), (16, 256, "fold", 0.313)],
+)
+def test_a_limit_counts_what_blocks_do_not_divide(side, depth, decomposition, least, tmp_path):
+    module = AugmentedConv2d(3, 8, dk=depth, dv=4, num_heads=2, height=side, width=side)
+    options = {"input_shape": (3, side, side), "decomposition": decomposition, "verify": False}
+    with pytest.raises(ArgumentError, match=rf"be at least {least} MiB for (table|fold) in the layer"):
+        aaexport.convert(module, tmp_path / "model.onnx", max_attention_memory=least * 0.99, **options)
+    result = aaexport.convert(module, tmp_path / "model.onnx", max_attention_memory=least, **options)
+    assert largest_tensor(result.path) <= max(least, 2 * depth * side**2 * 8 / 2**20) * 2**20

@@ -20,6 +20,7 @@ TUNING = {
     "device": "onnxruntime CPU",
     "opset": 20,
     "batch": 2,
+    "provider": "CPUExecutionProvider",
     "environment": {"cpu": "a processor"},
 }
 NOTE = "auto is what tuning.json measured on onnxruntime CPU, a processor, batch 2"
@@ -53,10 +54,10 @@ def tune(folder):
     return write
 
 
-def planned(folder, decomposition="auto", opset=20, batch="dynamic", size=None, limit=None):
+def planned(folder, decomposition="auto", opset=20, batch="dynamic", size=None, limit=None, target="cpu"):
     """The decompositions of the layers, and the notes, that a conversion would have."""
     subject = as_subject(folder, size=size)
-    tuned, notes = tuned_choices(subject, decomposition, opset, batch)
+    tuned, notes = tuned_choices(subject, decomposition, opset, batch, target)
     options = {"decomposition": decomposition, "max_attention_memory": limit, "tuned": tuned}
     plan_attention(subject.module, opset=opset, batch=batch, **options)
     return decompositions_of(subject.module), notes
@@ -92,9 +93,11 @@ def test_a_fixed_batch_takes_what_was_measured_at_that_batch(folder, tune):
     assert planned(folder, batch=2) == ("table/2", (NOTE,))
 
 
-def test_a_limit_on_memory_holds_for_what_was_measured(folder, tune):
-    four_queries = 4 * 2 * 16 * 4 / 2**20  # of two heads, 16 keys and 4 bytes each, in MiB
-    assert planned(folder, limit=four_queries) == ("table/4", (NOTE,))
+def test_what_was_measured_gives_way_where_it_cannot_keep_a_limit_on_memory(folder, tune):
+    tune("fold")
+    keys = 2 * 16 * 20 * 4 / 2**20  # of two heads, 16 positions of depth 20 and 4 bytes each, in MiB
+    assert planned(folder, limit=keys) == ("table/2", (NOTE,))
+    assert planned(folder, limit=2 * keys) == ("fold/2", (NOTE,))
 
 
 def test_layers_of_other_sizes_are_left_to_the_cost_model(folder, tune):
@@ -125,6 +128,7 @@ def test_a_recipe_that_names_a_decomposition_beats_it(folder, tune):
 ASIDE = {
     "opset": ({"opset": 23}, "it is for opset 20, and 23 has other candidates"),
     "batch": ({"batch": 3}, "it is for batch 2"),
+    "target": ({"target": "cuda"}, "it is for cpu"),
     "size": ({"size": (12, 12)}, "it is for attention of other sizes"),
 }
 

@@ -9,7 +9,7 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
-from aaexport.errors import ParityError
+from aaexport.cli.parity import showing_parity
 from aaexport.folder import checkout
 from aaexport.recipe import OPSETS, DecompositionName, check_opset
 
@@ -55,15 +55,15 @@ def command(
     folder = checkout(model, out, say)
     from aaexport.pipeline.convert import convert
     from aaexport.pipeline.subject import write_random_weights
-    from aaexport.report.machine import convert_json, parity_json
-    from aaexport.report.terminal import convert_view, parity_view
+    from aaexport.report.machine import convert_json
+    from aaexport.report.terminal import convert_view
 
     if random_weights and folder.weights_path.is_file():
         say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
     elif random_weights:
         write_random_weights(folder, seed=seed)
         say(f"wrote random weights to {folder.weights_path}")
-    try:
+    with showing_parity(as_json=as_json):
         result = convert(
             folder,
             opset=opset,
@@ -79,12 +79,6 @@ def command(
             seed=seed,
             say=say,
         )
-    except ParityError as error:
-        if as_json:
-            show_json(parity_json(error.report))
-        else:
-            show(parity_view(error.report))
-        raise
     if as_json:
         show_json(convert_json(result))
     else:

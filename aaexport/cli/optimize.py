@@ -9,7 +9,7 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
-from aaexport.errors import ParityError
+from aaexport.cli.parity import showing_parity
 
 
 @click.command("optimize")
@@ -36,18 +36,11 @@ def command(
     Exits with 3, and writes nothing, if the new file would compute something else.
     """
     from aaexport.pipeline.optimize import optimize
-    from aaexport.report.machine import optimize_json, parity_json
+    from aaexport.report.machine import optimize_json
     from aaexport.report.optimize import optimize_view
-    from aaexport.report.terminal import parity_view
 
-    try:
+    with showing_parity(as_json=as_json):
         result = optimize(source, path, target=target, verify=verify, atol=atol, rtol=rtol, seed=seed, say=say)
-    except ParityError as error:
-        if as_json:
-            show_json(parity_json(error.report))
-        else:
-            show(parity_view(error.report))
-        raise
     if as_json:
         show_json(optimize_json(result))
     else:

@@ -8,6 +8,7 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
+from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress
 from aaexport.folder import checkout
 from aaexport.recipe import OPSETS
@@ -52,7 +53,7 @@ def command(
     folder = checkout(model, out, say)
     from aaexport.report.tuning import tuning_json, tuning_view
 
-    with progress("measuring every candidate: this takes minutes") as tick:
+    with showing_parity(as_json=as_json), progress("measuring every candidate: this takes minutes") as tick:
         result = tune(
             folder,
             size=size,

@@ -105,6 +105,14 @@ def summarize(path: Path) -> GraphSummary:
     )
 
 
+def coarsest_type(model: onnx.ModelProto) -> str:
+    """The floating-point type of fewest digits that the model computes in: `bfloat16`, `float16`, or `float32`."""
+    held = {tensor.data_type for tensor in _tensors(model)}
+    held |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    coarse = {"bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
+    return next((name for name, dtype in coarse.items() if dtype in held), "float32")
+
+
 def probe_model() -> bytes:
     """The smallest model that makes a runtime work: one addition. A provider that runs it really runs."""
     signature = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,12 +63,21 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
 
 
 def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
-    """Adds which graph rules were applied, and how often; whatever else the file says of itself stays."""
-    kept = [entry for entry in model.metadata_props if entry.key != PREFIX + "rules"]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    if applied:
-        model.metadata_props.add(key=PREFIX + "rules", value=json.dumps(applied, ensure_ascii=False))
+    """Adds which graph rules were applied, and how often, to what the file says of itself already."""
+    key, total = PREFIX + "rules", Counter(applied)
+    for entry in [entry for entry in model.metadata_props if entry.key == key]:
+        total.update(_read_counts(entry.value))
+        model.metadata_props.remove(entry)
+    if total:
+        model.metadata_props.add(key=key, value=json.dumps(total, ensure_ascii=False))
+
+
+def _read_counts(text: str) -> dict[str, int]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(k): v for k, v in value.items() if isinstance(v, int)} if isinstance(value, dict) else {}
 
 
 def read_metadata(properties: Mapping[str, str]) -> Provenance | None:

@@ -8,22 +8,25 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 from onnx import shape_inference
 from onnx_ir.passes import PassManager
-from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-from onnxscript.rewriter import RewriteRule, RewriteRuleSet
-from onnxscript.rewriter.rules.common import (
-    fuse_batchnorm_into_conv_rule,
-    reshape_reshape_rule,
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    InlinePass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
 )
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
+from onnxscript.rewriter.rules.common import reshape_reshape_rule
 
 from aaexport.device import Target
-from aaexport.errors import GraphError, first_line
+from aaexport.errors import GraphError, broken_rule, first_line
+from aaexport.graph.check import declared_opset
 from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; three rounds were the most that any model needed
-# The library's own, which finish what ours begin.
-FINISHING = (fuse_batchnorm_into_conv_rule, reshape_reshape_rule)
+OLDEST_OPSET = 13  # the rules write operators as they are since then
 TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
 
 
@@ -42,9 +45,13 @@ def optimize_model(
     """Applies every one of `rules` that pays on `target` wherever it can be applied; `model` stays as it is.
 
     Raises:
-        GraphError: the shapes of `model` contradict each other.
+        GraphError: the shapes of `model` contradict each other, its opset is below 13, or it is above 2 GiB.
     """
+    if declared_opset(model) < OLDEST_OPSET:
+        remedy = "bring it there with onnx.version_converter"
+        raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
     graph = ir.serde.deserialize_model(_with_shapes(model))
+    InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
     bound = [rule(target) for rule in rules]
     applied: Counter[str] = Counter()
     for _ in range(MAX_ROUNDS):
@@ -60,14 +67,25 @@ def optimize_model(
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return shape_inference.infer_shapes(model, data_prop=True)
+    except (ValueError, EncodeError) as error:
+        raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
     except shape_inference.InferenceError as error:
         raise GraphError(f"the shapes of the model must fit each other, but: {first_line(error)}") from error
 
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:
     rule.refusals.clear()  # those of the last round are what is left
+    rule.names = _names(graph.graph)
     rewriting = RewriteRule(rule.pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)
     count: int = RewriteRuleSet([rewriting], commute=rule.commutes).apply_to_model(graph)
     if count:
-        RewriteRuleSet(FINISHING).apply_to_model(graph)
+        RewriteRuleSet([reshape_reshape_rule]).apply_to_model(graph)
     return count
+
+
+def _names(graph: ir.Graph) -> set[str | None]:
+    """Of every value, in subgraphs too: a new one must not be called like any of them."""
+    nodes = list(graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    inner = {node.graph for node in nodes if node.graph is not None and node.graph is not graph}
+    return {value.name for value in values} | {name for each in inner for name in each.initializers}

@@ -74,7 +74,7 @@ def convert(
             operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
             in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
-        max_attention_memory: MiB that no tensor of attention logits may exceed, of one image if the batch is dynamic.
+        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic.
         target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
         with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
             `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
@@ -182,7 +182,7 @@ def _settled(
 
 def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of the module whose layers know how they are written out, and what a user should know of that."""
-    tuned, remarks = tuned_choices(subject, settings.decomposition, settings.opset, settings.batch)
+    tuned, remarks = tuned_choices(subject, settings.decomposition, settings.opset, settings.batch, settings.target)
     for remark in remarks:
         say(remark)
     # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.

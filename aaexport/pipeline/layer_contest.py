@@ -27,7 +27,7 @@ from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import typical
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice, cached_blocks
-from aaexport.parity import compare
+from aaexport.parity import OutputParity, ParityReport, compare
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.convert import convert
@@ -118,7 +118,7 @@ class LayerContest:
             tick(f"first look at {choice}", number / len(choices) / 2)
             tried[choice] = self._first_look(choice, expected, baseline)
         if all(candidate.failure is not None for candidate in tried.values()):
-            raise _nothing_left(paths, tuple(tried.values()))
+            raise self._nothing_left(paths, tuple(tried.values()))
         tried |= self._take_turns(_worth_a_turn(tried.values(), incumbent), tick)
         rounds = {choice: candidate.rounds for choice, candidate in tried.items() if candidate.rounds}
         if not rounds:
@@ -182,6 +182,16 @@ class LayerContest:
         with runner:
             return runner.infer({INPUT_NAME: self.samples[:PARITY_IMAGES]})
 
+    def _nothing_left(self, paths: tuple[str, ...], tried: tuple[Candidate, ...]) -> AaexportError:
+        if any(candidate.first_look is not None for candidate in tried):
+            outputs = tuple(OutputParity(str(one.choice), paths[0], one.failure, one.max_abs_error) for one in tried)
+            device = self.conditions.device
+            report = ParityReport(paths[0], f"onnxruntime on {device}", tolerance_for(device, None, None), outputs)
+            message = f"no decomposition of {paths[0]} is inside the parity bound; {_last_words(tried)}"
+            return ParityError(message, report)
+        remedy = "a smaller --batch takes less memory"
+        return MeasurementError(f"no decomposition of {paths[0]} could be run; {_last_words(tried)}; {remedy}")
+
     def _spec(self, choice: Choice) -> WorkerSpec:
         where = (self.conditions.device, self.conditions.threads)
         return WorkerSpec("onnxruntime", str(self._path(choice)), str(self._samples_path), *where)
@@ -210,13 +220,6 @@ def _failed(candidate: Candidate, error: AaexportError) -> Candidate:
     if isinstance(error, ProviderError):
         raise error
     return replace(candidate, rounds=(), failure=str(error))
-
-
-def _nothing_left(paths: tuple[str, ...], tried: tuple[Candidate, ...]) -> AaexportError:
-    if any(candidate.first_look is not None for candidate in tried):
-        return ParityError(f"no decomposition of {paths[0]} is inside the parity bound; {_last_words(tried)}", tried)
-    remedy = "a smaller --batch takes less memory"
-    return MeasurementError(f"no decomposition of {paths[0]} could be run; {_last_words(tried)}; {remedy}")
 
 
 def _last_words(tried: Iterable[Candidate]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule
 from aaexport.folder import atomic_path, check_writable
 from aaexport.graph.check import check_model, foreign_operators
-from aaexport.graph.files import read_onnx, write_onnx
+from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
-from aaexport.parity import Array, OutputParity, ParityReport, compare
+from aaexport.parity import Array, OutputParity, ParityReport, Tolerance, compare
 from aaexport.pipeline.verify import tolerance_for
 from aaexport.results import OptimizeResult
 from aaexport.runners.base import Port
@@ -23,6 +24,7 @@ from aaexport.runners.ort import OrtRunner
 
 BATCHES = (1, 3)
 RUNTIME = "onnxruntime"
+COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}  # their unit in the last place ÷ float32's
 
 
 def optimize(
@@ -85,7 +87,7 @@ def optimize(
 def _compare(
     source: Path, written: Path, named: Path, atol: float | None, rtol: float | None, seed: int
 ) -> ParityReport:
-    tolerance = tolerance_for("cpu", atol, rtol)
+    tolerance = _tolerance(coarsest_type(read_onnx(source)), atol, rtol)
     outputs: list[OutputParity] = []
     with OrtRunner(source, optimize=False) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
         rng = np.random.default_rng(seed)
@@ -93,8 +95,31 @@ def _compare(
         for batch in (1,) if fixed else BATCHES:
             feeds = {port.name: _made_up(port, batch, rng) for port in plain.inputs}
             expected, baseline, actual = (runner.infer(feeds) for runner in (plain, own, new))
+            _require_comparable(expected)
             outputs += compare(f"random, batch {batch}", expected, baseline, actual, tolerance, whose=RUNTIME)
-        return ParityReport(str(named), new.label, tolerance, tuple(outputs))
+        return ParityReport(str(named), new.label, tolerance, tuple(outputs), baseline=RUNTIME)
+
+
+def _tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
+    """The table's for float32, as many units in the last place of a coarser type."""
+    tolerance = tolerance_for("cpu", atol, rtol)
+    coarser = COARSER.get(dtype, 1.0)
+    return replace(
+        tolerance,
+        atol=tolerance.atol * (coarser if atol is None else 1),
+        rtol=tolerance.rtol * (coarser if rtol is None else 1),
+        floor_ulps=tolerance.floor_ulps * coarser,
+    )
+
+
+def _require_comparable(expected: Mapping[str, Array]) -> None:
+    remedy = "use --no-verify, and compare the files yourself"
+    for name, array in expected.items():
+        if array.dtype.kind not in "fiub":
+            raise ArgumentError(broken_rule(f"output {name}", "be numbers to be compared", array.dtype, remedy))
+        if not np.isfinite(array).all():
+            rule = "be finite for random inputs to be compared"
+            raise ArgumentError(broken_rule(f"output {name} of the first file", rule, "NaN or infinity", remedy))
 
 
 def _made_up(port: Port, batch: int, rng: np.random.Generator) -> Array:

@@ -17,6 +17,7 @@ from aaexport.recipe import DecompositionName
 ATTENTION_OPSET = 23  # the first that has the operator Attention
 BYTES_A_LOGIT = 4
 MEBIBYTE = 2**20
+UNBOUNDED = ("skew", "shift")  # they hold relative logits, or keys, of the size of the logits, whatever the blocks
 
 
 def plan_attention(
@@ -36,7 +37,8 @@ def plan_attention(
         opset: from 23 on, `auto` means one `Attention` operator a layer.
         batch: a dynamic one is planned for as a few images, and the limit on memory holds for one.
         decomposition: of every layer; None leaves each layer's own, which may be `auto`.
-        max_attention_memory: in MiB, for any one tensor of logits; queries are attended in the blocks that it takes.
+        max_attention_memory: in MiB, for any one tensor of the attention, in the blocks of queries that it takes;
+            where what `auto` means cannot keep it, it means `table`.
         with_attention: whether the weights become outputs, which the operator `Attention` keeps to itself: `fused`
             then gives way to `fold`, and `auto` means at every opset what it means below 23.
         target: `cpu` or `cuda`, where the file is to run.
@@ -46,7 +48,7 @@ def plan_attention(
         What a user should know of it.
 
     Raises:
-        ArgumentError: `fused` below opset 23, `shift` with a limit, or a limit that not even one query keeps.
+        ArgumentError: `fused` below opset 23, `skew` or `shift` with a limit, or a limit that no blocks keep.
     """
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
     images = fixed or TYPICAL_BATCH
@@ -63,8 +65,8 @@ def plan_attention(
             choice = choose(layer.sizes, images, target) if name == "auto" else Choice("fold", choice.blocks)
             gave_way.add(str(choice))
         if max_attention_memory is not None:
-            if choice.decomposition == "shift":
-                choice = _without_keys(choice, name, max_attention_memory)
+            if name == "auto" and not _can_keep(choice, layer.sizes, fixed or 1, max_attention_memory):
+                choice = Choice("table", choice.blocks)  # it has the least beside the logits
             choice = _within(choice, layer, path, fixed or 1, max_attention_memory)
         layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
     names = ", ".join(sorted(gave_way))
@@ -85,19 +87,31 @@ def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = 
     return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, images, target)
 
 
-def _without_keys(choice: Choice, name: DecompositionName, limit: float) -> Choice:
-    """`shift` has keys for each row beside the logits, which may exceed the limit: `auto` takes `table` instead."""
-    if name == "auto":
-        return Choice("table", choice.blocks)
-    rule, remedy = "be left out for the decomposition shift", "take table, which has nothing but logits"
-    raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
-
-
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:
-    sizes, max_logits = layer.sizes, int(limit * MEBIBYTE / BYTES_A_LOGIT)
-    least = images * sizes.num_heads * sizes.positions
-    if least > max_logits:
+    """The choice in the blocks that the limit takes; ArgumentError if other tensors than the logits are larger."""
+    if choice.decomposition in UNBOUNDED:
+        rule, remedy = f"be left out for the decomposition {choice.decomposition}", "take table, which can keep it"
+        raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
+    sizes, max_numbers = layer.sizes, int(limit * MEBIBYTE / BYTES_A_LOGIT)
+    if not _can_keep(choice, sizes, images, limit):
+        least = images * sizes.num_heads * sizes.positions * _largest_depth(choice.decomposition, sizes)
         needed = math.ceil(least * BYTES_A_LOGIT / MEBIBYTE * 1000) / 1000
-        rule = f"be at least {needed:g} MiB, one query at a time in {path or 'the layer'}"
+        rule = (
+            f"be at least {needed:g} MiB for {choice.decomposition} in {path or 'the layer'}, in however many blocks"
+        )
         raise ArgumentError(broken_rule("max_attention_memory", rule, limit))
-    return Choice(choice.decomposition, max(choice.blocks, blocks_within(sizes, max_logits, batch=images)))
+    return Choice(choice.decomposition, max(choice.blocks, blocks_within(sizes, max_numbers, batch=images)))
+
+
+def _can_keep(choice: Choice, sizes: AttentionSizes, images: int, limit: float) -> bool:
+    numbers = images * sizes.num_heads * sizes.positions * _largest_depth(choice.decomposition, sizes)
+    return choice.decomposition not in UNBOUNDED and numbers * BYTES_A_LOGIT <= limit * MEBIBYTE
+
+
+def _largest_depth(decomposition: DecompositionName, sizes: AttentionSizes) -> int:
+    """Numbers a position, of one head, in the largest tensor that blocks do not divide."""
+    if not sizes.relative:
+        return max(sizes.dkh, sizes.dvh)
+    offsets = 2 * sizes.width - 1  # `aaexport.nn.relative` takes the width's logits of all offsets first
+    folded = sizes.dkh + sizes.height + sizes.width if decomposition in ("fold", "fused") else sizes.dkh
+    return max(offsets, folded, sizes.height, sizes.dvh)

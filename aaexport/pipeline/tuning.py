@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aaexport.device import Target
 from aaexport.errors import FolderError, broken_rule, first_line
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice
@@ -23,13 +24,14 @@ class Tuning:
     """What `convert` needs of a tuning.json. `device` says in words what was measured."""
 
     device: str
+    target: Target
     opset: int
     batch: int
     choices: dict[AttentionSizes, Choice]
 
 
 def tuned_choices(
-    subject: Subject, decomposition: DecompositionName | None, opset: int, batch: Batch
+    subject: Subject, decomposition: DecompositionName | None, opset: int, batch: Batch, target: Target
 ) -> tuple[dict[AttentionSizes, Choice], tuple[str, ...]]:
     """The measured choices that hold for this conversion, and a note on them or on why there are none.
 
@@ -40,7 +42,7 @@ def tuned_choices(
     if path is None or not sizes or decomposition != DEFAULT_DECOMPOSITION or not path.exists():
         return {}, ()
     tuning = read_tuning(path)
-    reason = _why_not(tuning, opset, batch)
+    reason = _why_not(tuning, opset, batch, target)
     if reason is None and not set(sizes) & tuning.choices.keys():
         reason = "it is for attention of other sizes"
     if reason is not None:
@@ -69,7 +71,9 @@ def read_tuning(path: Path) -> Tuning:
         raise FolderError(f"{path} must be as `aaexport tune` wrote it, but: {cause}; {remedy}") from error
 
 
-def _why_not(tuning: Tuning, opset: int, batch: Batch) -> str | None:
+def _why_not(tuning: Tuning, opset: int, batch: Batch, target: Target) -> str | None:
+    if target != tuning.target:
+        return f"it is for {tuning.target}"
     if (opset >= ATTENTION_OPSET) != (tuning.opset >= ATTENTION_OPSET):
         return f"it is for opset {tuning.opset}, and {opset} has other candidates"
     if batch not in ("dynamic", tuning.batch):
@@ -81,7 +85,8 @@ def _parsed(value: dict[str, Any]) -> Tuning:
     opset, batch = _whole(value["opset"], "opset"), _whole(value["batch"], "batch")
     _require(opset in OPSETS, "opset", opset)
     choices = {AttentionSizes(**layer["sizes"]): _choice(layer["chosen"], opset) for layer in value["layers"]}
-    return Tuning(f"{value['device']}, {value['environment']['cpu']}", opset, batch, choices)
+    device = f"{value['device']}, {value['environment']['cpu']}"
+    return Tuning(device, "cuda" if "CUDA" in value["provider"] else "cpu", opset, batch, choices)
 
 
 def _choice(value: dict[str, Any], opset: int) -> Choice:

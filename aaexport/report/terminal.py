@@ -36,7 +36,9 @@ def convert_view(result: ConvertResult) -> RenderableType:
 
 def parity_view(report: ParityReport) -> RenderableType:
     """One row an output and case, the accuracy, the verdict."""
-    table = new_table("inputs", "output", "max error", "mean error", "× PyTorch's own", "top-1 same", "verdict")
+    table = new_table(
+        "inputs", "output", "max error", "mean error", f"× {report.baseline}'s own", "top-1 same", "verdict"
+    )
     for output in condensed(report.outputs):
         table.add_row(*_parity_row(output))
     parts: list[RenderableType] = [table] if report.outputs else []
@@ -156,7 +158,11 @@ def _verdict(report: ParityReport) -> Text:
         what = "1 failure" if count == 1 else f"{count} failures" if count else "nothing was compared"
         return Text(f"FAIL: {what}", style="bold red")
     ratio = report.max_error_ratio
-    times = "" if ratio is None else f", at most {ratio:.1f} × PyTorch's own (allowed {report.tolerance.ratio:g} ×)"
+    times = (
+        ""
+        if ratio is None
+        else f", at most {ratio:.1f} × {report.baseline}'s own (allowed {report.tolerance.ratio:g} ×)"
+    )
     error = f"PASS: largest error {scientific(report.max_abs_error)} against float64{times}"
     return Text(error, style="bold green")
 

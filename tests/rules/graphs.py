@@ -30,9 +30,9 @@ def graph(nodes, inputs, constants, outputs=("y",)):
     return model
 
 
-def optimized(model, rule, target="cpu"):
-    """What one rule makes of the model, and its report."""
-    rewritten, (report,) = optimize_model(model, target=target, rules=(rule,))
+def optimized(model, rule, *others, target="cpu"):
+    """What rules make of the model, and the report of the first."""
+    rewritten, (report, *_) = optimize_model(model, target=target, rules=(rule, *others))
     check_model(rewritten)
     return rewritten, report
 

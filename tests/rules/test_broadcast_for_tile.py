@@ -18,9 +18,9 @@ RESHAPE = ("Reshape", ["placed", "flat"], ["along"], {})
 ADD = ("Add", ["logits", "along"], ["y"], {})
 
 
-def model(*nodes, once=(2, H, 1, W, W), logits=(2, H * W, H * W), outputs=("y",)):
+def model(*nodes, once=(2, H, 1, W, W), logits=(2, H * W, H * W), outputs=("y",), flat2=(0, -1)):
     used = {name for _, inputs, _, _ in nodes for name in inputs}
-    constants = {key: value for key, value in CONSTANTS.items() if key in used}
+    constants = {key: value for key, value in (CONSTANTS | {"flat2": np.array(flat2)}).items() if key in used}
     return graph(nodes, {"once": list(once), "logits": list(logits)}, constants, outputs)
 
 
@@ -77,5 +77,23 @@ def test_more_than_one_number_repeated_is_left():
 
 def test_an_addition_that_repeats_by_itself_is_left():
     before = model(TILE, TRANSPOSE, RESHAPE, ADD, logits=(1, H * W, H * W))
+    _, report = optimized(before, BroadcastForTile)
+    assert report.refused == {"the addition repeats numbers by itself, or sizes are not known": 1}
+
+
+def test_two_dynamic_sizes_are_left():
+    before = model(TILE, TRANSPOSE, ("Reshape", ["placed", "flat2"], ["along"], {}), ADD,
+                   once=("maps", "rows", 1, W, W), logits=("maps", "n", H * W), flat2=[0, -1, H * W])  # fmt: skip
+    _, report = optimized(before, BroadcastForTile)
+    assert report.refused == {"more than one size is not known": 1}
+
+
+def test_sizes_of_other_names_are_left():
+    nodes = [("Tile", ["once", "times"], ["placed"], {}), ("Reshape", ["placed", "flat"], ["along"], {}), ADD]
+    constants = {"times": np.array([1, 1, 4]), "flat": np.array([-1, 4])}
+    before = graph(nodes, {"once": ["b", 1, 1], "logits": ["a", 4]}, constants)
+    for value in before.graph.value_info:
+        if value.name == "along":
+            value.type.tensor_type.shape.dim[0].dim_param = "b"
     _, report = optimized(before, BroadcastForTile)
     assert report.refused == {"the addition repeats numbers by itself, or sizes are not known": 1}

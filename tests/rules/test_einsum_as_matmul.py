@@ -39,3 +39,8 @@ def test_other_equations_are_left(equation, x, table):
     rewritten, report = optimized(before, EinsumAsMatmul)
     assert report.refused == {f"{equation} is not a product of a tensor's last axis with a table": 1}
     assert operators(rewritten) == ["Einsum"]
+
+
+def test_a_sum_that_broadcasts_is_left():
+    _, report = optimized(model("bij,jk->bik", [2, 3, 1], [5, 7]), EinsumAsMatmul)
+    assert report.refused == {"the sizes of the summed axis are not known to be the same": 1}

@@ -43,6 +43,12 @@ def test_joined_channels_that_others_read_are_left():
 @pytest.mark.parametrize("target", TARGETS)
 def test_where_it_does_not_pay_it_is_refused_with_the_reason(target):
     before = graph([JOIN, convolution("joined", "y", ["w"], size=1)], INPUTS, {"w": [6, 5, 1, 1]})
-    rewritten, report = optimized(before, PointwiseOverConcat, target)
+    rewritten, report = optimized(before, PointwiseOverConcat, target=target)
     assert report.refused == {f"it does not pay on {target}: {PointwiseOverConcat.no_gain[target]}": 1}
     assert operators(rewritten) == operators(before)
+
+
+def test_a_convolution_in_groups_is_left():
+    nodes = [("Concat", ["x", "x"], ["joined"], {"axis": 1}), convolution("joined", "y", ["w"], size=1, group=2)]
+    _, report = optimized(graph(nodes, {"x": INPUTS["x"]}, {"w": [6, 3, 1, 1]}), Paying)
+    assert report.refused == {"the convolution is in groups": 1}

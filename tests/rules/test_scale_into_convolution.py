@@ -70,3 +70,10 @@ def test_a_product_of_two_maps_is_not_what_it_is_for():
     nodes = [convolution("x", "a", ["w"]), ("Mul", ["a", "a"], ["y"], {})]
     _, report = optimized(graph(nodes, INPUT, {"w": [4, 3, 3, 3]}), ScaleIntoConvolution)
     assert (report.applied, report.refused) == (0, {})
+
+
+def test_a_factor_that_adds_axes_is_left():
+    nodes = [convolution("x", "a", ["w"]), ("Mul", ["a", "s"], ["y"], {})]
+    before = graph(nodes, INPUT, {"w": [4, 3, 3, 3], "s": np.full((1, 1, 1, 1, 1), 0.25)})
+    _, report = optimized(before, ScaleIntoConvolution)
+    assert report.refused == {"the factor has more axes than what it scales": 1}

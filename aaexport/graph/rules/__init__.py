@@ -9,6 +9,7 @@ from __future__ import annotations
 from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
 from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
+from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
 from aaexport.graph.rules.normalization_through_matmul import NormalizationThroughMatmul
 from aaexport.graph.rules.normalization_through_resize import NormalizationThroughResize
@@ -24,6 +25,7 @@ RULES: tuple[type[GraphRule], ...] = (
     NormalizationThroughConcat,
     NormalizationThroughResize,
     NormalizationThroughMatmul,
+    NormalizationIntoConvolution,
     ReluThroughConcat,
     ScaleIntoConvolution,
     ConvolutionsInParallel,

@@ -18,7 +18,6 @@ from aaexport.graph.rules.rule import (
     Refusal,
     attribute,
     constant,
-    new_constant,
     operands,
     producer,
     require_sole_use,
@@ -48,7 +47,7 @@ class BroadcastForTile(GraphRule):
         assert path is not None
         for value in path[:-1]:
             require_sole_use(value)
-        if _known(logits) is None or _known(logits) != _known(repeated):
+        if not _alike(logits, repeated):
             raise Refusal("the addition repeats numbers by itself, or sizes are not known")
         whole = _known(path[1])
         if whole is None or whole.count(None) > 1:
@@ -65,15 +64,32 @@ class BroadcastForTile(GraphRule):
         whole, once = path[1], path[-1]
         assert whole.shape is not None
         sizes = np.array([size if isinstance(size, int) else -1 for size in whole.shape], np.int64)
-        apart = op.Reshape(logits, new_constant(op, sizes, f"{total.name}_apart"))
+        apart = op.Reshape(logits, self.new_constant(op, sizes, f"{total.name}_apart"))
         if producer(whole).op_type == "Transpose":
             once = op.Transpose(once, perm=attribute(producer(whole), "perm", None))
         return op.Reshape(op.Add(apart, once), operands(producer(repeated))[1])
 
 
 def _known(value: ir.Value) -> list[int | None] | None:
-    """Its sizes, None for a dynamic one: where two tensors have one each, at the same axis, it is of one meaning."""
+    """Its sizes, None for a dynamic one."""
     return None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
+
+
+def _alike(one: ir.Value, other: ir.Value) -> bool:
+    """Whether both have the same sizes, as far as they are known or named."""
+    if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
+        return False
+    pairs = [(_size(a), _size(b)) for a, b in zip(one.shape, other.shape, strict=True)]
+    return all(
+        a == b or (isinstance(a, str | None) and isinstance(b, str | None) and None in (a, b)) for a, b in pairs
+    )
+
+
+def _size(size: int | ir.SymbolicDim) -> int | str | None:
+    """A number, a name, or None; shape inference calls what it does not know `unk__0`, `unk__1` …"""
+    if isinstance(size, int):
+        return size
+    return None if size.value is None or size.value.startswith("unk__") else size.value
 
 
 def _repeats_only_ones(node: ir.Node) -> bool:

@@ -36,6 +36,9 @@ class EinsumAsMatmul(GraphRule):
         equation = attribute(producer(summed), "equation", "")
         if _transposed(equation) is None:
             raise Refusal(f"{equation} is not a product of a tensor's last axis with a table")
+        summed_axis = 1 if _transposed(equation) else 0
+        if x.shape is None or table.shape is None or x.shape[-1] != table.shape[summed_axis]:
+            raise Refusal("the sizes of the summed axis are not known to be the same")
 
     def rewrite(self, op: Builder, x: ir.Value, table: ir.Value, summed: ir.Value) -> Any:
         """A constant table is transposed once, by the runtime's constant folding."""

@@ -19,12 +19,12 @@ from aaexport.graph.rules.rule import (
     attribute,
     channels,
     constant,
-    is_convolution,
     like,
-    new_constant,
     operands,
     producer,
+    require_normalization,
     require_sole_use,
+    takes_normalization,
 )
 
 
@@ -40,18 +40,15 @@ class NormalizationThroughConcat(GraphRule):
 
     def require(self, joined: ir.Value, normalized: ir.Value) -> None:
         """Constants, on axis 1, with at least one convolution to fold into."""
-        concat, normalization = producer(joined), producer(normalized)
+        concat = producer(joined)
         if attribute(concat, "axis", None) not in (1, 1 - len(joined.shape or ())):
             raise Refusal("the Concat does not join channels")
-        if attribute(normalization, "training_mode", 0):
-            raise Refusal("it normalises by the batch, as in training")
+        require_normalization(normalized)
         require_sole_use(joined)
-        for value in operands(normalization)[1:]:
-            constant(value, "a parameter of the normalization")
         for part in operands(concat):
             channels(part)
-        if not any(is_convolution(part) for part in operands(concat)):
-            raise Refusal("no joined part is a convolution's own output, so that nothing would fold")
+        if not any(takes_normalization(part) for part in operands(concat)):
+            raise Refusal("no joined part is the output of a convolution that it could fold into")
 
     def rewrite(self, op: Builder, joined: ir.Value, normalized: ir.Value) -> Any:
         """Each part with its slice of the parameters."""
@@ -62,7 +59,7 @@ class NormalizationThroughConcat(GraphRule):
         outputs = []
         for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
             own = [
-                new_constant(op, values[end - channels(part) : end], f"{normalized.name}_{number}_{name}")
+                self.new_constant(op, values[end - channels(part) : end], f"{normalized.name}_{number}_{name}")
                 for name, values in zip(("scale", "bias", "mean", "variance"), parameters, strict=True)
             ]
             epsilon = attribute(normalization, "epsilon", 1e-5)

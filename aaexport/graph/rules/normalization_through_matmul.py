@@ -18,12 +18,13 @@ from aaexport.graph.rules.rule import (
     Refusal,
     attribute,
     constant,
-    is_convolution,
     like,
     operands,
     producer,
+    require_normalization,
     require_sole_use,
     sole_user,
+    takes_normalization,
 )
 
 MATRIX = 2
@@ -51,13 +52,10 @@ class NormalizationThroughMatmul(GraphRule):
         weights = constant(left if matrix_is_left else right, "the matrix")
         if np.abs(weights.sum(axis=1 if matrix_is_left else 0) - 1).max() > ROUNDING:
             raise Refusal("the matrix does not interpolate: its weights do not sum to 1")
-        if attribute(producer(normalized), "training_mode", 0):
-            raise Refusal("it normalises by the batch, as in training")
+        require_normalization(normalized)
         require_sole_use(product)
-        for value in operands(producer(normalized))[1:]:
-            constant(value, "a parameter of the normalization")
         if not _comes_from_convolution(right if matrix_is_left else left):
-            raise Refusal("what is interpolated is not a convolution's own output, so that nothing would fold")
+            raise Refusal("what is interpolated is not the output of a convolution that it could fold into")
 
     def rewrite(self, op: Builder, left: ir.Value, right: ir.Value, product: ir.Value, normalized: ir.Value) -> Any:
         """The same two nodes, the other way round."""
@@ -78,4 +76,4 @@ def _comes_from_convolution(x: ir.Value) -> bool:
     if node is not None and node.op_type == "MatMul" and sole_user(x) is not None:
         left, right = operands(node)
         return _is_matrix(left) != _is_matrix(right) and _comes_from_convolution(right if _is_matrix(left) else left)
-    return is_convolution(x)
+    return takes_normalization(x)

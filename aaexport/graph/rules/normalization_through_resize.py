@@ -16,12 +16,12 @@ from aaexport.graph.rules.rule import (
     Refusal,
     attribute,
     channels,
-    constant,
-    is_convolution,
     like,
     operands,
     producer,
+    require_normalization,
     require_sole_use,
+    takes_normalization,
 )
 
 # Weights that do not sum to 1: numbers from outside the map, or those beyond the edge left out.
@@ -40,18 +40,15 @@ class NormalizationThroughResize(GraphRule):
 
     def require(self, resized: ir.Value, normalized: ir.Value) -> None:
         """Only height and width are resized, by weights that sum to 1."""
-        resize, normalization = producer(resized), producer(normalized)
+        resize = producer(resized)
         if attribute(resize, "coordinate_transformation_mode", "half_pixel") == EXTRAPOLATING:
             raise Refusal("the Resize reads beyond the map")
-        if attribute(normalization, "training_mode", 0):
-            raise Refusal("it normalises by the batch, as in training")
+        require_normalization(normalized)
         if channels(operands(resize)[0]) != channels(resized):
             raise Refusal("the Resize changes the channels")
         require_sole_use(resized)
-        for value in operands(normalization)[1:]:
-            constant(value, "a parameter of the normalization")
-        if not is_convolution(operands(resize)[0]):
-            raise Refusal("what is resized is not a convolution's own output, so that nothing would fold")
+        if not takes_normalization(operands(resize)[0]):
+            raise Refusal("what is resized is not the output of a convolution that it could fold into")
 
     def rewrite(self, op: Builder, resized: ir.Value, normalized: ir.Value) -> Any:
         """The same two nodes, the other way round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -35,7 +36,8 @@ class GraphRule(RewriteRuleClassBase):
         # Nodes that a match covers may feed others as well: what nobody needs any more is removed afterwards.
         super().__init__(remove_nodes=False)
         self.target = target
-        self.refusals: dict[str, str] = {}
+        self.refusals: dict[ir.Node, str] = {}
+        self.names: set[str | None] = set()  # of all values of the graph
 
     def is_candidate(self, *_: Any, **matched: Any) -> bool:
         """Whether the match is of the kind that the rule is made for; others are not worth a word."""
@@ -47,10 +49,12 @@ class GraphRule(RewriteRuleClassBase):
 
     def check(self, context: MatchContext, *_: Any, **matched: Any) -> MatchResult:  # type: ignore[override]
         """The library's question whether to rewrite a match; reasons are kept by the node's name."""
-        result, node = MatchResult(), str(context.root.name)
+        result, node = MatchResult(), context.root
         if not self.is_candidate(**matched):
             return result.fail("not what the rule is made for")
         try:
+            if node.graph is not context.model.graph:
+                raise Refusal("it lies in the branch of an If or the body of a loop")
             self.require(**matched)
             if self.target in self.no_gain:
                 raise Refusal(f"it does not pay on {self.target}: {self.no_gain[self.target]}")
@@ -59,6 +63,14 @@ class GraphRule(RewriteRuleClassBase):
             return result.fail(str(refusal))
         self.refusals.pop(node, None)
         return result
+
+    def new_constant(self, op: Builder, numbers: NDArray[Any], name: str) -> ir.Value:
+        """An initializer of that name, or one like it: the library would let it replace one that is there."""
+        others = (f"{name}_{number}" for number in itertools.count(1))
+        free = next(each for each in itertools.chain([name], others) if each not in self.names)
+        self.names.add(free)
+        value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(numbers)), name=free)
+        return value
 
 
 def constant(value: ir.Value | None, what: str) -> NDArray[Any]:
@@ -106,6 +118,25 @@ def is_convolution(value: ir.Value) -> bool:
     return node is not None and node.op_type == "Conv" and node.domain == "" and sole_user(value) is not None
 
 
+def takes_normalization(value: ir.Value) -> bool:
+    """Whether a normalization of `value` folds into the weights of the convolution that computes it, and it alone."""
+    node = value.producer()
+    parameters = operands(node)[1:] if node is not None and is_convolution(value) else []
+    return bool(parameters) and all(_is_own_constant(parameter) for parameter in parameters)
+
+
+def _is_own_constant(value: ir.Value) -> bool:
+    return value.const_value is not None and not value.is_graph_input() and sole_user(value) is not None
+
+
+def require_normalization(normalized: ir.Value) -> None:
+    """Refusal unless the node normalises by constants, as in inference."""
+    if attribute(producer(normalized), "training_mode", 0):
+        raise Refusal("it normalises by the batch, as in training")
+    for value in operands(producer(normalized))[1:]:
+        constant(value, "a parameter of the normalization")
+
+
 def like(value: ir.Value, model: ir.Value) -> ir.Value:
     """`value`, typed and shaped as `model`: the rules that follow look at shapes."""
     value.shape, value.type = model.shape, model.type
@@ -118,12 +149,6 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if found is None else found.value
 
 
-def new_constant(op: Builder, numbers: NDArray[Any], name: str) -> ir.Value:
-    """An initializer of that name; the library makes names unique."""
-    value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(numbers)), name=name)
-    return value
-
-
 def _operator(value: ir.Value) -> str:
     node = value.producer()
-    return f"{node.op_type} {node.name}" if node is not None else f"input {value.name}"
+    return f"{node.op_type} {node.name or value.name}" if node is not None else f"input {value.name}"

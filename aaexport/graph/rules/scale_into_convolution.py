@@ -19,7 +19,6 @@ from aaexport.graph.rules.rule import (
     channels,
     constant,
     is_convolution,
-    new_constant,
     operands,
     producer,
     require_sole_use,
@@ -64,7 +63,7 @@ class ScaleIntoConvolution(GraphRule):
         for index, value in enumerate(operands(convolution)[1:], 1):
             numbers = constant(value, "a parameter").copy()
             numbers[_channels(path[-1])] *= constant(factor, "the factor").reshape(())
-            convolution.replace_input_with(index, new_constant(op, numbers, f"{value.name}_scaled"))
+            convolution.replace_input_with(index, self.new_constant(op, numbers, f"{value.name}_scaled"))
         return op.Identity(scaled)
 
 
