@@ -95,6 +95,24 @@ def test_decomposition_equals_the_definition_in_any_number_of_blocks(attend, sha
     assert_close(attend(*inputs, blocks), attention(*inputs), **EXACT)
 
 
+# Kernels want one depth, a multiple of 8: dkh + H + W just at it, below, above, and values that are deeper.
+PADDED = {
+    "at 32": (2, 24, 3, 4, 4),
+    "at 31": (2, 23, 3, 4, 4),
+    "at 33": (2, 25, 3, 4, 4),
+    "values": (1, 20, 64, 3, 2),
+}
+
+
+@pytest.mark.parametrize("shape", PADDED.values(), ids=PADDED)
+def test_one_operator_equals_the_definition_however_its_depth_is_padded(shape):
+    inputs = maps_and_tables(shape)
+    assert_close(DECOMPOSITIONS["fused"](*inputs), attention(*inputs), **EXACT)
+    found, wanted = (gradients(DECOMPOSITIONS[which], inputs) for which in ("fused", "skew"))
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, **GRADIENTS)
+
+
 @every_decomposition
 @pytest.mark.parametrize("shape", [(1, 3, 2, 16, 16), (1, 20, 1, 14, 14), (1, 4, 8, 16, 3)], ids=str)
 def test_decomposition_equals_the_definition_for_maps_as_they_are_in_networks(attend, shape):

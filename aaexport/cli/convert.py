@@ -22,7 +22,7 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 @options.decomposition
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
 @click.option("--max-attention-memory", type=float, metavar="MIB",
-              help="Attend in blocks of queries, so that no tensor of logits is larger.")  # fmt: skip
+              help="Attend in blocks of queries, so that no tensor of the attention is larger.")  # fmt: skip
 @options.target
 @click.option("--with-attention", is_flag=True,
               help="Write the attention weights of every head as outputs too: attention.LAYER.headN.")  # fmt: skip
