@@ -4,7 +4,7 @@ They need no PyTorch, so that they serve files that aaexport did not write too. 
 class into `RULES`, in the order in which they should be tried, and give it a test of its name in tests/rules/.
 
 Not a rule: the relative tables into the weights of the queries. A product q·E with q = W·x is (Eᵀ·W)·x, more channels
-of the same convolution, but with Cin terms a number instead of dkh, and the paper's heads are narrow: in the 14×14 stage
+of the same convolution, but with Cin terms a number instead of dkh, and the heads are narrow: in the 14×14 stage
 of AA-ResNet-50 (Cin 256, dkh 20) the 432 channels for both axes took 224 µs, the two products that they would replace
 49 µs (onnxruntime, two cores). It would pay where Cin · kernel² < dkh, which no network of the zoo has.
 """
