@@ -10,15 +10,17 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from naive import naive
 
 import aaexport
 from aaexport.folder import checkout, find_model
-from aaexport.load.memory import peak_memory
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.relative import DECOMPOSITIONS
+from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.subject import write_random_weights
 
 WIDE = Path(__file__).parent / "aa_wrn16_2_reference"
@@ -42,6 +44,7 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="pairs of measurements a row")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the rows whose name has TEXT in it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--json", help="write the rows to this file too")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -79,7 +82,11 @@ def table(folder, arguments):
     wanted = [
         (f"layer {small}×{small}, batch 4: naive ÷ ours", latency(f"naive{small}", 4), latency(f"ours{small}", 4)),
         (f"layer {large}×{large}, batch 1: naive ÷ ours", latency(f"naive{large}", 1), latency(f"ours{large}", 1)),
-        ("same, extra peak memory: naive ÷ ours", memory(f"naive{large}"), memory(f"ours{large}")),
+        (
+            f"layer {large}×{large}, batch 1, extra peak memory: naive ÷ ours",
+            memory(f"naive{large}"),
+            memory(f"ours{large}"),
+        ),
         *((f"{network} ÷ {twin}, batch {b}", latency("ours", b), latency("plain", b)) for b in (1, 8)),
         *((f"{network}, batch {b}: naive ÷ ours", latency("naive", b), latency("ours", b)) for b in (1, 8)),
         (f"{Path(wide).name}, batch 1: naive ÷ ours", latency("naive wide", 1), latency("ours wide", 1)),
@@ -90,7 +97,9 @@ def table(folder, arguments):
             step("ours", small // 2, 16),
         ),
     ]
-    rows = [ratio(what, first, second, arguments.rounds) for what, first, second in wanted]
+    rows = [ratio(*order, arguments.rounds) for order in wanted if arguments.only in order[0]]
+    if arguments.only:
+        return rows
     return [*rows, seconds_of_convert(folder / network, network, arguments.rounds)]
 
 
@@ -195,11 +204,17 @@ def latency(path, batch, seconds):
 
 
 def memory(path, batch):
-    """Bytes that the first query took at its peak, by the system's own count; Linux only."""
-    taken = peak_memory(query(path, int(batch)))
-    if taken is None:
-        sys.exit("the system does not tell the peak of a process's memory")
-    return taken
+    """Bytes that the first query took at its peak, by the system's own count; Linux only.
+
+    In a process that has loaded nothing but the session: memory that others have freed would hide what it takes.
+    """
+    shape = aaexport.inspect(path).graph.inputs[0].shape[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder) / "samples.npy"
+        np.save(samples, np.random.default_rng(0).standard_normal((int(batch), *shape), dtype=np.float32))
+        with Contender(WorkerSpec("onnxruntime", path, str(samples), "cpu", None)) as worker:
+            taken = worker.peak_memory(int(batch))
+    return taken if taken is not None else sys.exit("the system does not tell the peak of a process's memory")
 
 
 def step(side, size, batch, seconds):
@@ -215,7 +230,6 @@ def step(side, size, batch, seconds):
 
 
 def query(path, batch):
-    import numpy as np
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
