@@ -293,6 +293,24 @@ def test_an_interrupted_convert_leaves_the_old_file_and_no_other(converted, numb
     assert files_of(converted) == before
 
 
+def test_an_interrupt_that_passed_through_an_exec_keeps_the_exit_code(tmp_path):
+    """As one does that comes while a module with dataclasses is imported."""
+    script = """
+from aaexport.cli import main
+
+def interrupted():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        return main.INTERRUPTED
+
+main._run = interrupted
+main.main()
+"""
+    (tmp_path / "interrupted.py").write_text(script)
+    assert subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, check=False).returncode == 130
+
+
 def test_an_interrupted_training_says_how_to_go_on(converted):
     code, error = interrupted(["train", str(converted.path), "--epochs", "50"], "epoch   1/50", signal.SIGINT)
     assert code == 130

@@ -77,7 +77,21 @@ def main() -> NoReturn:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(_run())
+    code = _run()
+    _keep_exit_code()
+    sys.exit(code)
+
+
+def _keep_exit_code() -> None:
+    """From here on nothing changes how the command ended, neither an interrupt to come nor one that was caught.
+
+    An interrupt that passed through `exec` of a string, as dataclasses use it while modules are imported, leaves a
+    mark on Python 3.11, by which the interpreter kills itself when it ends; another `exec` of a string takes it away.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    exec("")
 
 
 def _run() -> int:

@@ -25,7 +25,7 @@ from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
 from aaexport.graph.rules import RULES, GraphRule
 
-MAX_ROUNDS = 10  # rules make each other possible; three rounds were the most that any model needed
+MAX_ROUNDS = 10  # rules make each other possible; should two ever undo each other, it ends all the same
 OLDEST_OPSET = 13  # the rules write operators as they are since then
 TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
 

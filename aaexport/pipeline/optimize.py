@@ -74,7 +74,8 @@ def optimize(
         write_onnx(rewritten, temporary)
         if verify:
             say("comparing both files")
-            parity = _compare(source, temporary, path, atol, rtol, seed)
+            tolerance = _tolerance(coarsest_type(model), atol, rtol)
+            parity = replace(_compare(source, temporary, tolerance, seed), onnx=str(path))
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(
@@ -84,10 +85,7 @@ def optimize(
     return OptimizeResult(path, target, dict(before.most_common()), dict(after.most_common()), rules, parity)
 
 
-def _compare(
-    source: Path, written: Path, named: Path, atol: float | None, rtol: float | None, seed: int
-) -> ParityReport:
-    tolerance = _tolerance(coarsest_type(read_onnx(source)), atol, rtol)
+def _compare(source: Path, written: Path, tolerance: Tolerance, seed: int) -> ParityReport:
     outputs: list[OutputParity] = []
     with OrtRunner(source, optimize=False) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
         rng = np.random.default_rng(seed)
@@ -97,7 +95,7 @@ def _compare(
             expected, baseline, actual = (runner.infer(feeds) for runner in (plain, own, new))
             _require_comparable(expected)
             outputs += compare(f"random, batch {batch}", expected, baseline, actual, tolerance, whose=RUNTIME)
-        return ParityReport(str(named), new.label, tolerance, tuple(outputs), baseline=RUNTIME)
+        return ParityReport(str(written), new.label, tolerance, tuple(outputs), baseline=RUNTIME)
 
 
 def _tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:

@@ -94,8 +94,7 @@ def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limi
         raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
     sizes, max_numbers = layer.sizes, int(limit * MEBIBYTE / BYTES_A_LOGIT)
     if not _can_keep(choice, sizes, images, limit):
-        least = images * sizes.num_heads * sizes.positions * _largest_depth(choice.decomposition, sizes)
-        needed = math.ceil(least * BYTES_A_LOGIT / MEBIBYTE * 1000) / 1000
+        needed = math.ceil(_least(choice, sizes, images) * 1000) / 1000
         rule = (
             f"be at least {needed:g} MiB for {choice.decomposition} in {path or 'the layer'}, in however many blocks"
         )
@@ -104,12 +103,17 @@ def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limi
 
 
 def _can_keep(choice: Choice, sizes: AttentionSizes, images: int, limit: float) -> bool:
+    return choice.decomposition not in UNBOUNDED and _least(choice, sizes, images) <= limit
+
+
+def _least(choice: Choice, sizes: AttentionSizes, images: int) -> float:
+    """MiB of the largest tensor that blocks do not divide."""
     numbers = images * sizes.num_heads * sizes.positions * _largest_depth(choice.decomposition, sizes)
-    return choice.decomposition not in UNBOUNDED and numbers * BYTES_A_LOGIT <= limit * MEBIBYTE
+    return numbers * BYTES_A_LOGIT / MEBIBYTE
 
 
 def _largest_depth(decomposition: DecompositionName, sizes: AttentionSizes) -> int:
-    """Numbers a position, of one head, in the largest tensor that blocks do not divide."""
+    """Numbers a position, of one head, in that tensor."""
     if not sizes.relative:
         return max(sizes.dkh, sizes.dvh)
     offsets = 2 * sizes.width - 1  # `aaexport.nn.relative` takes the width's logits of all offsets first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -13,20 +14,20 @@ MAX_BLOCKS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSection(Section):
+class NetworkSection(Section, ABC):
     """What every family has. Stages are counted from 1; the map shrinks between them."""
 
     table: ClassVar[str] = "network"
 
     @property
+    @abstractmethod
     def stages(self) -> int:
         """How many stages `[attention] stages` can name."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def total_stride(self) -> int:
         """By how much the last map is smaller than the image."""
-        raise NotImplementedError
 
     @property
     def classifies(self) -> bool:

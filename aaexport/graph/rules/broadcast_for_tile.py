@@ -49,8 +49,8 @@ class BroadcastForTile(GraphRule):
             require_sole_use(value)
         if not _alike(logits, repeated):
             raise Refusal("the addition repeats numbers by itself, or sizes are not known")
-        whole = _known(path[1])
-        if whole is None or whole.count(None) > 1:
+        whole = _sizes(path[1])
+        if whole is None or sum(not isinstance(size, int) for size in whole) > 1:
             raise Refusal("more than one size is not known")
         for value in path:
             node = producer(value) if value is not path[-1] else None
@@ -70,26 +70,23 @@ class BroadcastForTile(GraphRule):
         return op.Reshape(op.Add(apart, once), operands(producer(repeated))[1])
 
 
-def _known(value: ir.Value) -> list[int | None] | None:
-    """Its sizes, None for a dynamic one."""
-    return None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
-
-
 def _alike(one: ir.Value, other: ir.Value) -> bool:
     """Whether both have the same sizes, as far as they are known or named."""
-    if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
+    sizes, others = _sizes(one), _sizes(other)
+    if sizes is None or others is None or len(sizes) != len(others):
         return False
-    pairs = [(_size(a), _size(b)) for a, b in zip(one.shape, other.shape, strict=True)]
     return all(
-        a == b or (isinstance(a, str | None) and isinstance(b, str | None) and None in (a, b)) for a, b in pairs
+        a == b or (None in (a, b) and not isinstance(a, int) and not isinstance(b, int))
+        for a, b in zip(sizes, others, strict=True)
     )
 
 
-def _size(size: int | ir.SymbolicDim) -> int | str | None:
-    """A number, a name, or None; shape inference calls what it does not know `unk__0`, `unk__1` …"""
-    if isinstance(size, int):
-        return size
-    return None if size.value is None or size.value.startswith("unk__") else size.value
+def _sizes(value: ir.Value) -> list[int | str | None] | None:
+    """Numbers, names, or None; shape inference calls what it does not know `unk__0`, `unk__1` …"""
+    if value.shape is None:
+        return None
+    sizes = [size if isinstance(size, int) else size.value for size in value.shape]
+    return [None if isinstance(size, str) and size.startswith("unk__") else size for size in sizes]
 
 
 def _repeats_only_ones(node: ir.Node) -> bool:

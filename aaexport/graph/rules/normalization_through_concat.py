@@ -20,6 +20,7 @@ from aaexport.graph.rules.rule import (
     channels,
     constant,
     like,
+    normalized_by,
     operands,
     producer,
     require_normalization,
@@ -62,6 +63,5 @@ class NormalizationThroughConcat(GraphRule):
                 self.new_constant(op, values[end - channels(part) : end], f"{normalized.name}_{number}_{name}")
                 for name, values in zip(("scale", "bias", "mean", "variance"), parameters, strict=True)
             ]
-            epsilon = attribute(normalization, "epsilon", 1e-5)
-            outputs.append(like(op.BatchNormalization(part, *own, epsilon=epsilon), part))
+            outputs.append(normalized_by(op, normalization, part, own))
         return like(op.Concat(*outputs, axis=1), joined)

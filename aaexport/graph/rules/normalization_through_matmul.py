@@ -16,9 +16,9 @@ from aaexport.graph.rules.rule import (
     Builder,
     GraphRule,
     Refusal,
-    attribute,
     constant,
     like,
+    normalized_by,
     operands,
     producer,
     require_normalization,
@@ -60,9 +60,8 @@ class NormalizationThroughMatmul(GraphRule):
     def rewrite(self, op: Builder, left: ir.Value, right: ir.Value, product: ir.Value, normalized: ir.Value) -> Any:
         """The same two nodes, the other way round."""
         normalization = producer(normalized)
-        epsilon = attribute(normalization, "epsilon", 1e-5)
         x = right if _is_matrix(left) else left
-        inner = like(op.BatchNormalization(x, *operands(normalization)[1:], epsilon=epsilon), x)
+        inner = normalized_by(op, normalization, x, operands(normalization)[1:])
         return like(op.MatMul(left, inner) if _is_matrix(left) else op.MatMul(inner, right), product)
 
 

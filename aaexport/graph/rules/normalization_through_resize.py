@@ -17,6 +17,7 @@ from aaexport.graph.rules.rule import (
     attribute,
     channels,
     like,
+    normalized_by,
     operands,
     producer,
     require_normalization,
@@ -54,6 +55,5 @@ class NormalizationThroughResize(GraphRule):
         """The same two nodes, the other way round."""
         resize, normalization = producer(resized), producer(normalized)
         x, *rest = operands(resize)[0], *resize.inputs[1:]  # sizes and scales may be left out
-        epsilon = attribute(normalization, "epsilon", 1e-5)
-        inner = like(op.BatchNormalization(x, *operands(normalization)[1:], epsilon=epsilon), x)
+        inner = normalized_by(op, normalization, x, operands(normalization)[1:])
         return like(op.Resize(inner, *rest, **resize.attributes), resized)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +48,7 @@ class GraphRule(RewriteRuleClassBase):
         """Raises Refusal with the reason why this match is to be left."""
 
     def check(self, context: MatchContext, *_: Any, **matched: Any) -> MatchResult:  # type: ignore[override]
-        """The library's question whether to rewrite a match; reasons are kept by the node's name."""
+        """The library's question whether to rewrite a match; the reasons why not are kept."""
         result, node = MatchResult(), context.root
         if not self.is_candidate(**matched):
             return result.fail("not what the rule is made for")
@@ -135,6 +135,12 @@ def require_normalization(normalized: ir.Value) -> None:
         raise Refusal("it normalises by the batch, as in training")
     for value in operands(producer(normalized))[1:]:
         constant(value, "a parameter of the normalization")
+
+
+def normalized_by(op: Builder, normalization: ir.Node, x: ir.Value, parameters: Sequence[ir.Value]) -> ir.Value:
+    """`x` normalised by `parameters`, and for the rest as the node `normalization` does it."""
+    epsilon = attribute(normalization, "epsilon", 1e-5)
+    return like(op.BatchNormalization(x, *parameters, epsilon=epsilon), x)
 
 
 def like(value: ir.Value, model: ir.Value) -> ir.Value:
