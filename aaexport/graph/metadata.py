@@ -6,7 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
@@ -28,6 +29,9 @@ class Provenance:
     size: tuple[int, int] | None = None  # (H, W), where it is not the recipe's
     notes: tuple[str, ...] = ()  # what a user should know of the weights
     with_attention: bool = False  # whether attention weights are outputs too
+    batch: int | str | None = None  # "dynamic" or the number that it was converted for; None in older files
+    target: str | None = None  # what the graph rules were chosen for
+    layers: Mapping[str, str] = field(default_factory=dict)  # path of each augmented layer → how it was written out
 
 
 def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input | None) -> None:
@@ -43,6 +47,12 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
     }
     if provenance.recipe_digest is not None:
         entries["recipe_digest"] = provenance.recipe_digest
+    if provenance.batch is not None:
+        entries["batch"] = str(provenance.batch)
+    if provenance.target is not None:
+        entries["target"] = provenance.target
+    if provenance.layers:
+        entries["layers"] = json.dumps(dict(provenance.layers))
     if provenance.size is not None:
         entries["input.size"] = json.dumps(provenance.size)
     if provenance.with_attention:
@@ -73,11 +83,20 @@ def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
 
 
 def _read_counts(text: str) -> dict[str, int]:
+    return {k: v for k, v in _read_object(text).items() if isinstance(v, int)}
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    """A JSON object; empty for anything else, because anybody may have written it."""
     try:
         value = json.loads(text)
     except ValueError:
         return {}
-    return {str(k): v for k, v in value.items() if isinstance(v, int)} if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_batch(text: str) -> int | str | None:
+    return text if text == "dynamic" else int(text) if text.isdecimal() else None
 
 
 def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
@@ -95,6 +114,9 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
         int(opset),
         size,
         with_attention=properties.get(PREFIX + "with_attention") == "true",
+        batch=_read_batch(properties.get(PREFIX + "batch", "")),
+        target=properties.get(PREFIX + "target"),
+        layers={k: v for k, v in _read_object(properties.get(PREFIX + "layers", "")).items() if isinstance(v, str)},
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aaexport.device import Target
-from aaexport.recipe import DecompositionName
+from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName
 
 BREAK_EVEN = 40  # rows + columns: ADD / MAC
 CACHED_LOGITS = 2**20  # numbers that may be alive at a time before blocks pay
@@ -60,6 +60,15 @@ class Choice:
 
     def __str__(self) -> str:
         return self.decomposition if self.blocks == 1 else f"{self.decomposition}/{self.blocks}"
+
+
+def read_choice(text: str) -> Choice | None:
+    """What `str` made a Choice to; None for anything else."""
+    name, _, blocks = text.partition("/")
+    known = next((known for known in DECOMPOSITION_NAMES if known == name), None)
+    if known is None or (blocks and not blocks.isdecimal()):
+        return None
+    return Choice(known, int(blocks or 1))
 
 
 def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "cpu") -> Choice:

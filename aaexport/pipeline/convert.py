@@ -14,13 +14,13 @@ from torch import nn
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
-from aaexport.graph.check import check_model, check_operators
-from aaexport.graph.convert import OnnxModel, to_onnx
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
-from aaexport.graph.optimize import optimize_model
 from aaexport.nn.attention_maps import attention_outputs
+from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.choice import Choice
 from aaexport.parity import ParityReport
+from aaexport.pipeline.export import Exported, export
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
     ImageShape,
@@ -31,7 +31,7 @@ from aaexport.pipeline.subject import (
 )
 from aaexport.pipeline.tuning import tuned_choices
 from aaexport.pipeline.verify import tolerance_for, verify_subject
-from aaexport.program import Batch, export_program, fast_tracing
+from aaexport.program import Batch
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
@@ -101,15 +101,18 @@ def convert(
     settings = _settled(subject, opset, decomposition, batch, max_attention_memory, with_attention, target)
 
     module, plan_notes = _planned(subject, settings, say)
-    onnx_model, rules, notes = _exported(subject, module, settings, say)
-    _record_provenance(onnx_model, subject, module, settings, rules)
+    exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
+    onnx_model = exported.model
+    _record_provenance(exported, subject, module, settings)
     parity = None
     with atomic_path(destination) as temporary:
         write_onnx(onnx_model, temporary)
         written = temporary.stat().st_size
         if verify:
             say("verifying against PyTorch")
-            parity = verify_subject(subject, temporary, atol=atol, rtol=rtol, seed=seed, named=destination)
+            parity = verify_subject(
+                subject, temporary, atol=atol, rtol=rtol, seed=seed, named=destination, exported=exported
+            )
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(f"parity failed and {destination} was not written: {failure}", parity)
@@ -124,9 +127,9 @@ def convert(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *plan_notes, *notes),
+        notes=(*subject.notes, *plan_notes, *exported.notes),
         attention_outputs=attention_outputs(module) if with_attention else (),
-        rules=rules,
+        rules=exported.rules,
     )
 
 
@@ -191,25 +194,7 @@ def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module
     return module, (*remarks, *notes)
 
 
-def _exported(
-    subject: Subject, module: nn.Module, settings: _Settings, say: Say
-) -> tuple[OnnxModel, dict[str, int], tuple[str, ...]]:
-    """The checked ONNX model, the graph rules that were applied, how often each, and what to know of the file."""
-    with fast_tracing():
-        say("capturing the module with torch.export")
-        program = export_program(subject.runnable(module), subject.input_shape, settings.batch)
-        say(f"converting to ONNX opset {settings.opset}")
-        model = to_onnx(program, opset=settings.opset, output_names=subject.output_names)
-    say("applying the graph rules")
-    model, rules = optimize_model(model, target=settings.target)
-    check_model(model, opset=settings.opset)
-    notes = check_operators(model, ours=subject.recipe is not None)
-    return model, {rule.title: rule.applied for rule in rules if rule.applied}, notes
-
-
-def _record_provenance(
-    model: OnnxModel, subject: Subject, module: nn.Module, settings: _Settings, rules: dict[str, int]
-) -> None:
+def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, settings: _Settings) -> None:
     provenance = Provenance(
         weights_digest(module),
         None if subject.folder is None else subject.folder.recipe.digest(),
@@ -218,9 +203,12 @@ def _record_provenance(
         subject.own_size,
         subject.notes,
         settings.with_attention,
+        settings.batch,
+        settings.target,
+        {path: str(Choice(layer.decomposition, layer.blocks)) for path, layer in augmented_layers(module).items()},
     )
-    write_metadata(model, provenance, None if subject.recipe is None else subject.recipe.input)
-    record_rules(model, rules)
+    write_metadata(exported.model, provenance, None if subject.recipe is None else subject.recipe.input)
+    record_rules(exported.model, exported.rules)
 
 
 def _destination(subject: Subject, path: str | Path | None) -> Path:
