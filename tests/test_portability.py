@@ -14,7 +14,7 @@ import aaexport
 from aaexport.folder import zoo_models
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
-from aaexport.parity import TOLERANCES, compare
+from aaexport.parity import Case, Truth, compare, tolerances
 from aaexport.recipe import Attention, MnasNet, ResNet
 
 LAYER = {"dk": 8, "dv": 4, "num_heads": 2, "height": 5, "width": 7}
@@ -98,7 +98,8 @@ def test_an_export_agrees_in_another_runtime(export, runtime):
     if runtime.missing:
         pytest.skip(f"{runtime.name} is not installed: {runtime.missing}")
     given = dict(enumerate(runtime.run(export.result.path, {"input": export.images}).values()))
-    judged = compare("random images", export.truth, export.own, given, TOLERANCES["float32", "cpu"])
+    truth = Truth(Case("random images", export.images), export.truth, export.own, {})
+    judged = compare(truth, given, tolerances("float32", "cpu"))
     assert [output.failure for output in judged if not output.passed] == []
 
 

@@ -44,6 +44,33 @@ class BatchSizes(click.ParamType[tuple[int, ...]]):
         return tuple(int(size) for size in sizes)
 
 
+class Bound(click.ParamType[tuple[str, float]]):
+    """A number for every output, or `NAME=X` for one of them: (name, or "" for every one, number)."""
+
+    name = "X|NAME=X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Refuses what is no number."""
+        if isinstance(value, tuple):
+            return value
+        output, _, number = str(value).rpartition("=")
+        try:
+            return output, float(number)
+        except ValueError:
+            option = param.name if param is not None and param.name else "the bound"
+            self.fail(f"{option} must be a number or NAME=NUMBER, got {value!r}", param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAME,NAME,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Takes whatever stands between the commas; what is known is decided elsewhere."""
+        return value if isinstance(value, tuple) else tuple(name.strip() for name in str(value).split(","))
+
+
 model = click.argument("model", metavar="MODEL")
 out = click.option(
     "--out",
@@ -55,6 +82,10 @@ seed = click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of all random inputs."
 )
 atol = click.option("--atol", type=float, help="Largest absolute error; the tolerance table's by default.")
+bounds = (
+    click.option("--atol", type=Bound(), multiple=True, help="Largest absolute error, of every output or of one."),
+    click.option("--rtol", type=Bound(), multiple=True, help="The same, relative to the largest output."),
+)
 rtol = click.option("--rtol", type=float, help="The same, relative to the largest output.")
 size = click.option(
     "--size",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,49 +11,101 @@ from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
 from aaexport.errors import ParityError
-from aaexport.folder import checkout
+from aaexport.folder import atomic_path, check_writable, checkout
+
+if TYPE_CHECKING:
+    from aaexport.parity import ParityReport
 
 
 @click.command("verify")
 @options.model
 @click.option("--onnx", type=click.Path(path_type=Path), help="Another file than the folder's model.onnx.")
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    help="A .npz, .safetensors or folder of images instead of the recipe's held-out images.",
+)
 @options.out
 @options.size
 @options.device("cpu", "For onnxruntime; PyTorch's side runs on the CPU.")
-@options.atol
-@options.rtol
+@click.option(
+    "--runtimes",
+    type=options.Names(),
+    help="What computes: reference, unoptimized, onnxruntime, tf32, tensorrt, openvino; the usual ones by default.",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="One more batch size beside 1, 2, 3 and 7.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="The precision that the file is meant to have.",
+)
+@options.bounds[0]
+@options.bounds[1]
+@click.option("--locate/--no-locate", default=True, show_default=True, help="Look for the first node that is wrong.")
+@click.option("--strict", is_flag=True, help="Warnings are failures.")
 @options.seed
 @options.as_json
+@click.option("--markdown", is_flag=True, help="Print Markdown on stdout, for a pull request.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML to this file too.")
 def command(
     model: str,
     onnx: Path | None,
+    inputs: Path | None,
     out: Path | None,
     size: tuple[int, int] | None,
     device: str,
-    atol: float | None,
-    rtol: float | None,
+    runtimes: tuple[str, ...] | None,
+    batch: int | None,
+    dtype: str,
+    atol: tuple[tuple[str, float], ...],
+    rtol: tuple[tuple[str, float], ...],
+    locate: bool,
+    strict: bool,
     seed: int,
     as_json: bool,
+    markdown: bool,
+    junit: Path | None,
 ) -> None:
-    """Judge MODEL's ONNX file against PyTorch in float64, on held-out images and random inputs.
+    """Judge MODEL's ONNX file against PyTorch in float64, on held-out images and made-up inputs.
 
-    Exits with 3 if the file computes something else.
+    Exits with 3 if the file computes something else, and then says which stage broke it and which node.
     """
-    from aaexport.pipeline.verify import tolerance_for
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown contradict each other")
+    if junit is not None:
+        check_writable(junit)
+    from aaexport.pipeline.computations import Judged
+    from aaexport.pipeline.verify import Wanted, verify_folder
 
-    tolerance_for(device, atol, rtol)  # wrong options are refused before anything is copied or converted
+    precision: Any = dtype
+    judged = Judged(precision, dict(atol) or None, dict(rtol) or None)
+    wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
+    wanted.check()  # wrong options are refused before anything is copied or converted
     folder = checkout(model, out, say)
     if onnx is None:
         ensure_converted(folder, size)
-    from aaexport.pipeline.verify import verify
-    from aaexport.report.machine import parity_json
-    from aaexport.report.terminal import parity_view
+    report = verify_folder(folder, onnx, wanted, size=size, say=say)
+    _show(report, as_json=as_json, markdown=markdown)
+    if junit is not None:
+        from aaexport.report.junit import parity_junit
 
-    report = verify(folder, onnx, size=size, device=device, atol=atol, rtol=rtol, seed=seed)
-    if as_json:
-        show_json(parity_json(report))
-    else:
-        show(parity_view(report))
+        with atomic_path(junit) as temporary:
+            temporary.write_text(parity_junit(report), encoding="utf-8")
     if not report.passed:
         failure = next(iter(report.failures), "nothing was compared")
         raise ParityError(f"parity failed: {failure}", report)
+
+
+def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:
+    from aaexport.report.machine import parity_json
+    from aaexport.report.markdown import parity_markdown
+    from aaexport.report.parity import parity_view
+
+    if as_json:
+        show_json(parity_json(report))
+    elif markdown:
+        click.echo(parity_markdown(report))
+    else:
+        show(parity_view(report))

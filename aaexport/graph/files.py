@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
@@ -99,18 +100,19 @@ def summarize(path: Path) -> GraphSummary:
         operators=dict(operators.most_common()),
         parameters=sum(_size(t) for t in model.graph.initializer if t.data_type in _FLOATING),
         macs=count_macs(model),
-        inputs=tuple(_tensor_info(v) for v in model.graph.input if v.name not in constants),
-        outputs=tuple(_tensor_info(v) for v in model.graph.output),
+        inputs=tuple(tensor_info(v) for v in model.graph.input if v.name not in constants),
+        outputs=tuple(tensor_info(v) for v in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 
-def coarsest_type(model: onnx.ModelProto) -> str:
+def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bfloat16"]:
     """The floating-point type of fewest digits that the model computes in: `bfloat16`, `float16`, or `float32`."""
     held = {tensor.data_type for tensor in _tensors(model)}
     held |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
-    coarse = {"bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
-    return next((name for name, dtype in coarse.items() if dtype in held), "float32")
+    if TensorProto.BFLOAT16 in held:
+        return "bfloat16"
+    return "float16" if TensorProto.FLOAT16 in held else "float32"
 
 
 def probe_model() -> bytes:
@@ -166,7 +168,8 @@ def _size(tensor: TensorProto) -> int:
     return count
 
 
-def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+def tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    """Name, type and shape of an input or output."""
     tensor = value.type.tensor_type
     shape = tuple(d.dim_param or None if not d.HasField("dim_value") else int(d.dim_value) for d in tensor.shape.dim)
     known = tensor.elem_type in TensorProto.DataType.values()

@@ -15,6 +15,7 @@ they are ratios of times, so that they carry over to like machines.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from aaexport.device import Target
 from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName
@@ -65,10 +66,9 @@ class Choice:
 def read_choice(text: str) -> Choice | None:
     """What `str` made a Choice to; None for anything else."""
     name, _, blocks = text.partition("/")
-    known = next((known for known in DECOMPOSITION_NAMES if known == name), None)
-    if known is None or (blocks and not blocks.isdecimal()):
+    if name not in DECOMPOSITION_NAMES or (blocks and not blocks.isdecimal()):
         return None
-    return Choice(known, int(blocks or 1))
+    return Choice(cast(DecompositionName, name), int(blocks or 1))
 
 
 def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "cpu") -> Choice:

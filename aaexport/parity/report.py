@@ -161,7 +161,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Placement:
-    """How many nodes of a loaded file run where; `on_cpu` names those of an accelerator's session that do not run on it."""
+    """How many nodes of a loaded file run where; `on_cpu` names those that an accelerator's session left behind."""
 
     provider: str
     nodes: dict[str, int]

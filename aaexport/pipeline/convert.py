@@ -20,6 +20,7 @@ from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
 from aaexport.parity import ParityReport
+from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.export import Exported, export
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
@@ -30,7 +31,7 @@ from aaexport.pipeline.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.tuning import tuned_choices
-from aaexport.pipeline.verify import tolerance_for, verify_subject
+from aaexport.pipeline.verify import Wanted, verify_subject
 from aaexport.program import Batch
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
@@ -92,7 +93,8 @@ def convert(
     """
     began = time.perf_counter()
     _check_arguments(opset, decomposition, target, max_attention_memory, with_attention)
-    tolerance_for("cpu", atol, rtol)  # a wrong one is refused before the work, not after it
+    wanted = Wanted(judged=Judged(atol=atol, rtol=rtol), seed=seed)
+    wanted.check()  # a wrong one is refused before the work, not after it
     subject = as_subject(model, input_shape, size)
     if with_attention:
         subject = subject.observed()
@@ -110,9 +112,7 @@ def convert(
         written = temporary.stat().st_size
         if verify:
             say("verifying against PyTorch")
-            parity = verify_subject(
-                subject, temporary, atol=atol, rtol=rtol, seed=seed, named=destination, exported=exported
-            )
+            parity = verify_subject(subject, temporary, wanted, named=destination, exported=exported, say=say)
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(f"parity failed and {destination} was not written: {failure}", parity)

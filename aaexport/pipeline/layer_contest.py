@@ -27,13 +27,12 @@ from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import typical
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice, cached_blocks
-from aaexport.parity import OutputParity, ParityReport, compare
+from aaexport.parity import Case, Computation, OutputParity, ParityReport, Truth, compare, tolerances
 from aaexport.pipeline.bench_worker import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.convert import convert
 from aaexport.pipeline.plan import ATTENTION_OPSET, unmeasured
 from aaexport.pipeline.subject import with_decomposition
-from aaexport.pipeline.verify import tolerance_for
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName
 from aaexport.results import Candidate, TunedLayer
@@ -144,8 +143,8 @@ class LayerContest:
                 actual = runner.infer({INPUT_NAME: self.samples[:PARITY_IMAGES]})
         except FAILURES as error:
             return _failed(looked_at, error)
-        tolerance = tolerance_for(self.conditions.device, None, None)
-        (parity,) = compare("random inputs", expected, baseline, actual, tolerance)
+        truth = Truth(Case("random inputs", self.samples[:PARITY_IMAGES]), expected, baseline, {})
+        (parity,) = compare(truth, actual, tolerances("float32", parse_device(self.conditions.device)[0]))
         return replace(looked_at, max_abs_error=parity.max_abs_error, failure=parity.failure)
 
     def _take_turns(self, those: Sequence[Candidate], tick: Tick) -> dict[Choice, Candidate]:
@@ -184,9 +183,12 @@ class LayerContest:
 
     def _nothing_left(self, paths: tuple[str, ...], tried: tuple[Candidate, ...]) -> AaexportError:
         if any(candidate.first_look is not None for candidate in tried):
-            outputs = tuple(OutputParity(str(one.choice), paths[0], one.failure, one.max_abs_error) for one in tried)
+            outputs = tuple(
+                OutputParity(str(one.choice), paths[0], one.failure, max_abs_error=one.max_abs_error) for one in tried
+            )
             device = self.conditions.device
-            report = ParityReport(paths[0], f"onnxruntime on {device}", tolerance_for(device, None, None), outputs)
+            row = tolerances("float32", parse_device(device)[0]).row
+            report = ParityReport(paths[0], (Computation(f"onnxruntime on {device}", "device", row, outputs),))
             message = f"no decomposition of {paths[0]} is inside the parity bound; {_last_words(tried)}"
             return ParityError(message, report)
         remedy = "a smaller --batch takes less memory"

@@ -16,15 +16,14 @@ from aaexport.graph.check import check_model, foreign_operators
 from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
-from aaexport.parity import Array, OutputParity, ParityReport, Tolerance, compare
-from aaexport.pipeline.verify import tolerance_for
+from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
+from aaexport.parity import tolerances as tolerances_of
 from aaexport.results import OptimizeResult
 from aaexport.runners.base import Port
 from aaexport.runners.ort import OrtRunner
 
 BATCHES = (1, 3)
 RUNTIME = "onnxruntime"
-COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}  # their unit in the last place ÷ float32's
 
 
 def optimize(
@@ -61,7 +60,7 @@ def optimize(
     source, path = Path(source), Path(path)
     if target not in TARGETS:
         raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
-    tolerance_for("cpu", atol, rtol)
+    tolerances_of("float32", "cpu", atol, rtol)  # wrong ones are refused before any work
     check_writable(path)
     model = read_onnx(source)
     say("applying the graph rules")
@@ -74,8 +73,8 @@ def optimize(
         write_onnx(rewritten, temporary)
         if verify:
             say("comparing both files")
-            tolerance = _tolerance(coarsest_type(model), atol, rtol)
-            parity = replace(_compare(source, temporary, tolerance, seed), onnx=str(path))
+            tolerances = tolerances_of(coarsest_type(model), "cpu", atol, rtol)
+            parity = replace(_compare(source, temporary, tolerances, seed), onnx=str(path))
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(
@@ -85,7 +84,7 @@ def optimize(
     return OptimizeResult(path, target, dict(before.most_common()), dict(after.most_common()), rules, parity)
 
 
-def _compare(source: Path, written: Path, tolerance: Tolerance, seed: int) -> ParityReport:
+def _compare(source: Path, written: Path, tolerances: Tolerances, seed: int) -> ParityReport:
     outputs: list[OutputParity] = []
     with OrtRunner(source, optimize=False) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
         rng = np.random.default_rng(seed)
@@ -94,20 +93,10 @@ def _compare(source: Path, written: Path, tolerance: Tolerance, seed: int) -> Pa
             feeds = {port.name: _made_up(port, batch, rng) for port in plain.inputs}
             expected, baseline, actual = (runner.infer(feeds) for runner in (plain, own, new))
             _require_comparable(expected)
-            outputs += compare(f"random, batch {batch}", expected, baseline, actual, tolerance, whose=RUNTIME)
-        return ParityReport(str(written), new.label, tolerance, tuple(outputs), baseline=RUNTIME)
-
-
-def _tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
-    """The table's for float32, as many units in the last place of a coarser type."""
-    tolerance = tolerance_for("cpu", atol, rtol)
-    coarser = COARSER.get(dtype, 1.0)
-    return replace(
-        tolerance,
-        atol=tolerance.atol * (coarser if atol is None else 1),
-        rtol=tolerance.rtol * (coarser if rtol is None else 1),
-        floor_ulps=tolerance.floor_ulps * coarser,
-    )
+            case = Case(f"random, batch {batch}", next(iter(feeds.values())))
+            outputs += compare(Truth(case, expected, baseline, {}), actual, tolerances, whose=RUNTIME)
+        row = Computation(new.label, "graph rules", tolerances.row, tuple(outputs))
+        return ParityReport(str(written), (row,), baseline=RUNTIME, seed=seed)
 
 
 def _require_comparable(expected: Mapping[str, Array]) -> None:

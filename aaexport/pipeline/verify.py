@@ -1,45 +1,39 @@
-"""(model, ONNX file) → ParityReport: the file against the definition in float64, on real and random inputs."""
+"""(model, ONNX file) → ParityReport: the file against the definition in float64, stage by stage.
+
+The matrix has a row for everything that computes (`aaexport.pipeline.computations`) and a column for every kind of
+input (`aaexport.pipeline.inputs`). The first row that fails tells which stage broke parity; then the first node that
+went wrong is looked for (`aaexport.pipeline.locate`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
-from aaexport.data import Images, evaluation_batch, load_images, sample
-from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, DataError, FolderError, GraphError, RunnerError, broken_rule
+from aaexport.errors import (
+    ArgumentError,
+    FolderError,
+    GraphError,
+    broken_rule,
+)
 from aaexport.folder import ModelFolder, find_model, write_json
 from aaexport.graph.check import check_model
 from aaexport.graph.files import GraphSummary, converted_size, read_onnx, summarize
-from aaexport.graph.metadata import read_metadata
+from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.parity import (
-    TOLERANCES,
-    Accuracy,
-    Array,
-    OutputParity,
-    ParityReport,
-    Tolerance,
-    compare,
-)
-from aaexport.pipeline.subject import ImageShape, Subject, as_subject, with_decomposition
-from aaexport.program import INPUT_NAME
+from aaexport.parity import Accuracy, Bounds, Computation, ParityReport, Precision
+from aaexport.pipeline.computations import Judge, Judged, Row, check_runtimes, file_rows, torch_row
+from aaexport.pipeline.export import Exported, as_converted
+from aaexport.pipeline.inputs import Inputs, check_largest_batch, gather_inputs
+from aaexport.pipeline.subject import ImageShape, Subject, as_subject, decompositions_of
 from aaexport.report.machine import parity_json
-from aaexport.runners.base import Runner
-from aaexport.runners.ort import OrtRunner
-from aaexport.runners.torch import TorchRunner
 from aaexport.weights import weights_digest
 
-BATCHES = (1, 2, 7)
-ACCURACY_BATCH = 64
-OBSERVED_ACCURACY_BATCH = 4  # with attention weights: a megabyte and more a layer, head and image
-ACCURACY_IMAGES = 1000
-FIXED_BATCHES = 100
+ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
+Say = Callable[[str], None]
 
 
 def verify(
@@ -49,15 +43,22 @@ def verify(
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
     device: str = "cpu",
-    atol: float | None = None,
-    rtol: float | None = None,
+    dtype: Precision = "float32",
+    inputs: str | Path | None = None,
+    batch: int | None = None,
+    runtimes: Sequence[str] | None = None,
+    atol: float | Bounds | None = None,
+    rtol: float | Bounds | None = None,
+    locate: bool = True,
+    strict: bool = False,
     seed: int = 0,
+    say: Say = lambda step: None,
 ) -> ParityReport:
-    """Runs an ONNX file through onnxruntime and judges it against `model` (DESIGN: truth is float64).
+    """Runs an ONNX file and judges it against `model` (DESIGN: truth is float64).
 
-    Inputs are held-out images of the recipe's data set, where it can be had offline, and seeded normal numbers,
-    each at batch 1, 2 and 7, or at the batch that the file fixes. A wrong file is a failed report, not an
-    exception. Attention weights that the file has as outputs are judged like every other output.
+    Inputs are held-out images of the recipe's data set, where it can be had offline, and made-up ones
+    (`aaexport.parity.made_up_cases`), at batch 1, 2, 3 and 7, or at the batch that the file fixes. A wrong file is a
+    failed report, not an exception. Attention weights that the file has as outputs are judged like every other one.
 
     Args:
         model: a zoo name, a model folder, or a module in float32 (then `input_shape` = (C, H, W) is needed).
@@ -65,151 +66,163 @@ def verify(
         input_shape: of one image, for a module.
         size: (H, W) of the images; by default the one that the file was converted for, else the recipe's.
         device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
-        atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`).
-        seed: of the random inputs and of the choice of images.
+        dtype: the precision that the file is meant to have, by which it is judged.
+        inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
+        batch: one more batch size to try, the largest that will be served.
+        runtimes: which of `aaexport.pipeline.computations.RUNTIMES` run the file; the usual ones by default.
+        atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
+        locate: whether to look for the first node that went wrong, if one did.
+        strict: whether warnings are failures.
+        seed: of the made-up inputs and of the choice of images.
+        say: is told each step as it begins.
 
     Raises:
-        GraphError: the file is not a whole ONNX model: it could not be verified.
-        ProviderError: onnxruntime cannot use `device` here.
+        GraphError: the file is not a whole ONNX model, or takes other inputs than the model: nothing to judge.
+        DataError: `inputs` cannot be read or do not fit.
+        RunnerError: PyTorch cannot run the model.
+        ProviderError: a runtime that was asked for, or `device`, does not work here.
         Others as `aaexport.convert` raises for `model`.
     """
-    folder = _folder_of(model)
-    path = _onnx_path(folder, onnx)
-    subject = as_subject(folder or model, input_shape, size or (None if folder is None else converted_size(path)))
-    report = verify_subject(subject, path, device=device, atol=atol, rtol=rtol, seed=seed)
-    if subject.folder is not None and path == subject.folder.onnx_path:
-        write_json(subject.folder.parity_path, parity_json(report))
-        subject.folder.write_manifest()
+    wanted = Wanted(device, Judged(dtype, atol, rtol), inputs, batch, runtimes, locate, strict, seed)
+    wanted.check()
+    if not isinstance(model, nn.Module):
+        folder = model if isinstance(model, ModelFolder) else find_model(model)
+        return verify_folder(folder, onnx, wanted, input_shape=input_shape, size=size, say=say)
+    if onnx is None:
+        raise ArgumentError("onnx must be given for a module, got None")
+    return verify_subject(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
+
+
+def verify_folder(
+    folder: ModelFolder,
+    onnx: str | Path | None,
+    wanted: Wanted,
+    *,
+    input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
+    say: Say = lambda step: None,
+) -> ParityReport:
+    """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
+    path = folder.onnx_path if onnx is None else Path(onnx)
+    if onnx is None and not path.is_file():
+        raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
+    subject = as_subject(folder, input_shape, size or converted_size(path))
+    report = verify_subject(subject, path, wanted, say=say)
+    if path == folder.onnx_path:
+        write_json(folder.parity_path, parity_json(report))
+        folder.write_manifest()
     return report
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a verification; as the arguments of `verify`."""
+
+    device: str = "cpu"
+    judged: Judged = field(default_factory=Judged)
+    inputs: str | Path | None = None
+    batch: int | None = None
+    runtimes: Sequence[str] | None = None
+    locate: bool = True
+    strict: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
+        check_runtimes(self.runtimes, self.device)
+        self.judged.on("cpu")
+        check_largest_batch(self.batch)
 
 
 def verify_subject(
     subject: Subject,
     path: Path,
+    wanted: Wanted,
     *,
-    device: str = "cpu",
-    atol: float | None = None,
-    rtol: float | None = None,
-    seed: int = 0,
     named: Path | None = None,
+    exported: Exported | None = None,
+    say: Say = lambda step: None,
 ) -> ParityReport:
-    """As `verify`, for a subject at hand; `named` is what the report calls the file."""
-    tolerance = tolerance_for(device, atol, rtol)
+    """As `verify`, for a subject at hand; `named` is what the report calls the file, `exported` what it was."""
+    wanted.check()
     summary = summarize(path)
-    if _has_attention(summary) and augmented_layers(subject.module) and not subject.with_attention:
-        subject = subject.observed()
-    unfit = _input_failures(summary, subject)
-    structure = (*_structure(path), *unfit, *_output_failures(summary, subject), *_staleness(summary, subject))
+    provenance = read_metadata(summary.metadata)
+    if provenance is not None and provenance.with_attention and not subject.with_attention:
+        subject = subject.observed() if augmented_layers(subject.module) else subject
+    _require_fitting_inputs(path, summary, subject)
+    stale = _staleness(provenance, subject)
+    gathered = gather_inputs(subject, wanted.inputs, wanted.seed)
     report = ParityReport(
-        str(named or path), f"onnxruntime on {device}", tolerance, (), structure, notes=_notes(subject)
+        str(named or path),
+        structure=(*_structure(path), *_output_failures(summary, subject), *stale),
+        warnings=gathered.warnings,
+        notes=(*_notes(subject), *gathered.notes),
+        seed=wanted.seed,
+        strict=wanted.strict,
     )
-    try:
-        runner = OrtRunner(path, device=device, exact=True)
-    except RunnerError as error:
-        if type(error) is not RunnerError:
-            raise  # a provider that does not work says nothing about the file
-        return replace(report, structure=(*structure, str(error)))
-    with runner:
-        if unfit:
-            return replace(report, runner=runner.label)
-        return _compare_all(replace(report, runner=runner.label), subject, runner, seed)
+    matrix = _Matrix(subject, summary, wanted.judged, gathered, wanted.batch)
+    runtimes = check_runtimes(wanted.runtimes, wanted.device)
+    rows = (*matrix.torch_rows(provenance), *file_rows(path, runtimes, wanted.device, wanted.judged, summary.macs))
+    return matrix.filled(report, rows, say)
 
 
-def _compare_all(report: ParityReport, subject: Subject, runner: OrtRunner, seed: int) -> ParityReport:
-    images, chosen, notes = _held_out_images(subject, seed)
-    fixed = runner.inputs[0].shape[0]
-    if fixed is not None:
-        notes = (*notes, f"the file fixes the batch at {fixed}: no other size was tried")
-    cases = tuple(_cases(subject, images, chosen, BATCHES if fixed is None else (fixed,), seed))
-    definition, baseline = _torch_runner(subject, torch.float64), _torch_runner(subject, torch.float32)
-    classified = images if subject.recipe is not None and subject.recipe.network.classifies else None
-    # All of PyTorch first, then all of onnxruntime: in turns, each would run against the other's idle threads. But
-    # case by case where there are attention weights, because those of all cases would fill the memory.
-    torch_accuracy = None if classified is None else _accuracy(classified, chosen, subject, baseline, fixed)
-    outputs: list[OutputParity] = []
-    for group in [(case,) for case in cases] if subject.with_attention else [cases]:
-        outputs += _compare_cases(group, definition, baseline, runner, report.tolerance)
-    accuracy = None
-    if (
-        classified is not None
-        and torch_accuracy is not None
-        and all(output.max_abs_error is not None for output in outputs)
-    ):
-        seen, share = _accuracy(classified, chosen, subject, runner, fixed)
-        accuracy = Accuracy(seen, torch_accuracy[1], share) if seen else None
-    return replace(report, outputs=tuple(outputs), notes=(*report.notes, *notes), accuracy=accuracy)
+class _Matrix:
+    """Rows × cases of one verification."""
+
+    def __init__(
+        self, subject: Subject, summary: GraphSummary, judged: Judged, inputs: Inputs, largest: int | None
+    ) -> None:
+        self.subject, self.summary, self.judged, self.inputs = subject, summary, judged, inputs
+        fixed = summary.inputs[0].shape[0]
+        self.fixed = fixed if isinstance(fixed, int) else None
+        self.cases = tuple(inputs.cases(self.fixed, largest))
+        self.judge = Judge(subject)
+        self.largest = largest
+
+    def torch_rows(self, provenance: Provenance | None) -> tuple[Row, ...]:
+        """PyTorch with the layers as the file has them, where that is known and is not the definition itself."""
+        module = as_converted(self.subject, provenance)
+        if module is None or (how := decompositions_of(module)) in ("skew", "none"):
+            return ()
+        return (torch_row(self.subject, module, how, self.judged),)
+
+    def filled(self, report: ParityReport, rows: Sequence[Row], say: Say) -> ParityReport:
+        """The report with every row judged, and the accuracy by the last of them that ran."""
+        self.judge.judge(rows, self.cases)
+        report = replace(report, computations=tuple(row.result() for row in rows))
+        notes, warnings = list(report.notes), list(report.warnings)
+        if self.fixed is not None:
+            notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
+        warnings += _ill_conditioned(report.computations)
+        return replace(report, notes=tuple(notes), warnings=tuple(warnings), accuracy=self._accuracy(rows))
+
+    def _accuracy(self, rows: Sequence[Row]) -> Accuracy | None:
+        """By PyTorch and by the last row, which is nearest to what will be served."""
+        served = rows[-1]
+        if served.failure is not None or any(output.max_abs_error is None for output in served.outputs):
+            return None
+        own = self.inputs.accuracy(self.judge.baseline, self.fixed, self.summary.macs)
+        if own is None:
+            return None
+        with served.open() as runner:
+            given = self.inputs.accuracy(runner, self.fixed, self.summary.macs)
+        return None if given is None else Accuracy(own[0], own[1], given[1])
 
 
-@dataclass(frozen=True)
-class _Case:
-    name: str
-    batch: Array  # (B, C, H, W), float32
-
-
-def _compare_cases(
-    cases: Sequence[_Case], definition: TorchRunner, baseline: TorchRunner, runner: OrtRunner, tolerance: Tolerance
-) -> Iterator[OutputParity]:
-    expected = [definition.infer({INPUT_NAME: case.batch}) for case in cases]
-    own = [baseline.infer({INPUT_NAME: case.batch}) for case in cases]
-    for case, truth, plain in zip(cases, expected, own, strict=True):
-        try:
-            actual = runner.infer({runner.inputs[0].name: case.batch})
-        except RunnerError as error:
-            yield from (OutputParity(case.name, name, str(error)) for name in truth)
-        else:
-            yield from compare(case.name, truth, plain, actual, tolerance)
-
-
-def _cases(
-    subject: Subject, images: Images | None, chosen: torch.Tensor, batches: Sequence[int], seed: int
-) -> Iterator[_Case]:
-    """Different images and different numbers in every case, all decided by `seed`."""
-    generator = torch.Generator().manual_seed(seed)
-    for size in batches:
-        if images is not None and subject.recipe is not None:
-            index = chosen[torch.randint(len(chosen), (size,), generator=generator)]
-            batch = evaluation_batch(images, subject.recipe, index)
-            yield _Case(f"images, batch {size}", batch.numpy())
-        noise = torch.randn(size, *subject.input_shape, generator=generator)
-        yield _Case(f"random, batch {size}", noise.numpy())
-
-
-def _accuracy(
-    images: Images, chosen: torch.Tensor, subject: Subject, runner: Runner, fixed: int | None
-) -> tuple[int, float]:
-    """How many of the `chosen` images were classified, and the share that the first output classifies rightly.
-
-    A file that fixes its batch is given whole batches only, and no more than `FIXED_BATCHES` of them.
-    """
-    assert subject.recipe is not None
-    right = seen = 0
-    for index in chosen.split(fixed or (OBSERVED_ACCURACY_BATCH if subject.with_attention else ACCURACY_BATCH)):
-        if fixed is not None and (len(index) != fixed or seen >= fixed * FIXED_BATCHES):
-            break
-        batch = evaluation_batch(images, subject.recipe, index).numpy()
-        scores = runner.infer({runner.inputs[0].name: batch})[subject.output_names[0]]
-        right += int((scores.argmax(axis=1) == images.labels[index].numpy()).sum())
-        seen += len(index)
-    return seen, right / seen if seen else 0.0
-
-
-def _held_out_images(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
-    """The data set's test part, the numbers of the images to use, and what is to be told of them."""
-    if subject.recipe is None or subject.folder is None:
-        return None, torch.empty(0), ("a bare module has no data set: random inputs only",)
-    try:
-        images = load_images(subject.recipe, "test", base=subject.folder.path)
-        chosen, notes = sample(images, ACCURACY_IMAGES, seed)
-    except DataError as error:
-        return None, torch.empty(0), (f"random inputs only: {error}",)
-    return images, chosen, (*images.notes, *notes)
-
-
-def _torch_runner(subject: Subject, dtype: torch.dtype) -> TorchRunner:
-    # The paper's own decomposition is the definition, in float32 too: a fault in another one, exported or not, must
-    # not pass for PyTorch's own error.
-    module = subject.runnable(with_decomposition(subject.module, "skew"))
-    return TorchRunner(module, (INPUT_NAME,), subject.output_names, input_shape=subject.input_shape, dtype=dtype)
+def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
+    """A warning if float32 itself is hardly the function: then agreement within its error is little."""
+    worst = max(
+        (
+            output.baseline_max_abs_error / output.max_abs_expected
+            for computation in computations
+            for output in computation.outputs
+            if not output.extreme and output.baseline_max_abs_error is not None and output.max_abs_expected
+        ),
+        default=0.0,
+    )
+    if worst <= ILL_CONDITIONED:
+        return []
+    return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]
 
 
 def _structure(path: Path) -> tuple[str, ...]:
@@ -220,23 +233,22 @@ def _structure(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _input_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
-    failures = []
+def _require_fitting_inputs(path: Path, summary: GraphSummary, subject: Subject) -> None:
+    """GraphError if the model's images cannot be fed to the file."""
     if len(summary.inputs) != 1:
-        failures.append(f"the file must have one input, got {len(summary.inputs)}")
-    for tensor in summary.inputs[:1]:
-        fits = len(tensor.shape) == 4 and all(
-            got == want or not isinstance(got, int)
-            for got, want in zip(tensor.shape[1:], subject.input_shape, strict=False)
-        )
-        if not fits:
-            wanted = ("batch", *subject.input_shape)
-            failures.append(broken_rule(f"input {tensor.name}", f"have the shape {wanted}", tensor.shape))
-        if tensor.dtype != "float":
-            failures.append(broken_rule(f"input {tensor.name}", "be of float", tensor.dtype))
-        if tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
-            failures.append(broken_rule(f"input {tensor.name}", "have a batch of at least 1", tensor.shape))
-    return tuple(failures)
+        raise GraphError(broken_rule(str(path), "have one input", len(summary.inputs)))
+    tensor = summary.inputs[0]
+    fits = len(tensor.shape) == 4 and all(
+        got == want or not isinstance(got, int)
+        for got, want in zip(tensor.shape[1:], subject.input_shape, strict=False)
+    )
+    name = f"{path}: input {tensor.name}"
+    if not fits:
+        raise GraphError(broken_rule(name, f"have the shape {('batch', *subject.input_shape)}", tensor.shape))
+    if tensor.dtype != "float":
+        raise GraphError(broken_rule(name, "be float32", tensor.dtype))
+    if isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
+        raise GraphError(broken_rule(name, "have a batch of at least 1", tensor.shape))
 
 
 def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
@@ -246,13 +258,7 @@ def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]
     return (broken_rule("outputs", f"be {list(subject.output_names)}", names),)
 
 
-def _has_attention(summary: GraphSummary) -> bool:
-    provenance = read_metadata(summary.metadata)
-    return provenance is not None and provenance.with_attention
-
-
-def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
-    provenance = read_metadata(summary.metadata)
+def _staleness(provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
     if provenance is None:
         return ()
     failures = []
@@ -263,40 +269,6 @@ def _staleness(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     if folder is not None and provenance.recipe_digest not in (None, folder.recipe.digest()):
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
-
-
-def tolerance_for(device: str, atol: float | None, rtol: float | None) -> Tolerance:
-    """The tolerance table's row for float32 on `device`, with what was set by hand.
-
-    Raises:
-        ArgumentError: `device` is unknown, or `atol` or `rtol` is negative or not a number.
-    """
-    tolerance = TOLERANCES["float32", parse_device(device)[0]]
-    for name, value in (("atol", atol), ("rtol", rtol)):
-        if value is not None and not (np.isfinite(value) and value >= 0):
-            raise ArgumentError(broken_rule(name, "be at least 0 and finite", value))
-    if atol is None and rtol is None:
-        return tolerance
-    atol = tolerance.atol if atol is None else atol
-    rtol = tolerance.rtol if rtol is None else rtol
-    return replace(tolerance, atol=atol, rtol=rtol, reason=f"atol or rtol set by hand; {tolerance.reason}")
-
-
-def _folder_of(model: nn.Module | str | Path | ModelFolder) -> ModelFolder | None:
-    if isinstance(model, nn.Module):
-        return None
-    return model if isinstance(model, ModelFolder) else find_model(model)
-
-
-def _onnx_path(folder: ModelFolder | None, onnx: str | Path | None) -> Path:
-    if onnx is not None:
-        return Path(onnx)
-    if folder is None:
-        raise ArgumentError("onnx must be given for a module, got None")
-    if not folder.onnx_path.is_file():
-        remedy = f"write it with `aaexport convert {folder.path}`"
-        raise FolderError(f"{folder.path} has no model.onnx yet; {remedy}")
-    return folder.onnx_path
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:

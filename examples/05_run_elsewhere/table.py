@@ -10,7 +10,7 @@ from runtimes import RUNTIMES
 import aaexport
 from aaexport.folder import find_model
 from aaexport.nn import AugmentedConv2d
-from aaexport.parity import TOLERANCES, compare
+from aaexport.parity import Case, Truth, compare, tolerances
 from aaexport.pipeline.subject import with_decomposition
 
 FORMS = (("fold", 20), ("shift", 20), ("table", 20), ("skew", 20), ("fused", 23))  # (decomposition, opset)
@@ -80,8 +80,8 @@ def verdict(runtime, path, images, expected, own):
     except Exception as error:  # noqa: BLE001
         text = next(iter(str(error).splitlines()), type(error).__name__)
         return f"fails: {text if len(text) <= LONGEST else '…' + text[-LONGEST:]}"
-    sides = (dict(enumerate(arrays)) for arrays in (expected, own, given))
-    found = compare("", *sides, TOLERANCES["float32", "cpu"])
+    sides = [dict(enumerate(arrays)) for arrays in (expected, own)]
+    found = compare(Truth(Case("", images), *sides, {}), dict(enumerate(given)), tolerances("float32", "cpu"))
     failure = next((output.failure for output in found if output.failure), None)
     return f"fails: {failure}" if failure else f"agrees ({max(output.max_abs_error for output in found):.1e})"
 

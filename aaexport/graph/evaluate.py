@@ -1,0 +1,46 @@
+"""ONNX file → its outputs by onnx's reference evaluator: the specification in numpy, slow and unoptimized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference import ReferenceEvaluator
+
+from aaexport.errors import GraphError, first_line
+from aaexport.graph.files import TensorInfo, read_onnx, tensor_info
+
+Array = npt.NDArray[Any]
+
+
+class Evaluator:
+    """A file that the evaluator has loaded.
+
+    Raises:
+        GraphError: it is not a whole ONNX model, or holds an operator that the evaluator does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        model = read_onnx(path)
+        constants = {tensor.name for tensor in model.graph.initializer}
+        self.inputs: tuple[TensorInfo, ...] = tuple(
+            tensor_info(value) for value in model.graph.input if value.name not in constants
+        )
+        try:
+            self._evaluator = ReferenceEvaluator(model)
+        # It raises whatever its parts raise: there is no common base.
+        except Exception as error:
+            raise GraphError(f"onnx's reference evaluator cannot load the model: {first_line(error)}") from error
+
+    def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name. GraphError if an operator refuses its inputs."""
+        try:
+            with np.errstate(all="ignore"):  # NaN and infinity are answers
+                outputs = self._evaluator.run(None, dict(feeds))
+        # As above.
+        except Exception as error:
+            raise GraphError(f"onnx's reference evaluator cannot run the model: {first_line(error)}") from error
+        return {n: np.asarray(output) for n, output in zip(self._evaluator.output_names, outputs, strict=True)}

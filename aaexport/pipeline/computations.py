@@ -1,0 +1,225 @@
+"""(file, device) → the rows of the parity matrix: who computes, in the order of the way from definition to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, ProviderError, RunnerError, broken_rule, did_you_mean
+from aaexport.parity import (
+    Array,
+    Bounds,
+    Case,
+    Computation,
+    OutputParity,
+    OwnError,
+    Precision,
+    Stage,
+    Tolerances,
+    Truth,
+    compare,
+    failed,
+    tolerances,
+)
+from aaexport.pipeline.subject import Subject, with_decomposition
+from aaexport.program import INPUT_NAME
+from aaexport.runners.base import Runner
+from aaexport.runners.openvino import OpenvinoRunner, require_openvino
+from aaexport.runners.ort import OrtRunner
+from aaexport.runners.reference import ReferenceRunner
+from aaexport.runners.torch import TorchRunner
+
+RUNTIMES = {
+    "reference": "onnx's reference evaluator, for small models",
+    "unoptimized": "onnxruntime on the CPU with its graph optimizer off",
+    "onnxruntime": "onnxruntime on the CPU as it is served, and on --device if that is another",
+    "tf32": "onnxruntime on CUDA with TF32 on",
+    "tensorrt": "onnxruntime's TensorRT provider",
+    "openvino": "OpenVINO on the CPU, in float32",
+}
+# What is taken by itself; on the CPU `tf32` is not there to be taken.
+USUAL: dict[str, tuple[str, ...]] = {
+    "cpu": ("reference", "unoptimized", "onnxruntime"),
+    "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
+}
+REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
+ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Bounds by hand and the precision that the file is meant to have: with a runtime they give its tolerance."""
+
+    precision: Precision = "float32"
+    atol: float | Bounds | None = None
+    rtol: float | Bounds | None = None
+
+    def on(self, runtime: str) -> Tolerances:
+        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt` or `openvino`. ArgumentError as `tolerances`."""
+        return tolerances(self.precision, runtime, self.atol, self.rtol)
+
+
+@dataclass
+class Row:
+    """A computation that is being judged; `open` gives what computes, `takes` says which cases it is given."""
+
+    name: str
+    stage: Stage
+    tolerances: Tolerances
+    open: Callable[[], Runner]
+    takes: Callable[[Case], bool] = lambda case: True
+    outputs: list[OutputParity] = field(default_factory=list)
+    failure: str | None = None
+
+    def result(self) -> Computation:
+        """What has been found so far."""
+        return Computation(self.name, self.stage, self.tolerances.row, tuple(self.outputs), self.failure)
+
+
+def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:
+    """Those to run on, in the order of RUNTIMES.
+
+    Raises:
+        ArgumentError: one is not known, or wants CUDA on another device.
+        ProviderError: one was asked for by name and is not installed.
+    """
+    kind, _ = parse_device(device)
+    wanted = USUAL[kind] if runtimes is None else tuple(runtimes)
+    for name in wanted:
+        if name not in RUNTIMES:
+            raise ArgumentError(broken_rule("runtimes", "be known ones", name, did_you_mean(name, RUNTIMES)))
+        if name in ("tf32", "tensorrt") and kind != "cuda":
+            raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
+    if not wanted:
+        raise ArgumentError(broken_rule("runtimes", "name at least one", "none", f"choose of {', '.join(RUNTIMES)}"))
+    if "openvino" in wanted:
+        require_openvino()
+    return tuple(name for name in RUNTIMES if name in wanted)
+
+
+def file_rows(path: Path, runtimes: Iterable[str], device: str, judged: Judged, macs: int | None) -> tuple[Row, ...]:
+    """The rows of one ONNX file; `macs` of one image decide what the reference evaluator is given."""
+
+    def is_small(case: Case) -> bool:
+        return macs is not None and macs * len(case.batch) <= REFERENCE_MACS
+
+    kind, _ = parse_device(device)
+    cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
+    on_device = partial(OrtRunner, path, device=device)
+    rows: dict[str, list[Row]] = {
+        "reference": [Row("onnx reference", "file", cpu, lambda: ReferenceRunner(path), is_small)],
+        "unoptimized": [Row("onnxruntime CPU, unoptimized", "file", cpu, lambda: OrtRunner(path, optimize=False))],
+        "onnxruntime": [Row("onnxruntime CPU", "optimizer", cpu, lambda: OrtRunner(path))],
+        "tf32": [Row("onnxruntime CUDA, TF32", "TF32", tf32, on_device)],
+        "tensorrt": [Row("onnxruntime TensorRT", "device", judged.on("tensorrt"), partial(on_device, tensorrt=True))],
+        "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
+    }
+    if kind == "cuda":
+        rows["onnxruntime"].append(Row("onnxruntime CUDA", "device", cuda, partial(on_device, exact=True)))
+    if macs is None or macs > REFERENCE_MACS:
+        rows["reference"] = []
+    return tuple(row for name in runtimes for row in rows[name])
+
+
+def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> Row:
+    """PyTorch in float32 with the layers computed as they are written out."""
+    return Row(
+        f"PyTorch, {how}", "decomposition", judged.on("cpu"), lambda: torch_runner(subject, module, torch.float32)
+    )
+
+
+def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype) -> TorchRunner:
+    """The module, which is the subject's or a variant of it, with the subject's outputs."""
+    names = ((INPUT_NAME,), subject.output_names)
+    return TorchRunner(subject.runnable(module), *names, input_shape=subject.input_shape, dtype=dtype)
+
+
+class Judge:
+    """The definition in float64 and PyTorch in float32, which give the truth for a case, and judge rows by it.
+
+    The paper's own decomposition is the definition, in float32 too: a fault in another one, exported or not, must not
+    pass for PyTorch's own error. Somebody else's module is run untouched.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        module = with_decomposition(subject.module, "skew")
+        self._definition = torch_runner(subject, module, torch.float64)
+        self.baseline = torch_runner(subject, module, torch.float32)
+        self._own = OwnError()
+
+    def truth(self, case: Case) -> Truth:
+        """What must come out. RunnerError if PyTorch cannot compute it."""
+        feeds = {INPUT_NAME: case.batch}
+        expected, baseline = self._definition.infer(feeds), self.baseline.infer(feeds)
+        if case.kind == "ordinary":
+            self._own.learn(expected, baseline)
+        own = self._own.of(expected)
+        if case.kind == "extreme":
+            own = _larger(own, self._rounded(case, expected))
+        return Truth(case, expected, baseline, own)
+
+    def _rounded(self, case: Case, expected: Mapping[str, Array]) -> dict[str, float]:
+        """How far off float32 is when the inputs are rounded once more: where the network magnifies that, one run in
+        float32 says little about another."""
+        signs = np.random.default_rng(0).choice([-1, 1], case.batch.shape).astype(np.float32)
+        nudged = self.baseline.infer({INPUT_NAME: case.batch * (1 + signs * np.finfo(np.float32).eps)})
+        return {n: float(np.abs(nudged[n] - array).max(initial=0.0)) for n, array in expected.items()}
+
+    def judge(self, rows: Sequence[Row], cases: Iterable[Case]) -> None:
+        """Adds to every row what comes out of the cases that it takes.
+
+        Raises:
+            RunnerError: PyTorch cannot compute a case.
+            ProviderError: a device does not work here, which says nothing about the file.
+        """
+        with ExitStack() as stack:
+            runners = {}
+            for row in rows:
+                try:
+                    runners[row.name] = stack.enter_context(row.open())
+                except RunnerError as error:
+                    if isinstance(error, ProviderError):
+                        raise
+                    row.failure = str(error)
+            # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But
+            # no more cases at a time than fit the memory, which attention weights fill quickly.
+            for truths in self._groups(cases):
+                for row in rows:
+                    if row.failure is None:
+                        _add(row, runners[row.name], truths)
+
+    def _groups(self, cases: Iterable[Case]) -> Iterator[list[Truth]]:
+        group: list[Truth] = []
+        held = 0
+        for case in cases:
+            group.append(self.truth(case))
+            held += sum(array.nbytes for side in (group[-1].expected, group[-1].baseline) for array in side.values())
+            if held > ANSWERS_IN_MEMORY:
+                yield group
+                group, held = [], 0
+        if group:
+            yield group
+
+
+def _add(row: Row, runner: Runner, truths: Iterable[Truth]) -> None:
+    for truth in truths:
+        if not row.takes(truth.case):
+            continue
+        try:
+            actual = runner.infer({runner.inputs[0].name: truth.case.batch})
+        except RunnerError as error:
+            row.outputs += failed(truth.case.name, truth.expected, str(error))
+        else:
+            row.outputs += compare(truth, actual, row.tolerances)
+
+
+def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(value, other.get(name, 0.0)) for name, value in one.items()}

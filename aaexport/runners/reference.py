@@ -1,0 +1,49 @@
+"""onnx's reference evaluator as a runner: what the file says, whatever a runtime makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from aaexport.errors import GraphError, RunnerError
+from aaexport.graph.evaluate import Evaluator
+from aaexport.runners.base import Array, Arrays, Port
+
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+class ReferenceRunner:
+    """A file in the evaluator. RunnerError if it cannot be loaded."""
+
+    label = "onnx reference"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._evaluator = Evaluator(path)
+        except GraphError as error:
+            raise RunnerError(str(error)) from error
+        self.inputs = tuple(
+            Port(
+                tensor.name,
+                np.dtype(_NUMPY_NAMES.get(tensor.dtype, tensor.dtype)),
+                tuple(size if isinstance(size, int) else None for size in tensor.shape),
+            )
+            for tensor in self._evaluator.inputs
+        )
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """Evaluates the graph node by node."""
+        try:
+            return self._evaluator.evaluate(feeds)
+        except GraphError as error:
+            raise RunnerError(str(error)) from error
+
+    def __enter__(self) -> ReferenceRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._evaluator
