@@ -5,7 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aaexport.parity import TOLERANCES, OutputParity, ParityReport, compare
+from aaexport.errors import ArgumentError
+from aaexport.parity import (
+    TOLERANCES,
+    Case,
+    Computation,
+    OwnError,
+    ParityReport,
+    Tolerances,
+    Truth,
+    compare,
+    given_cases,
+    made_up_cases,
+    tolerances,
+)
 
 TOLERANCE = TOLERANCES["float32", "cpu"]
 SHAPE = (4, 10)
@@ -16,11 +29,17 @@ def expected(rng):
     return rng.uniform(-0.1, 0.1, SHAPE)
 
 
-def judged(expected, actual, baseline=None, tolerance=TOLERANCE):
+def judged(expected, actual, baseline=None, *, kind="ordinary", own=0.0):
     """The one verdict on one output; PyTorch's own run is by default the rounded truth."""
     baseline = expected.astype(np.float32) if baseline is None else baseline
-    (output,) = compare("case", {"y": expected}, {"y": baseline}, {"y": actual}, tolerance)
+    truth = Truth(Case("case", np.zeros((1, 1, 1, 1)), kind), {"y": expected}, {"y": baseline}, {"y": own})
+    (output,) = compare(truth, {"y": actual}, Tolerances(TOLERANCE, {}, {}))
     return output
+
+
+def truth_of(expected):
+    baseline = {name: array.astype(np.float32) for name, array in expected.items()}
+    return Truth(Case("case", np.zeros((1, 1, 1, 1))), expected, baseline, {})
 
 
 def changed(expected, value):
@@ -30,7 +49,7 @@ def changed(expected, value):
 
 
 def report(*outputs, structure=()):
-    return ParityReport("model.onnx", "a runner", TOLERANCE, outputs, structure)
+    return ParityReport("model.onnx", (Computation("a runner", "file", TOLERANCE, outputs),), structure)
 
 
 def test_the_rounded_truth_passes(expected):
@@ -48,17 +67,17 @@ def test_what_passes_keeps_its_statistics(expected):
     error = np.abs(actual - expected)
     own = np.abs(expected.astype(np.float32) - expected).max()
     scale = np.abs(expected).max()
-    assert judged(expected, actual) == OutputParity(
-        "case",
-        "y",
-        None,
-        max_abs_error=error.max(),
-        mean_abs_error=error.mean(),
-        baseline_max_abs_error=own,
-        error_ratio=error.max() / own,
-        max_abs_expected=scale,
-        top1_agreement=1.0,
+    output = judged(expected, actual)
+    assert output.failure is None
+    assert (output.max_abs_error, output.mean_abs_error) == (error.max(), error.mean())
+    assert (output.baseline_max_abs_error, output.max_abs_expected) == (own, scale)
+    assert output.error_ratio == error.max() / own
+    assert (output.max_rel_error, output.mean_rel_error) == pytest.approx(
+        ((error / np.abs(expected)).max(), (error / np.abs(expected)).mean())
     )
+    assert output.cosine == pytest.approx(1)
+    assert output.sqnr_db == pytest.approx(10 * np.log10((expected**2).sum() / (error**2).sum()))
+    assert (output.top1_agreement, output.top5_agreement) == (1.0, 1.0)
 
 
 def test_the_ratio_is_to_pytorchs_own_error(expected):
@@ -154,14 +173,15 @@ def test_an_output_that_is_no_batch_of_scores_has_no_top1_agreement():
 
 def test_a_missing_output_fails(expected):
     arrays = {"y": expected.astype(np.float32)}
-    truth = {"y": expected, "z": expected}
-    _, missing = compare("case", truth, {**arrays, "z": arrays["y"]}, arrays, TOLERANCE)
+    truth = truth_of({"y": expected, "z": expected})
+    _, missing = compare(truth, arrays, tolerances("float32", "cpu"))
     assert (missing.output, missing.failure) == ("z", "must be an output, got ['y']")
 
 
 def test_an_additional_output_fails(expected):
     arrays = {"y": expected.astype(np.float32)}
-    _, additional = compare("case", {"y": expected}, arrays, {**arrays, "z": arrays["y"]}, TOLERANCE)
+    both = {**arrays, "z": arrays["y"]}
+    _, additional = compare(truth_of({"y": expected}), both, tolerances("float32", "cpu"))
     assert additional.output == "z"
     assert additional.failure == "must not be an output: PyTorch has none of that name"
 
@@ -181,7 +201,7 @@ def test_a_report_of_a_wrong_structure_does_not_pass(expected):
 def test_a_report_names_every_failure(expected):
     outputs = (judged(expected, expected.astype(np.float32)), judged(expected, expected))
     failures = report(*outputs, structure=("a stale digest",)).failures
-    assert failures == ("a stale digest", "y of case: dtype must be float32, got float64")
+    assert failures == ("a stale digest", "a runner: y of case: dtype must be float32, got float64")
 
 
 @pytest.mark.parametrize("figure", ["max_abs_error", "max_error_ratio"])
@@ -210,3 +230,114 @@ def test_every_row_of_the_tolerance_table_has_a_reason(key):
 def test_every_number_of_the_tolerance_table_is_above_zero(key):
     numbers = {name: n for name, n in dataclasses.asdict(TOLERANCES[key]).items() if name != "reason"}
     assert all(number > 0 for number in numbers.values()), numbers
+
+
+def test_strict_makes_failures_of_warnings(expected):
+    passing = dataclasses.replace(report(judged(expected, expected.astype(np.float32))), warnings=("mind this",))
+    assert passing.passed
+    assert dataclasses.replace(passing, strict=True).failures == ("mind this",)
+
+
+def test_the_first_computation_that_fails_tells_the_stage(expected):
+    good, bad = judged(expected, expected.astype(np.float32)), judged(expected, expected)
+    rows = [Computation(stage, stage, TOLERANCE, (o,)) for stage, o in (("file", good), ("optimizer", bad))]
+    assert ParityReport("model.onnx", tuple(rows)).broken_stage == "optimizer"
+
+
+def test_a_computation_that_could_not_begin_fails():
+    row = Computation("a runner", "file", TOLERANCE, (), "cannot load")
+    assert ParityReport("model.onnx", (row,)).failures == ("a runner: cannot load",)
+
+
+def test_what_is_known_of_pytorchs_error_counts_where_one_run_was_lucky(expected):
+    actual = changed(expected, expected[1, 2] + 5e-6)
+    assert not judged(expected, actual).passed
+    assert judged(expected, actual, own=1e-6).passed
+
+
+def test_own_error_is_relative_to_the_largest_output_and_the_worst_so_far(expected):
+    own = OwnError()
+    own.learn({"y": expected}, {"y": expected * (1 + 1e-6)})
+    own.learn({"y": expected}, {"y": expected})
+    assert own.of({"y": 10 * expected})["y"] == pytest.approx(1e-5 * np.abs(expected).max())
+
+
+def test_an_extreme_case_is_judged_by_pytorchs_own_error_alone(expected):
+    wrong, own = changed(expected, expected[1, 2] + 1e-3), changed(expected, expected[1, 2] + 5e-4)
+    assert not judged(expected, wrong, own).passed
+    assert judged(expected, wrong, own, kind="extreme").passed
+    assert not judged(expected, wrong, kind="extreme").passed
+
+
+def test_errors_of_extreme_cases_are_no_part_of_the_summary(expected):
+    wrong, own = changed(expected, expected[1, 2] + 1e-3), changed(expected, expected[1, 2] + 5e-4)
+    good = judged(expected, expected.astype(np.float32))
+    assert report(good, judged(expected, wrong, own, kind="extreme")).max_abs_error == good.max_abs_error
+
+
+def poisoned(expected, actual):
+    baseline = expected.astype(np.float32)
+    return judged(expected, actual, baseline, kind="poisoned")
+
+
+def test_what_is_not_finite_must_spread_as_in_pytorch(expected):
+    expected[0] = np.nan
+    actual = expected.astype(np.float32)
+    assert poisoned(expected, actual).passed
+    actual[0] = np.inf
+    assert poisoned(expected, actual).passed
+    actual[0, 0] = 1
+    assert "must spread to the 10 numbers" in poisoned(expected, actual).failure
+    actual[0, 0], actual[1, 0] = np.nan, np.nan
+    assert "got 11, 1 of them others" in poisoned(expected, actual).failure
+
+
+def test_what_stays_finite_beside_a_poisoned_image_is_judged(expected):
+    expected[0] = np.nan
+    actual = changed(expected, expected[1, 2] + 1e-3)
+    assert "largest error must be at most" in poisoned(expected, actual).failure
+
+
+def test_top5_agreement_is_the_mean_share_of_the_five_largest():
+    expected = np.arange(10.0)[None]
+    assert judged(expected, expected[:, ::-1].astype(np.float32)).top5_agreement == 0
+    assert judged(expected, np.float32([[9, 1, 2, 3, 4, 5, 6, 7, 8, 0]])).top5_agreement == pytest.approx(4 / 5)
+
+
+def test_a_bound_may_be_given_for_one_output():
+    judging = tolerances("float32", "cpu", atol={"y": 1e-2}, rtol=0.5)
+    assert (judging.of("y").atol, judging.of("z").atol, judging.of("z").rtol) == (1e-2, TOLERANCE.atol, 0.5)
+    assert judging.of("y").reason.startswith("atol or rtol set by hand")
+
+
+@pytest.mark.parametrize("bound", [-1, float("nan"), {"y": float("inf")}])
+def test_a_bound_that_is_no_size_is_refused(bound):
+    with pytest.raises(ArgumentError, match="must be at least 0 and finite"):
+        tolerances("float32", "cpu", atol=bound)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ArgumentError, match="dtype must be one of float32, float16, bfloat16, got 'float8'"):
+        tolerances("float8", "cpu")
+
+
+def test_made_up_cases_are_decided_by_their_seed():
+    one, again, other = (list(made_up_cases((3, 5, 4), (7, 1), 2, seed)) for seed in (0, 0, 1))
+    assert [case.name for case in one] == [case.name for case in other]
+    assert all(np.array_equal(a.batch, b.batch, equal_nan=True) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[0].batch, other[0].batch)
+    assert [len(case.batch) for case in one] == [7, 1, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_a_poisoned_case_poisons_one_pixel_of_one_image():
+    for case in made_up_cases((3, 5, 4), (1,), 2, 0):
+        broken = ~np.isfinite(case.batch)
+        assert broken.any() == (case.kind == "poisoned")
+        assert not broken[1:].any()
+        assert broken.sum() in (0, 3)
+
+
+def test_given_cases_go_through_the_images_and_around():
+    images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+    cases = given_cases("images", images, (3, 2))
+    assert [case.batch.ravel().tolist() for case in cases] == [[0, 1, 2], [3, 0]]

@@ -56,7 +56,12 @@ class OwnError:
 
 
 def compare(
-    truth: Truth, actual: Mapping[str, Array], tolerances: Tolerances, *, whose: str = "PyTorch"
+    truth: Truth,
+    actual: Mapping[str, Array],
+    tolerances: Tolerances,
+    *,
+    whose: str = "PyTorch",
+    may_lose_nan: bool = False,
 ) -> tuple[OutputParity, ...]:
     """Judges `actual` output by output; a missing or additional output is a failure of its own.
 
@@ -65,13 +70,14 @@ def compare(
         actual: what came out.
         tolerances: what is allowed.
         whose: who computed the truth, for the report.
+        may_lose_nan: whether NaN and infinity that do not spread as they do in the truth are a warning only.
     """
     results, case = [], truth.case.name
     for name in truth.expected:
         if name not in actual:
             results.append(OutputParity(case, name, f"must be an output, got {sorted(actual)}"))
         else:
-            results.append(_judge(truth, name, actual[name], tolerances.of(name), whose))
+            results.append(_judge(truth, name, actual[name], tolerances.of(name), whose, may_lose_nan))
     unknown = sorted(actual.keys() - truth.expected.keys())
     results += [OutputParity(case, name, f"must not be an output: {whose} has none of that name") for name in unknown]
     extreme = truth.case.kind != "ordinary"
@@ -83,7 +89,9 @@ def failed(case: str, outputs: Iterable[str], failure: str) -> tuple[OutputParit
     return tuple(OutputParity(case, name, failure) for name in outputs)
 
 
-def _judge(truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str) -> OutputParity:
+def _judge(
+    truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str, may_lose_nan: bool
+) -> OutputParity:
     case, expected, baseline = truth.case.name, truth.expected[name], truth.baseline[name]
     if actual.shape != expected.shape:
         return OutputParity(case, name, f"shape must be {expected.shape}, got {actual.shape}")
@@ -92,7 +100,7 @@ def _judge(truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: 
     if not expected.size:
         return OutputParity(case, name, f"must hold numbers to compare, got the shape {expected.shape}")
     if truth.case.kind == "poisoned":
-        return _judge_spread(truth, name, actual, tolerance, whose)
+        return _judge_spread(truth, name, actual, tolerance, whose, may_lose_nan)
     for array, source in ((expected, f"{whose} in {expected.dtype}"), (baseline, whose), (actual, "the runner")):
         broken = _not_finite(array)
         if broken:
@@ -101,14 +109,17 @@ def _judge(truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: 
     return _measured(case, name, expected, actual, own, tolerance, truth.case.kind, whose)
 
 
-def _judge_spread(truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str) -> OutputParity:
+def _judge_spread(
+    truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str, may_lose_nan: bool
+) -> OutputParity:
     """What is not finite must be so where PyTorch's is not; the rest is judged like every other output."""
     expected, baseline, case = truth.expected[name], truth.baseline[name], truth.case.name
     lost = ~np.isfinite(baseline) | ~np.isfinite(expected)
     got = ~np.isfinite(actual)
     if not np.array_equal(lost, got):
         rule = f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {whose}"
-        return OutputParity(case, name, f"{rule}, got {int(got.sum())}, {int((got & ~lost).sum())} of them others")
+        wrong = f"{rule}, got {int(got.sum())}, {int((got & ~lost).sum())} of them others"
+        return OutputParity(case, name, None if may_lose_nan else wrong, warning=wrong if may_lose_nan else None)
     if lost.all():
         return OutputParity(case, name, None)
     expected, baseline, actual = expected[~lost], baseline[~lost], actual[~lost]

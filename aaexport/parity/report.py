@@ -35,6 +35,7 @@ class OutputParity:
         failure: what is wrong, or None.
         extreme: whether the inputs are of a kind that no model is made for, and the bound was that of PyTorch's own
             error alone.
+        warning: what is to be looked at although it is no failure, or None.
         max_abs_error, mean_abs_error: over all numbers of the output.
         max_rel_error, mean_rel_error: each number's error ÷ its expected size, or ÷ float32's unit in the last place
             of the largest where it is smaller than that.
@@ -51,6 +52,7 @@ class OutputParity:
     output: str
     failure: str | None
     extreme: bool = False
+    warning: str | None = None
     max_abs_error: float | None = None
     mean_abs_error: float | None = None
     max_rel_error: float | None = None
@@ -97,6 +99,11 @@ class Computation:
         """Everything that is wrong in it, a line each."""
         own = () if self.failure is None else (f"{self.name}: {self.failure}",)
         return (*own, *(f"{self.name}: {o.output} of {o.case}: {o.failure}" for o in self.outputs if o.failure))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be looked at in it, a line each."""
+        return tuple(f"{self.name}: {o.output} of {o.case}: {o.warning}" for o in self.outputs if o.warning)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
 }
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
+DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
 
@@ -218,7 +219,8 @@ def _add(row: Row, runner: Runner, truths: Iterable[Truth]) -> None:
         except RunnerError as error:
             row.outputs += failed(truth.case.name, truth.expected, str(error))
         else:
-            row.outputs += compare(truth, actual, row.tolerances)
+            # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
+            row.outputs += compare(truth, actual, row.tolerances, may_lose_nan=row.stage in DEVICE_STAGES)
 
 
 def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

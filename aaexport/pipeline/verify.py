@@ -163,7 +163,7 @@ def verify_subject(
     matrix = _Matrix(subject, summary, wanted.judged, gathered, wanted.batch)
     runtimes = check_runtimes(wanted.runtimes, wanted.device)
     rows = (*matrix.torch_rows(provenance), *file_rows(path, runtimes, wanted.device, wanted.judged, summary.macs))
-    return matrix.filled(report, rows, say)
+    return matrix.filled(report, rows)
 
 
 class _Matrix:
@@ -186,15 +186,19 @@ class _Matrix:
             return ()
         return (torch_row(self.subject, module, how, self.judged),)
 
-    def filled(self, report: ParityReport, rows: Sequence[Row], say: Say) -> ParityReport:
-        """The report with every row judged, and the accuracy by the last of them that ran."""
+    def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
+        """The report with every row judged, and the accuracy by the last of them."""
         self.judge.judge(rows, self.cases)
-        report = replace(report, computations=tuple(row.result() for row in rows))
-        notes, warnings = list(report.notes), list(report.warnings)
-        if self.fixed is not None:
-            notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
-        warnings += _ill_conditioned(report.computations)
-        return replace(report, notes=tuple(notes), warnings=tuple(warnings), accuracy=self._accuracy(rows))
+        computations = tuple(row.result() for row in rows)
+        warnings = (*(line for each in computations for line in each.warnings), *_ill_conditioned(computations))
+        notes = () if self.fixed is None else (f"the file fixes the batch at {self.fixed}: no other size was tried",)
+        return replace(
+            report,
+            computations=computations,
+            notes=(*report.notes, *notes),
+            warnings=(*report.warnings, *warnings),
+            accuracy=self._accuracy(rows),
+        )
 
     def _accuracy(self, rows: Sequence[Row]) -> Accuracy | None:
         """By PyTorch and by the last row, which is nearest to what will be served."""
