@@ -307,11 +307,13 @@ def test_reports_take_the_heads_of_a_layer_together(cli, observed_once):
 
 def test_of_the_heads_of_a_layer_the_worst_is_shown():
     heads = [
-        OutputParity("one", HEADS[0], None, 1e-7, 1e-8, 1e-7, 1.0, 0.5),
-        OutputParity("one", HEADS[1], "too far off", 3e-7, 1e-9, None, 4.0, 0.25),
+        OutputParity("one", HEADS[0], None, max_abs_error=1e-7, mean_abs_error=1e-8, error_ratio=1.0),
+        OutputParity("one", HEADS[1], "too far off", max_abs_error=3e-7, mean_abs_error=1e-9, error_ratio=4.0),
     ]
-    logits = OutputParity("one", "logits", None, 1.0)
-    wanted = OutputParity("one", "attention.features.0", "too far off", 3e-7, 1e-8, 1e-7, 4.0, 0.5)
+    logits = OutputParity("one", "logits", None, max_abs_error=1.0)
+    wanted = OutputParity(
+        "one", "attention.features.0", "too far off", max_abs_error=3e-7, mean_abs_error=1e-8, error_ratio=4.0
+    )
     assert condensed([logits, *heads]) == [logits, wanted]
 
 

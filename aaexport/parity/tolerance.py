@@ -125,6 +125,20 @@ class Tolerances:
             self.atol.get(output, self.atol.get(ALL_OUTPUTS)), self.rtol.get(output, self.rtol.get(ALL_OUTPUTS))
         )
 
+    @property
+    def common(self) -> Tolerance:
+        """What every output without a bound of its own is judged by."""
+        return self.of(ALL_OUTPUTS)
+
+    @property
+    def by_hand(self) -> tuple[str, ...]:
+        """`atol 0.001 of logits` for every bound that was set by hand."""
+        return tuple(
+            f"{name} {value:g} of {output or 'every output'}"
+            for name, bounds in (("atol", self.atol), ("rtol", self.rtol))
+            for output, value in bounds.items()
+        )
+
 
 def tolerances(
     precision: Precision, runtime: str, atol: float | Bounds | None = None, rtol: float | Bounds | None = None

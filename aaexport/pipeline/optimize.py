@@ -95,7 +95,7 @@ def _compare(source: Path, written: Path, tolerances: Tolerances, seed: int) -> 
             _require_comparable(expected)
             case = Case(f"random, batch {batch}", next(iter(feeds.values())))
             outputs += compare(Truth(case, expected, baseline, {}), actual, tolerances, whose=RUNTIME)
-        row = Computation(new.label, "graph rules", tolerances.row, tuple(outputs))
+        row = Computation(new.label, "graph rules", tolerances.common, tuple(outputs))
         return ParityReport(str(written), (row,), baseline=RUNTIME, seed=seed)
 
 

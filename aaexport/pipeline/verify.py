@@ -156,7 +156,11 @@ def verify_subject(
         str(named or path),
         structure=(*_structure(path), *_output_failures(summary, subject), *stale),
         warnings=gathered.warnings,
-        notes=(*_notes(subject), *gathered.notes),
+        notes=(
+            *_notes(subject),
+            *gathered.notes,
+            *(f"set by hand: {one}" for one in wanted.judged.on("cpu").by_hand),
+        ),
         seed=wanted.seed,
         strict=wanted.strict,
     )
@@ -203,8 +207,8 @@ class _Matrix:
     def _accuracy(self, rows: Sequence[Row]) -> Accuracy | None:
         """By PyTorch and by the last row, which is nearest to what will be served."""
         served = rows[-1]
-        if served.failure is not None or any(output.max_abs_error is None for output in served.outputs):
-            return None
+        if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
+            return None  # nothing that could be compared: scores of another shape, say
         own = self.inputs.accuracy(self.judge.baseline, self.fixed, self.summary.macs)
         if own is None:
             return None
