@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 from onnx import checker, shape_inference
 
@@ -25,18 +27,33 @@ def check_model(model: onnx.ModelProto, *, opset: int | None = None) -> None:
     Raises:
         GraphError: the first of these that does not hold; `opset` is the one it must declare.
     """
-    foreign = foreign_operators(model)
-    if foreign:
-        raise GraphError(f"operators must be of ai.onnx, got {', '.join(foreign)}; no plain runtime has them")
-    if model.functions:
-        names = ", ".join(sorted(function.name for function in model.functions))
-        raise GraphError(f"the model must hold no functions, got {names}")
+    for fault in operator_faults(model):
+        raise GraphError(fault)
     declared = declared_opset(model)
     if opset is not None and declared != opset:
         raise GraphError(f"the declared opset must be {opset}, got {declared}")
+    infer_strictly(model)
+
+
+def operator_faults(model: onnx.ModelProto) -> Iterator[str]:
+    """What is in the model besides operators of `ai.onnx`, a line each."""
+    foreign = foreign_operators(model)
+    if foreign:
+        yield f"operators must be of ai.onnx, got {', '.join(foreign)}; no plain runtime has them"
+    if model.functions:
+        names = ", ".join(sorted(function.name for function in model.functions))
+        yield f"the model must hold no functions, got {names}"
+
+
+def infer_strictly(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every shape that can be inferred.
+
+    Raises:
+        GraphError: the checker or strict shape inference refuses it.
+    """
     try:
         checker.check_model(model, full_check=True)
-        shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
         cause = first_line(error)
         raise GraphError(f"the ONNX checker refuses the model: {cause}") from error

@@ -16,6 +16,7 @@ from aaexport.errors import GraphError, first_line
 from aaexport.graph.check import all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
 from aaexport.graph.metadata import read_metadata
+from aaexport.graph.tensors import named_tensors
 
 Dimension = int | str | None
 
@@ -51,18 +52,47 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         GraphError: missing, truncated, of another format, or with external data outside its own folder.
     """
+    model = parse_onnx(path)
+    for fault in external_data_faults(model, path):
+        raise GraphError(fault)
+    load_external_data(model, path)
+    return model
+
+
+def parse_onnx(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX file and nothing beside it: its external data stays where it is.
+
+    Raises:
+        GraphError: missing, truncated or of another format.
+    """
     model = _load(path)
     if not model.graph.node and not model.graph.output:
         raise GraphError(f"{path} must be a whole ONNX file, but: it holds no graph")
     if not model.opset_import:
         raise GraphError(f"{path} must be a whole ONNX file, but: it declares no opset")
-    _check_external_data(model, path)
+    return model
+
+
+def external_data_faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
+    """Each place outside the folder of `path` where the model would have its numbers read, as a line."""
+    external = [tensor for _, tensor in named_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    locations = [location for tensor in external for location in _locations(tensor)]
+    for location in dict.fromkeys(locations):
+        if not _is_inside(location, path.parent):
+            yield f"external data must lie in the folder of {path.name}, got {location!r}"
+
+
+def load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Loads the external data into `model`; only without `external_data_faults`.
+
+    Raises:
+        GraphError: it is not there, or not all of it.
+    """
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         cause = first_line(error)
         raise GraphError(f"{path} must have its external data beside it, but: {cause}") from error
-    return model
 
 
 def converted_size(path: Path) -> tuple[int, int] | None:
@@ -89,7 +119,11 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 def summarize(path: Path) -> GraphSummary:
     """Reads an ONNX file and counts what is in it. GraphError as `read_onnx`."""
-    model = read_onnx(path)
+    return summarize_model(read_onnx(path), path)
+
+
+def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
+    """As `summarize`, of a model that was read from `path` already."""
     constants = {tensor.name for tensor in model.graph.initializer}
     operators = Counter(_qualified(node) for node in all_nodes(model.graph))
     return GraphSummary(
@@ -108,7 +142,7 @@ def summarize(path: Path) -> GraphSummary:
 
 def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bfloat16"]:
     """The floating-point type of fewest digits that the model computes in: `bfloat16`, `float16`, or `float32`."""
-    held = {tensor.data_type for tensor in _tensors(model)}
+    held = {tensor.data_type for _, tensor in named_tensors(model)}
     held |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     if TensorProto.BFLOAT16 in held:
         return "bfloat16"
@@ -137,24 +171,16 @@ def _load(path: Path) -> onnx.ModelProto:
         raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
 
 
-def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in _tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        parts = PurePosixPath(location.replace("\\", "/"))
-        inside = location and not parts.is_absolute() and ".." not in parts.parts and ":" not in location
-        if not inside or not (path.parent / location).resolve().is_relative_to(path.parent.resolve()):
-            raise GraphError(f"external data must lie in the folder of {path.name}, got {location!r}")
+def _locations(tensor: TensorProto) -> list[str]:
+    """Of its external data; there should be one, but readers differ in which of several they take."""
+    return [entry.value for entry in tensor.external_data if entry.key == "location"] or [""]
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    for node in all_nodes(model.graph):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+def _is_inside(location: str, folder: Path) -> bool:
+    parts = PurePosixPath(location.replace("\\", "/"))
+    if not location or parts.is_absolute() or ".." in parts.parts or ":" in location:
+        return False
+    return (folder / location).resolve().is_relative_to(folder.resolve())
 
 
 def _qualified(node: onnx.NodeProto) -> str:

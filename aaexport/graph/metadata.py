@@ -83,11 +83,11 @@ def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
 
 
 def _read_counts(text: str) -> dict[str, int]:
-    return {k: v for k, v in _read_object(text).items() if isinstance(v, int)}
+    return {k: v for k, v in read_object(text).items() if isinstance(v, int)}
 
 
-def _read_object(text: str) -> dict[str, Any]:
-    """A JSON object; empty for anything else, because anybody may have written it."""
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object of the metadata; empty for anything else, because anybody may have written it."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -116,7 +116,7 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
         with_attention=properties.get(PREFIX + "with_attention") == "true",
         batch=_read_batch(properties.get(PREFIX + "batch", "")),
         target=properties.get(PREFIX + "target"),
-        layers={k: v for k, v in _read_object(properties.get(PREFIX + "layers", "")).items() if isinstance(v, str)},
+        layers={k: v for k, v in read_object(properties.get(PREFIX + "layers", "")).items() if isinstance(v, str)},
     )
 
 

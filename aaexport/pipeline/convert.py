@@ -14,6 +14,7 @@ from torch import nn
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
+from aaexport.graph.digests import record_digests
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
 from aaexport.nn.attention_maps import attention_outputs
@@ -209,6 +210,7 @@ def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, 
     )
     write_metadata(exported.model, provenance, None if subject.recipe is None else subject.recipe.input)
     record_rules(exported.model, exported.rules)
+    record_digests(exported.model)
 
 
 def _destination(subject: Subject, path: str | Path | None) -> Path:

@@ -13,6 +13,7 @@ from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, broken_rule
 from aaexport.folder import atomic_path, check_writable
 from aaexport.graph.check import check_model, foreign_operators
+from aaexport.graph.digests import renew_digests
 from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
@@ -68,6 +69,7 @@ def optimize(
     if not foreign_operators(model):
         check_model(rewritten)
     record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
+    renew_digests(rewritten, model)
     parity = None
     with atomic_path(path) as temporary:
         write_onnx(rewritten, temporary)

@@ -21,6 +21,7 @@ from aaexport.runners.base import Array, Arrays, Port
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WORKS = "works"
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
@@ -34,6 +35,7 @@ class OrtRunner:
         threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
         optimize: False switches onnxruntime's own graph optimizations off.
         exact: on CUDA, computes float32 products in float32 rather than TF32.
+        record_placement: whether `placement` can tell afterwards where the nodes run.
 
     Raises:
         ProviderError: the device's provider is absent, or did not become active; the text says why.
@@ -48,6 +50,7 @@ class OrtRunner:
         threads: int | None = None,
         optimize: bool = True,
         exact: bool = False,
+        record_placement: bool = False,
     ) -> None:
         kind, index = parse_device(device)
         options = onnxruntime.SessionOptions()
@@ -56,6 +59,9 @@ class OrtRunner:
             options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if record_placement:
+            options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
+        self._records_placement = record_placement
         self.device = device
         self.session = _session(model, options, kind, _providers(kind, index, exact))
         self.inputs = tuple(_port(value) for value in self.session.get_inputs())
@@ -70,6 +76,19 @@ class OrtRunner:
     def label(self) -> str:
         """For people."""
         return f"onnxruntime {self.provider.removesuffix('ExecutionProvider')}"
+
+    @property
+    def placement(self) -> dict[str, tuple[str, ...]] | None:
+        """Each provider's nodes, as `name (operator)`; None if not recorded, or if this onnxruntime cannot tell.
+
+        The nodes are those that were shared out among the providers; some were folded before, others are fused later.
+        """
+        if not self._records_placement or not hasattr(self.session, "get_provider_graph_assignment_info"):
+            return None
+        nodes: dict[str, tuple[str, ...]] = {}
+        for part in self.session.get_provider_graph_assignment_info():
+            nodes[part.ep_name] = (*nodes.get(part.ep_name, ()), *(_described(node) for node in part.get_nodes()))
+        return nodes
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the session; the outputs lie on the host."""
@@ -188,6 +207,10 @@ def _reason(noise: list[str]) -> str:
             return library.strip()
     telling = [line for line in noise if "error" in line.lower() or "fail" in line.lower()]
     return telling[-1].split("] ")[-1].strip() if telling else ""
+
+
+def _described(node: Any) -> str:
+    return f"{node.name} ({node.op_type})" if node.name else str(node.op_type)
 
 
 def _port(value: Any) -> Port:
