@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,13 +70,21 @@ class Judged:
 
 @dataclass
 class Row:
-    """A computation that is being judged; `open` gives what computes, `takes` says which cases it is given."""
+    """A computation that is being judged.
+
+    Attributes:
+        name, stage, tolerances: as of the Computation that it becomes.
+        open: gives what computes.
+        takes: which cases it is given.
+        open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
+    """
 
     name: str
     stage: Stage
     tolerances: Tolerances
     open: Callable[[], Runner]
     takes: Callable[[Case], bool] = lambda case: True
+    open_model: Callable[[bytes], Runner] | None = None
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
 
@@ -106,8 +114,19 @@ def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ..
     return tuple(name for name in RUNTIMES if name in wanted)
 
 
-def file_rows(path: Path, runtimes: Iterable[str], device: str, judged: Judged, macs: int | None) -> tuple[Row, ...]:
-    """The rows of one ONNX file; `macs` of one image decide what the reference evaluator is given."""
+def file_rows(
+    path: Path, runtimes: Iterable[str], device: str, judged: Judged, macs: int | None, stage: Stage = "file"
+) -> tuple[Row, ...]:
+    """The rows of one ONNX file.
+
+    Args:
+        path: the file.
+        runtimes: keys of RUNTIMES.
+        device: for those that run elsewhere than on the CPU.
+        judged: what is allowed.
+        macs: of one image; decides what the reference evaluator is given.
+        stage: what is to blame if the file is wrong by whatever computes it.
+    """
 
     def for_reference(case: Case) -> bool:
         # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
@@ -115,20 +134,34 @@ def file_rows(path: Path, runtimes: Iterable[str], device: str, judged: Judged, 
 
     kind, _ = parse_device(device)
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
-    on_device = partial(OrtRunner, path, device=device)
     rows: dict[str, list[Row]] = {
-        "reference": [Row("onnx reference", "file", cpu, lambda: ReferenceRunner(path), for_reference)],
-        "unoptimized": [Row("onnxruntime CPU, unoptimized", "file", cpu, lambda: OrtRunner(path, optimize=False))],
-        "onnxruntime": [Row("onnxruntime CPU", "optimizer", cpu, lambda: OrtRunner(path))],
-        "tf32": [Row("onnxruntime CUDA, TF32", "TF32", tf32, on_device)],
-        "tensorrt": [Row("onnxruntime TensorRT", "device", judged.on("tensorrt"), partial(on_device, tensorrt=True))],
+        "reference": [Row("onnx reference", stage, cpu, lambda: ReferenceRunner(path), for_reference)],
+        "unoptimized": [_session("onnxruntime CPU, unoptimized", stage, cpu, path, optimize=False)],
+        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path)],
+        "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
+        "tensorrt": [
+            _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, device=device, tensorrt=True)
+        ],
         "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
     }
     if kind == "cuda":
-        rows["onnxruntime"].append(Row("onnxruntime CUDA", "device", cuda, partial(on_device, exact=True)))
+        rows["onnxruntime"].append(
+            _session("onnxruntime CUDA", "device", cuda, path, device=device, exact=True, record_placement=True)
+        )
     if macs is None or macs > REFERENCE_MACS:
         rows["reference"] = []
     return tuple(row for name in runtimes for row in rows[name])
+
+
+def _session(name: str, stage: Stage, judging: Tolerances, path: Path, **options: Any) -> Row:
+    """A row of onnxruntime; `options` as of OrtRunner."""
+    return Row(
+        name,
+        stage,
+        judging,
+        lambda: OrtRunner(path, **options),
+        open_model=lambda model: OrtRunner(model, **options),
+    )
 
 
 def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> Row:

@@ -20,12 +20,13 @@ from aaexport.errors import (
     broken_rule,
 )
 from aaexport.folder import ModelFolder, find_model, write_json
-from aaexport.graph.check import check_model
-from aaexport.graph.files import GraphSummary, converted_size, read_onnx, summarize
+from aaexport.graph.audit import audit
+from aaexport.graph.files import GraphSummary, converted_size, summarize_model
 from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.parity import Accuracy, Bounds, Computation, ParityReport, Precision
+from aaexport.parity import Accuracy, Bounds, Computation, ParityReport, Precision, Stage
 from aaexport.pipeline.computations import Judge, Judged, Row, check_runtimes, file_rows, torch_row
+from aaexport.pipeline.diagnose import Suspect, diagnose
 from aaexport.pipeline.export import Exported, as_converted
 from aaexport.pipeline.inputs import Inputs, check_largest_batch, gather_inputs
 from aaexport.pipeline.subject import ImageShape, Subject, as_subject, decompositions_of
@@ -145,29 +146,46 @@ def verify_subject(
 ) -> ParityReport:
     """As `verify`, for a subject at hand; `named` is what the report calls the file, `exported` what it was."""
     wanted.check()
-    summary = summarize(path)
-    provenance = read_metadata(summary.metadata)
-    if provenance is not None and provenance.with_attention and not subject.with_attention:
-        subject = subject.observed() if augmented_layers(subject.module) else subject
-    _require_fitting_inputs(path, summary, subject)
-    stale = _staleness(provenance, subject)
-    gathered = gather_inputs(subject, wanted.inputs, wanted.seed)
+    audited = audit(path)
     report = ParityReport(
         str(named or path),
-        structure=(*_structure(path), *_output_failures(summary, subject), *stale),
-        warnings=gathered.warnings,
-        notes=(
-            *_notes(subject),
-            *gathered.notes,
-            *(f"set by hand: {one}" for one in wanted.judged.on("cpu").by_hand),
-        ),
+        structure=audited.failures,
+        warnings=audited.warnings,
         seed=wanted.seed,
         strict=wanted.strict,
     )
+    if audited.model is None:  # numbers outside its folder: nothing may run it
+        return report
+    summary = summarize_model(audited.model, path)
+    provenance = read_metadata(summary.metadata)
+    if provenance is not None and provenance.with_attention and not subject.with_attention:
+        subject = subject.observed() if augmented_layers(subject.module) else subject
+    stale = _staleness(provenance, subject)
+    report = replace(report, structure=(*report.structure, *stale, *_output_failures(summary, subject)))
+    unfit = _unfit_input(summary, subject)
+    if unfit is not None:
+        if stale:
+            return report
+        raise GraphError(f"{path} cannot be judged: {unfit}")
+    gathered = gather_inputs(subject, wanted.inputs, wanted.seed)
+    by_hand = (f"set by hand: {one}" for one in wanted.judged.on("cpu").by_hand)
+    report = replace(
+        report,
+        warnings=(*report.warnings, *gathered.warnings),
+        notes=(*_notes(subject), *gathered.notes, *by_hand),
+    )
+    say("comparing with PyTorch in float64")
     matrix = _Matrix(subject, summary, wanted.judged, gathered, wanted.batch)
     runtimes = check_runtimes(wanted.runtimes, wanted.device)
-    rows = (*matrix.torch_rows(provenance), *file_rows(path, runtimes, wanted.device, wanted.judged, summary.macs))
-    return matrix.filled(report, rows)
+    stage: Stage = "file" if exported is None else "graph rules"
+    of_file = file_rows(path, runtimes, wanted.device, wanted.judged, summary.macs, stage)
+    rows = (*matrix.torch_rows(provenance), *of_file)
+    report = matrix.filled(report, rows)
+    if report.passed or not wanted.locate or stale:
+        return report
+    say("looking for the first node that went wrong")
+    suspect = Suspect(path, subject, provenance, exported, audited.changed_initializers)
+    return diagnose(report, rows, suspect, matrix.judge, matrix.cases, wanted.judged)
 
 
 class _Matrix:
@@ -233,30 +251,22 @@ def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
     return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]
 
 
-def _structure(path: Path) -> tuple[str, ...]:
-    try:
-        check_model(read_onnx(path))
-    except GraphError as error:
-        return (str(error),)
-    return ()
-
-
-def _require_fitting_inputs(path: Path, summary: GraphSummary, subject: Subject) -> None:
-    """GraphError if the model's images cannot be fed to the file."""
+def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
+    """Why the model's images cannot be fed to the file; None if they can."""
     if len(summary.inputs) != 1:
-        raise GraphError(broken_rule(str(path), "have one input", len(summary.inputs)))
-    tensor = summary.inputs[0]
+        return broken_rule("the file", "have one input", len(summary.inputs))
+    tensor, wanted = summary.inputs[0], subject.input_shape
+    name = f"input {tensor.name}"
     fits = len(tensor.shape) == 4 and all(
-        got == want or not isinstance(got, int)
-        for got, want in zip(tensor.shape[1:], subject.input_shape, strict=False)
+        got == want or not isinstance(got, int) for got, want in zip(tensor.shape[1:], wanted, strict=False)
     )
-    name = f"{path}: input {tensor.name}"
     if not fits:
-        raise GraphError(broken_rule(name, f"have the shape {('batch', *subject.input_shape)}", tensor.shape))
+        return broken_rule(name, f"have the shape {('batch', *wanted)}", tensor.shape)
     if tensor.dtype != "float":
-        raise GraphError(broken_rule(name, "be float32", tensor.dtype))
+        return broken_rule(name, "be float32", tensor.dtype)
     if isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
-        raise GraphError(broken_rule(name, "have a batch of at least 1", tensor.shape))
+        return broken_rule(name, "have a batch of at least 1", tensor.shape)
+    return None
 
 
 def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:

@@ -1,0 +1,128 @@
+"""A failed report → which stage broke it, and the first node that went wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aaexport.errors import AaexportError
+from aaexport.graph.convert import OnnxModel
+from aaexport.graph.files import write_onnx
+from aaexport.graph.metadata import Provenance
+from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
+from aaexport.pipeline.computations import Judge, Judged, Row
+from aaexport.pipeline.export import Exported, export_again
+from aaexport.pipeline.locate import locate_in_file, locate_in_rules, locate_in_runtime
+from aaexport.pipeline.subject import Subject
+from aaexport.runners.ort import OrtRunner
+
+OF_THE_FILE: tuple[Stage, ...] = ("graph rules", "file")
+HINTS: dict[Stage, str] = {
+    "decomposition": "no file can be right then: choose another --decomposition, and report this one",
+    "TF32": "serve with TF32 off (use_tf32=0), or accept it with --atol and --rtol",
+}
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """The file that failed, and what is known of its making; `exported` where `convert` has just made it."""
+
+    path: Path
+    subject: Subject
+    provenance: Provenance | None
+    exported: Exported | None
+    changed_initializers: Collection[str] = ()
+
+
+def diagnose(
+    report: ParityReport, rows: Sequence[Row], suspect: Suspect, judge: Judge, cases: Sequence[Case], judged: Judged
+) -> ParityReport:
+    """The report with the rows of a fresh export, if it takes them to tell the stage, and with the divergence.
+
+    What cannot be found out is a note: a diagnosis that fails changes no verdict.
+    """
+    try:
+        return _diagnosed(report, rows, suspect, judge, cases, judged)
+    except AaexportError as error:
+        return replace(report, notes=(*report.notes, f"the place of the failure was not found: {error}"))
+
+
+def _diagnosed(
+    report: ParityReport, rows: Sequence[Row], suspect: Suspect, judge: Judge, cases: Sequence[Case], judged: Judged
+) -> ParityReport:
+    report = _kernels_told_apart(report)
+    broken = next((row for row, done in zip(rows, report.computations, strict=True) if not done.passed), None)
+    if broken is None:
+        if not suspect.changed_initializers:
+            return report
+        divergence = locate_in_file(
+            suspect.path, suspect.subject, suspect.provenance, cases[0], None, suspect.changed_initializers
+        )
+        return replace(report, divergence=divergence)
+    case = _telling_case(broken, cases)
+    if broken.stage == "decomposition" or case is None:
+        return report
+    if broken.stage not in OF_THE_FILE:
+        return replace(report, divergence=_in_runtime(suspect.path, broken, case))
+    return _in_file(report, suspect, judge, case, judged)
+
+
+def _in_file(report: ParityReport, suspect: Suspect, judge: Judge, case: Case, judged: Judged) -> ParityReport:
+    """Judges what torch's exporter and the graph rules make of the model, then looks for the node."""
+    exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
+    fresh = () if exported is None else _fresh_computations(exported, suspect, judge, case, judged)
+    at = sum(done.stage == "decomposition" for done in report.computations)
+    computations = (*report.computations[:at], *fresh, *report.computations[at:])
+    report = replace(report, computations=computations)
+    if suspect.exported is not None:  # the file is what was exported just now
+        rules_did_it = report.broken_stage == "graph rules"
+        return replace(report, divergence=locate_in_rules(suspect.exported, case) if rules_did_it else None)
+    divergence = locate_in_file(
+        suspect.path, suspect.subject, suspect.provenance, case, exported, suspect.changed_initializers
+    )
+    return replace(report, divergence=divergence)
+
+
+def _fresh_computations(
+    exported: Exported, suspect: Suspect, judge: Judge, case: Case, judged: Judged
+) -> tuple[Computation, ...]:
+    forms: dict[tuple[str, Stage], OnnxModel] = {("export, before the rules", "exporter"): exported.written_by_torch}
+    if suspect.exported is None:
+        forms["export, after the rules", "graph rules"] = exported.model
+    with tempfile.TemporaryDirectory(prefix="aaexport-") as folder:
+        rows = []
+        for (name, stage), model in forms.items():
+            path = Path(folder) / f"{len(rows)}.onnx"
+            write_onnx(model, path)
+            rows.append(Row(name, stage, judged.on("cpu"), lambda path=path: OrtRunner(path, optimize=False)))
+        judge.judge(rows, [case])
+    return tuple(row.result() for row in rows)
+
+
+def _in_runtime(path: Path, row: Row, case: Case) -> Divergence | None:
+    if row.open_model is None:
+        return None
+    return locate_in_runtime(path, row.open_model, row.name, case)
+
+
+def _kernels_told_apart(report: ParityReport) -> ParityReport:
+    """Where the reference evaluator computes right what onnxruntime's kernels do not, it is not the file."""
+    by_name = {done.name: done for done in report.computations}
+    reference, unoptimized = by_name.get("onnx reference"), by_name.get("onnxruntime CPU, unoptimized")
+    if reference is None or unoptimized is None or not reference.passed:
+        return report
+    failed = {(output.case, output.output) for output in unoptimized.outputs if not output.passed}
+    seen = {(output.case, output.output) for output in reference.outputs}
+    if not failed or not failed <= seen:
+        return report
+    told = replace(unoptimized, stage="kernels")
+    return replace(report, computations=tuple(told if done is unoptimized else done for done in report.computations))
+
+
+def _telling_case(row: Row, cases: Sequence[Case]) -> Case | None:
+    """The smallest case that the row fails, an ordinary one if there is one; the first if the row could not begin."""
+    failed = {output.case for output in row.outputs if not output.passed}
+    candidates = [case for case in cases if case.name in failed] or list(cases[:1])
+    return min(candidates, key=lambda case: (case.kind != "ordinary", len(case.batch)), default=None)
