@@ -1,0 +1,269 @@
+"""ONNX model → its nodes in order, and models that answer with chosen tensors from its inside."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import EncodeError
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from aaexport.errors import GraphError, broken_rule
+from aaexport.graph.check import all_nodes
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+MODULE_PATH = "pkg.torch.onnx.name_scopes"
+SMALL = 1024  # numbers; shapes are inferred from the values of smaller constants only
+WIDEST = 8  # bytes of a number whose type is not known
+GUESS = 64 * 2**20  # bytes of a tensor, where the size of none is known
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """A node of the outermost graph.
+
+    Attributes:
+        name: its own, or that of its first output if it has none.
+        operator: with its domain, where that is not ai.onnx.
+        inputs, outputs: names of tensors; what its subgraphs read from outside is an input too.
+        module: path of the innermost PyTorch module that it, or else what it reads, came from; None for the whole.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    module: str | None
+
+
+def read_nodes(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
+    """The nodes of the outermost graph in their order, which ONNX wants to be topological."""
+    modules: dict[str, str | None] = {}
+    facts = []
+    for node in model.graph.node:
+        reads, writes = _reads(node), tuple(name for name in node.output if name)
+        module = _module_path(node)
+        if module is None:
+            module = next((modules[name] for name in reads if modules.get(name) is not None), None)
+        modules.update(dict.fromkeys(writes, module))
+        operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        facts.append(NodeFacts(node.name or ", ".join(writes[:1]), operator, reads, writes, module or None))
+    return tuple(facts)
+
+
+def input_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What the model must be fed, in order."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(value.name for value in model.graph.input if value.name not in constants)
+
+
+def output_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What the model answers with, in order."""
+    return tuple(value.name for value in model.graph.output)
+
+
+def namesakes(nodes: Sequence[NodeFacts], others: Sequence[NodeFacts]) -> dict[str, str]:
+    """Tensor of `nodes` → the tensor of `others` that should be equal.
+
+    It has the same name; or else it comes from a node of the same name and operator: who puts a node behind another
+    may give the old name to the new tensor, and a new one to the old.
+    """
+    written = {name for other in others for name in other.outputs}
+    by_node = {(other.name, other.operator): other.outputs for other in others}
+    found = {}
+    for node in nodes:
+        counterparts = by_node.get((node.name, node.operator), ())
+        for position, name in enumerate(node.outputs):
+            if name in written:
+                found[name] = name
+            elif position < len(counterparts):
+                found[name] = counterparts[position]
+    return found
+
+
+def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """A serialized model that answers with the tensors `names` and holds no more than what they need.
+
+    Raises:
+        GraphError: it is above protobuf's 2 GiB.
+    """
+    wanted = tuple(names)
+    needed, nodes = set(wanted), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(_reads(node))
+    graph = onnx.GraphProto(name=model.graph.name, node=reversed(nodes))
+    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    dropped = {tensor.name for tensor in model.graph.initializer} - needed
+    graph.input.extend(value for value in model.graph.input if value.name not in dropped)
+    # The runtime infers the types of outputs; what the file says of inner tensors may be the fault that is sought.
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    exposed = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    exposed.opset_import.extend(model.opset_import)
+    exposed.functions.extend(model.functions)
+    try:
+        serialized: bytes = exposed.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
+    return serialized
+
+
+def plan_chunks(names: Sequence[str], sizes: Mapping[str, int], budget: int) -> list[tuple[str, ...]]:
+    """`names` in their order, in groups of at most `budget` bytes; a tensor above it has a group of its own.
+
+    One whose size is not known is taken to be as large as the largest that is.
+    """
+    unknown = max(sizes.values(), default=GUESS)
+    chunks: list[list[str]] = []
+    left = 0
+    for name in names:
+        size = sizes.get(name, unknown)
+        if not chunks or size > left:
+            chunks.append([])
+            left = budget
+        chunks[-1].append(name)
+        left -= size
+    return [tuple(chunk) for chunk in chunks]
+
+
+def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
+    """The size of every tensor that nodes write and whose shape can be inferred, for inputs of `batch` images."""
+    try:
+        graph = shape_inference.infer_shapes(_without_weights(model, batch), data_prop=True).graph
+    except (shape_inference.InferenceError, ValueError, EncodeError):
+        return {}
+    sizes = {}
+    for value in [*graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(size.HasField("dim_value") for size in tensor.shape.dim):
+            width = _bytes_per_number(tensor.elem_type)
+            sizes[value.name] = math.prod(size.dim_value for size in tensor.shape.dim) * width
+    return sizes
+
+
+def changed_nodes(suspect: onnx.ModelProto, trusted: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Name of every node of `suspect` that `trusted` has otherwise, or not at all → what is different, by lines.
+
+    A node that differs in nothing but the numbers of its initializers has no lines.
+    """
+    names = [node.name for node in read_nodes(suspect)]
+    others = {facts.name: node for facts, node in zip(read_nodes(trusted), trusted.graph.node, strict=True)}
+    constants, expected = _initializers(suspect), _initializers(trusted)
+    changed: dict[str, tuple[str, ...]] = {}
+    for name, node in zip(names, suspect.graph.node, strict=True):
+        if name not in others:
+            changed[name] = ("no such node was exported",)
+            continue
+        lines = tuple(_other_definition(node, others[name]))
+        read = [each for each in node.input if each in constants and each in expected]
+        if lines or not all(_equal(constants[each], expected[each]) for each in read):
+            changed[name] = lines
+    return changed
+
+
+def constants_of(model: onnx.ModelProto, node: NodeFacts) -> dict[str, Array]:
+    """The initializers that the node reads, by name."""
+    held = _initializers(model)
+    return {name: numpy_helper.to_array(held[name]) for name in node.inputs if name in held}
+
+
+def all_constants(model: onnx.ModelProto, shapes: Iterable[Shape]) -> dict[str, Array]:
+    """The initializers of one of `shapes`, by name."""
+    wanted = set(shapes)
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if tuple(t.dims) in wanted}
+
+
+def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
+    inner = [each.g for each in node.attribute if each.HasField("g")]
+    inner += [graph for each in node.attribute for graph in each.graphs]
+    names = [*node.input]
+    for graph in inner:
+        written = {name for each in all_nodes(graph) for name in each.output}
+        written |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        read = [name for each in all_nodes(graph) for name in each.input] + [value.name for value in graph.output]
+        names += [name for name in read if name not in written]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _module_path(node: onnx.NodeProto) -> str | None:
+    """The exporter notes `['', 'features', 'features.0', 'conv2d']`: modules from the outermost on, and the call."""
+    text = next((entry.value for entry in node.metadata_props if entry.key == MODULE_PATH), "")
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    if not isinstance(scopes, list) or len(scopes) < 2 or not isinstance(scopes[-2], str):
+        return None
+    return scopes[-2]
+
+
+def _without_weights(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """The graph for that batch, its large constants as inputs: shape inference copies all that it is given."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.node.extend(model.graph.node)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    light.graph.input.extend(value for value in model.graph.input if value.name not in constants)
+    for value in light.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and not dimensions[0].HasField("dim_value"):
+            dimensions[0].dim_value = batch
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    light.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    return light
+
+
+def _bytes_per_number(data_type: int) -> int:
+    known = data_type in TensorProto.DataType.values() and data_type != TensorProto.UNDEFINED
+    return max(1, np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize) if known else WIDEST
+
+
+def _initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def _other_definition(node: onnx.NodeProto, other: onnx.NodeProto) -> list[str]:
+    """What of operator, attributes and inputs is different."""
+    if (node.domain, node.op_type) != (other.domain, other.op_type):
+        return [broken_rule("the operator", f"be {other.op_type}", node.op_type)]
+    attributes, expected = ({each.name: each for each in one.attribute} for one in (node, other))
+    lines = [
+        broken_rule(f"attribute {name}", f"be {_shown(expected.get(name))}", _shown(attributes.get(name)))
+        for name in sorted(attributes.keys() | expected.keys())
+        if attributes.get(name) != expected.get(name)
+    ]
+    if list(node.input) != list(other.input):
+        lines.append(f"inputs must be {', '.join(other.input)}, got {', '.join(node.input)}")
+    return lines
+
+
+def _shown(attribute: onnx.AttributeProto | None) -> Any:
+    """The value of a short attribute, as it stands in a message."""
+    if attribute is None:
+        return "its default"
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, int | float) else list(value) if attribute.ints else "another one"
+
+
+def _equal(one: TensorProto, other: TensorProto) -> bool:
+    if one.data_type != other.data_type or one.dims != other.dims:
+        return False
+    return one.raw_data == other.raw_data if one.raw_data and other.raw_data else _bytes(one) == _bytes(other)
+
+
+def _bytes(tensor: TensorProto) -> bytes:
+    return numpy_helper.to_array(tensor).tobytes()

@@ -1,0 +1,290 @@
+"""The first diverging node: of a spoilt file, of a wrong rule, of a runtime, each fault once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from aaexport.errors import RunnerError
+from aaexport.folder import open_folder
+from aaexport.graph.files import read_onnx, summarize
+from aaexport.graph.intermediate import namesakes, plan_chunks, read_nodes, tensor_bytes
+from aaexport.graph.metadata import Provenance, read_metadata
+from aaexport.parity import Case
+from aaexport.pipeline.export import Exported, export_again
+from aaexport.pipeline.locate import as_written, locate, locate_in_file, locate_in_rules, locate_in_runtime
+from aaexport.pipeline.search import Side
+from aaexport.pipeline.subject import Subject, as_subject
+from aaexport.runners.ort import OrtRunner
+
+CASE = Case("random, batch 2", np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Good:
+    """A file that is right, and what it was made from."""
+
+    path: object
+    subject: Subject
+    provenance: Provenance
+    exported: Exported
+
+    def model(self):
+        return read_onnx(self.path)
+
+
+@pytest.fixture(scope="module")
+def good(converted_once):
+    subject = as_subject(open_folder(converted_once))
+    path = converted_once / "model.onnx"
+    provenance = read_metadata(summarize(path).metadata)
+    return Good(path, subject, provenance, export_again(subject, provenance))
+
+
+@pytest.fixture
+def located(good, tmp_path):
+    def find(model, case=CASE, **more):
+        path = tmp_path / "spoilt.onnx"
+        onnx.save(model, path)
+        return locate_in_file(path, good.subject, good.provenance, case, good.exported, **more)
+
+    return find
+
+
+def node_of(model, name):
+    return next(node for node in model.graph.node if node.name == name)
+
+
+def first(model, operator):
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def change(model, name, how):
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(numpy_helper.to_array(tensor).copy())), name))
+
+
+def insert_behind(model, node, operator, constants=(), name="inserted", **attributes):
+    """Puts a node behind `node`; the new tensor takes the old one's name, as an editor of graphs would do it."""
+    old = node.output[0]
+    node.output[0] = old + "_before"
+    names = []
+    for array in constants:
+        names.append(f"{name}_{len(names)}")
+        model.graph.initializer.append(numpy_helper.from_array(array, names[-1]))
+    made = helper.make_node(operator, [node.output[0], *names], [old], name=name, **attributes)
+    model.graph.node.insert(list(model.graph.node).index(node) + 1, made)
+
+
+def consumers(model, tensor):
+    return [node for node in model.graph.node if tensor in node.input]
+
+
+def one_weight(model):
+    def off(array):
+        array.flat[np.abs(array).argmax()] *= 1.001
+        return array
+
+    change(model, "features.3.qkv.weight_scaled", off)
+    return "node_Conv_635"
+
+
+def tables_swapped(model):
+    node_of(model, "node_matmul_2").input[1], node_of(model, "node_matmul_3").input[1] = "transpose_7", "transpose_6"
+    return "node_matmul_2"
+
+
+def softmax_axis(model):
+    node = node_of(model, "node_softmax_1")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("axis", 1))
+    return node.name
+
+
+def scale_doubled(model):
+    def twice(array):
+        array[: len(array) // 3] *= 2**-0.5
+        return array
+
+    change(model, "features.6.qkv.weight_scaled", twice)
+    return "node_Conv_662"
+
+
+def relu_dropped(model):
+    node = first(model, "Relu")
+    after = consumers(model, node.output[0])[0]
+    after.input[list(after.input).index(node.output[0])] = node.input[0]
+    model.graph.node.remove(node)
+    return after.name
+
+
+def transpose_inserted(model):
+    insert_behind(model, node_of(model, "node_bmm_3"), "Transpose", perm=[0, 2, 1])
+    return "inserted"
+
+
+def one_class_nan(model):
+    values = np.zeros(10, np.float32)
+    values[3] = np.nan
+    insert_behind(model, node_of(model, "node_linear"), "Add", [values])
+    return "inserted"
+
+
+def keys_for_values(model):
+    node = node_of(model, "node_Reshape_658")
+    node.input[0] = "split_with_sizes_1_split_1"
+    return node.name
+
+
+def batch_baked_in(model):
+    node = node_of(model, "node_Reshape_691")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 8], np.int64), "one_image"))
+    node.input[1] = "one_image"
+    return node.name
+
+
+NUMBERS = [one_weight, tables_swapped, softmax_axis, scale_doubled, relu_dropped, transpose_inserted]
+NUMBERS += [one_class_nan, keys_for_values, batch_baked_in]
+
+
+@pytest.mark.parametrize("spoil", NUMBERS, ids=lambda spoil: spoil.__name__)
+def test_the_node_that_was_spoilt_is_named(good, located, spoil):
+    model = good.model()
+    name = spoil(model)
+    found = located(model)
+    assert found.node == name
+
+
+def test_a_chunk_of_a_few_tensors_finds_the_same_as_one_of_all(good):
+    model = good.model()
+    transpose_inserted(model)
+    sides = Side(model, as_written, "suspect"), Side(good.exported.model, as_written, "trusted")
+    assert len(plan_chunks(list(namesakes(*map(read_nodes, (model, model)))), tensor_bytes(model, 2), 2**14)) > 5
+    assert locate(*sides, CASE, budget=2**14) == locate(*sides, CASE)
+
+
+def test_a_change_too_small_for_the_numbers_to_show_is_still_laid_at_its_node(good, located):
+    model = good.model()
+
+    def a_hair(array):
+        array.flat[0] = np.nextafter(array.flat[0], np.float32(9))
+        return array
+
+    change(model, "features.3.qkv.weight_scaled", a_hair)
+    assert located(model).node == "node_Conv_635"
+
+
+def test_a_small_fault_is_not_laid_at_an_unchanged_node_where_it_has_grown(good, located):
+    model = good.model()
+    change(model, "features.0.conv.weight_normalized", lambda array: array * np.float32(1 + 2e-7))
+    insert_behind(model, node_of(model, "node_mean"), "Mul", [np.float32(1)])  # changed too, and harmless
+    assert located(model).node == "node_Conv_9"
+
+
+def test_a_file_of_other_names_is_matched_by_its_numbers(good, located):
+    model = good.model()
+    relu_dropped(model)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{name}_of_mine" if name.startswith(("v", "r", "c", "b")) else name for name in names]
+        node.name = f"{node.name}_of_mine"
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(("v", "r", "c", "b")):
+            tensor.name += "_of_mine"
+    found = located(model)
+    assert found.node == "node_Concat_17_of_mine"
+    assert found.output == "logits"
+    assert "numbers" in found.compared_with
+
+
+def test_a_right_file_has_no_diverging_node(good, located):
+    assert located(good.model()) is None
+
+
+def test_the_rules_change_tensors_between_two_that_agree(good):
+    assert locate_in_rules(good.exported, CASE) is None
+
+
+def test_a_rule_that_goes_wrong_is_found(good):
+    model = good.model()
+    change(model, "features.3.qkv.weight_scaled", lambda array: array * np.float32(1.5))
+    broken = Exported(good.exported.written_by_torch, model, {}, ())
+    assert locate_in_rules(broken, CASE).node == "node_Conv_635"
+
+
+def test_a_node_that_runs_for_one_batch_only_is_found_without_its_name(good, tmp_path):
+    model = good.model()
+    name = batch_baked_in(model)
+
+    class Silent(OrtRunner):
+        def infer(self, feeds):
+            try:
+                return super().infer(feeds)
+            except RunnerError:
+                raise RunnerError("it does not work") from None
+
+    suspect = Side(model, lambda data: Silent(data, optimize=False), "suspect")
+    found = locate(suspect, Side(good.exported.model, as_written, "trusted"), CASE)
+    assert found.node == name
+    assert found.actual.dtype == "none"
+
+
+class Wrong(OrtRunner):
+    """A runtime with a wrong Softmax; when `fused`, it is wrong only if the tensor before it is not asked for."""
+
+    def __init__(self, model, fused):
+        loaded = onnx.load_from_string(model)
+        asked = {value.name for value in loaded.graph.output}
+        for node in loaded.graph.node:
+            if node.name == "node_softmax_1" and not (fused and asked.intersection(node.input)):
+                node.attribute[0].i = 1
+        super().__init__(loaded.SerializeToString(), optimize=False)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_a_wrong_kernel_is_found(good, fused):
+    found = locate_in_runtime(good.path, lambda model: Wrong(model, fused), "wrong", CASE)
+    if fused:
+        assert found.node == "node_Concat_20"
+        assert found.hints[0].startswith("between relu and here, in nodes that the runtime fuses")
+    else:
+        assert found.node == "node_softmax_1"
+
+
+def node(path, name, reads, writes):
+    made = helper.make_node("Relu", reads, writes, name=name)
+    if path is not None:
+        made.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=path)
+    return made
+
+
+def test_the_module_path_of_a_node_or_of_the_one_before_it():
+    nodes = [
+        node("['', 'features', 'features.0', 'relu']", "a", ["x"], ["a"]),
+        node(None, "b", ["a"], ["b"]),
+        node("__import__('os')", "c", ["b"], ["c"]),
+        node("['', 'view']", "d", ["c"], ["d"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "paths", [], []))
+    assert [facts.module for facts in read_nodes(model)] == ["features.0"] * 3 + [None]
+
+
+def test_what_a_subgraph_reads_from_outside_is_an_input():
+    branch = helper.make_graph([helper.make_node("Add", ["outer", "own"], ["sum"])], "branch", [], [])
+    branch.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "own"))
+    choice = helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch)
+    model = helper.make_model(helper.make_graph([choice], "outer", [], []))
+    assert read_nodes(model)[0].inputs == ("condition", "outer")
+
+
+def test_chunks_stay_below_the_budget_and_keep_the_order():
+    sizes = {"a": 4, "b": 5, "c": 20, "d": 1}
+    assert plan_chunks(["a", "b", "c", "d", "unknown"], sizes, 10) == [("a", "b"), ("c",), ("d",), ("unknown",)]
+
+
+def test_sizes_are_those_of_the_batch(good):
+    sizes = tensor_bytes(good.model(), 3)
+    assert sizes["conv2d"] == 3 * 82 * 8 * 8 * 4
+    assert sizes.keys() == {name for facts in read_nodes(good.model()) for name in facts.outputs}
