@@ -22,11 +22,10 @@ from aaexport.folder import open_folder
 from aaexport.nn import AugmentedConv2d, attention_weights, set_decomposition
 from aaexport.nn.attention_maps import WithAttention, attention_outputs
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
-from aaexport.parity import OutputParity
 from aaexport.pipeline.bench_worker import LOADERS, WorkerSpec
 from aaexport.pipeline.plan import plan_attention
 from aaexport.pipeline.subject import build_model
-from aaexport.report.attention import condensed, listed
+from aaexport.report.attention import listed
 from aaexport.weights import save_weights
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -303,18 +302,6 @@ def test_reports_take_the_heads_of_a_layer_together(cli, observed_once):
     assert listed(["logits", *HEADS[:3]]) == "attention.features.0.head0–1, attention.features.3.head0"
     outcome = cli("inspect", observed_once[0].path)
     assert "attention.features.6.head0–1" in outcome.out
-
-
-def test_of_the_heads_of_a_layer_the_worst_is_shown():
-    heads = [
-        OutputParity("one", HEADS[0], None, max_abs_error=1e-7, mean_abs_error=1e-8, error_ratio=1.0),
-        OutputParity("one", HEADS[1], "too far off", max_abs_error=3e-7, mean_abs_error=1e-9, error_ratio=4.0),
-    ]
-    logits = OutputParity("one", "logits", None, max_abs_error=1.0)
-    wanted = OutputParity(
-        "one", "attention.features.0", "too far off", max_abs_error=3e-7, mean_abs_error=1e-8, error_ratio=4.0
-    )
-    assert condensed([logits, *heads]) == [logits, wanted]
 
 
 def test_an_image_file_is_seen_as_the_images_of_a_data_set_are(converted, picture_of_a_digit):

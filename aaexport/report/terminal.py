@@ -13,47 +13,28 @@ from rich.text import Text
 from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.load.measurement import PERCENTILES, BenchReport
 from aaexport.load.statistics import Ratio
-from aaexport.parity import OutputParity, ParityReport
 from aaexport.recipe import Input
-from aaexport.report.attention import condensed, head_of, listed
+from aaexport.report import wording
+from aaexport.report.attention import head_of, listed
+from aaexport.report.parity import verdict_view
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
     """Where the file is, what it is made of, and the verdict."""
-    rows = {
+    rows: dict[str, RenderableType] = {
         "file": f"{result.path} ({_size(result.bytes)})",
         "opset": f"{result.opset}, batch {result.batch}, decomposition {result.decomposition}",
         "operators": histogram(result.operators),
         "rules": ", ".join(f"{count} × {rule}" for rule, count in result.rules.items()) or "none applied",
-        "parity": _verdict(result.parity) if result.parity else "not verified (--no-verify)",
+        "parity": verdict_view(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
     if result.attention_outputs:
         rows["attention"] = f"{len(result.attention_outputs)} outputs: {listed(result.attention_outputs)}"
+    if result.parity and (warnings := wording.warnings(result.parity)):
+        rows["warning"] = Text("\n".join(warnings), style="yellow")
     return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
-
-
-def parity_view(report: ParityReport) -> RenderableType:
-    """One row an output and case, the accuracy, the verdict."""
-    table = new_table(
-        "inputs", "output", "max error", "mean error", f"× {report.baseline}'s own", "top-1 same", "verdict"
-    )
-    for output in condensed(report.outputs):
-        table.add_row(*_parity_row(output))
-    parts: list[RenderableType] = [table] if report.outputs else []
-    if report.accuracy is not None:
-        accuracy = report.accuracy
-        parts.append(
-            Text(
-                f"accuracy on {accuracy.images} held-out images: {accuracy.torch:.2%} in PyTorch, "
-                f"{accuracy.runner:.2%} in {report.runner}"
-            )
-        )
-    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
-    parts += [Text(f"FAIL: {failure}", style="bold red") for failure in report.failures]
-    parts.append(_verdict(report))
-    return Group(*parts)
 
 
 def bench_view(report: BenchReport) -> RenderableType:
@@ -138,35 +119,6 @@ def _input(image: Input) -> str:
     return f"{_shape(('batch', *image.shape))}{classes}"
 
 
-def _parity_row(output: OutputParity) -> tuple[str | Text, ...]:
-    verdict = Text("pass", style="green") if output.passed else Text("FAIL", style="bold red")
-    agreement = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
-    return (
-        output.case,
-        output.output,
-        scientific(output.max_abs_error),
-        scientific(output.mean_abs_error),
-        "–" if output.error_ratio is None else f"{output.error_ratio:.2f}",
-        agreement,
-        verdict,
-    )
-
-
-def _verdict(report: ParityReport) -> Text:
-    if not report.passed:
-        count = len(report.failures)
-        what = "1 failure" if count == 1 else f"{count} failures" if count else "nothing was compared"
-        return Text(f"FAIL: {what}", style="bold red")
-    ratio = report.max_error_ratio
-    times = (
-        ""
-        if ratio is None
-        else f", at most {ratio:.1f} × {report.baseline}'s own (allowed {report.tolerance.ratio:g} ×)"
-    )
-    error = f"PASS: largest error {scientific(report.max_abs_error)} against float64{times}"
-    return Text(error, style="bold green")
-
-
 def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
     notes = {k: v if len(v) <= 60 else f"{v[:57]}…" for k, v in graph.metadata.items()}
     return {
@@ -247,11 +199,6 @@ def _milliseconds(value: float | None) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s"
-
-
-def scientific(value: float | None) -> str:
-    """Two digits, or a dash."""
-    return "–" if value is None else f"{value:.1e}"
 
 
 def new_table(*headers: str, justify_from: int = 99) -> Table:
