@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from aaexport.load.statistics import Milliseconds
 from aaexport.parity import ParityReport
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
-PARITY_SCHEMA = "aaexport.parity/1"
+PARITY_SCHEMA = "aaexport.parity/2"
 BENCH_SCHEMA = "aaexport.bench/2"
 CONVERT_SCHEMA = "aaexport.convert/1"
 OPTIMIZE_SCHEMA = "aaexport.optimize/1"
@@ -21,15 +22,31 @@ LIST_SCHEMA = "aaexport.list/1"
 
 
 def parity_json(report: ParityReport) -> dict[str, Any]:
-    """Everything in the report, with the verdict first."""
-    return {
+    """Everything in the report, with the verdict first; docs/parity_schema.md tells what each field means."""
+    verdict = {
         "schema": PARITY_SCHEMA,
         "passed": report.passed,
-        "failures": list(report.failures),
+        "failures": report.failures,
+        "broken_stage": report.broken_stage,
         "max_abs_error": report.max_abs_error,
         "max_error_ratio": report.max_error_ratio,
-        **dataclasses.asdict(report),
     }
+    value: dict[str, Any] = _strict(verdict | dataclasses.asdict(report))
+    return value
+
+
+def _strict(value: Any) -> Any:
+    """As JSON has it: lists for tuples, and "NaN", "Infinity" and "-Infinity" for the numbers that it lacks.
+
+    A null would say that there is no number; these strings are what protocol buffers write, and what `float` reads.
+    """
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
