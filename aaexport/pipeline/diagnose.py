@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from aaexport.errors import AaexportError
@@ -92,11 +93,11 @@ def _fresh_computations(
     if suspect.exported is None:
         forms["export, after the rules", "graph rules"] = exported.model
     with tempfile.TemporaryDirectory(prefix="aaexport-") as folder:
-        rows = []
+        rows: list[Row] = []
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
             write_onnx(model, path)
-            rows.append(Row(name, stage, judged.on("cpu"), lambda path=path: OrtRunner(path, optimize=False)))
+            rows.append(Row(name, stage, judged.on("cpu"), partial(OrtRunner, path, optimize=False)))
         judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 
