@@ -115,6 +115,14 @@ def test_a_cell_says_what_failed_what_has_no_ratio_and_what_was_not_run():
     }
 
 
+def test_a_cell_with_a_warning_says_so_unless_something_failed():
+    warned = judged("zeros", warning="NaN is lost")
+    report = ParityReport("x", (row(outputs=(warned, judged("zeros"))),))
+    assert cells(report) == {"onnxruntime CPU": {"zeros": "warn"}}
+    wrong = ParityReport("x", (row(outputs=(warned, judged("zeros", failure="wrong"))),))
+    assert cells(wrong) == {"onnxruntime CPU": {"zeros": "FAIL"}}
+
+
 def test_what_could_not_be_run_fails_everywhere():
     assert set(cells(UNRUNNABLE)["onnxruntime CPU"].values()) == {"FAIL"}
 
@@ -206,7 +214,7 @@ def test_failures_beyond_ten_are_counted():
     outputs = tuple(judged("zeros", failure="wrong", output=f"attention.conv.head{n}") for n in range(14))
     text = printed(ParityReport("x", (row(outputs=outputs),)))
     assert text.count("wrong") == 10
-    assert "… and 4 more (see --json)" in text
+    assert "FAIL: … and 4 more (see --json)" in text
 
 
 @pytest.mark.parametrize("width", [80, 110])

@@ -15,7 +15,7 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~&!]")
 def parity_markdown(report: ParityReport) -> str:
     """The report, for a renderer of GitHub's Markdown; names are escaped."""
     parts = [_headline(report), *_matrix(report), _items(wording.circumstances(report))]
-    parts += [_items((*wording.failures(report), *filter(None, [wording.more_failures(report)])), "**FAIL**: ")]
+    parts.append(_items(wording.failures(report), "**FAIL**: "))
     if stage := wording.broken_stage(report):
         parts.append(f"**{_escaped(stage)}**")
     if report.divergence is not None:

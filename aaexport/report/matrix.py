@@ -19,6 +19,7 @@ HEADINGS = {
 }
 LONGEST_HEADING = 12
 MOST_COLUMNS = 10
+Verdict = Literal["pass", "warn", "fail", "not run"]
 _BATCH = re.compile(r", batch (\d+)$")
 
 
@@ -26,14 +27,14 @@ _BATCH = re.compile(r", batch (\d+)$")
 class Cell:
     """All cases of one kind and all outputs of one computation; `ratio` is the worst error ratio, if there is any."""
 
-    verdict: Literal["pass", "fail", "not run"]
+    verdict: Verdict
     ratio: float | None = None
 
     @property
     def text(self) -> str:
         """A few characters: how many times PyTorch's own error, or the verdict."""
         if self.verdict != "pass":
-            return {"fail": "FAIL", "not run": "–"}[self.verdict]
+            return {"warn": "warn", "fail": "FAIL", "not run": "–"}[self.verdict]
         return "pass" if self.ratio is None else _times(self.ratio)
 
 
@@ -83,7 +84,8 @@ def _cell(computation: Computation, kinds: set[str]) -> Cell:
         return Cell("fail")
     if not outputs:
         return Cell("not run")
-    return Cell("pass", max((o.error_ratio for o in outputs if o.error_ratio is not None), default=None))
+    worst: Verdict = "warn" if any(output.warning for output in outputs) else "pass"
+    return Cell(worst, max((o.error_ratio for o in outputs if o.error_ratio is not None), default=None))
 
 
 def _times(ratio: float) -> str:

@@ -13,8 +13,8 @@ from aaexport.parity import Divergence, ParityReport
 from aaexport.report import wording
 from aaexport.report.matrix import Cell, matrix
 
-GOOD, BAD = "green", "bold red"
-STYLES = {"pass": GOOD, "fail": BAD, "not run": "dim"}
+GOOD, WORTH_A_LOOK, BAD = "green", "yellow", "bold red"
+STYLES = {"pass": GOOD, "warn": WORTH_A_LOOK, "fail": BAD, "not run": "dim"}
 
 
 def parity_view(report: ParityReport) -> RenderableType:
@@ -22,9 +22,8 @@ def parity_view(report: ParityReport) -> RenderableType:
     parts: list[RenderableType] = [*_matrix(report)]
     parts += _lines(wording.circumstances(report))
     parts += _lines((f"note: {note}" for note in report.notes), "dim")
-    parts += _lines((f"warning: {warning}" for warning in wording.warnings(report)), "yellow")
+    parts += _lines((f"warning: {warning}" for warning in wording.warnings(report)), WORTH_A_LOOK)
     parts += _lines((f"FAIL: {failure}" for failure in wording.failures(report)), BAD)
-    parts += _lines(filter(None, [wording.more_failures(report)]), BAD)
     parts += _lines(filter(None, [wording.broken_stage(report)]), "bold")
     if report.divergence is not None:
         parts += _divergence(report.divergence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from aaexport.parity import (
     STAGES,
@@ -17,7 +17,7 @@ from aaexport.parity import (
 )
 from aaexport.report.matrix import batches
 
-FAILURES_SHOWN = 10
+LINES_SHOWN = 10
 NODES_SHOWN = 8
 # What neither a terminal nor XML can stand: names come from files of anybody.
 _UNPRINTABLE = re.compile("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
@@ -44,20 +44,14 @@ def verdict(report: ParityReport) -> str:
     return f"{error}, at most {ratio:.1f} × {report.baseline}'s own (allowed {_allowed(report, ratio)})"
 
 
-def failures(report: ParityReport) -> tuple[str, ...]:
-    """The first of them."""
-    return report.failures[:FAILURES_SHOWN]
+def failures(report: ParityReport) -> list[str]:
+    """The first of them, and how many there are beside."""
+    return _first(report.failures)
 
 
-def more_failures(report: ParityReport) -> str | None:
-    """How many there are beside."""
-    hidden = len(report.failures) - FAILURES_SHOWN
-    return f"… and {hidden} more (see --json)" if hidden > 0 else None
-
-
-def warnings(report: ParityReport) -> tuple[str, ...]:
-    """Those that are not failures already."""
-    return () if report.strict else report.warnings
+def warnings(report: ParityReport) -> list[str]:
+    """The same of those that are not failures already."""
+    return [] if report.strict else _first(report.warnings)
 
 
 def circumstances(report: ParityReport) -> list[str]:
@@ -98,6 +92,11 @@ def tensor_rows(divergence: Divergence) -> Iterator[tuple[str, str, str]]:
 def growth_row(step: ErrorStep) -> tuple[str, str, str, str]:
     """Node, operator, module, relative error."""
     return step.node, step.operator, step.module or "–", scientific(step.relative_error)
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    hidden = len(lines) - LINES_SHOWN
+    return [*lines[:LINES_SHOWN], *([f"… and {hidden} more (see --json)"] if hidden > 0 else [])]
 
 
 def _count_of_failures(report: ParityReport) -> str:
