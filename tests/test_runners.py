@@ -50,7 +50,7 @@ def identity(value):
 def convolution(rng):
     """A convolution of 8 channels over 16 and a ReLU, as bytes."""
     weight = numpy_helper.from_array(rng.standard_normal((16, 8, 3, 3), dtype=np.float32), "w")
-    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"], "the last")]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8, 12, 12])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16, 10, 10])
     return serialized(nodes, [x], [y], [weight])
@@ -183,6 +183,37 @@ def test_what_onnxruntime_refuses_leaves_no_stray_lines(capfd):
     with pytest.raises(RunnerError):
         OrtRunner(probe_model()).infer({"x": np.ones(2, np.float32)})
     assert capfd.readouterr() == ("", "")
+
+
+# Placement
+
+
+def test_placement_names_the_nodes_of_each_provider(rng):
+    runner = OrtRunner(convolution(rng), optimize=False, record_placement=True)
+    if not hasattr(runner.session, "get_provider_graph_assignment_info"):
+        pytest.skip("this onnxruntime cannot tell")
+    assert runner.placement == {"CPUExecutionProvider": ("Conv", "the last (Relu)")}
+
+
+def test_placement_that_was_not_recorded_is_none(rng):
+    assert OrtRunner(convolution(rng)).placement is None
+
+
+def test_placement_that_onnxruntime_cannot_tell_is_none(rng):
+    runner = OrtRunner(convolution(rng), record_placement=True)
+    runner.session = object()
+    assert runner.placement is None
+
+
+@pytest.mark.cuda
+def test_placement_on_cuda_names_what_stayed_on_the_cpu(cuda):
+    """Strings are for the CPU alone."""
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Cast", ["x"], ["s"], to=TensorProto.STRING)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    s = helper.make_tensor_value_info("s", TensorProto.STRING, [1])
+    placement = OrtRunner(serialized(nodes, [x], [y, s]), device=cuda, record_placement=True).placement
+    assert "Relu" in placement[PROVIDERS["cuda"]]
+    assert "Cast" in placement[PROVIDERS["cpu"]]
 
 
 # Providers

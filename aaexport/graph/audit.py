@@ -134,7 +134,7 @@ def _names(model: onnx.ModelProto) -> Iterator[_Finding]:
     }.items():
         for name, times in Counter(names).items():
             if times > 1:
-                yield _Finding(broken_rule(f"{what} {name}", "be there once", f"{times} of that name"))
+                yield _Finding(f"{what} {name} must be there once, got {times} of that name")
 
 
 def _unreadable(held: Iterable[Content]) -> list[_Finding]:
@@ -181,7 +181,7 @@ def _unused_inputs(model: onnx.ModelProto) -> Iterator[_Finding]:
     used |= {value.name for value in model.graph.output} | {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in used:
-            yield _Finding(broken_rule(f"input {value.name}", "be used by a node", "none that does"), fails=False)
+            yield _Finding(f"input {value.name} must be used by a node, got none that does", fails=False)
 
 
 def _not_finite(held: Iterable[Content], provenance: Provenance | None) -> Iterator[_Finding]:
