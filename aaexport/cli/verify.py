@@ -77,7 +77,8 @@ def command(
     if junit is not None:
         check_writable(junit)
     from aaexport.pipeline.computations import Judged
-    from aaexport.pipeline.verify import Wanted, verify_folder
+    from aaexport.pipeline.matrix import Wanted
+    from aaexport.pipeline.verify import verify_folder
 
     precision: Any = dtype
     judged = Judged(precision, dict(atol) or None, dict(rtol) or None)

@@ -229,7 +229,7 @@ class ParityReport:
     @property
     def broken_stage(self) -> Stage | None:
         """The first stage whose computation fails although those before it pass; None if none fails."""
-        return next((c.stage for c in self.computations if not c.passed), None)
+        return next((c.stage for c in self.computations if c.failures), None)
 
     @property
     def max_abs_error(self) -> float | None:

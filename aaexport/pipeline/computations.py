@@ -76,6 +76,7 @@ class Row:
         name, stage, tolerances: as of the Computation that it becomes.
         open: gives what computes.
         takes: which cases it is given.
+        nodes: by execution provider, once it has run; empty where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
 
@@ -85,6 +86,7 @@ class Row:
     open: Callable[[], Runner]
     takes: Callable[[Case], bool] = lambda case: True
     open_model: Callable[[bytes], Runner] | None = None
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
 
@@ -137,7 +139,7 @@ def file_rows(
     rows: dict[str, list[Row]] = {
         "reference": [Row("onnx reference", stage, cpu, lambda: ReferenceRunner(path), for_reference)],
         "unoptimized": [_session("onnxruntime CPU, unoptimized", stage, cpu, path, optimize=False)],
-        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path)],
+        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
         "tensorrt": [
             _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, device=device, tensorrt=True)
@@ -219,7 +221,8 @@ class Judge:
             runners = {}
             for row in rows:
                 try:
-                    runners[row.name] = stack.enter_context(row.open())
+                    runners[row.name] = runner = stack.enter_context(row.open())
+                    row.nodes = (runner.placement or {}) if isinstance(runner, OrtRunner) else {}
                 except RunnerError as error:
                     if isinstance(error, ProviderError):
                         raise

@@ -23,6 +23,7 @@ from aaexport.nn.choice import Choice
 from aaexport.parity import ParityReport
 from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.export import Exported, export
+from aaexport.pipeline.matrix import Wanted
 from aaexport.pipeline.plan import check_max_attention_memory, plan_attention
 from aaexport.pipeline.subject import (
     ImageShape,
@@ -32,7 +33,7 @@ from aaexport.pipeline.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.tuning import tuned_choices
-from aaexport.pipeline.verify import Wanted, verify_subject
+from aaexport.pipeline.verify import verify_subject
 from aaexport.program import Batch
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json

@@ -13,17 +13,14 @@ from aaexport.graph.convert import OnnxModel
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
-from aaexport.pipeline.computations import Judge, Judged, Row
+from aaexport.pipeline.computations import Row
 from aaexport.pipeline.export import Exported, export_again
 from aaexport.pipeline.locate import locate_in_file, locate_in_rules, locate_in_runtime
+from aaexport.pipeline.matrix import Matrix
 from aaexport.pipeline.subject import Subject
 from aaexport.runners.ort import OrtRunner
 
 OF_THE_FILE: tuple[Stage, ...] = ("graph rules", "file")
-HINTS: dict[Stage, str] = {
-    "decomposition": "no file can be right then: choose another --decomposition, and report this one",
-    "TF32": "serve with TF32 off (use_tf32=0), or accept it with --atol and --rtol",
-}
 
 
 @dataclass(frozen=True)
@@ -37,43 +34,39 @@ class Suspect:
     changed_initializers: Collection[str] = ()
 
 
-def diagnose(
-    report: ParityReport, rows: Sequence[Row], suspect: Suspect, judge: Judge, cases: Sequence[Case], judged: Judged
-) -> ParityReport:
+def diagnose(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix: Matrix) -> ParityReport:
     """The report with the rows of a fresh export, if it takes them to tell the stage, and with the divergence.
 
     What cannot be found out is a note: a diagnosis that fails changes no verdict.
     """
     try:
-        return _diagnosed(report, rows, suspect, judge, cases, judged)
+        return _diagnosed(report, rows, suspect, matrix)
     except AaexportError as error:
         return replace(report, notes=(*report.notes, f"the place of the failure was not found: {error}"))
 
 
-def _diagnosed(
-    report: ParityReport, rows: Sequence[Row], suspect: Suspect, judge: Judge, cases: Sequence[Case], judged: Judged
-) -> ParityReport:
+def _diagnosed(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix: Matrix) -> ParityReport:
     report = _kernels_told_apart(report)
-    broken = next((row for row, done in zip(rows, report.computations, strict=True) if not done.passed), None)
+    broken = next((row for row, done in zip(rows, report.computations, strict=True) if done.failures), None)
     if broken is None:
         if not suspect.changed_initializers:
             return report
         divergence = locate_in_file(
-            suspect.path, suspect.subject, suspect.provenance, cases[0], None, suspect.changed_initializers
+            suspect.path, suspect.subject, suspect.provenance, matrix.cases[0], None, suspect.changed_initializers
         )
         return replace(report, divergence=divergence)
-    case = _telling_case(broken, cases)
+    case = _telling_case(broken, matrix.cases)
     if broken.stage == "decomposition" or case is None:
         return report
     if broken.stage not in OF_THE_FILE:
         return replace(report, divergence=_in_runtime(suspect.path, broken, case))
-    return _in_file(report, suspect, judge, case, judged)
+    return _in_file(report, suspect, matrix, case)
 
 
-def _in_file(report: ParityReport, suspect: Suspect, judge: Judge, case: Case, judged: Judged) -> ParityReport:
+def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case) -> ParityReport:
     """Judges what torch's exporter and the graph rules make of the model, then looks for the node."""
     exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
-    fresh = () if exported is None else _fresh_computations(exported, suspect, judge, case, judged)
+    fresh = () if exported is None else _fresh_computations(exported, suspect, matrix, case)
     at = sum(done.stage == "decomposition" for done in report.computations)
     computations = (*report.computations[:at], *fresh, *report.computations[at:])
     report = replace(report, computations=computations)
@@ -86,9 +79,7 @@ def _in_file(report: ParityReport, suspect: Suspect, judge: Judge, case: Case, j
     return replace(report, divergence=divergence)
 
 
-def _fresh_computations(
-    exported: Exported, suspect: Suspect, judge: Judge, case: Case, judged: Judged
-) -> tuple[Computation, ...]:
+def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, case: Case) -> tuple[Computation, ...]:
     forms: dict[tuple[str, Stage], OnnxModel] = {("export, before the rules", "exporter"): exported.written_by_torch}
     if suspect.exported is None:
         forms["export, after the rules", "graph rules"] = exported.model
@@ -97,8 +88,8 @@ def _fresh_computations(
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
             write_onnx(model, path)
-            rows.append(Row(name, stage, judged.on("cpu"), partial(OrtRunner, path, optimize=False)))
-        judge.judge(rows, [case])
+            rows.append(Row(name, stage, matrix.wanted.judged.on("cpu"), partial(OrtRunner, path, optimize=False)))
+        matrix.judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 
 

@@ -8,7 +8,7 @@ went wrong is looked for (`aaexport.pipeline.locate`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -24,16 +24,15 @@ from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, converted_size, summarize_model
 from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.parity import Accuracy, Bounds, Computation, ParityReport, Precision, Stage
-from aaexport.pipeline.computations import Judge, Judged, Row, check_runtimes, file_rows, torch_row
+from aaexport.parity import Bounds, ParityReport, Precision
+from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.diagnose import Suspect, diagnose
-from aaexport.pipeline.export import Exported, as_converted
-from aaexport.pipeline.inputs import Inputs, check_largest_batch, gather_inputs
-from aaexport.pipeline.subject import ImageShape, Subject, as_subject, decompositions_of
+from aaexport.pipeline.export import Exported
+from aaexport.pipeline.matrix import Matrix, Wanted
+from aaexport.pipeline.subject import ImageShape, Subject, as_subject
 from aaexport.report.machine import parity_json
 from aaexport.weights import weights_digest
 
-ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
 Say = Callable[[str], None]
 
 
@@ -115,26 +114,6 @@ def verify_folder(
     return report
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of a verification; as the arguments of `verify`."""
-
-    device: str = "cpu"
-    judged: Judged = field(default_factory=Judged)
-    inputs: str | Path | None = None
-    batch: int | None = None
-    runtimes: Sequence[str] | None = None
-    locate: bool = True
-    strict: bool = False
-    seed: int = 0
-
-    def check(self) -> None:
-        """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
-        check_runtimes(self.runtimes, self.device)
-        self.judged.on("cpu")
-        check_largest_batch(self.batch)
-
-
 def verify_subject(
     subject: Subject,
     path: Path,
@@ -158,97 +137,24 @@ def verify_subject(
         return report
     summary = summarize_model(audited.model, path)
     provenance = read_metadata(summary.metadata)
-    if provenance is not None and provenance.with_attention and not subject.with_attention:
-        subject = subject.observed() if augmented_layers(subject.module) else subject
-    stale = _staleness(provenance, subject)
-    report = replace(report, structure=(*report.structure, *stale, *_output_failures(summary, subject)))
-    unfit = _unfit_input(summary, subject)
+    if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
+        subject = subject if subject.with_attention else subject.observed()
+    stale, unfit = _staleness(provenance, subject), _unfit_input(summary, subject)
+    structure = (*report.structure, *stale, *_output_failures(summary, subject))
+    report = replace(report, structure=structure, notes=_notes(subject))
     if unfit is not None:
         if stale:
             return report
         raise GraphError(f"{path} cannot be judged: {unfit}")
-    gathered = gather_inputs(subject, wanted.inputs, wanted.seed)
-    by_hand = (f"set by hand: {one}" for one in wanted.judged.on("cpu").by_hand)
-    report = replace(
-        report,
-        warnings=(*report.warnings, *gathered.warnings),
-        notes=(*_notes(subject), *gathered.notes, *by_hand),
-    )
     say("comparing with PyTorch in float64")
-    matrix = _Matrix(subject, summary, wanted.judged, gathered, wanted.batch)
-    runtimes = check_runtimes(wanted.runtimes, wanted.device)
-    stage: Stage = "file" if exported is None else "graph rules"
-    of_file = file_rows(path, runtimes, wanted.device, wanted.judged, summary.macs, stage)
-    rows = (*matrix.torch_rows(provenance), *of_file)
+    matrix = Matrix(subject, summary, wanted)
+    rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
     if report.passed or not wanted.locate or stale:
         return report
     say("looking for the first node that went wrong")
     suspect = Suspect(path, subject, provenance, exported, audited.changed_initializers)
-    return diagnose(report, rows, suspect, matrix.judge, matrix.cases, wanted.judged)
-
-
-class _Matrix:
-    """Rows × cases of one verification."""
-
-    def __init__(
-        self, subject: Subject, summary: GraphSummary, judged: Judged, inputs: Inputs, largest: int | None
-    ) -> None:
-        self.subject, self.summary, self.judged, self.inputs = subject, summary, judged, inputs
-        fixed = summary.inputs[0].shape[0]
-        self.fixed = fixed if isinstance(fixed, int) else None
-        self.cases = tuple(inputs.cases(self.fixed, largest))
-        self.judge = Judge(subject)
-        self.largest = largest
-
-    def torch_rows(self, provenance: Provenance | None) -> tuple[Row, ...]:
-        """PyTorch with the layers as the file has them, where that is known and is not the definition itself."""
-        module = as_converted(self.subject, provenance)
-        if module is None or (how := decompositions_of(module)) in ("skew", "none"):
-            return ()
-        return (torch_row(self.subject, module, how, self.judged),)
-
-    def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
-        """The report with every row judged, and the accuracy by the last of them."""
-        self.judge.judge(rows, self.cases)
-        computations = tuple(row.result() for row in rows)
-        warnings = (*(line for each in computations for line in each.warnings), *_ill_conditioned(computations))
-        notes = () if self.fixed is None else (f"the file fixes the batch at {self.fixed}: no other size was tried",)
-        return replace(
-            report,
-            computations=computations,
-            notes=(*report.notes, *notes),
-            warnings=(*report.warnings, *warnings),
-            accuracy=self._accuracy(rows),
-        )
-
-    def _accuracy(self, rows: Sequence[Row]) -> Accuracy | None:
-        """By PyTorch and by the last row, which is nearest to what will be served."""
-        served = rows[-1]
-        if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
-            return None  # nothing that could be compared: scores of another shape, say
-        own = self.inputs.accuracy(self.judge.baseline, self.fixed, self.summary.macs)
-        if own is None:
-            return None
-        with served.open() as runner:
-            given = self.inputs.accuracy(runner, self.fixed, self.summary.macs)
-        return None if given is None else Accuracy(own[0], own[1], given[1])
-
-
-def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
-    """A warning if float32 itself is hardly the function: then agreement within its error is little."""
-    worst = max(
-        (
-            output.baseline_max_abs_error / output.max_abs_expected
-            for computation in computations
-            for output in computation.outputs
-            if not output.extreme and output.baseline_max_abs_error is not None and output.max_abs_expected
-        ),
-        default=0.0,
-    )
-    if worst <= ILL_CONDITIONED:
-        return []
-    return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]
+    return diagnose(report, rows, suspect, matrix)
 
 
 def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:

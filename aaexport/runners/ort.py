@@ -19,7 +19,11 @@ from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.files import probe_model
 from aaexport.runners.base import Array, Arrays, Port
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 WORKS = "works"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
@@ -35,6 +39,7 @@ class OrtRunner:
         threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
         optimize: False switches onnxruntime's own graph optimizations off.
         exact: on CUDA, computes float32 products in float32 rather than TF32.
+        tensorrt: on CUDA, gives TensorRT what it takes; the rest is the CUDA provider's.
         record_placement: whether `placement` can tell afterwards where the nodes run.
 
     Raises:
@@ -50,6 +55,7 @@ class OrtRunner:
         threads: int | None = None,
         optimize: bool = True,
         exact: bool = False,
+        tensorrt: bool = False,
         record_placement: bool = False,
     ) -> None:
         kind, index = parse_device(device)
@@ -63,7 +69,8 @@ class OrtRunner:
             options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
         self._records_placement = record_placement
         self.device = device
-        self.session = _session(model, options, kind, _providers(kind, index, exact))
+        provider = "tensorrt" if tensorrt else kind
+        self.session = _session(model, options, provider, _providers(provider, index, exact))
         self.inputs = tuple(_port(value) for value in self.session.get_inputs())
         self.output_names = tuple(value.name for value in self.session.get_outputs())
 
@@ -145,7 +152,8 @@ def _try_provider(name: str, model: bytes) -> str:
 def _providers(kind: str, index: int, exact: bool) -> list[Any]:
     if kind == "cpu":
         return [PROVIDERS["cpu"]]
-    return [(PROVIDERS["cuda"], {"device_id": index, "use_tf32": int(not exact)}), PROVIDERS["cpu"]]
+    cuda = [(PROVIDERS["cuda"], {"device_id": index, "use_tf32": int(not exact)}), PROVIDERS["cpu"]]
+    return cuda if kind == "cuda" else [(PROVIDERS["tensorrt"], {"device_id": index}), *cuda]
 
 
 def _session(
@@ -155,7 +163,7 @@ def _session(
     if wanted not in onnxruntime.get_available_providers():
         remedy = "pip install 'aaexport[cuda]' on a machine with an NVIDIA GPU, or use --device cpu"
         raise ProviderError(f"{wanted} is not part of this onnxruntime; {remedy}")
-    if kind == "cuda":
+    if kind != "cpu":
         _preload_cuda()
     with _captured_noise() as noise:
         try:

@@ -1,0 +1,158 @@
+"""(subject, file, what is wanted) → every computation judged on every kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from aaexport.errors import AaexportError
+from aaexport.graph.files import GraphSummary
+from aaexport.graph.metadata import Provenance
+from aaexport.parity import Accuracy, Case, Computation, ParityReport, Placement, Stage
+from aaexport.pipeline.computations import Judge, Judged, Row, check_runtimes, file_rows, torch_row
+from aaexport.pipeline.export import as_converted
+from aaexport.pipeline.inputs import check_largest_batch, gather_inputs
+from aaexport.pipeline.subject import Subject, decompositions_of
+from aaexport.program import INPUT_NAME
+
+ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
+NAMED_NODES = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a verification; as the arguments of `verify`."""
+
+    device: str = "cpu"
+    judged: Judged = field(default_factory=Judged)
+    inputs: str | Path | None = None
+    batch: int | None = None
+    runtimes: Sequence[str] | None = None
+    locate: bool = True
+    strict: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
+        check_runtimes(self.runtimes, self.device)
+        self.judged.on("cpu")
+        check_largest_batch(self.batch)
+
+
+class Matrix:
+    """Rows × cases of one verification.
+
+    Raises:
+        DataError: the inputs that are wanted cannot be read or do not fit.
+    """
+
+    def __init__(self, subject: Subject, summary: GraphSummary, wanted: Wanted) -> None:
+        self.subject, self.summary, self.wanted = subject, summary, wanted
+        self.inputs = gather_inputs(subject, wanted.inputs, wanted.seed)
+        batch, *image = summary.inputs[0].shape[:1] + summary.inputs[0].shape[2:]
+        self.fixed = batch if isinstance(batch, int) else None
+        self.judge = Judge(subject)
+        self.notes = list(self.inputs.notes)
+        self.cases = tuple(self.inputs.cases(self.fixed, wanted.batch))
+        if self.fixed is not None:
+            self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
+        if not all(isinstance(size, int) for size in image):
+            self.cases += tuple(self._of_other_sizes())
+
+    def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
+        """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.
+
+        `stage` is what is to blame if the file is wrong by whatever computes it.
+        """
+        wanted = self.wanted
+        runtimes = check_runtimes(wanted.runtimes, wanted.device)
+        of_file = file_rows(path, runtimes, wanted.device, wanted.judged, self.summary.macs, stage)
+        module = as_converted(self.subject, provenance)
+        if module is None or (how := decompositions_of(module)) in ("skew", "none"):
+            return of_file
+        return (torch_row(self.subject, module, how, wanted.judged), *of_file)
+
+    def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
+        """The report with every row judged, and the accuracy and the placement of the last of them."""
+        self.judge.judge(rows, self.cases)
+        computations = tuple(row.result() for row in rows)
+        placement = next((_placement(row.nodes) for row in reversed(rows) if row.nodes), None)
+        warnings = (
+            *self.inputs.warnings,
+            *(line for each in computations for line in each.warnings),
+            *_ill_conditioned(computations),
+            *_fallen_back(placement),
+        )
+        return replace(
+            report,
+            computations=computations,
+            notes=(
+                *report.notes,
+                *self.notes,
+                *(f"set by hand: {one}" for one in self.wanted.judged.on("cpu").by_hand),
+            ),
+            warnings=(*report.warnings, *warnings),
+            accuracy=self._accuracy(rows[-1]),
+            placement=placement,
+        )
+
+    def _of_other_sizes(self) -> Iterator[Case]:
+        """Images of other sizes, for a file that says that it takes them, as far as PyTorch does."""
+        channels, height, width = self.subject.input_shape
+        rng = np.random.default_rng(self.wanted.seed)
+        for size in ((2 * height, width), (height, 2 * width)):
+            case = Case(
+                f"{size[0]}×{size[1]}, batch 1",
+                rng.standard_normal((self.fixed or 1, channels, *size), dtype=np.float32),
+            )
+            try:
+                self.judge.baseline.infer({INPUT_NAME: case.batch})
+            except AaexportError:
+                self.notes.append(f"the file leaves height and width open, and PyTorch takes no {size[0]}×{size[1]}")
+            else:
+                yield case
+
+    def _accuracy(self, served: Row) -> Accuracy | None:
+        """By PyTorch and by the row that is nearest to what will be served."""
+        if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
+            return None  # nothing that could be compared: scores of another shape, say
+        own = self.inputs.accuracy(self.judge.baseline, self.fixed, self.summary.macs)
+        if own is None:
+            return None
+        with served.open() as runner:
+            given = self.inputs.accuracy(runner, self.fixed, self.summary.macs)
+        return None if given is None else Accuracy(own[0], own[1], given[1])
+
+
+def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
+    """A warning if float32 itself is hardly the function: then agreement within its error is little."""
+    worst = max(
+        (
+            output.baseline_max_abs_error / output.max_abs_expected
+            for computation in computations
+            for output in computation.outputs
+            if not output.extreme and output.baseline_max_abs_error is not None and output.max_abs_expected
+        ),
+        default=0.0,
+    )
+    if worst <= ILL_CONDITIONED:
+        return []
+    return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]
+
+
+def _placement(nodes: dict[str, tuple[str, ...]]) -> Placement:
+    """Of a session's nodes by provider; the CPU's are fallen back if there is another."""
+    counts = {provider.removesuffix("ExecutionProvider"): len(names) for provider, names in nodes.items()}
+    accelerator = next((provider for provider in counts if provider != "CPU"), "CPU")
+    return Placement(accelerator, counts, nodes.get("CPUExecutionProvider", ()) if accelerator != "CPU" else ())
+
+
+def _fallen_back(placement: Placement | None) -> list[str]:
+    if placement is None or not placement.on_cpu:
+        return []
+    named = ", ".join(placement.on_cpu[:NAMED_NODES])
+    more = "" if len(placement.on_cpu) <= NAMED_NODES else f" and {len(placement.on_cpu) - NAMED_NODES} more"
+    return [f"{len(placement.on_cpu)} nodes run on the CPU instead of {placement.provider}: {named}{more}"]
