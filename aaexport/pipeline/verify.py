@@ -143,9 +143,7 @@ def verify_subject(
     structure = (*report.structure, *stale, *_output_failures(summary, subject))
     report = replace(report, structure=structure, notes=_notes(subject))
     if unfit is not None:
-        if stale:
-            return report
-        raise GraphError(f"{path} cannot be judged: {unfit}")
+        raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("comparing with PyTorch in float64")
     matrix = Matrix(subject, summary, wanted)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
