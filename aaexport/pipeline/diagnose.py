@@ -107,7 +107,7 @@ def _kernels_told_apart(report: ParityReport) -> ParityReport:
         return report
     failed = {(output.case, output.output) for output in unoptimized.outputs if not output.passed}
     seen = {(output.case, output.output) for output in reference.outputs}
-    if not failed or not failed <= seen:
+    if not failed & seen:
         return report
     told = replace(unoptimized, stage="kernels")
     return replace(report, computations=tuple(told if done is unoptimized else done for done in report.computations))

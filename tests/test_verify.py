@@ -1,0 +1,213 @@
+"""verify: which stage broke parity, what is warned of, what is tried, and what the command prints and writes."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import aaexport
+from aaexport.errors import ParityError
+from aaexport.nn import relative
+from aaexport.pipeline import computations, export
+
+
+def wrong(model):
+    """The model with one bias a hundredth off."""
+    spoiled = onnx.ModelProto()
+    spoiled.CopyFrom(model)
+    bias = next(tensor for tensor in spoiled.graph.initializer if tensor.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-2), bias.name))
+    return spoiled
+
+
+def stage_of_failure(converted, path):
+    with pytest.raises(ParityError) as caught:
+        aaexport.convert(converted, path)
+    assert not path.exists()
+    return caught.value.report
+
+
+def test_a_wrong_decomposition_is_told_from_a_wrong_export(converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(relative.DECOMPOSITIONS, "fold", lambda q, *rest: relative.fold(q * 1.01, *rest))
+    assert stage_of_failure(converted, tmp_path / "x.onnx").broken_stage == "decomposition"
+
+
+def test_a_wrong_export_is_told_from_wrong_graph_rules(converted, tmp_path, monkeypatch):
+    to_onnx = export.to_onnx
+    monkeypatch.setattr(export, "to_onnx", lambda *args, **options: wrong(to_onnx(*args, **options)))
+    assert stage_of_failure(converted, tmp_path / "x.onnx").broken_stage == "exporter"
+
+
+def test_wrong_graph_rules_are_told_and_located(converted, tmp_path, monkeypatch):
+    optimize_model = export.optimize_model
+
+    def optimize_wrongly(model, **options):
+        optimized, rules = optimize_model(model, **options)
+        return wrong(optimized), rules
+
+    monkeypatch.setattr(export, "optimize_model", optimize_wrongly)
+    report = stage_of_failure(converted, tmp_path / "x.onnx")
+    assert report.broken_stage == "graph rules"
+    assert (report.divergence.operator, report.divergence.module) == ("Gemm", "classifier")
+
+
+def test_a_file_that_was_changed_is_told_from_a_wrong_export(converted):
+    onnx.save(wrong(onnx.load(converted.onnx_path)), converted.onnx_path)
+    report = aaexport.verify(converted)
+    assert report.broken_stage == "file"
+    assert [row.stage for row in report.computations if row.passed] == ["decomposition", "exporter", "graph rules"]
+    assert report.divergence.output == "logits"
+    assert report.divergence.hints
+
+
+def test_nothing_is_looked_for_where_that_is_not_wanted(converted):
+    onnx.save(wrong(onnx.load(converted.onnx_path)), converted.onnx_path)
+    report = aaexport.verify(converted, locate=False)
+    assert not report.passed
+    assert report.divergence is None
+
+
+def test_a_diagnosis_that_fails_changes_no_verdict(converted, monkeypatch):
+    from aaexport.errors import ExportError
+    from aaexport.pipeline import diagnose
+
+    def fails(*_):
+        raise ExportError("cannot be exported")
+
+    monkeypatch.setattr(diagnose, "export_again", fails)
+    onnx.save(wrong(onnx.load(converted.onnx_path)), converted.onnx_path)
+    report = aaexport.verify(converted)
+    assert not report.passed
+    assert report.notes[-1] == "the place of the failure was not found: cannot be exported"
+
+
+class Crooked(computations.OrtRunner):
+    """onnxruntime with logits a hundredth off, by its optimizer or however it runs."""
+
+    always = False
+
+    def __init__(self, *args, optimize=True, **options):
+        super().__init__(*args, optimize=optimize, **options)
+        self.is_wrong = optimize or self.always
+
+    def infer(self, feeds):
+        answers = super().infer(feeds)
+        return {name: array * np.float32(1.01) if self.is_wrong else array for name, array in answers.items()}
+
+
+@pytest.mark.parametrize(("always", "stage"), [(False, "optimizer"), (True, "kernels")])
+def test_a_wrong_runtime_is_told_from_a_wrong_file(converted, monkeypatch, always, stage):
+    monkeypatch.setattr(computations, "OrtRunner", Crooked)
+    monkeypatch.setattr(Crooked, "always", always)
+    report = aaexport.verify(converted)
+    assert report.broken_stage == stage
+    assert report.divergence.compared_with == "onnxruntime CPU, unoptimized"
+
+
+def test_pytorch_in_float32_that_is_hardly_the_function_is_warned_of(tmp_path):
+    class Cancelling(nn.Module):
+        def forward(self, x):
+            return (x + 1e6) - 1e6
+
+    aaexport.convert(Cancelling(), tmp_path / "x.onnx", input_shape=(1, 2, 2), verify=False)
+    report = aaexport.verify(Cancelling(), tmp_path / "x.onnx", input_shape=(1, 2, 2), atol=1.0)
+    assert any("PyTorch itself is off by" in warning for warning in report.warnings)
+
+
+def open_convolution(path, kernel):
+    """A convolution that leaves batch, height and width open."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, None, None])
+        for name, channels in (("x", 1), ("output", 2))
+    ]
+    node = helper.make_node("Conv", ["x", "w"], ["output"], kernel_shape=[3, 3])
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:], [numpy_helper.from_array(kernel, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def test_sizes_that_a_file_leaves_open_are_tried(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Conv2d(1, 2, 3, bias=False)
+    open_convolution(tmp_path / "x.onnx", module.weight.detach().numpy())
+    report = aaexport.verify(module, tmp_path / "x.onnx", input_shape=(1, 5, 7))
+    assert report.passed
+    assert {"10×7, batch 1", "5×14, batch 1"} <= {output.case for output in report.outputs}
+
+
+def test_sizes_that_pytorch_does_not_take_are_noted(tmp_path):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(1, 2, 3, bias=False)
+    module = nn.Sequential(convolution, nn.Flatten(), nn.Unflatten(1, (2, 3, 5)))
+    open_convolution(tmp_path / "x.onnx", convolution.weight.detach().numpy())
+    report = aaexport.verify(module, tmp_path / "x.onnx", input_shape=(1, 5, 7))
+    assert report.passed
+    assert sum("PyTorch takes no" in note for note in report.notes) == 2
+
+
+def test_a_verification_tells_where_the_nodes_ran(converted):
+    placement = aaexport.verify(converted).placement
+    assert (placement.provider, placement.on_cpu) == ("CPU", ())
+    assert placement.nodes["CPU"] > 10
+
+
+def test_strict_fails_on_a_warning(cli, converted, tmp_path, rng):
+    np.savez(tmp_path / "pixels.npz", x=rng.integers(0, 256, (2, 1, 8, 8)).astype(np.float32))
+    arguments = ("verify", converted.path, "--inputs", tmp_path / "pixels.npz")
+    assert cli(*arguments).code == 0
+    assert cli(*arguments, "--strict").code == 3
+
+
+def test_the_command_prints_markdown_and_writes_junit(cli, converted, tmp_path):
+    outcome = cli("verify", converted.path, "--markdown", "--junit", tmp_path / "parity.xml")
+    assert outcome.code == 0
+    assert outcome.out.startswith("#")
+    suite = ET.parse(tmp_path / "parity.xml").getroot().find("testsuite")
+    assert suite.attrib["failures"] == "0"
+    assert int(suite.attrib["tests"]) > 50
+
+
+def test_the_command_takes_a_bound_for_one_output_and_says_so(cli, converted):
+    outcome = cli("verify", converted.path, "--atol", "logits=0", "--rtol", "0", "--json", "--no-locate")
+    report = json.loads(outcome.out)
+    assert outcome.code == 3
+    assert "set by hand: atol 0 of logits" in report["notes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--json", "--markdown"), "contradict each other"),
+        (("--atol", "logits=much"), "atol must be a number or NAME=NUMBER, got 'logits=much'"),
+        (("--runtimes", "onnx"), "runtimes must be known ones, got 'onnx'"),
+        (("--batch", "100000"), "batch must be between 1 and 4096, got 100000"),
+    ],
+)
+def test_wrong_options_are_usage_errors(cli, converted, arguments, words):
+    outcome = cli("verify", converted.path, *arguments)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("what", ["no ONNX", "other inputs", "no weights", "no inputs"])
+def test_what_cannot_be_judged_is_one_line_and_exit_code_1(cli, converted, tmp_path, what):
+    arguments = ["verify", converted.path]
+    if what == "no ONNX":
+        converted.onnx_path.write_text("text")
+    elif what == "other inputs":
+        open_convolution(converted.onnx_path, np.zeros((2, 1, 3, 3), np.float32))
+        model = onnx.load(converted.onnx_path)
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+        onnx.save(model, converted.onnx_path)
+    elif what == "no weights":
+        converted.weights_path.unlink()
+    else:
+        arguments += ["--inputs", tmp_path / "missing.npz"]
+    outcome = cli(*arguments)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in outcome.err
