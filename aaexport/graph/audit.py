@@ -72,16 +72,17 @@ def audit(path: Path) -> Audit:
             inferred = infer_strictly(model)
         except GraphError as error:
             findings.append(_Finding(str(error)))
-    findings += [*_batches(model, inferred, provenance), *_unused_inputs(model), *_not_finite(held, provenance)]
-    changed, other = _changes(model, held)
-    findings += _integrity(changed, other)
-    return Audit(
-        tuple(finding.text for finding in findings if finding.fails),
-        tuple(finding.text for finding in findings if not finding.fails),
-        model,
-        None if changed is None else changed or bool(other),
-        other,
-    )
+    rewritten, other = _changes(model, held)
+    changed = None if rewritten is None else rewritten or bool(other)
+    findings += [
+        *_batches(model, inferred, provenance),
+        *_unused_inputs(model),
+        *_not_finite(held, ours=_is_ours(provenance), as_converted=changed is False),
+        *_integrity(rewritten, other),
+    ]
+    failures = tuple(finding.text for finding in findings if finding.fails)
+    warnings = tuple(finding.text for finding in findings if not finding.fails)
+    return Audit(failures, warnings, model, changed, other)
 
 
 def _declared(model: onnx.ModelProto, provenance: Provenance | None) -> Iterator[_Finding]:
@@ -156,12 +157,12 @@ def _batches(
     for tensor in inputs:
         if wanted is not None and not _has_batch(tensor, wanted):
             yield _Finding(_batch_rule(f"input {tensor.name}", wanted, tensor))
-    is_dynamic = wanted == "dynamic" or (wanted is None and any(_has_batch(tensor, "dynamic") for tensor in inputs))
+    is_dynamic = any(_has_batch(tensor, "dynamic") for tensor in inputs)
     for tensor in outputs:
-        # Of somebody's own module, an output may well have another first dimension, or not depend on the input.
+        # An output of somebody's own module may well have another first dimension, or not depend on the input.
         if _is_ours(provenance) and wanted is not None and not _has_batch(tensor, wanted):
             yield _Finding(_batch_rule(f"output {tensor.name}", wanted, tensor))
-        elif not _is_ours(provenance) and is_dynamic and tensor.shape and isinstance(tensor.shape[0], int):
+        elif provenance is None and is_dynamic and tensor.shape and isinstance(tensor.shape[0], int):
             rule = "have a dynamic batch like the input"
             yield _Finding(broken_rule(f"output {tensor.name}", rule, tensor.shape), fails=False)
 
@@ -184,14 +185,14 @@ def _unused_inputs(model: onnx.ModelProto) -> Iterator[_Finding]:
             yield _Finding(f"input {value.name} must be used by a node, got none that does", fails=False)
 
 
-def _not_finite(held: Iterable[Content], provenance: Provenance | None) -> Iterator[_Finding]:
+def _not_finite(held: Iterable[Content], *, ours: bool, as_converted: bool) -> Iterator[_Finding]:
     """Infinity may be meant, as a mask in somebody's own module, but not in our networks; NaN never is."""
     for content in held:
         counts = {"NaN": content.nan, "infinite": content.infinite}
-        if any(counts.values()):
+        if content.nan or (content.infinite and (ours or not as_converted)):
             got = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
             text = f"initializer {content.name} must hold finite numbers, got {got} of {content.size}"
-            yield _Finding(text, fails=bool(content.nan) or _is_ours(provenance))
+            yield _Finding(text, fails=bool(content.nan) or ours)
 
 
 def _changes(model: onnx.ModelProto, held: Iterable[Content]) -> tuple[bool | None, tuple[str, ...]]:
@@ -203,9 +204,9 @@ def _changes(model: onnx.ModelProto, held: Iterable[Content]) -> tuple[bool | No
     return recorded.graph != now.graph, now.changed_since(recorded)
 
 
-def _integrity(changed: bool | None, tensors: tuple[str, ...]) -> Iterator[_Finding]:
+def _integrity(rewritten: bool | None, tensors: tuple[str, ...]) -> Iterator[_Finding]:
     """While the graph is the one that was written, so are its numbers; otherwise what it computes has to decide."""
-    if changed:
+    if rewritten:
         text = "the file must be as aaexport wrote it, got another graph: some tool has rewritten it"
         yield _Finding(text, fails=False)
     elif tensors:
