@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx.reference import ReferenceEvaluator
 
 from aaexport.errors import GraphError, first_line
@@ -17,14 +18,14 @@ Array = npt.NDArray[Any]
 
 
 class Evaluator:
-    """A file that the evaluator has loaded.
+    """A model that the evaluator has loaded, from a file or from its bytes.
 
     Raises:
         GraphError: it is not a whole ONNX model, or holds an operator that the evaluator does not know.
     """
 
-    def __init__(self, path: Path) -> None:
-        model = read_onnx(path)
+    def __init__(self, source: Path | bytes) -> None:
+        model = onnx.load_model_from_string(source) if isinstance(source, bytes) else read_onnx(source)
         constants = {tensor.name for tensor in model.graph.initializer}
         self.inputs: tuple[TensorInfo, ...] = tuple(
             tensor_info(value) for value in model.graph.input if value.name not in constants

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from aaexport.errors import AaexportError
 from aaexport.graph.convert import OnnxModel
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
-from aaexport.pipeline.computations import Row
+from aaexport.pipeline.computations import DEVICE_STAGES, Row
 from aaexport.pipeline.export import Exported, export_again
 from aaexport.pipeline.locate import locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.matrix import Matrix
+from aaexport.pipeline.search import OTHER_WAY
 from aaexport.pipeline.subject import Subject
 from aaexport.runners.ort import OrtRunner
 
@@ -48,7 +51,7 @@ def diagnose(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix
 def _diagnosed(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix: Matrix) -> ParityReport:
     report = _kernels_told_apart(report)
     broken = next((row for row, done in zip(rows, report.computations, strict=True) if done.failures), None)
-    if broken is None:
+    if broken is None:  # only the file's own digests tell that its numbers are others
         if not suspect.changed_initializers:
             return report
         divergence = locate_in_file(
@@ -58,8 +61,8 @@ def _diagnosed(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matr
     case = _telling_case(broken, matrix.cases)
     if broken.stage == "decomposition" or case is None:
         return report
-    if broken.stage not in OF_THE_FILE:
-        return replace(report, divergence=_in_runtime(suspect.path, broken, case))
+    if report.broken_stage not in OF_THE_FILE:
+        return replace(report, divergence=_in_runtime(suspect.path, broken, case, report.broken_stage))
     return _in_file(report, suspect, matrix, case)
 
 
@@ -93,10 +96,12 @@ def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, ca
     return tuple(row.result() for row in rows)
 
 
-def _in_runtime(path: Path, row: Row, case: Case) -> Divergence | None:
+def _in_runtime(path: Path, row: Row, case: Case, stage: Stage | None) -> Divergence | None:
     if row.open_model is None:
         return None
-    return locate_in_runtime(path, row.open_model, row.name, case)
+    # The device's own arithmetic differs everywhere: only what is further off than its row allows is a place.
+    slack = OTHER_WAY if row.stage not in DEVICE_STAGES else row.tolerances.row.rtol / float(np.finfo(np.float32).eps)
+    return locate_in_runtime(path, row.open_model, row.name, case, kernels=stage == "kernels", slack=slack)
 
 
 def _kernels_told_apart(report: ParityReport) -> ParityReport:

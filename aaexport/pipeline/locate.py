@@ -16,7 +16,9 @@ from aaexport.pipeline.subject import Subject, with_decomposition
 from aaexport.recipe import DEFAULT_OPSET
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.reference import ReferenceRunner
 
+UNOPTIMIZED = "onnxruntime CPU, unoptimized"
 VANISHED = "in nodes that the runtime fuses: with all tensors asked for, the difference vanishes"
 
 
@@ -61,7 +63,9 @@ def locate_in_rules(exported: Exported, case: Case) -> Divergence | None:
     return locate(suspect, trusted, case)
 
 
-def locate_in_runtime(path: Path, start: Start, name: str, case: Case, slack: float = OTHER_WAY) -> Divergence | None:
+def locate_in_runtime(
+    path: Path, start: Start, name: str, case: Case, *, kernels: bool = False, slack: float = OTHER_WAY
+) -> Divergence | None:
     """Where a runtime parts from onnxruntime on the CPU without its optimizer, for the same file.
 
     Args:
@@ -69,10 +73,13 @@ def locate_in_runtime(path: Path, start: Start, name: str, case: Case, slack: fl
         start: loads a model's bytes into the runtime.
         name: what the runtime is called in the report.
         case: inputs for which it is wrong.
+        kernels: whether that onnxruntime itself is in doubt: then onnx's reference evaluator is trusted.
         slack: units in the last place of a tensor's largest number that it may be off by.
     """
     model = read_onnx(path)
-    suspect, trusted = Side(model, start, name), Side(model, as_written, "onnxruntime CPU, unoptimized")
+    by_evaluator, unoptimized = (ReferenceRunner, "onnx's reference evaluator"), (as_written, UNOPTIMIZED)
+    trusted = Side(model, *(by_evaluator if kernels else unoptimized))
+    suspect = Side(model, start, name)
     return locate(suspect, trusted, case, slack=slack) or _locate_fused(suspect, trusted, case, slack)
 
 

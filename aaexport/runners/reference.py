@@ -15,13 +15,13 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class ReferenceRunner:
-    """A file in the evaluator. RunnerError if it cannot be loaded."""
+    """A file, or a model's bytes, in the evaluator. RunnerError if it cannot be loaded."""
 
     label = "onnx reference"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | bytes) -> None:
         try:
-            self._evaluator = Evaluator(path)
+            self._evaluator = Evaluator(source)
         except GraphError as error:
             raise RunnerError(str(error)) from error
         self.inputs = tuple(
