@@ -210,9 +210,16 @@ def test_a_failure_tells_its_stage_and_the_node():
     assert re.search(r"largest +1 +2\.5\b", text)
 
 
-def test_failures_beyond_ten_are_counted():
+def test_a_computation_tells_its_first_failure_and_counts_the_others():
     outputs = tuple(judged("zeros", failure="wrong", output=f"attention.conv.head{n}") for n in range(14))
-    text = printed(ParityReport("x", (row(outputs=outputs),)))
+    text = printed(ParityReport("x", (row(outputs=outputs), row("another", outputs=outputs[:1]))))
+    assert text.count("wrong") == 2
+    assert "FAIL: onnxruntime CPU: attention.conv.head0 of zeros: wrong; and 13 more (see --json)" in text
+    assert "FAIL: another: attention.conv.head0 of zeros: wrong\n" in text
+
+
+def test_failures_of_the_file_beyond_ten_are_counted():
+    text = printed(ParityReport("x", (row(),), structure=("wrong",) * 14))
     assert text.count("wrong") == 10
     assert "FAIL: … and 4 more (see --json)" in text
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aaexport.parity import TOLERANCES
+
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -101,6 +103,23 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     for label in ("test accuracy", "largest error", "latency", "speed", "files"):
         assert f"\n  {label}" in outcome.stdout
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()
+
+
+def test_the_example_of_a_wrong_node_finds_it(tmp_path):
+    outcome = run(f"python {ROOT / 'examples/06_find_the_wrong_node/break_it.py'}", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "broken stage: file" in outcome.stdout
+    assert "first diverging node: node_softmax_1 (Softmax)" in outcome.stdout
+    (shown,) = re.findall(r"^```text\n(error ÷.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for line in shown.splitlines():
+        assert words_of(line) <= words_of(outcome.stdout), f"not printed: {line}"
+
+
+@pytest.mark.parametrize(("precision", "runtime"), TOLERANCES)
+def test_the_readme_tells_every_tolerance(precision, runtime):
+    row = TOLERANCES[precision, runtime]
+    told = f"| {row.atol:g} | {row.rtol:g} | {row.ratio:g} | {row.floor_ulps:g} | {row.reason} |"
+    assert re.search(rf"^\| {precision}, .*{re.escape(told)}$", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
 def test_the_table_of_runtimes_tells_of_each_that_it_agrees_or_is_not_installed(tmp_path):
