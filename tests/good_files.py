@@ -1,4 +1,4 @@
-"""The right files that tests/mutants.py makes wrong: small networks whose every part shows in their outputs."""
+"""The right files that the mutants are made of: small networks whose every part shows in their outputs."""
 
 import shutil
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Looking into an ONNX graph and changing it in place: the instruments of tests/mutants.py."""
+"""Looking into an ONNX graph and changing it in place: what the mutants are made with."""
 
 import numpy as np
 import onnx

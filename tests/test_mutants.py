@@ -6,7 +6,8 @@ import shutil
 import onnx
 import pytest
 from good_files import make_good_files
-from mutants import MISCOMPUTING, MISLEADING, UNSEEN, input_in_float64, on_graph
+from misleading import MISLEADING, input_in_float64, on_graph
+from mutants import MISCOMPUTING, UNSEEN
 from surgery import touched
 
 from aaexport.errors import GraphError
