@@ -13,7 +13,10 @@ from torch import nn
 import aaexport
 from aaexport.errors import ParityError
 from aaexport.nn import relative
+from aaexport.parity import Case, tolerances
 from aaexport.pipeline import computations, export
+from aaexport.pipeline.subject import as_subject
+from aaexport.runners.base import Port
 
 
 def wrong(model):
@@ -212,3 +215,40 @@ def test_what_cannot_be_judged_is_one_line_and_exit_code_1(cli, converted, tmp_p
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in outcome.err
+
+
+class Tipping(nn.Module):
+    """Two logits that are equal but for rounding: which of them wins is a matter of luck, where they are large."""
+
+    def forward(self, x):
+        a, b = (x * 0.1).sum((1, 2, 3)), (x.flip(3) * 0.1).sum((1, 2, 3))
+        return torch.softmax(torch.stack([a, b], 1) * 1e6, 1)
+
+
+class Other:
+    """A runner that answers with what it was given, whatever it is asked."""
+
+    inputs = (Port("input", np.dtype(np.float32), (None, 1, 8, 8)),)
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def infer(self, feeds):
+        return self.answers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("extreme", True), ("ordinary", False)])
+def test_a_function_that_tips_over_at_a_touch_is_held_to_more_than_one_run(kind, passes):
+    torch.manual_seed(0)
+    judge = computations.Judge(as_subject(Tipping(), (1, 8, 8)))
+    case = Case("random × 1000", torch.randn(2, 1, 8, 8).numpy() * np.float32(1000), kind)
+    tipped = {name: array[:, ::-1] for name, array in judge.truth(case).baseline.items()}
+    row = computations.Row("other", "file", tolerances("float32", "cpu"), lambda: Other(tipped))
+    judge.judge([row], [case])
+    assert row.result().passed == passes

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import nn
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, RunnerError, broken_rule, did_you_mean
 from aaexport.parity import (
-    Array,
     Bounds,
     Case,
     Computation,
@@ -51,6 +51,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
 }
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
+NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
@@ -191,6 +192,7 @@ class Judge:
         self._definition = torch_runner(subject, module, torch.float64)
         self.baseline = torch_runner(subject, module, torch.float32)
         self._own = OwnError()
+        self._known_doubts: dict[str, Truth] = {}
 
     def truth(self, case: Case) -> Truth:
         """What must come out. RunnerError if PyTorch cannot compute it."""
@@ -198,17 +200,23 @@ class Judge:
         expected, baseline = self._definition.infer(feeds), self.baseline.infer(feeds)
         if case.kind == "ordinary":
             self._own.learn(expected, baseline)
-        own = self._own.of(expected)
-        if case.kind == "extreme":
-            own = _larger(own, self._rounded(case, expected))
-        return Truth(case, expected, baseline, own)
+        return Truth(case, expected, baseline, self._own.of(expected))
 
-    def _rounded(self, case: Case, expected: Mapping[str, Array]) -> dict[str, float]:
-        """How far off float32 is when the inputs are rounded once more: where the network magnifies that, one run in
-        float32 says little about another."""
-        signs = np.random.default_rng(0).choice([-1, 1], case.batch.shape).astype(np.float32)
-        nudged = self.baseline.infer({INPUT_NAME: case.batch * (1 + signs * np.finfo(np.float32).eps)})
-        return {n: float(np.abs(nudged[n] - array).max(initial=0.0)) for n, array in expected.items()}
+    def _doubted(self, truth: Truth) -> Truth:
+        """The truth for an extreme case, with what float32 makes of it when its inputs are rounded differently.
+
+        A softmax of huge numbers can tip over at a touch: one run in float32 then says little about another.
+        """
+        if truth.case.name not in self._known_doubts:
+            own = dict(truth.own)
+            rng, eps = np.random.default_rng(0), np.finfo(np.float32).eps
+            for units in NUDGES:
+                signs = rng.choice([-units, units], truth.case.batch.shape).astype(np.float32)
+                nudged = self.baseline.infer({INPUT_NAME: truth.case.batch * (1 + signs * eps)})
+                for name, array in truth.expected.items():
+                    own[name] = max(own[name], float(np.abs(nudged[name] - array).max(initial=0.0)))
+            self._known_doubts[truth.case.name] = replace(truth, own=own)
+        return self._known_doubts[truth.case.name]
 
     def judge(self, rows: Sequence[Row], cases: Iterable[Case]) -> None:
         """Adds to every row what comes out of the cases that it takes.
@@ -231,8 +239,9 @@ class Judge:
             # no more cases at a time than fit the memory, which attention weights fill quickly.
             for truths in self._groups(cases):
                 for row in rows:
-                    if row.failure is None:
-                        _add(row, runners[row.name], truths)
+                    for truth in truths if row.failure is None else ():
+                        if row.takes(truth.case):
+                            self._add(row, runners[row.name], truth)
 
     def _groups(self, cases: Iterable[Case]) -> Iterator[list[Truth]]:
         group: list[Truth] = []
@@ -246,19 +255,15 @@ class Judge:
         if group:
             yield group
 
-
-def _add(row: Row, runner: Runner, truths: Iterable[Truth]) -> None:
-    for truth in truths:
-        if not row.takes(truth.case):
-            continue
+    def _add(self, row: Row, runner: Runner, truth: Truth) -> None:
         try:
             actual = runner.infer({runner.inputs[0].name: truth.case.batch})
         except RunnerError as error:
             row.outputs += failed(truth.case.name, truth.expected, str(error))
-        else:
-            # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
-            row.outputs += compare(truth, actual, row.tolerances, may_lose_nan=row.stage in DEVICE_STAGES)
-
-
-def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {name: max(value, other.get(name, 0.0)) for name, value in one.items()}
+            return
+        # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
+        judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.stage in DEVICE_STAGES)
+        outputs = judging(truth)
+        if truth.case.kind == "extreme" and not all(output.passed for output in outputs):
+            outputs = judging(self._doubted(truth))
+        row.outputs += outputs

@@ -45,7 +45,7 @@ def verdict(report: ParityReport) -> str:
 
 
 def failures(report: ParityReport) -> list[str]:
-    """What is wrong with the file itself, then a line a computation: its first failure, and how many it has beside."""
+    """What is wrong with the file itself, then a line a computation: its first failure, and how many more."""
     wrong = [(done.failures[0], len(done.failures) - 1) for done in report.computations if done.failures]
     lines = [f"{first}; and {more} more (see --json)" if more else first for first, more in wrong]
     return _first([*report.structure, *lines, *(report.warnings if report.strict else ())])
