@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from aaexport.errors import AaexportError, ArgumentError, ExportError, broken_rule, root_cause
+from aaexport.errors import (
+    AaexportError,
+    ArgumentError,
+    ExportError,
+    RunnerError,
+    broken_rule,
+    first_line,
+    root_cause,
+)
 
+Array = npt.NDArray[Any]
 Batch = int | Literal["dynamic"]
 INPUT_NAME = "input"
 # Of a dynamic batch torch.export sees one example: two images, because it takes sizes 0 and 1 for constants.
@@ -64,3 +74,40 @@ def fast_tracing() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def output_nodes(program: ExportedProgram) -> tuple[str, ...]:
+    """The names of the nodes of its graph that are its outputs."""
+    return tuple(output.arg.name for output in program.graph_signature.output_specs)
+
+
+@torch.no_grad()
+def tensors_inside(program: ExportedProgram, images: Array, names: Collection[str]) -> dict[str, Array]:
+    """Runs the program on `images` and returns the tensors that the nodes `names` of its graph compute.
+
+    Raises:
+        RunnerError: PyTorch cannot run it on these images.
+    """
+    recorder = _Recorder(program.module(), frozenset(names))
+    try:
+        recorder.run(torch.from_numpy(images))
+    # Whatever the module's operators raise.
+    except Exception as error:
+        raise RunnerError(f"PyTorch cannot run the traced module: {first_line(error)}") from error
+    return recorder.recorded
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Keeps copies of what the wanted nodes compute; the rest is freed as soon as nobody needs it."""
+
+    def __init__(self, module: torch.fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(module)
+        self.wanted = wanted
+        self.recorded: dict[str, Array] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """As the base class, and keeps the result if it is wanted."""
+        result = super().run_node(n)
+        if n.name in self.wanted and isinstance(result, torch.Tensor):
+            self.recorded[n.name] = result.numpy().copy()
+        return result

@@ -462,7 +462,7 @@ def augmented(decomposition):
 
 def converted(module, opset, batch):
     torch.manual_seed(0)
-    return to_onnx(export_program(module, SHAPE, batch), opset=opset, output_names=["scores"])
+    return to_onnx(export_program(module, SHAPE, batch), opset=opset, output_names=["scores"]).model
 
 
 def shape_of(tensor):
@@ -575,5 +575,5 @@ def test_only_the_batch_is_called_batch(attention, rng):
 
 
 def test_an_output_whose_first_size_is_no_batch_is_not_called_batch():
-    model = to_onnx(export_program(nn.Flatten(0, 1), SHAPE, "dynamic"), opset=20, output_names=["scores"])
+    model = to_onnx(export_program(nn.Flatten(0, 1), SHAPE, "dynamic"), opset=20, output_names=["scores"]).model
     assert shape_of(model.graph.output[0])[0] != "batch"

@@ -1,7 +1,7 @@
 """The first diverging node: of a spoilt file, of a wrong rule, of a runtime, each fault once."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -211,7 +211,7 @@ def test_the_rules_change_tensors_between_two_that_agree(good):
 def test_a_rule_that_goes_wrong_is_found(good):
     model = good.model()
     change(model, "features.3.qkv.weight_scaled", lambda array: array * np.float32(1.5))
-    broken = Exported(good.exported.written_by_torch, model, {}, ())
+    broken = replace(good.exported, model=model)
     assert locate_in_rules(broken, CASE).node == "node_Conv_635"
 
 

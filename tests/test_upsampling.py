@@ -53,11 +53,11 @@ def test_an_exported_map_is_upsampled_to_the_same(size):
 @every_size
 def test_an_exported_map_is_upsampled_without_computing_sizes(size):
     shape = (3, *shrunk(size, 2))
-    graph = to_onnx(export_program(Upsampled(size), shape, "dynamic"), opset=20, output_names=["larger"]).graph
+    graph = to_onnx(export_program(Upsampled(size), shape, "dynamic"), opset=20, output_names=["larger"]).model.graph
     assert {node.op_type for node in graph.node} <= {"Resize", "MatMul", "Identity"}
 
 
 def test_whole_factors_stay_one_operator():
     program = export_program(Upsampled((6, 8)), (3, 3, 4), "dynamic")
-    graph = to_onnx(program, opset=20, output_names=["larger"]).graph
+    graph = to_onnx(program, opset=20, output_names=["larger"]).model.graph
     assert [node.op_type for node in graph.node] == ["Resize"]

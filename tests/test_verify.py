@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -42,8 +43,16 @@ def test_a_wrong_decomposition_is_told_from_a_wrong_export(converted, tmp_path, 
 
 def test_a_wrong_export_is_told_from_wrong_graph_rules(converted, tmp_path, monkeypatch):
     to_onnx = export.to_onnx
-    monkeypatch.setattr(export, "to_onnx", lambda *args, **options: wrong(to_onnx(*args, **options)))
-    assert stage_of_failure(converted, tmp_path / "x.onnx").broken_stage == "exporter"
+
+    def export_wrongly(*args, **options):
+        written = to_onnx(*args, **options)
+        return replace(written, model=wrong(written.model))
+
+    monkeypatch.setattr(export, "to_onnx", export_wrongly)
+    report = stage_of_failure(converted, tmp_path / "x.onnx")
+    assert report.broken_stage == "exporter", report.notes
+    assert (report.divergence.operator, report.divergence.module) == ("Gemm", "classifier")
+    assert report.divergence.compared_with == "the module, traced by torch.export"
 
 
 def test_wrong_graph_rules_are_told_and_located(converted, tmp_path, monkeypatch):
@@ -66,6 +75,19 @@ def test_a_file_that_was_changed_is_told_from_a_wrong_export(converted):
     assert [row.stage for row in report.computations if row.passed] == ["decomposition", "exporter", "graph rules"]
     assert report.divergence.output == "logits"
     assert report.divergence.hints
+
+
+def test_a_batch_that_is_baked_in_is_hinted_at(converted):
+    model = onnx.load(converted.onnx_path)
+    last = [node for node in model.graph.node if node.op_type == "Reshape"][-1]
+    shape = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
+    sizes = numpy_helper.to_array(shape).copy()
+    sizes[0] = 2
+    model.graph.initializer.append(numpy_helper.from_array(sizes, "two"))
+    last.input[1] = "two"
+    onnx.save(model, converted.onnx_path)
+    hints = aaexport.verify(converted).divergence.hints
+    assert "right for a batch of 2 and wrong for 1, 3, 7: the batch size is baked in" in hints
 
 
 def test_nothing_is_looked_for_where_that_is_not_wanted(converted):

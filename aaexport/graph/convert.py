@@ -8,6 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import onnx
 import torch
@@ -22,7 +23,15 @@ OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside
 BATCH_DIMENSION = "batch"
 
 
-def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Converted:
+    """What torch's exporter wrote, and the program that it wrote it from: tensors of both go by the same names."""
+
+    model: onnx.ModelProto
+    program: ExportedProgram
+
+
+def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]) -> Converted:
     """Converts with torch's dynamo exporter and checks the result (`check_model`).
 
     Inputs and outputs are named, and a dynamic first dimension is called `batch`.
@@ -49,12 +58,12 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
     except Exception as error:
         cause = root_cause(error)
         raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
-    if converted is None:
+    if converted is None or converted.exported_program is None:
         raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")
     model = converted.model_proto
     _name_batch(model)
     check_model(model, opset=opset)
-    return model
+    return Converted(model, converted.exported_program)
 
 
 def _name_batch(model: onnx.ModelProto) -> None:

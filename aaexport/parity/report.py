@@ -18,7 +18,7 @@ STAGES: dict[Stage, str] = {
     "kernels": "the runtime computes something else than the file says",
     "optimizer": "onnxruntime's graph optimizer changed the function",
     "device": "the device computes something else than the CPU",
-    "TF32": "TF32 is too coarse for this model",
+    "TF32": "TF32 is too coarse for this model: serve with use_tf32=0, or accept it with --atol and --rtol",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from aaexport.graph.convert import OnnxModel
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
+from aaexport.parity.hints import baked_in_batch
 from aaexport.pipeline.computations import DEVICE_STAGES, Row
 from aaexport.pipeline.export import Exported, export_again
-from aaexport.pipeline.locate import locate_in_file, locate_in_rules, locate_in_runtime
+from aaexport.pipeline.locate import locate_in_export, locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.matrix import Matrix
 from aaexport.pipeline.search import OTHER_WAY
 from aaexport.pipeline.subject import Subject
@@ -42,44 +43,69 @@ def diagnose(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix
 
     What cannot be found out is a note: a diagnosis that fails changes no verdict.
     """
-    try:
-        return _diagnosed(report, rows, suspect, matrix)
-    except AaexportError as error:
-        return replace(report, notes=(*report.notes, f"the place of the failure was not found: {error}"))
-
-
-def _diagnosed(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix: Matrix) -> ParityReport:
     report = _kernels_told_apart(report)
     broken = next((row for row, done in zip(rows, report.computations, strict=True) if done.failures), None)
-    if broken is None:  # only the file's own digests tell that its numbers are others
-        if not suspect.changed_initializers:
-            return report
-        divergence = locate_in_file(
-            suspect.path, suspect.subject, suspect.provenance, matrix.cases[0], None, suspect.changed_initializers
-        )
-        return replace(report, divergence=divergence)
-    case = _telling_case(broken, matrix.cases)
-    if broken.stage == "decomposition" or case is None:
+    if broken is None:
+        return _where_digests_tell(report, suspect, matrix)
+    if broken.stage == "decomposition":
         return report
-    if report.broken_stage not in OF_THE_FILE:
-        return replace(report, divergence=_in_runtime(suspect.path, broken, case, report.broken_stage))
-    return _in_file(report, suspect, matrix, case)
+    case = _telling_case(broken, matrix.cases)
+    if report.broken_stage in OF_THE_FILE:
+        return _with_hint_of_batch(_in_file(report, suspect, matrix, case), broken, matrix.cases)
+    return _with_divergence(report, lambda: _in_runtime(suspect.path, broken, case, report.broken_stage))
+
+
+def _where_digests_tell(report: ParityReport, suspect: Suspect, matrix: Matrix) -> ParityReport:
+    """Numbers that are others than those converted, but too little to be seen in any output."""
+    changed = suspect.changed_initializers
+    if not changed:
+        return report
+    subject, provenance = suspect.subject, suspect.provenance
+    return _with_divergence(
+        report, lambda: locate_in_file(suspect.path, subject, provenance, matrix.cases[0], None, changed)
+    )
 
 
 def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case) -> ParityReport:
     """Judges what torch's exporter and the graph rules make of the model, then looks for the node."""
-    exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
-    fresh = () if exported is None else _fresh_computations(exported, suspect, matrix, case)
+    try:
+        exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
+        fresh = () if exported is None else _fresh_computations(exported, suspect, matrix, case)
+    except AaexportError as error:
+        return _without_place(report, error)
     at = sum(done.stage == "decomposition" for done in report.computations)
-    computations = (*report.computations[:at], *fresh, *report.computations[at:])
-    report = replace(report, computations=computations)
-    if suspect.exported is not None:  # the file is what was exported just now
-        rules_did_it = report.broken_stage == "graph rules"
-        return replace(report, divergence=locate_in_rules(suspect.exported, case) if rules_did_it else None)
-    divergence = locate_in_file(
-        suspect.path, suspect.subject, suspect.provenance, case, exported, suspect.changed_initializers
-    )
-    return replace(report, divergence=divergence)
+    report = replace(report, computations=(*report.computations[:at], *fresh, *report.computations[at:]))
+
+    def find() -> Divergence | None:
+        if exported is not None and report.broken_stage == "exporter":
+            return locate_in_export(exported, case)
+        if exported is not None and report.broken_stage == "graph rules":
+            return locate_in_rules(exported, case)
+        subject, provenance = suspect.subject, suspect.provenance
+        return locate_in_file(suspect.path, subject, provenance, case, exported, suspect.changed_initializers)
+
+    return _with_divergence(report, find)
+
+
+def _with_divergence(report: ParityReport, find: Callable[[], Divergence | None]) -> ParityReport:
+    try:
+        return replace(report, divergence=find())
+    except AaexportError as error:
+        return _without_place(report, error)
+
+
+def _with_hint_of_batch(report: ParityReport, row: Row, cases: Sequence[Case]) -> ParityReport:
+    failed = {output.case for output in row.outputs if not output.passed}
+    seen = {output.case for output in row.outputs}
+    failing, passing = ([case for case in cases if case.name in names] for names in (failed, seen - failed))
+    hint = baked_in_batch(failing, passing)
+    if hint is None or report.divergence is None:
+        return report if hint is None else replace(report, notes=(*report.notes, f"hint: {hint}"))
+    return replace(report, divergence=replace(report.divergence, hints=(*report.divergence.hints, hint)))
+
+
+def _without_place(report: ParityReport, error: AaexportError) -> ParityReport:
+    return replace(report, notes=(*report.notes, f"the place of the failure was not found: {error}"))
 
 
 def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, case: Case) -> tuple[Computation, ...]:
@@ -118,8 +144,8 @@ def _kernels_told_apart(report: ParityReport) -> ParityReport:
     return replace(report, computations=tuple(told if done is unoptimized else done for done in report.computations))
 
 
-def _telling_case(row: Row, cases: Sequence[Case]) -> Case | None:
+def _telling_case(row: Row, cases: Sequence[Case]) -> Case:
     """The smallest case that the row fails, an ordinary one if there is one; the first if the row could not begin."""
     failed = {output.case for output in row.outputs if not output.passed}
-    candidates = [case for case in cases if case.name in failed] or list(cases[:1])
-    return min(candidates, key=lambda case: (case.kind != "ordinary", len(case.batch)), default=None)
+    candidates = [case for case in cases if case.name in failed] or cases[:1]
+    return min(candidates, key=lambda case: (case.kind != "ordinary", len(case.batch)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from aaexport.device import TARGETS, Target
 from aaexport.graph.check import check_model, check_operators
@@ -25,8 +26,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """The model in both forms, how often each graph rule was applied, and what to know of the file."""
+    """The traced program, the model in both forms, how often each graph rule was applied, and what to know of it."""
 
+    program: ExportedProgram
     written_by_torch: OnnxModel
     model: OnnxModel
     rules: dict[str, int]
@@ -47,10 +49,12 @@ def export(
         say(f"converting to ONNX opset {opset}")
         written = to_onnx(program, opset=opset, output_names=subject.output_names)
     say("applying the graph rules")
-    model, rules = optimize_model(written, target=target)
+    model, rules = optimize_model(written.model, target=target)
     check_model(model, opset=opset)
     notes = check_operators(model, ours=subject.recipe is not None)
-    return Exported(written, model, {rule.title: rule.applied for rule in rules if rule.applied}, notes)
+    return Exported(
+        written.program, written.model, model, {rule.title: rule.applied for rule in rules if rule.applied}, notes
+    )
 
 
 def as_converted(subject: Subject, provenance: Provenance | None) -> nn.Module | None:

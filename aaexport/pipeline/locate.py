@@ -11,8 +11,9 @@ from aaexport.graph.intermediate import NodeFacts, changed_nodes, input_names, n
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Divergence
 from aaexport.pipeline.export import Exported, export, export_again
-from aaexport.pipeline.search import BUDGET, OTHER_WAY, Search, Side, Start, live_tensors
+from aaexport.pipeline.search import BUDGET, OTHER_WAY, Search, Side, Start, Trusted, live_tensors
 from aaexport.pipeline.subject import Subject, with_decomposition
+from aaexport.pipeline.traced import TracedSide
 from aaexport.recipe import DEFAULT_OPSET
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
@@ -56,6 +57,14 @@ def locate_in_file(
     return locate(suspect, Side(fresh, as_written, "the model exported afresh"), case, changed=changed)
 
 
+def locate_in_export(exported: Exported, case: Case) -> Divergence | None:
+    """Where torch's exporter wrote something else than PyTorch computes."""
+    suspect = Side(exported.written_by_torch, as_written, "the graph that torch's exporter wrote")
+    return locate(
+        suspect, TracedSide(exported.program, suspect.output_names, "the module, traced by torch.export"), case
+    )
+
+
 def locate_in_rules(exported: Exported, case: Case) -> Divergence | None:
     """Where aaexport's graph rules changed the function that torch's exporter wrote."""
     suspect = Side(exported.model, as_written, "the graph after aaexport's rules")
@@ -90,7 +99,7 @@ def as_written(model: bytes) -> Runner:
 
 def locate(
     suspect: Side,
-    trusted: Side,
+    trusted: Trusted,
     case: Case,
     *,
     changed: Mapping[str, tuple[str, ...]] | None = None,

@@ -8,8 +8,9 @@ operator into another change the numbers between the two, and rightly so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -49,10 +50,53 @@ class Side:
     start: Start
     name: str
 
+    @property
+    def nodes(self) -> tuple[NodeFacts, ...]:
+        """In order."""
+        return read_nodes(self.model)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the model."""
+        return output_names(self.model)
+
+    def sizes(self, batch: int) -> dict[str, int]:
+        """Bytes of its tensors, of those that are known."""
+        return tensor_bytes(self.model, batch)
+
+    def constants(self, shapes: Collection[tuple[int, ...]]) -> dict[str, Array]:
+        """Its initializers of these shapes, by name."""
+        return all_constants(self.model, set(shapes))
+
     def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
         """The tensors `names` of the model for the images of `case`. RunnerError if the runtime refuses."""
         with self.start(exposing(self.model, names)) as runner:
             return runner.infer({port.name: case.batch.astype(port.dtype) for port in runner.inputs[:1]})
+
+
+class Trusted(Protocol):
+    """What a suspect is compared with; a Side, or whatever knows its tensors by the same names."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the report."""
+
+    @property
+    def nodes(self) -> tuple[NodeFacts, ...]:
+        """In order."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the whole."""
+
+    def sizes(self, batch: int) -> dict[str, int]:
+        """Bytes of its tensors for `batch` images, of those that are known."""
+
+    def constants(self, shapes: Collection[tuple[int, ...]]) -> dict[str, Array]:
+        """Its initializers of these shapes, by name."""
+
+    def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
+        """The tensors `names`. RunnerError if it cannot be run."""
 
 
 @dataclass
@@ -68,7 +112,7 @@ class Search:
     """
 
     suspect: Side
-    trusted: Side
+    trusted: Trusted
     case: Case
     slack: float | None
     budget: int
@@ -79,10 +123,10 @@ class Search:
     stopped: tuple[NodeFacts, str] | None = None
 
     def __post_init__(self) -> None:
-        self.nodes, others = read_nodes(self.suspect.model), read_nodes(self.trusted.model)
+        self.nodes, others = self.suspect.nodes, self.trusted.nodes
         self.names = namesakes(self.nodes, others)
         self.alike = [_outline(node) for node in self.nodes] == [_outline(node) for node in others]
-        self.outputs = output_names(self.suspect.model)
+        self.outputs = self.suspect.output_names
         self.chunks = self._plan(self.suspect, [t for node in self.nodes for t in node.outputs if t in self.names])
 
     def compare(self) -> None:
@@ -101,7 +145,7 @@ class Search:
                 near = np.abs(known[:, 1:] - given[1:]).max(axis=1) <= limit * np.abs(given[1:]).max()
                 if bool(np.any(near & (known[:, 0] == given[0]))):
                     self.agreeing.add(name)
-        expected = output_names(self.trusted.model)
+        expected = self.trusted.output_names
         self.names = {name: name for name in self.outputs if name in expected}
         self.agreeing -= self.names.keys()
         self.chunks = [tuple(self.names)]
@@ -176,11 +220,11 @@ class Search:
         coarse = step > float(np.finfo(np.float32).eps)
         return step * (SAME_WAY if self.alike else OTHER_WAY_COARSE if coarse else OTHER_WAY)
 
-    def _plan(self, side: Side, names: Sequence[str]) -> list[tuple[str, ...]]:
-        return plan_chunks(names, tensor_bytes(side.model, len(self.case.batch)), self.budget)
+    def _plan(self, side: Trusted, names: Sequence[str]) -> list[tuple[str, ...]]:
+        return plan_chunks(names, side.sizes(len(self.case.batch)), self.budget)
 
-    def _fingerprints(self, side: Side) -> Iterable[dict[str, Array]]:
-        tensors = [name for node in read_nodes(side.model) for name in node.outputs]
+    def _fingerprints(self, side: Trusted) -> Iterable[dict[str, Array]]:
+        tensors = [name for node in side.nodes for name in node.outputs]
         for chunk in self._plan(side, tensors):
             arrays = side.run(chunk, self.case)
             yield {name: fingerprint(arrays.pop(name)) for name in chunk}
@@ -245,7 +289,7 @@ class Search:
     def _constant_hints(self, node: NodeFacts) -> tuple[str, ...]:
         """What became of the node's initializers, where they have namesakes in the trusted model."""
         held = constants_of(self.suspect.model, node)
-        right = all_constants(self.trusted.model, {array.shape for array in held.values()})
+        right = self.trusted.constants({array.shape for array in held.values()})
         return tuple(
             hint
             for name, array in held.items()
