@@ -95,8 +95,7 @@ def command(
         with atomic_path(junit) as temporary:
             temporary.write_text(parity_junit(report), encoding="utf-8")
     if not report.passed:
-        failure = next(iter(report.failures), "nothing was compared")
-        raise ParityError(f"parity failed: {failure}", report)
+        raise ParityError(f"parity failed: {report.complaint}", report)
 
 
 def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:

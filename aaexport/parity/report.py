@@ -227,6 +227,15 @@ class ParityReport:
         return bool(self.outputs) and not self.failures
 
     @property
+    def complaint(self) -> str:
+        """What is wrong in one line: the first failure, and the node, if it was found."""
+        line = next(iter(self.failures), "nothing was compared")
+        if self.divergence is None:
+            return line
+        where = f" of {self.divergence.module}" if self.divergence.module else ""
+        return f"{line}; the first wrong node is {self.divergence.node} ({self.divergence.operator}){where}"
+
+    @property
     def broken_stage(self) -> Stage | None:
         """The first stage whose computation fails although those before it pass; None if none fails."""
         return next((c.stage for c in self.computations if c.failures), None)

@@ -116,8 +116,7 @@ def convert(
             say("verifying against PyTorch")
             parity = verify_subject(subject, temporary, wanted, named=destination, exported=exported, say=say)
             if not parity.passed:
-                failure = next(iter(parity.failures), "nothing was compared")
-                raise ParityError(f"parity failed and {destination} was not written: {failure}", parity)
+                raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
     if subject.folder is not None and destination == subject.folder.onnx_path:
         _record(subject.folder, parity)
     return ConvertResult(
