@@ -10,7 +10,8 @@ from aaexport.parity import (
     TOLERANCES,
     Case,
     Computation,
-    OwnError,
+    Own,
+    OwnErrors,
     ParityReport,
     Tolerances,
     Truth,
@@ -32,7 +33,7 @@ def expected(rng):
 def judged(expected, actual, baseline=None, *, kind="ordinary", own=0.0):
     """The one verdict on one output; PyTorch's own run is by default the rounded truth."""
     baseline = expected.astype(np.float32) if baseline is None else baseline
-    truth = Truth(Case("case", np.zeros((1, 1, 1, 1)), kind), {"y": expected}, {"y": baseline}, {"y": own})
+    truth = Truth(Case("case", np.zeros((1, 1, 1, 1)), kind), {"y": expected}, {"y": baseline}, {"y": Own(own)})
     (output,) = compare(truth, {"y": actual}, Tolerances(TOLERANCE, {}, {}))
     return output
 
@@ -256,10 +257,10 @@ def test_what_is_known_of_pytorchs_error_counts_where_one_run_was_lucky(expected
 
 
 def test_own_error_is_relative_to_the_largest_output_and_the_worst_so_far(expected):
-    own = OwnError()
+    own = OwnErrors()
     own.learn({"y": expected}, {"y": expected * (1 + 1e-6)})
     own.learn({"y": expected}, {"y": expected})
-    assert own.of({"y": 10 * expected})["y"] == pytest.approx(1e-5 * np.abs(expected).max())
+    assert own.of({"y": 10 * expected})["y"].largest == pytest.approx(1e-5 * np.abs(expected).max())
 
 
 def test_an_extreme_case_is_judged_by_pytorchs_own_error_alone(expected):

@@ -1,7 +1,7 @@
 """outputs × outputs → ParityReport. Needs numpy alone."""
 
 from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
-from aaexport.parity.judge import OwnError, Truth, compare, failed
+from aaexport.parity.judge import Own, OwnErrors, Truth, compare, failed
 from aaexport.parity.report import (
     STAGES,
     Accuracy,
@@ -38,7 +38,8 @@ __all__ = [
     "Divergence",
     "ErrorStep",
     "OutputParity",
-    "OwnError",
+    "Own",
+    "OwnErrors",
     "ParityReport",
     "Placement",
     "Precision",

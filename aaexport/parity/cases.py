@@ -26,6 +26,8 @@ class Case:
     name: str
     batch: Array
     kind: Kind = "ordinary"
+    made_up: bool = False  # whether nobody meant the network for such inputs
+    degenerate: bool = False  # whether so much is equal that a normalization may be left with nothing but rounding
 
 
 def made_up_cases(shape: tuple[int, int, int], batches: Sequence[int], side_batch: int, seed: int) -> Iterator[Case]:
@@ -40,16 +42,18 @@ def made_up_cases(shape: tuple[int, int, int], batches: Sequence[int], side_batc
     """
     rng = np.random.default_rng(seed)
     for size in batches:
-        yield Case(f"random, batch {size}", _normal(rng, size, shape))
-    yield Case("zeros", np.zeros((side_batch, *shape), np.float32))
-    yield Case("constant", np.ones((side_batch, *shape), np.float32))
-    yield Case("one pixel", _one_pixel(rng, side_batch, shape))
+        yield Case(f"random, batch {size}", _normal(rng, size, shape), made_up=True)
+    side = (side_batch, *shape)
+    equal = {"zeros": np.zeros(side, np.float32), "constant": np.ones(side, np.float32)}
+    for name, batch in (*equal.items(), ("one pixel", _one_pixel(rng, side_batch, shape))):
+        yield Case(name, batch, made_up=True, degenerate=True)
     for name, scale in SCALES.items():
-        yield Case(f"random {name}", _normal(rng, side_batch, shape) * np.float32(scale), "extreme")
+        batch = _normal(rng, side_batch, shape) * np.float32(scale)
+        yield Case(f"random {name}", batch, "extreme", made_up=True)
     for name, value in POISONS.items():
         batch = _normal(rng, side_batch, shape)
         batch[0, :, shape[1] // 2, shape[2] // 2] = value
-        yield Case(f"{name} in a pixel", batch, "poisoned")
+        yield Case(f"{name} in a pixel", batch, "poisoned", made_up=True)
 
 
 def given_cases(name: str, images: Array, batches: Sequence[int]) -> Iterator[Case]:

@@ -2,20 +2,33 @@
 
 Every output is judged against the definition in float64, twice: by its absolute distance, and by how much larger
 that distance is than the one PyTorch's own float32 run has. The first catches what is wrong by any measure, the
-second what is wrong although small.
+second what is wrong although small. Then every channel is judged by its own size: a small one must not hide behind
+a large one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aaexport.parity.cases import Array, Case, Kind
+from aaexport.parity.cases import Array, Case
 from aaexport.parity.report import OutputParity
 from aaexport.parity.tolerance import Tolerance, Tolerances
+
+BEYOND_DOUBT = 3  # an error this many times PyTorch's own is no longer its own, however large that is
+CHANNEL_RATIO, CHANNEL_RTOL = 3, 1e-3  # beside the tolerance's own ratio, and ten times its rtol
+NEAR_TIES = 1e-4  # the share of an integer output's numbers that may differ: an argmax of nearly equal scores
+
+
+@dataclass(frozen=True)
+class Own:
+    """What PyTorch's own error in float32 is known to be: the largest, and each channel's, with each channel's size."""
+
+    largest: float = 0.0
+    by_channel: Array = field(default_factory=lambda: np.zeros(0))
+    channel_sizes: Array = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -26,33 +39,44 @@ class Truth:
         case: what is fed.
         expected: the definition's outputs, float64.
         baseline: PyTorch's outputs in float32 for the same inputs.
-        own: the largest error that PyTorch makes in each output, where more is known than `baseline` shows: one run
-            may be lucky.
+        own: PyTorch's own error in each output, where more is known than `baseline` shows: one run may be lucky.
+        doubted: whether the absolute bound is to be left out: `own` is what rounding makes of such inputs.
     """
 
     case: Case
     expected: Mapping[str, Array]
     baseline: Mapping[str, Array]
-    own: Mapping[str, float]
+    own: Mapping[str, Own] = field(default_factory=dict)
+    doubted: bool = False
 
 
-class OwnError:
-    """PyTorch's own error in each output, relative to its largest number, over all ordinary cases seen so far."""
+class OwnErrors:
+    """PyTorch's own error in each output over all ordinary cases seen so far."""
 
     def __init__(self) -> None:
         self._relative: dict[str, float] = {}
+        self._channels: dict[str, tuple[Array, Array]] = {}
 
     def learn(self, expected: Mapping[str, Array], baseline: Mapping[str, Array]) -> None:
-        """Takes one more ordinary case into account."""
-        for name in expected.keys() & baseline.keys():
-            scale = _largest(expected[name])
-            if scale > 0 and expected[name].shape == baseline[name].shape:
-                error = _largest(baseline[name].astype(np.float64) - expected[name]) / scale
-                self._relative[name] = max(self._relative.get(name, 0.0), error if np.isfinite(error) else 0.0)
+        """Takes one more ordinary case into account; what is not finite teaches nothing."""
+        for name, array in expected.items():
+            own = baseline.get(name)
+            if own is None or own.shape != array.shape or not _comparable(array, own):
+                continue
+            error, scale = _distance(own, array), _largest(array)
+            if scale > 0:
+                self._relative[name] = max(self._relative.get(name, 0.0), _largest(error) / scale)
+            channels = _by_channel(error), _by_channel(array)
+            known = self._channels.get(name, channels)
+            if known[0].shape == channels[0].shape:
+                self._channels[name] = (np.maximum(known[0], channels[0]), np.maximum(known[1], channels[1]))
 
-    def of(self, expected: Mapping[str, Array]) -> dict[str, float]:
+    def of(self, expected: Mapping[str, Array]) -> dict[str, Own]:
         """What may be expected of PyTorch in a case with those outputs."""
-        return {n: self._relative.get(n, 0.0) * _largest(array) for n, array in expected.items()}
+        return {
+            name: Own(self._relative.get(name, 0.0) * _largest(array), *self._channels.get(name, ()))
+            for name, array in expected.items()
+        }
 
 
 def compare(
@@ -77,10 +101,11 @@ def compare(
         if name not in actual:
             results.append(OutputParity(case, name, f"must be an output, got {sorted(actual)}"))
         else:
-            results.append(_judge(truth, name, actual[name], tolerances.of(name), whose, may_lose_nan))
+            judging = _Judging(truth, name, tolerances.of(name), whose, may_lose_nan)
+            results.append(judging.judged(actual[name]))
     unknown = sorted(actual.keys() - truth.expected.keys())
     results += [OutputParity(case, name, f"must not be an output: {whose} has none of that name") for name in unknown]
-    extreme = truth.case.kind != "ordinary"
+    extreme = truth.case.kind in ("extreme", "poisoned")
     return tuple(replace(result, extreme=extreme) for result in results)
 
 
@@ -89,87 +114,140 @@ def failed(case: str, outputs: Iterable[str], failure: str) -> tuple[OutputParit
     return tuple(OutputParity(case, name, failure) for name in outputs)
 
 
-def _judge(
-    truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str, may_lose_nan: bool
-) -> OutputParity:
-    case, expected, baseline = truth.case.name, truth.expected[name], truth.baseline[name]
-    if actual.shape != expected.shape:
-        return OutputParity(case, name, f"shape must be {expected.shape}, got {actual.shape}")
-    if actual.dtype != baseline.dtype:
-        return OutputParity(case, name, f"dtype must be {baseline.dtype}, got {actual.dtype}")
-    if not expected.size:
-        return OutputParity(case, name, f"must hold numbers to compare, got the shape {expected.shape}")
-    if truth.case.kind == "poisoned":
-        return _judge_spread(truth, name, actual, tolerance, whose, may_lose_nan)
-    for array, source in ((expected, f"{whose} in {expected.dtype}"), (baseline, whose), (actual, "the runner")):
-        broken = _not_finite(array)
-        if broken:
-            return OutputParity(case, name, f"{source} gave {broken} values that are NaN or infinite")
-    own = max(_largest(baseline.astype(np.float64) - expected.astype(np.float64)), truth.own.get(name, 0.0))
-    return _measured(case, name, expected, actual, own, tolerance, truth.case.kind, whose)
+@dataclass(frozen=True)
+class _Judging:
+    """One output of one case."""
+
+    truth: Truth
+    name: str
+    tolerance: Tolerance
+    whose: str
+    may_lose_nan: bool
+
+    def judged(self, actual: Array) -> OutputParity:
+        """The verdict on what came out, with every statistic that there is."""
+        expected, baseline = self.truth.expected[self.name], self.truth.baseline[self.name]
+        if actual.shape != expected.shape:
+            return self._failed(f"shape must be {expected.shape}, got {actual.shape}")
+        if actual.dtype != baseline.dtype:
+            return self._failed(f"dtype must be {baseline.dtype}, got {actual.dtype}")
+        if not expected.size:
+            return self._failed(f"must hold numbers to compare, got the shape {expected.shape}")
+        if not np.issubdtype(actual.dtype, np.floating):
+            return self._exact(expected, baseline, actual)
+        if self.truth.case.kind == "poisoned":
+            return self._spread(expected, baseline, actual)
+        broken = _not_finite(expected) + _not_finite(baseline)
+        if broken and self.truth.case.made_up:
+            what = f"{self.whose} itself gives numbers that are not finite for such inputs"
+            result = self._spread(expected, baseline, actual)
+            return result if result.failure or result.warning else replace(result, warning=what)
+        for array, source in ((expected, f"{self.whose} in {expected.dtype}"), (baseline, self.whose)):
+            if _not_finite(array):
+                return self._failed(f"{source} gave {_not_finite(array)} values that are NaN or infinite")
+        if _not_finite(actual):
+            return self._failed(f"the runner gave {_not_finite(actual)} values that are NaN or infinite")
+        return self._measured(expected, baseline, actual, by_channel=True)
+
+    def _failed(self, failure: str) -> OutputParity:
+        return OutputParity(self.truth.case.name, self.name, failure)
+
+    def _exact(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
+        """Classes, masks, positions: the same, but for as many near ties as PyTorch itself decides otherwise."""
+        if self.truth.case.kind == "poisoned":
+            return OutputParity(self.truth.case.name, self.name, None)  # what is the largest of NaN?
+        wrong, own = int((actual != expected).sum()), int((baseline != expected).sum())
+        allowed = max(int(self.tolerance.ratio * own), int(NEAR_TIES * expected.size))
+        if wrong > allowed:
+            return self._failed(f"at most {allowed} of {expected.size} numbers must be others, got {wrong}")
+        return OutputParity(self.truth.case.name, self.name, None, top1_agreement=None)
+
+    def _spread(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
+        """What is not finite must be so where PyTorch's is not; the rest is judged like every other output."""
+        lost, got = ~np.isfinite(baseline) | ~np.isfinite(expected), ~np.isfinite(actual)
+        if not np.array_equal(lost, got):
+            rule = (
+                f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {self.whose}"
+            )
+            wrong = f"{rule}, got {int(got.sum())}, {int((got & ~lost).sum())} of them others"
+            if not self.may_lose_nan:
+                return self._failed(wrong)
+            return OutputParity(self.truth.case.name, self.name, None, warning=wrong)
+        if lost.all():
+            return OutputParity(self.truth.case.name, self.name, None)
+        return self._measured(expected[~lost], baseline[~lost], actual[~lost], by_channel=False)
+
+    def _measured(self, expected: Array, baseline: Array, actual: Array, *, by_channel: bool) -> OutputParity:
+        """Every statistic of arrays that can be subtracted, and the verdict on them."""
+        unit = float(np.finfo(actual.dtype).eps)
+        given, expected = actual.astype(np.float64), expected.astype(np.float64)
+        error, size = np.abs(given - expected), np.abs(expected)
+        largest, scale = float(error.max()), float(size.max())
+        known = self.truth.own.get(self.name, Own())
+        own = max(_largest(_distance(baseline, expected)), known.largest)
+        relative = error / np.maximum(size, max(unit * scale, np.finfo(np.float64).tiny))
+        failure = self._verdict(largest, scale, own, unit)
+        if failure is None and by_channel and self.truth.case.kind == "ordinary" and not self.truth.doubted:
+            failure = self._verdict_on_channels(error, size, _distance(baseline, expected), known)
+        return OutputParity(
+            self.truth.case.name,
+            self.name,
+            failure,
+            max_abs_error=largest,
+            mean_abs_error=float(error.mean()),
+            max_rel_error=float(relative.max()),
+            mean_rel_error=float(relative.mean()),
+            baseline_max_abs_error=own,
+            error_ratio=largest / own if own > 0 else None,
+            max_abs_expected=scale,
+            cosine=_cosine(expected, given),
+            sqnr_db=_sqnr_db(expected, error),
+            top1_agreement=_agreement(expected, given, 1),
+            top5_agreement=_agreement(expected, given, 5),
+        )
+
+    def _verdict(self, largest: float, scale: float, own: float, unit: float) -> str | None:
+        limit = max(self.tolerance.atol + self.tolerance.rtol * scale, BEYOND_DOUBT * own)
+        if self.truth.case.kind == "ordinary" and not self.truth.doubted and largest > limit:
+            return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
+        floor = self.tolerance.floor_ulps * unit * scale
+        if largest > max(self.tolerance.ratio * own, floor):
+            rule = f"at most {self.tolerance.ratio:g} times {self.whose}'s own ({own:.3g}), or {floor:.3g}"
+            return f"largest error must be {rule}, got {largest:.3g}"
+        return None
+
+    def _verdict_on_channels(self, error: Array, size: Array, own: Array, known: Own) -> str | None:
+        """By each channel's own size and error, over all cases; a channel is an index of the second axis."""
+        errors = _by_channel(error)
+        if known.by_channel.shape != errors.shape:
+            return None
+        sizes, owns = (
+            np.maximum(_by_channel(size), known.channel_sizes),
+            np.maximum(_by_channel(own), known.by_channel),
+        )
+        rtol = max(CHANNEL_RTOL, 10 * self.tolerance.rtol)
+        limits = np.maximum(CHANNEL_RATIO * self.tolerance.ratio * owns, self.tolerance.atol) + rtol * sizes
+        worst = int(np.argmax(errors - limits))
+        if errors[worst] <= limits[worst]:
+            return None
+        return f"largest error of channel {worst} must be at most {limits[worst]:.3g}, got {errors[worst]:.3g}"
 
 
-def _judge_spread(
-    truth: Truth, name: str, actual: Array, tolerance: Tolerance, whose: str, may_lose_nan: bool
-) -> OutputParity:
-    """What is not finite must be so where PyTorch's is not; the rest is judged like every other output."""
-    expected, baseline, case = truth.expected[name], truth.baseline[name], truth.case.name
-    lost = ~np.isfinite(baseline) | ~np.isfinite(expected)
-    got = ~np.isfinite(actual)
-    if not np.array_equal(lost, got):
-        rule = f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {whose}"
-        wrong = f"{rule}, got {int(got.sum())}, {int((got & ~lost).sum())} of them others"
-        return OutputParity(case, name, None if may_lose_nan else wrong, warning=wrong if may_lose_nan else None)
-    if lost.all():
-        return OutputParity(case, name, None)
-    expected, baseline, actual = expected[~lost], baseline[~lost], actual[~lost]
-    own = max(_largest(baseline.astype(np.float64) - expected.astype(np.float64)), truth.own.get(name, 0.0))
-    return _measured(case, name, expected, actual, own, tolerance, truth.case.kind, whose)
+def _by_channel(array: Array) -> Array:
+    """The largest size of each index of the second axis; of the whole, where there is none."""
+    if array.ndim < 2:
+        return np.asarray([_largest(array)])
+    others = tuple(axis for axis in range(array.ndim) if axis != 1)
+    return np.asarray(np.abs(array).max(axis=others, initial=0.0))
 
 
-def _measured(
-    case: str, name: str, expected: Array, actual: Array, own: float, tolerance: Tolerance, kind: Kind, whose: str
-) -> OutputParity:
-    """Every statistic of two arrays that can be subtracted, and the verdict on them."""
-    unit = _unit_in_the_last_place(actual.dtype)
-    given, expected = actual.astype(np.float64), expected.astype(np.float64)
-    error, size = np.abs(given - expected), np.abs(expected)
-    largest, scale = float(error.max()), float(size.max())
-    relative = error / np.maximum(size, max(unit * scale, np.finfo(np.float64).tiny))
-    return OutputParity(
-        case,
-        name,
-        _verdict(largest, scale, own, unit, tolerance, kind, whose),
-        max_abs_error=largest,
-        mean_abs_error=float(error.mean()),
-        max_rel_error=float(relative.max()),
-        mean_rel_error=float(relative.mean()),
-        baseline_max_abs_error=own,
-        error_ratio=largest / own if own > 0 else None,
-        max_abs_expected=scale,
-        cosine=_cosine(expected, given),
-        sqnr_db=_sqnr_db(expected, error),
-        top1_agreement=_agreement(expected, given, 1),
-        top5_agreement=_agreement(expected, given, 5),
-    )
+def _comparable(expected: Array, baseline: Array) -> bool:
+    floating = np.issubdtype(baseline.dtype, np.floating)
+    return bool(floating and not _not_finite(expected) and not _not_finite(baseline))
 
 
-def _unit_in_the_last_place(dtype: np.dtype[Any]) -> float:
-    """Of 1.0; integers and booleans, such as an argmax, must be exactly right."""
-    return float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
-
-
-def _verdict(
-    largest: float, scale: float, own: float, unit: float, tolerance: Tolerance, kind: Kind, whose: str
-) -> str | None:
-    limit = tolerance.atol + tolerance.rtol * scale
-    if kind == "ordinary" and largest > limit:
-        return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
-    floor = tolerance.floor_ulps * unit * scale
-    if largest > max(tolerance.ratio * own, floor):
-        rule = f"at most {tolerance.ratio:g} times {whose}'s own ({own:.3g}), or {floor:.3g}"
-        return f"largest error must be {rule}, got {largest:.3g}"
-    return None
+def _distance(one: Array, other: Array) -> Array:
+    return np.abs(one.astype(np.float64) - other.astype(np.float64))
 
 
 def _cosine(expected: Array, actual: Array) -> float | None:

@@ -20,7 +20,8 @@ from aaexport.parity import (
     Case,
     Computation,
     OutputParity,
-    OwnError,
+    Own,
+    OwnErrors,
     Precision,
     Stage,
     Tolerances,
@@ -191,7 +192,7 @@ class Judge:
         module = with_decomposition(subject.module, "skew")
         self._definition = torch_runner(subject, module, torch.float64)
         self.baseline = torch_runner(subject, module, torch.float32)
-        self._own = OwnError()
+        self._own = OwnErrors()
         self._known_doubts: dict[str, Truth] = {}
 
     def truth(self, case: Case) -> Truth:
@@ -203,19 +204,24 @@ class Judge:
         return Truth(case, expected, baseline, self._own.of(expected))
 
     def _doubted(self, truth: Truth) -> Truth:
-        """The truth for an extreme case, with what float32 makes of it when its inputs are rounded differently.
+        """The truth with what float32 makes of the case when its inputs are rounded differently.
 
-        A softmax of huge numbers can tip over at a touch: one run in float32 then says little about another.
+        A softmax of huge numbers can tip over at a touch, and a normalization of equal ones is left with nothing but
+        rounding: one run in float32 then says little about another.
         """
         if truth.case.name not in self._known_doubts:
-            own = dict(truth.own)
+            largest = {name: own.largest for name, own in truth.own.items()}
             rng, eps = np.random.default_rng(0), np.finfo(np.float32).eps
+            batch = truth.case.batch
+            scale = np.float32(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else np.abs(batch)
             for units in NUDGES:
-                signs = rng.choice([-units, units], truth.case.batch.shape).astype(np.float32)
-                nudged = self.baseline.infer({INPUT_NAME: truth.case.batch * (1 + signs * eps)})
+                signs = rng.choice([-units, units], batch.shape).astype(np.float32)
+                nudged = self.baseline.infer({INPUT_NAME: batch + signs * eps * scale})
                 for name, array in truth.expected.items():
-                    own[name] = max(own[name], float(np.abs(nudged[name] - array).max(initial=0.0)))
-            self._known_doubts[truth.case.name] = replace(truth, own=own)
+                    error = np.abs(nudged[name].astype(np.float64) - array)
+                    largest[name] = max(largest[name], float(error[np.isfinite(error)].max(initial=0.0)))
+            own = {name: Own(value) for name, value in largest.items()}
+            self._known_doubts[truth.case.name] = replace(truth, own=own, doubted=True)
         return self._known_doubts[truth.case.name]
 
     def judge(self, rows: Sequence[Row], cases: Iterable[Case]) -> None:
@@ -264,6 +270,7 @@ class Judge:
         # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
         judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.stage in DEVICE_STAGES)
         outputs = judging(truth)
-        if truth.case.kind == "extreme" and not all(output.passed for output in outputs):
+        is_doubtful = truth.case.kind == "extreme" or truth.case.degenerate
+        if is_doubtful and not all(output.passed for output in outputs):
             outputs = judging(self._doubted(truth))
         row.outputs += outputs
