@@ -24,7 +24,7 @@ NEAR_TIES = 1e-4  # the share of an integer output's numbers that may differ: an
 
 @dataclass(frozen=True)
 class Own:
-    """What PyTorch's own error in float32 is known to be: the largest, and each channel's, with each channel's size."""
+    """What PyTorch's own error in float32 is known to be: the largest, and each channel's with its size."""
 
     largest: float = 0.0
     by_channel: Array = field(default_factory=lambda: np.zeros(0))
