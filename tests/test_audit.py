@@ -391,15 +391,34 @@ def test_whatever_changes_what_is_computed_makes_another_graph(change):
     assert digests_of(model).graph != before.graph
 
 
-def test_a_graph_that_a_tool_has_rewritten_is_a_warning_whatever_its_numbers(audited):
+REWRITTEN = "the file must be as aaexport wrote it, got another graph: some tool has rewritten it"
+
+
+def rewritten():
     model = converted_as(scaled())
     model.graph.node[0].output[0] = "m"
     model.graph.node.append(node("Identity", "m"))
+    return model
+
+
+def test_a_graph_that_a_tool_has_rewritten_is_a_warning(audited):
+    found = audited(rewritten())
+    assert (found.failures, found.warnings) == ((), (REWRITTEN,))
+    assert found.changed_since_conversion
+
+
+def test_numbers_that_changed_under_their_name_fail_in_a_rewritten_graph_too(audited):
+    model = rewritten()
     spoil(model, "w", np.negative)
     found = audited(model)
-    assert found.failures == ()
-    assert found.warnings == ("the file must be as aaexport wrote it, got another graph: some tool has rewritten it",)
-    assert found.changed_since_conversion
+    assert "initializer w must hold the numbers that were converted" in found.failures[0]
+    assert found.changed_initializers == ("w",)
+
+
+def test_a_tensor_that_a_tool_has_made_coarser_is_its_own_matter(audited):
+    model = rewritten()
+    spoil(model, "w", lambda w: w.astype(np.float16))
+    assert audited(model).changed_initializers == ()
 
 
 def test_what_computes_nothing_may_change(audited, export):
@@ -424,11 +443,19 @@ def test_how_numbers_are_stored_does_not_count(export, tmp_path):
         assert (found.failures, found.warnings, found.changed_since_conversion) == ((), (), False)
 
 
-def test_a_file_without_digests_remembers_nothing(audited):
+def test_a_tensor_that_was_not_recorded_is_not_the_one_converted(audited):
+    model = converted_as(scaled())
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "aaexport.initializers"]
+    entry.value = "{}"
+    assert audited(model).changed_initializers == ("w",)
+
+
+def test_a_file_of_ours_without_digests_is_warned_of(audited):
     model = scaled()
     write_metadata(model, Provenance("0" * 64, "1" * 64, "skew", 20, batch="dynamic"), None)
     found = audited(model)
-    assert (found.failures, found.warnings, found.changed_since_conversion) == ((), (), None)
+    assert (found.failures, found.changed_since_conversion) == ((), None)
+    assert "must remember the digests of its numbers" in found.warnings[0]
 
 
 # optimize writes a new file, of which the same must be true

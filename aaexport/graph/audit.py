@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import defs
+from onnx import TensorProto, defs
 
 from aaexport.errors import GraphError, broken_rule
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset, infer_strictly, operator_faults
 from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import TensorInfo, external_data_faults, load_external_data, parse_onnx, tensor_info
 from aaexport.graph.metadata import Provenance, read_metadata
-from aaexport.graph.tensors import Content, contents
+from aaexport.graph.tensors import Content, contents, named_tensors
 
 NAMED = 3  # tensors that a line names; the others are counted
 PROTOBUF_LIMIT = 2**31  # bytes
+COARSE = (TensorProto.FLOAT16, TensorProto.BFLOAT16)  # what a tool may have made of a tensor, and kept its name
 CONVERT_AGAIN = "convert again"
 
 
@@ -78,7 +79,7 @@ def audit(path: Path) -> Audit:
         *_batches(model, inferred, provenance),
         *_unused_inputs(model),
         *_not_finite(held, ours=_is_ours(provenance), as_converted=changed is False),
-        *_integrity(rewritten, other),
+        *_integrity(rewritten, other, ours=provenance is not None),
     ]
     failures = tuple(finding.text for finding in findings if finding.fails)
     warnings = tuple(finding.text for finding in findings if not finding.fails)
@@ -201,15 +202,23 @@ def _changes(model: onnx.ModelProto, held: Iterable[Content]) -> tuple[bool | No
     if recorded is None:
         return None, ()
     now = digests_of(model, held)
-    return recorded.graph != now.graph, now.changed_since(recorded)
+    rewritten = recorded.graph != now.graph
+    coarser = {name for name, tensor in named_tensors(model) if tensor.data_type in COARSE} if rewritten else set()
+    return rewritten, tuple(name for name in now.changed_since(recorded) if name not in coarser)
 
 
-def _integrity(rewritten: bool | None, tensors: tuple[str, ...]) -> Iterator[_Finding]:
-    """While the graph is the one that was written, so are its numbers; otherwise what it computes has to decide."""
+def _integrity(rewritten: bool | None, tensors: tuple[str, ...], *, ours: bool) -> Iterator[_Finding]:
+    """Whether the file is as it was written. A graph that some tool rewrote may be right: what it computes decides.
+
+    But no tool that keeps a function keeps the name and type of a tensor and changes its numbers.
+    """
+    if rewritten is None and ours:
+        text = "the file must remember the digests of its numbers, got none: too small a change may go unseen"
+        yield _Finding(f"{text}; {CONVERT_AGAIN}", fails=False)
     if rewritten:
         text = "the file must be as aaexport wrote it, got another graph: some tool has rewritten it"
         yield _Finding(text, fails=False)
-    elif tensors:
+    if tensors:
         rule = "hold the numbers that were converted"
         noun = "initializer" if len(tensors) == 1 else "initializers"
         yield _Finding(f"{noun} {_named(tensors)} must {rule}, got others; {CONVERT_AGAIN}")

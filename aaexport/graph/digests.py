@@ -32,8 +32,13 @@ class Digests:
     tensors: Mapping[str, str]
 
     def changed_since(self, before: Digests) -> tuple[str, ...]:
-        """The tensors of both that do not hold the same any more, in the file's order."""
-        return tuple(name for name, digest in self.tensors.items() if before.tensors.get(name, digest) != digest)
+        """The tensors that do not hold the same any more, in the file's order; in the same graph, new ones too."""
+        same = before.graph == self.graph
+        return tuple(
+            name
+            for name, digest in self.tensors.items()
+            if before.tensors.get(name, None if same else digest) != digest
+        )
 
 
 def digests_of(model: onnx.ModelProto, held: Iterable[Content] | None = None) -> Digests:

@@ -59,17 +59,21 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
         entries["with_attention"] = "true"
     if provenance.notes:
         entries["notes"] = json.dumps(provenance.notes, ensure_ascii=False)
-    if image is not None:
-        entries["input.mean"] = json.dumps(image.mean)
-        entries["input.std"] = json.dumps(image.std)
-        if image.names:
-            entries["labels"] = json.dumps(image.names)
+    entries |= preprocessing(image)
     del model.metadata_props[:]
     for key, value in sorted(entries.items()):
         model.metadata_props.add(key=PREFIX + key, value=value)
     model.producer_name = "aaexport"
     model.producer_version = tool_versions().get("aaexport", "")
     _drop_node_notes(model)
+
+
+def preprocessing(image: Input | None) -> dict[str, str]:
+    """What a file tells whoever feeds it, and reads its answers; by key, without the prefix."""
+    if image is None:
+        return {}
+    labels = {"labels": json.dumps(image.names)} if image.names else {}
+    return {"input.mean": json.dumps(image.mean), "input.std": json.dumps(image.std), **labels}
 
 
 def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
@@ -90,13 +94,13 @@ def read_object(text: str) -> dict[str, Any]:
     """A JSON object of the metadata; empty for anything else, because anybody may have written it."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _read_batch(text: str) -> int | str | None:
-    return text if text == "dynamic" else int(text) if text.isdecimal() else None
+    return text if text == "dynamic" else int(text) if re.fullmatch(r"\d{1,9}", text) else None
 
 
 def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
@@ -104,7 +108,7 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     keys = ("weights_digest", "decomposition", "opset")
     found = [properties.get(PREFIX + key) for key in keys]
     weights_digest, decomposition, opset = found
-    if weights_digest is None or decomposition is None or opset is None or not opset.isdecimal():
+    if weights_digest is None or decomposition is None or opset is None or not re.fullmatch(r"\d{1,9}", opset):
         return None
     size = _read_size(properties.get(PREFIX + "input.size", ""))
     return Provenance(
@@ -121,7 +125,7 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
 
 
 def _read_size(text: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"\[(\d{1,6}), (\d{1,6})\]", text)
+    found = re.fullmatch(r"\[(\d{1,5}), (\d{1,5})\]", text)
     return None if found is None else (int(found[1]), int(found[2]))
 
 

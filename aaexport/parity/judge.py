@@ -101,7 +101,7 @@ def compare(
         if name not in actual:
             results.append(OutputParity(case, name, f"must be an output, got {sorted(actual)}"))
         else:
-            judging = _Judging(truth, name, tolerances.of(name), whose, may_lose_nan)
+            judging = _Judging(truth, name, tolerances.of(name), tolerances.is_by_hand(name), whose, may_lose_nan)
             results.append(judging.judged(actual[name]))
     unknown = sorted(actual.keys() - truth.expected.keys())
     results += [OutputParity(case, name, f"must not be an output: {whose} has none of that name") for name in unknown]
@@ -121,6 +121,7 @@ class _Judging:
     truth: Truth
     name: str
     tolerance: Tolerance
+    by_hand: bool
     whose: str
     may_lose_nan: bool
 
@@ -207,7 +208,9 @@ class _Judging:
         )
 
     def _verdict(self, largest: float, scale: float, own: float, unit: float) -> str | None:
-        limit = max(self.tolerance.atol + self.tolerance.rtol * scale, BEYOND_DOUBT * own)
+        limit = self.tolerance.atol + self.tolerance.rtol * scale
+        if not self.by_hand:
+            limit = max(limit, BEYOND_DOUBT * own)
         if self.truth.case.kind == "ordinary" and not self.truth.doubted and largest > limit:
             return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
         floor = self.tolerance.floor_ulps * unit * scale

@@ -15,7 +15,9 @@ from torch import nn
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, RunnerError, broken_rule, did_you_mean
+from aaexport.graph.files import GraphSummary
 from aaexport.parity import (
+    Array,
     Bounds,
     Case,
     Computation,
@@ -53,6 +55,8 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
+# Operators that lose NaN in onnxruntime's kernels for the CPU.
+LOSE_NAN = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "TopK", "Clip", "LSTM", "GRU", "RNN"}
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
@@ -78,6 +82,7 @@ class Row:
         name, stage, tolerances: as of the Computation that it becomes.
         open: gives what computes.
         takes: which cases it is given.
+        may_lose_nan: whether NaN that does not spread as in PyTorch is a warning only.
         nodes: by execution provider, once it has run; empty where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
@@ -91,6 +96,7 @@ class Row:
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
+    may_lose_nan: bool = False
 
     def result(self) -> Computation:
         """What has been found so far."""
@@ -119,27 +125,22 @@ def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ..
 
 
 def file_rows(
-    path: Path, runtimes: Iterable[str], device: str, judged: Judged, macs: int | None, stage: Stage = "file"
+    path: Path, summary: GraphSummary, runtimes: Iterable[str], device: str, judged: Judged, stage: Stage = "file"
 ) -> tuple[Row, ...]:
     """The rows of one ONNX file.
 
     Args:
         path: the file.
+        summary: what is in it.
         runtimes: keys of RUNTIMES.
         device: for those that run elsewhere than on the CPU.
         judged: what is allowed.
-        macs: of one image; decides what the reference evaluator is given.
         stage: what is to blame if the file is wrong by whatever computes it.
     """
-
-    def for_reference(case: Case) -> bool:
-        # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
-        return case.kind != "poisoned" and macs is not None and macs * len(case.batch) <= REFERENCE_MACS
-
     kind, _ = parse_device(device)
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
     rows: dict[str, list[Row]] = {
-        "reference": [Row("onnx reference", stage, cpu, lambda: ReferenceRunner(path), for_reference)],
+        "reference": [Row("onnx reference", stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
         "unoptimized": [_session("onnxruntime CPU, unoptimized", stage, cpu, path, optimize=False)],
         "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
@@ -152,9 +153,26 @@ def file_rows(
         rows["onnxruntime"].append(
             _session("onnxruntime CUDA", "device", cuda, path, device=device, exact=True, record_placement=True)
         )
-    if macs is None or macs > REFERENCE_MACS:
+    if not suits_reference(summary):
         rows["reference"] = []
-    return tuple(row for name in runtimes for row in rows[name])
+    found = tuple(row for name in runtimes for row in rows[name])
+    for row in found:
+        # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
+        row.may_lose_nan = row.stage in DEVICE_STAGES or bool(LOSE_NAN & summary.operators.keys())
+    return found
+
+
+def suits_reference(summary: GraphSummary) -> bool:
+    """Whether the file is small enough for onnx's reference evaluator."""
+    return summary.macs is not None and summary.macs <= REFERENCE_MACS
+
+
+def _for_reference(summary: GraphSummary) -> Callable[[Case], bool]:
+    def takes(case: Case) -> bool:
+        # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
+        return case.kind != "poisoned" and (summary.macs or 0) * len(case.batch) <= REFERENCE_MACS
+
+    return takes
 
 
 def _session(name: str, stage: Stage, judging: Tolerances, path: Path, **options: Any) -> Row:
@@ -249,6 +267,20 @@ class Judge:
                         if row.takes(truth.case):
                             self._add(row, runners[row.name], truth)
 
+    def judge_more(self, row: Row, runner: Runner, name: str, batches: Iterable[Array]) -> None:
+        """Adds a case of many images to the row, the worst of `batches`, against PyTorch in float32 alone.
+
+        That is quick, and its own error is known by now. RunnerError if PyTorch refuses.
+        """
+        worst: list[OutputParity] = []
+        for batch in batches:
+            baseline = self.baseline.infer({INPUT_NAME: batch})
+            expected = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in baseline.items()}
+            judging = Row(row.name, row.stage, row.tolerances, row.open, may_lose_nan=row.may_lose_nan)
+            self._add(judging, runner, Truth(Case(name, batch), expected, baseline, self._own.of(expected)))
+            worst = _worse(worst, judging.outputs)
+        row.outputs += worst
+
     def _groups(self, cases: Iterable[Case]) -> Iterator[list[Truth]]:
         group: list[Truth] = []
         held = 0
@@ -267,10 +299,17 @@ class Judge:
         except RunnerError as error:
             row.outputs += failed(truth.case.name, truth.expected, str(error))
             return
-        # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
-        judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.stage in DEVICE_STAGES)
+        judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.may_lose_nan)
         outputs = judging(truth)
         is_doubtful = truth.case.kind == "extreme" or truth.case.degenerate
         if is_doubtful and not all(output.passed for output in outputs):
             outputs = judging(self._doubted(truth))
         row.outputs += outputs
+
+
+def _worse(former: list[OutputParity], latter: list[OutputParity]) -> list[OutputParity]:
+    """Output by output the one that fails, or is further off."""
+    if len(former) != len(latter):  # another set of outputs is a failure of its own
+        return former or latter
+    pairs = zip(former, latter, strict=True)
+    return [max(pair, key=lambda one: (not one.passed, one.max_abs_error or 0.0)) for pair in pairs]

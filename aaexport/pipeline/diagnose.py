@@ -24,6 +24,7 @@ from aaexport.pipeline.search import OTHER_WAY
 from aaexport.pipeline.subject import Subject
 from aaexport.runners.ort import OrtRunner
 
+NOWHERE = "no tensor inside both differs before the outputs do"
 OF_THE_FILE: tuple[Stage, ...] = ("graph rules", "file")
 
 
@@ -89,9 +90,10 @@ def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case)
 
 def _with_divergence(report: ParityReport, find: Callable[[], Divergence | None]) -> ParityReport:
     try:
-        return replace(report, divergence=find())
+        found = find()
     except AaexportError as error:
         return _without_place(report, error)
+    return replace(report, divergence=found) if found is not None else _without_place(report, NOWHERE)
 
 
 def _with_hint_of_batch(report: ParityReport, row: Row, cases: Sequence[Case]) -> ParityReport:
@@ -104,8 +106,8 @@ def _with_hint_of_batch(report: ParityReport, row: Row, cases: Sequence[Case]) -
     return replace(report, divergence=replace(report.divergence, hints=(*report.divergence.hints, hint)))
 
 
-def _without_place(report: ParityReport, error: AaexportError) -> ParityReport:
-    return replace(report, notes=(*report.notes, f"the place of the failure was not found: {error}"))
+def _without_place(report: ParityReport, why: AaexportError | str) -> ParityReport:
+    return replace(report, notes=(*report.notes, f"the place of the failure was not found: {why}"))
 
 
 def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, case: Case) -> tuple[Computation, ...]:

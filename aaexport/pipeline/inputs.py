@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from aaexport.data import Images, evaluation_batch, load_images, sample
@@ -19,7 +17,6 @@ from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
 from aaexport.pipeline.subject import Subject
 from aaexport.program import INPUT_NAME
-from aaexport.runners.base import Runner
 
 BATCHES = (7, 3, 2, 1)
 MAX_BATCH = 4096
@@ -30,6 +27,7 @@ ACCURACY_IMAGES = 1000
 LEAST_ACCURACY_IMAGES = 50
 ACCURACY_MACS = 4e11  # of all images together: about ten seconds of PyTorch on two cores
 FIXED_BATCHES = 100
+GIVEN_IMAGES = sum(BATCHES)
 PIXEL_RANGE = 10  # normalised images stay below it; pixels in 0–255 do not
 
 
@@ -58,26 +56,20 @@ class Inputs:
         side = SIDE_BATCH if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
 
-    def accuracy(self, runner: Runner, fixed: int | None, macs: int | None) -> tuple[int, float] | None:
-        """How many labelled images were classified, and the share that the first output classifies rightly.
+    def labelled_batches(self, fixed: int | None, macs: int | None) -> Iterator[tuple[Array, Array]]:
+        """Batches of labelled images, and their labels; none for a network that does not classify.
 
         Of a large network fewer images are taken. A file that fixes its batch is given whole batches only, and no
-        more than `FIXED_BATCHES` of them. None without labelled images.
+        more than `FIXED_BATCHES` of them.
         """
         recipe = self.subject.recipe
         if self.labelled is None or recipe is None or not recipe.network.classifies:
-            return None
+            return
         count = ACCURACY_IMAGES if not macs else max(LEAST_ACCURACY_IMAGES, int(ACCURACY_MACS / macs))
         size = fixed or (OBSERVED_ACCURACY_BATCH if self.subject.with_attention else ACCURACY_BATCH)
-        right = seen = 0
-        for index in self.chosen[:count].split(size):
-            if fixed is not None and (len(index) != fixed or seen >= fixed * FIXED_BATCHES):
-                break
-            batch = evaluation_batch(self.labelled, recipe, index).numpy()
-            scores = runner.infer({runner.inputs[0].name: batch})[self.subject.output_names[0]]
-            right += int((scores.argmax(axis=1) == self.labelled.labels[index].numpy()).sum())
-            seen += len(index)
-        return (seen, right / seen) if seen else None
+        parts = self.chosen[:count].split(size)
+        for index in parts if fixed is None else [part for part in parts if len(part) == fixed][:FIXED_BATCHES]:
+            yield evaluation_batch(self.labelled, recipe, index).numpy(), self.labelled.labels[index].numpy()
 
 
 def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Inputs:
@@ -94,9 +86,12 @@ def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Input
     """
     if path is not None:
         arrays, warnings = _read_inputs(Path(path), subject)
-        return Inputs(subject, arrays, Path(path).name, None, torch.empty(0), (), warnings, seed)
-    images, chosen, notes = _held_out(subject, seed)
-    return Inputs(subject, None, "", images, chosen, notes, (), seed)
+        order = np.random.default_rng(seed).permutation(len(arrays))[:GIVEN_IMAGES]
+        left_out = len(arrays) > len(order)
+        notes = (f"{len(order)} of {len(arrays)} images of {path} were taken, by the seed",) if left_out else ()
+        return Inputs(subject, arrays[order], Path(path).name, None, torch.empty(0), notes, warnings, seed)
+    images, chosen, remarks = _held_out(subject, seed)
+    return Inputs(subject, None, "", images, chosen, remarks, (), seed)
 
 
 def check_largest_batch(batch: int | None) -> None:
@@ -139,7 +134,8 @@ def _read_arrays(path: Path) -> Array:
         raise DataError(broken_rule("inputs", f"be a folder of images or a file of {', '.join(readers)}", str(path)))
     try:
         arrays = readers[path.suffix](path)
-    except (OSError, ValueError, EOFError, BadZipFile, SafetensorError) as error:
+    # numpy, zipfile, zlib and safetensors each raise their own: there is no common base.
+    except Exception as error:
         raise DataError(f"inputs must be whole, but {path} cannot be read: {first_line(error)}") from error
     if INPUT_NAME in arrays:
         return arrays[INPUT_NAME]
@@ -149,10 +145,15 @@ def _read_arrays(path: Path) -> Array:
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as file:
-        if not hasattr(file, "files"):
-            raise ValueError("it is no .npz archive")
-        return {name: file[name] for name in file.files}
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is no .npz archive")
+    with file:
+        arrays = {name: file[name] for name in file.files}
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise ValueError(f"{strange[0]} is no array")
+    return arrays
 
 
 def _read_folder(path: Path, subject: Subject) -> Array:
@@ -161,4 +162,4 @@ def _read_folder(path: Path, subject: Subject) -> Array:
         raise DataError(broken_rule("inputs", "be a file of arrays for a bare module", str(path)))
     if not files:
         raise DataError(broken_rule("inputs", f"hold images ({' '.join(IMAGE_SUFFIXES)})", f"none in {path}"))
-    return np.concatenate([read_image(file, subject.recipe)[1].numpy() for file in files[: sum(BATCHES)]])
+    return np.concatenate([read_image(file, subject.recipe)[1].numpy() for file in files])

@@ -20,6 +20,7 @@ from aaexport.runners.ort import OrtRunner
 from aaexport.runners.reference import ReferenceRunner
 
 UNOPTIMIZED = "onnxruntime CPU, unoptimized"
+BY_NUMBERS = "by their numbers: at or before this node"
 VANISHED = "in nodes that the runtime fuses: with all tensors asked for, the difference vanishes"
 
 
@@ -138,7 +139,7 @@ def locate(
     if node is None:
         return None
     found = search.describe(node, () if changed is None else changed.get(node.name, ()))
-    return replace(found, compared_with=f"{trusted.name}, by their numbers") if by_numbers else found
+    return replace(found, compared_with=f"{trusted.name}, {BY_NUMBERS}") if by_numbers else found
 
 
 def _locate_fused(suspect: Side, trusted: Side, case: Case, slack: float) -> Divergence | None:

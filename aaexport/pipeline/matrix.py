@@ -8,15 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.errors import AaexportError
+from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import Provenance
-from aaexport.parity import Accuracy, Case, Computation, ParityReport, Placement, Stage
-from aaexport.pipeline.computations import Judge, Judged, Row, check_runtimes, file_rows, torch_row
+from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Placement, Stage
+from aaexport.pipeline.computations import (
+    REFERENCE_MACS,
+    Judge,
+    Judged,
+    Row,
+    check_runtimes,
+    file_rows,
+    suits_reference,
+    torch_row,
+)
 from aaexport.pipeline.export import as_converted
 from aaexport.pipeline.inputs import check_largest_batch, gather_inputs
 from aaexport.pipeline.subject import Subject, decompositions_of
 from aaexport.program import INPUT_NAME
+from aaexport.runners.base import Runner
 
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
 NAMED_NODES = 5
@@ -59,6 +69,9 @@ class Matrix:
         self.cases = tuple(self.inputs.cases(self.fixed, wanted.batch))
         if self.fixed is not None:
             self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
+            if wanted.batch not in (None, self.fixed):
+                self.notes[-1] += f", nor {wanted.batch}"
+        self.failures: list[str] = []
         if not all(isinstance(size, int) for size in image):
             self.cases += tuple(self._of_other_sizes())
 
@@ -69,7 +82,13 @@ class Matrix:
         """
         wanted = self.wanted
         runtimes = check_runtimes(wanted.runtimes, wanted.device)
-        of_file = file_rows(path, runtimes, wanted.device, wanted.judged, self.summary.macs, stage)
+        if "reference" in runtimes and not suits_reference(self.summary):
+            macs = "an unknown number" if self.summary.macs is None else f"{self.summary.macs:,}"
+            if wanted.runtimes is not None:
+                rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
+                raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
+            self.notes.append(f"onnx's reference evaluator is too slow for {macs} of MACs: not run")
+        of_file = file_rows(path, self.summary, runtimes, wanted.device, wanted.judged, stage)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):
             return of_file
@@ -78,7 +97,8 @@ class Matrix:
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
         self.judge.judge(rows, self.cases)
-        computations = tuple(row.result() for row in rows)
+        accuracy = self._accuracy(rows[-1])
+        computations = _evaluator_in_doubt(tuple(row.result() for row in rows))
         placement = next((_placement(row.nodes) for row in reversed(rows) if row.nodes), None)
         warnings = (
             *self.inputs.warnings,
@@ -88,6 +108,7 @@ class Matrix:
         )
         return replace(
             report,
+            structure=(*report.structure, *self.failures),
             computations=computations,
             notes=(
                 *report.notes,
@@ -95,7 +116,7 @@ class Matrix:
                 *(f"set by hand: {one}" for one in self.wanted.judged.on("cpu").by_hand),
             ),
             warnings=(*report.warnings, *warnings),
-            accuracy=self._accuracy(rows[-1]),
+            accuracy=accuracy,
             placement=placement,
         )
 
@@ -111,20 +132,49 @@ class Matrix:
             try:
                 self.judge.baseline.infer({INPUT_NAME: case.batch})
             except AaexportError:
-                self.notes.append(f"the file leaves height and width open, and PyTorch takes no {size[0]}×{size[1]}")
+                text = f"height and width must be fixed, got open ones: PyTorch takes no {size[0]}×{size[1]}"
+                # Somebody's module may take other sizes than these; what ours take is known.
+                (self.notes if self.subject.recipe is None else self.failures).append(text)
             else:
                 yield case
 
     def _accuracy(self, served: Row) -> Accuracy | None:
-        """By PyTorch and by the row that is nearest to what will be served."""
+        """By PyTorch and by the row that is nearest to what will be served; the scores are judged as well."""
         if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
             return None  # nothing that could be compared: scores of another shape, say
-        own = self.inputs.accuracy(self.judge.baseline, self.fixed, self.summary.macs)
-        if own is None:
+        batches = list(self.inputs.labelled_batches(self.fixed, self.summary.macs))
+        if not batches:
             return None
+        images = sum(len(labels) for _, labels in batches)
+        name = f"images, batch {len(batches[0][0])}"
         with served.open() as runner:
-            given = self.inputs.accuracy(runner, self.fixed, self.summary.macs)
-        return None if given is None else Accuracy(own[0], own[1], given[1])
+            self.judge.judge_more(served, runner, name, (batch for batch, _ in batches))
+            if any(output.max_abs_error is None for output in served.outputs if output.case == name):
+                return None
+            right = [
+                sum(self._rightly(each, batch, labels) for batch, labels in batches)
+                for each in (self.judge.baseline, runner)
+            ]
+        return Accuracy(images, right[0] / images, right[1] / images)
+
+    def _rightly(self, runner: Runner, batch: Array, labels: Array) -> int:
+        """How many images the first output classifies rightly."""
+        scores = runner.infer({runner.inputs[0].name: batch})[self.subject.output_names[0]]
+        return int((scores.argmax(axis=1) == labels).sum())
+
+
+def _evaluator_in_doubt(computations: tuple[Computation, ...]) -> tuple[Computation, ...]:
+    """Where onnx's evaluator alone fails, and onnxruntime is right both ways, the file is right."""
+    reference = next((done for done in computations if done.name == "onnx reference"), None)
+    runtimes = [done for done in computations if done.name.startswith("onnxruntime CPU")]
+    if reference is None or not reference.failures or not runtimes or not all(done.passed for done in runtimes):
+        return computations
+    cleared = replace(
+        reference,
+        failure=None,
+        outputs=tuple(replace(o, failure=None, warning=o.failure or o.warning) for o in reference.outputs),
+    )
+    return tuple(cleared if done is reference else done for done in computations)
 
 
 def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:

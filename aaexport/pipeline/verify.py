@@ -7,7 +7,7 @@ went wrong is looked for (`aaexport.pipeline.locate`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from aaexport.errors import (
     FolderError,
     GraphError,
     broken_rule,
+    did_you_mean,
 )
 from aaexport.folder import ModelFolder, find_model, write_json
 from aaexport.graph.audit import audit
-from aaexport.graph.files import GraphSummary, converted_size, summarize_model
-from aaexport.graph.metadata import Provenance, read_metadata
+from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
+from aaexport.graph.metadata import PREFIX, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.parity import Bounds, ParityReport, Precision
+from aaexport.parity import COARSER, Bounds, ParityReport, Precision
 from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.diagnose import Suspect, diagnose
 from aaexport.pipeline.export import Exported
@@ -33,6 +34,7 @@ from aaexport.pipeline.subject import ImageShape, Subject, as_subject
 from aaexport.report.machine import parity_json
 from aaexport.weights import weights_digest
 
+NAMED_OUTPUTS = 5
 Say = Callable[[str], None]
 
 
@@ -104,6 +106,8 @@ def verify_folder(
 ) -> ParityReport:
     """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
     path = folder.onnx_path if onnx is None else Path(onnx)
+    if path == folder.onnx_path:
+        folder.parity_path.unlink(missing_ok=True)  # whatever becomes of this verification, the last one is outdated
     if onnx is None and not path.is_file():
         raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
     subject = as_subject(folder, input_shape, size or converted_size(path))
@@ -140,8 +144,10 @@ def verify_subject(
     if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
         subject = subject if subject.with_attention else subject.observed()
     stale, unfit = _staleness(provenance, subject), _unfit_input(summary, subject)
-    structure = (*report.structure, *stale, *_output_failures(summary, subject))
+    structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
     report = replace(report, structure=structure, notes=_notes(subject))
+    _require_known_outputs(wanted.judged, subject)
+    _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("comparing with PyTorch in float64")
@@ -175,9 +181,37 @@ def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
 
 def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     names = [tensor.name for tensor in summary.outputs]
-    if sorted(names) == sorted(subject.output_names):
+    if names == list(subject.output_names):
         return ()
-    return (broken_rule("outputs", f"be {list(subject.output_names)}", names),)
+    return (broken_rule("outputs", f"be {list(subject.output_names)}, in this order", names),)
+
+
+def _misinformation(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
+    """What a file of ours tells of preprocessing and labels, and is not what the recipe says."""
+    if subject.recipe is None or read_metadata(summary.metadata) is None:
+        return ()
+    wanted = {PREFIX + key: value for key, value in preprocessing(subject.recipe.input).items()}
+    remedy = "whoever feeds the file would do it wrongly: convert again"
+    return tuple(
+        broken_rule(f"metadata {key}", f"be the recipe's {value}", summary.metadata.get(key, "none"), remedy)
+        for key, value in wanted.items()
+        if summary.metadata.get(key) != value
+    )
+
+
+def _require_known_outputs(judged: Judged, subject: Subject) -> None:
+    """ArgumentError for a bound of an output that there is not."""
+    for name, bounds in (("atol", judged.atol), ("rtol", judged.rtol)):
+        for output in bounds if isinstance(bounds, Mapping) else ():
+            if output and output not in subject.output_names:
+                rule = f"be of an output ({', '.join(subject.output_names[:NAMED_OUTPUTS])})"
+                raise ArgumentError(broken_rule(name, rule, output, did_you_mean(output, subject.output_names)))
+
+
+def _require_coarse_enough(precision: Precision, held: Precision) -> None:
+    """ArgumentError if the file is finer than what it would be judged by."""
+    if COARSER[precision] > COARSER[held]:
+        raise ArgumentError(broken_rule("dtype", f"be {held}, in which the file computes", precision))
 
 
 def _staleness(provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
@@ -188,7 +222,7 @@ def _staleness(provenance: Provenance | None, subject: Subject) -> tuple[str, ..
     if provenance.weights_digest != weights_digest(subject.module):
         failures.append(f"the file must hold the model's weights, but their digests differ; {remedy}")
     folder = subject.folder
-    if folder is not None and provenance.recipe_digest not in (None, folder.recipe.digest()):
+    if folder is not None and provenance.recipe_digest != folder.recipe.digest():
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
 

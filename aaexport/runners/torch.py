@@ -61,7 +61,8 @@ class TorchRunner:
         # Whatever the module raises.
         except Exception as error:
             precision = str(self.dtype).removeprefix("torch.")
-            raise RunnerError(f"PyTorch cannot run the module in {precision}: {first_line(error)}") from error
+            remedy = "; register tensors of its own with register_buffer" if "dtype" in str(error) else ""
+            raise RunnerError(f"PyTorch cannot run the module in {precision}: {first_line(error)}{remedy}") from error
         tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
         if len(tensors) != len(self.output_names):
