@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import zipfile
 
 import numpy as np
 import onnx
@@ -231,7 +232,7 @@ def test_verify_judges_images_and_made_up_inputs_of_every_kind(converted):
     report = aaexport.verify(converted)
     assert report.passed
     sizes = [f"{kind}, batch {size}" for kind in ("images", "random") for size in (7, 3, 2, 1)]
-    assert [o.case for o in report.computations[-1].outputs] == [*sizes, *MADE_UP]
+    assert [o.case for o in report.computations[-1].outputs] == [*sizes, *MADE_UP, "images, batch 64"]
     assert report.accuracy.images == 359
 
 
@@ -309,10 +310,22 @@ def test_inputs_that_do_not_fit_are_refused(converted, tmp_path, arrays, words):
         aaexport.verify(converted, inputs=save_npz(tmp_path / "x.npz", **arrays))
 
 
-@pytest.mark.parametrize("name", ["missing.npz", "broken.npz", "broken.safetensors", "text.txt", "empty"])
+UNREADABLE = ["missing.npz", "text.txt", "empty", "broken.npz", "broken.safetensors"]
+UNREADABLE += ["one.npz", "damaged.npz", "odd.npz"]
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
 def test_inputs_that_cannot_be_read_are_refused(converted, tmp_path, name):
     for broken in ("broken.npz", "broken.safetensors", "text.txt"):
         (tmp_path / broken).write_text("no arrays")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    np.savez_compressed(tmp_path / "damaged.npz", x=np.arange(1000.0))
+    damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
+    damaged[100:200] = bytes(100)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("readme", "no array")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="inputs must"):
         aaexport.verify(converted, inputs=tmp_path / name)

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import aaexport
-from aaexport.errors import ParityError
+from aaexport.errors import ArgumentError, GraphError, ParityError, RunnerError
 from aaexport.nn import relative
 from aaexport.parity import Case, tolerances
-from aaexport.pipeline import computations, export
+from aaexport.pipeline import computations, export, matrix
 from aaexport.pipeline.subject import as_subject
 from aaexport.runners.base import Port
 
@@ -238,6 +238,130 @@ def test_what_cannot_be_judged_is_one_line_and_exit_code_1(cli, converted, tmp_p
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in outcome.err
+
+
+def edited(converted, edit):
+    """The folder's file, changed by `edit`; its digests are left as they are."""
+    model = onnx.load(converted.onnx_path)
+    edit(model)
+    onnx.save(model, converted.onnx_path)
+    return aaexport.verify(converted, locate=False)
+
+
+def cut_behind(model, name, kept):
+    """Only the first 8 of a batch are left of `name`, with `kept` of zeros appended if that is so."""
+    zero, eight, last = (numpy_helper.from_array(np.asarray([n], np.int64), f"cut_{n}") for n in (0, 8, 2**40))
+    model.graph.initializer.extend([zero, eight, last, numpy_helper.from_array(np.float32([0]), "nothing")])
+    head = helper.make_node("Slice", [name, "cut_0", "cut_8", "cut_0"], ["head"])
+    tail = helper.make_node("Slice", [name, "cut_8", f"cut_{2**40}", "cut_0"], ["tail"])
+    black = helper.make_node("Mul", ["tail", "nothing"], ["black"])
+    joined = helper.make_node("Concat", ["head", "black"], ["joined"], axis=0)
+    return [head, tail, black, joined] if kept else [head]
+
+
+def blacken_images_behind_the_eighth(model):
+    nodes = cut_behind(model, "input", kept=True)
+    for node in model.graph.node:
+        node.input[:] = ["joined" if name == "input" else name for name in node.input]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+
+
+def test_scores_of_large_batches_are_judged_too(converted):
+    report = edited(converted, blacken_images_behind_the_eighth)
+    assert {output.case for output in report.outputs if not output.passed} == {"images, batch 64"}
+
+
+def give_eight_scores_at_most(model):
+    last = model.graph.node[-1]
+    last.output[0] = "all"
+    (node,) = cut_behind(model, "all", kept=False)
+    node.output[0] = "logits"
+    model.graph.node.append(node)
+
+
+def test_scores_that_are_missing_in_large_batches_are_a_failure(converted):
+    report = edited(converted, give_eight_scores_at_most)
+    assert any("shape must be (64, 10), got (8, 10)" in failure for failure in report.failures)
+
+
+@pytest.mark.parametrize("key", ["input.mean", "input.std", "labels"])
+def test_metadata_that_would_make_people_feed_the_file_wrongly_fails(converted, key):
+    def edit(model):
+        (entry,) = [entry for entry in model.metadata_props if entry.key == f"aaexport.{key}"]
+        entry.value = "[0.9]"
+
+    assert any(f"metadata aaexport.{key} must be the recipe's" in line for line in edited(converted, edit).failures)
+
+
+def test_sizes_that_are_open_and_cannot_be_fail(converted):
+    def edit(model):
+        for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dimension.dim_param = "open"
+
+    assert any("height and width must be fixed, got open ones" in line for line in edited(converted, edit).failures)
+
+
+def test_outputs_in_another_order_fail(tmp_path):
+    class Two(nn.Module):
+        def forward(self, x):
+            return {"boxes": x + 1, "scores": x * 2}
+
+    path = tmp_path / "x.onnx"
+    aaexport.convert(Two(), path, input_shape=(1, 2, 2), verify=False)
+    model = onnx.load(path)
+    model.graph.output.reverse()
+    onnx.save(model, path)
+    failures = aaexport.verify(Two(), path, input_shape=(1, 2, 2), locate=False).failures
+    assert failures == ("outputs must be ['boxes', 'scores'], in this order, got ['scores', 'boxes']",)
+
+
+def test_a_file_that_nothing_has_run_does_not_pass(converted, monkeypatch):
+    for module in (matrix, computations):
+        monkeypatch.setattr(module, "REFERENCE_MACS", 1)
+    with pytest.raises(ArgumentError, match="runtimes must be for files of up to 1 MACs"):
+        aaexport.verify(converted, runtimes=("reference",))
+    report = aaexport.verify(converted)
+    assert report.passed
+    assert any("onnx's reference evaluator is too slow" in note for note in report.notes)
+
+
+def test_an_evaluator_that_fails_alone_is_warned_of(converted, monkeypatch):
+    def refuses(*_):
+        raise RunnerError("could not broadcast")
+
+    monkeypatch.setattr(computations.ReferenceRunner, "infer", refuses)
+    report = aaexport.verify(converted)
+    assert report.passed
+    assert any("onnx reference: logits of zeros: could not broadcast" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"atol": {"logit": 1.0}}, "did you mean 'logits'"),
+        ({"dtype": "float16"}, "dtype must be float32, in which the file computes, got 'float16'"),
+    ],
+)
+def test_what_would_not_do_what_it_seems_to_is_refused(converted, changes, words):
+    with pytest.raises(ArgumentError, match=words):
+        aaexport.verify(converted, **changes)
+
+
+def test_a_verification_that_cannot_be_made_outdates_the_last_one(converted):
+    converted.onnx_path.write_text("text")
+    with pytest.raises(GraphError):
+        aaexport.verify(converted)
+    assert not converted.parity_path.exists()
+
+
+@pytest.mark.parametrize("key", ["opset", "batch", "layers"])
+def test_metadata_out_of_all_bounds_are_no_accident(converted, key):
+    def edit(model):
+        (entry,) = [entry for entry in model.metadata_props if entry.key == f"aaexport.{key}"]
+        entry.value = "[" * 100_000 if key == "layers" else "9" * 5000
+
+    assert edited(converted, edit).passed == (key == "layers")
 
 
 class Canned:

@@ -143,7 +143,7 @@ def verify_subject(
     provenance = read_metadata(summary.metadata)
     if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
         subject = subject if subject.with_attention else subject.observed()
-    stale, unfit = _staleness(provenance, subject), _unfit_input(summary, subject)
+    stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
     structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
     report = replace(report, structure=structure, notes=_notes(subject))
     _require_known_outputs(wanted.judged, subject)
@@ -214,9 +214,12 @@ def _require_coarse_enough(precision: Precision, held: Precision) -> None:
         raise ArgumentError(broken_rule("dtype", f"be {held}, in which the file computes", precision))
 
 
-def _staleness(provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
+def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
     if provenance is None:
-        return ()
+        is_broken = PREFIX + "weights_digest" in summary.metadata
+        return (
+            ("the file's metadata must be whole, got parts that cannot be read; convert again",) if is_broken else ()
+        )
     failures = []
     remedy = "the file is stale: convert again"
     if provenance.weights_digest != weights_digest(subject.module):
