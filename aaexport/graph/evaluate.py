@@ -15,6 +15,7 @@ from aaexport.errors import GraphError, first_line
 from aaexport.graph.files import TensorInfo, read_onnx, tensor_info
 
 Array = npt.NDArray[Any]
+EVALUATOR = "onnx's reference evaluator"
 
 
 class Evaluator:
@@ -34,7 +35,7 @@ class Evaluator:
             self._evaluator = ReferenceEvaluator(model)
         # It raises whatever its parts raise: there is no common base.
         except Exception as error:
-            raise GraphError(f"onnx's reference evaluator cannot load the model: {first_line(error)}") from error
+            raise GraphError(f"{EVALUATOR} cannot load the model: {first_line(error)}") from error
 
     def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. GraphError if an operator refuses its inputs."""
@@ -43,5 +44,5 @@ class Evaluator:
                 outputs = self._evaluator.run(None, dict(feeds))
         # As above.
         except Exception as error:
-            raise GraphError(f"onnx's reference evaluator cannot run the model: {first_line(error)}") from error
+            raise GraphError(f"{EVALUATOR} cannot run the model: {first_line(error)}") from error
         return {n: np.asarray(output) for n, output in zip(self._evaluator.output_names, outputs, strict=True)}

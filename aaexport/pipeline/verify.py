@@ -106,8 +106,6 @@ def verify_folder(
 ) -> ParityReport:
     """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
     path = folder.onnx_path if onnx is None else Path(onnx)
-    if path == folder.onnx_path:
-        folder.parity_path.unlink(missing_ok=True)  # whatever becomes of this verification, the last one is outdated
     if onnx is None and not path.is_file():
         raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
     subject = as_subject(folder, input_shape, size or converted_size(path))
@@ -188,8 +186,9 @@ def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]
 
 def _misinformation(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     """What a file of ours tells of preprocessing and labels, and is not what the recipe says."""
-    if subject.recipe is None or read_metadata(summary.metadata) is None:
-        return ()
+    provenance = read_metadata(summary.metadata)
+    if subject.recipe is None or provenance is None or provenance.recipe_digest is None:
+        return ()  # a file of a bare module says nothing of it
     wanted = {PREFIX + key: value for key, value in preprocessing(subject.recipe.input).items()}
     remedy = "whoever feeds the file would do it wrongly: convert again"
     return tuple(
@@ -225,7 +224,7 @@ def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Su
     if provenance.weights_digest != weights_digest(subject.module):
         failures.append(f"the file must hold the model's weights, but their digests differ; {remedy}")
     folder = subject.folder
-    if folder is not None and provenance.recipe_digest != folder.recipe.digest():
+    if folder is not None and provenance.recipe_digest not in (None, folder.recipe.digest()):
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
 

@@ -8,9 +8,10 @@ from types import TracebackType
 import numpy as np
 
 from aaexport.errors import GraphError, RunnerError
-from aaexport.graph.evaluate import Evaluator
+from aaexport.graph.evaluate import EVALUATOR, Evaluator
 from aaexport.runners.base import Array, Arrays, Port
 
+__all__ = ["EVALUATOR", "ReferenceRunner"]
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
