@@ -455,7 +455,7 @@ def test_serve_bench_is_invalid_where_the_file_answers_differently(cli, converte
 def test_results_go_to_stdout_and_progress_to_stderr(cli, converted):
     outcome = cli("verify", converted.path, "--json")
     assert json.loads(outcome.out)["passed"] is True
-    assert outcome.err == "comparing with PyTorch in float64\n"
+    assert outcome.err == "verifying against PyTorch\n"
 
 
 def test_quiet_says_nothing_but_the_result(cli, converted):

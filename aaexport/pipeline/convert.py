@@ -113,7 +113,6 @@ def convert(
         write_onnx(onnx_model, temporary)
         written = temporary.stat().st_size
         if verify:
-            say("verifying against PyTorch")
             parity = verify_subject(subject, temporary, wanted, named=destination, exported=exported, say=say)
             if not parity.passed:
                 raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)

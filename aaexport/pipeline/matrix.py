@@ -84,11 +84,11 @@ class Matrix:
         wanted = self.wanted
         runtimes = check_runtimes(wanted.runtimes, wanted.device)
         if "reference" in runtimes and not suits_reference(self.summary):
-            macs = "an unknown number" if self.summary.macs is None else f"{self.summary.macs:,}"
+            macs = "an unknown number of MACs" if self.summary.macs is None else f"{self.summary.macs:,} MACs"
             if wanted.runtimes is not None:
                 rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
                 raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
-            self.notes.append(f"onnx's reference evaluator is too slow for {macs} of MACs: not run")
+            self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
         of_file = file_rows(path, self.summary, runtimes, wanted.device, wanted.judged, stage)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):

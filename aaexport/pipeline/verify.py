@@ -148,7 +148,7 @@ def verify_subject(
     _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
-    say("comparing with PyTorch in float64")
+    say("verifying against PyTorch")
     matrix = Matrix(subject, summary, wanted)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
