@@ -27,6 +27,14 @@ def test_nothing_but_the_convolution_is_left(weight):
     assert_same_function(before, rewritten)
 
 
+def test_what_is_left_comes_from_the_module_of_the_convolution():
+    before = model()
+    for node, path in zip(before.graph.node, ("conv", "norm"), strict=True):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=path)
+    rewritten, _ = optimized(before, NormalizationIntoConvolution)
+    assert [entry.value for entry in rewritten.graph.node[0].metadata_props if "scopes" in entry.key] == ["conv"]
+
+
 def test_names_that_are_taken_are_not_taken_again():
     nodes = [
         convolution("x", "a", ["w"]),

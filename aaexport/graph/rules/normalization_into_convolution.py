@@ -18,6 +18,7 @@ from aaexport.graph.rules.rule import (
     Refusal,
     attribute,
     constant,
+    from_module_of,
     like,
     operands,
     producer,
@@ -59,4 +60,5 @@ class NormalizationIntoConvolution(GraphRule):
             self.new_constant(op, folded.astype(numbers.dtype), f"{weight.name}_normalized"),
             self.new_constant(op, ((bias - mean) * factor + shift).astype(numbers.dtype), f"{weight.name}_bias"),
         ]
-        return like(op.Conv(x, *parameters, **convolution.attributes), normalized)
+        folded_convolution = op.Conv(x, *parameters, **convolution.attributes)
+        return like(from_module_of(convolution, folded_convolution), normalized)

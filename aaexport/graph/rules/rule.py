@@ -143,6 +143,12 @@ def normalized_by(op: Builder, normalization: ir.Node, x: ir.Value, parameters: 
     return like(op.BatchNormalization(x, *parameters, epsilon=epsilon), x)
 
 
+def from_module_of(node: ir.Node, value: ir.Value) -> ir.Value:
+    """`value`, its node said to come from the PyTorch module of `node`, where several are replaced by one."""
+    producer(value).metadata_props.update(node.metadata_props)
+    return value
+
+
 def like(value: ir.Value, model: ir.Value) -> ir.Value:
     """`value`, typed and shaped as `model`: the rules that follow look at shapes."""
     value.shape, value.type = model.shape, model.type
