@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -103,6 +103,12 @@ def broken_rule(name: str, rule: str, got: object, remedy: str = "") -> str:
     """The one sentence of every complaint: `<name> must <rule>, got <value>; <remedy>`."""
     sentence = f"{name} must {rule}, got {got!r}" if isinstance(got, str) else f"{name} must {rule}, got {got}"
     return f"{sentence}; {remedy}" if remedy else sentence
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """At most so many of them, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

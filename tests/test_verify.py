@@ -13,12 +13,12 @@ from torch import nn
 
 import aaexport
 from aaexport.errors import ArgumentError, ParityError, RunnerError
+from aaexport.graph.evaluate import EVALUATOR
 from aaexport.nn import relative
 from aaexport.parity import Case, tolerances
 from aaexport.pipeline import computations, export, matrix
 from aaexport.pipeline.subject import as_subject
 from aaexport.runners.base import Port
-from aaexport.runners.reference import EVALUATOR
 
 
 def wrong(model):

@@ -82,10 +82,10 @@ seed = click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of all random inputs."
 )
 atol = click.option("--atol", type=float, help="Largest absolute error; the tolerance table's by default.")
-bounds = (
-    click.option("--atol", type=Bound(), multiple=True, help="Largest absolute error, of every output or of one."),
-    click.option("--rtol", type=Bound(), multiple=True, help="The same, relative to the largest output."),
+each_atol = click.option(
+    "--atol", type=Bound(), multiple=True, help="Largest absolute error, of every output or of one."
 )
+each_rtol = click.option("--rtol", type=Bound(), multiple=True, help="The same, relative to the largest output.")
 rtol = click.option("--rtol", type=float, help="The same, relative to the largest output.")
 size = click.option(
     "--size",

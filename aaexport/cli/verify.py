@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,7 +14,7 @@ from aaexport.errors import ParityError
 from aaexport.folder import atomic_path, check_writable, checkout
 
 if TYPE_CHECKING:
-    from aaexport.parity import ParityReport
+    from aaexport.parity import ParityReport, Precision
 
 
 @click.command("verify")
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="The precision that the file is meant to have.",
 )
-@options.bounds[0]
-@options.bounds[1]
+@options.each_atol
+@options.each_rtol
 @click.option("--locate/--no-locate", default=True, show_default=True, help="Look for the first node that is wrong.")
 @click.option("--strict", is_flag=True, help="Warnings are failures.")
 @options.seed
@@ -80,8 +80,7 @@ def command(
     from aaexport.pipeline.matrix import Wanted
     from aaexport.pipeline.verify import verify_folder
 
-    precision: Any = dtype
-    judged = Judged(precision, dict(atol) or None, dict(rtol) or None)
+    judged = Judged(cast("Precision", dtype), dict(atol) or None, dict(rtol) or None)
     wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
     wanted.check()  # wrong options are refused before anything is copied or converted
     folder = checkout(model, out, say)

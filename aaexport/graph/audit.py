@@ -10,10 +10,17 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, defs
 
-from aaexport.errors import GraphError, broken_rule
+from aaexport.errors import GraphError, broken_rule, first_few
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset, infer_strictly, operator_faults
 from aaexport.graph.digests import digests_of, read_digests
-from aaexport.graph.files import TensorInfo, external_data_faults, load_external_data, parse_onnx, tensor_info
+from aaexport.graph.files import (
+    TensorInfo,
+    external_data_faults,
+    load_external_data,
+    model_inputs,
+    parse_onnx,
+    tensor_info,
+)
 from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.graph.tensors import Content, contents, named_tensors
 
@@ -151,8 +158,7 @@ def _batches(
 
     An output's is what shape inference finds, where that knows better than the declaration.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [tensor_info(value) for value in model.graph.input if value.name not in constants]
+    inputs = model_inputs(model)
     outputs = [tensor_info(value) for value in (model if inferred is None else inferred).graph.output]
     wanted = None if provenance is None else provenance.batch
     for tensor in inputs:
@@ -221,12 +227,7 @@ def _integrity(rewritten: bool | None, tensors: tuple[str, ...], *, ours: bool) 
     if tensors:
         rule = "hold the numbers that were converted"
         noun = "initializer" if len(tensors) == 1 else "initializers"
-        yield _Finding(f"{noun} {_named(tensors)} must {rule}, got others; {CONVERT_AGAIN}")
-
-
-def _named(names: tuple[str, ...]) -> str:
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        yield _Finding(f"{noun} {first_few(tensors, NAMED)} must {rule}, got others; {CONVERT_AGAIN}")
 
 
 def _is_ours(provenance: Provenance | None) -> bool:

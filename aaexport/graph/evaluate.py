@@ -12,7 +12,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from aaexport.errors import GraphError, first_line
-from aaexport.graph.files import TensorInfo, read_onnx, tensor_info
+from aaexport.graph.files import model_inputs, read_onnx
 
 Array = npt.NDArray[Any]
 EVALUATOR = "onnx's reference evaluator"
@@ -27,10 +27,7 @@ class Evaluator:
 
     def __init__(self, source: Path | bytes) -> None:
         model = onnx.load_model_from_string(source) if isinstance(source, bytes) else read_onnx(source)
-        constants = {tensor.name for tensor in model.graph.initializer}
-        self.inputs: tuple[TensorInfo, ...] = tuple(
-            tensor_info(value) for value in model.graph.input if value.name not in constants
-        )
+        self.inputs = model_inputs(model)
         try:
             self._evaluator = ReferenceEvaluator(model)
         # It raises whatever its parts raise: there is no common base.

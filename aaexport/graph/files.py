@@ -124,7 +124,6 @@ def summarize(path: Path) -> GraphSummary:
 
 def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
     """As `summarize`, of a model that was read from `path` already."""
-    constants = {tensor.name for tensor in model.graph.initializer}
     operators = Counter(_qualified(node) for node in all_nodes(model.graph))
     return GraphSummary(
         path=path,
@@ -134,7 +133,7 @@ def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
         operators=dict(operators.most_common()),
         parameters=sum(_size(t) for t in model.graph.initializer if t.data_type in _FLOATING),
         macs=count_macs(model),
-        inputs=tuple(tensor_info(v) for v in model.graph.input if v.name not in constants),
+        inputs=model_inputs(model),
         outputs=tuple(tensor_info(v) for v in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
@@ -192,6 +191,12 @@ def _size(tensor: TensorProto) -> int:
     for dimension in tensor.dims:
         count *= dimension
     return count
+
+
+def model_inputs(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
+    """What must be fed: older files list their initializers among the inputs too."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(tensor_info(value) for value in model.graph.input if value.name not in constants)
 
 
 def tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +57,7 @@ REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second fo
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
 # Operators that lose NaN in onnxruntime's kernels for the CPU.
 LOSE_NAN = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "TopK", "Clip", "LSTM", "GRU", "RNN"}
+REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
@@ -140,8 +141,8 @@ def file_rows(
     kind, _ = parse_device(device)
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
     rows: dict[str, list[Row]] = {
-        "reference": [Row("onnx reference", stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
-        "unoptimized": [_session("onnxruntime CPU, unoptimized", stage, cpu, path, optimize=False)],
+        "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
+        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, optimize=False)],
         "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
         "tensorrt": [
@@ -265,20 +266,31 @@ class Judge:
                 for row in rows:
                     for truth in truths if row.failure is None else ():
                         if row.takes(truth.case):
-                            self._add(row, runners[row.name], truth)
+                            row.outputs += self._judged(row, runners[row.name], truth)[0]
 
-    def judge_more(self, row: Row, runner: Runner, name: str, batches: Iterable[Array]) -> None:
+    def judge_more(
+        self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]]
+    ) -> Iterator[tuple[Array, Mapping[str, Array], Mapping[str, Array] | None]]:
         """Adds a case of many images to the row, the worst of `batches`, against PyTorch in float32 alone.
 
-        That is quick, and its own error is known by now. RunnerError if PyTorch refuses.
+        That is quick, and its own error is known by now. `batches` are images and their labels.
+
+        Yields:
+            The labels, what PyTorch answers to the images, and what the runner does; None if it refuses.
+
+        Raises:
+            RunnerError: PyTorch refuses.
         """
         worst: list[OutputParity] = []
-        for batch in batches:
-            baseline = self.baseline.infer({INPUT_NAME: batch})
+        name = ""
+        for images, labels in batches:
+            name = name or f"images, batch {len(images)}"
+            baseline = self.baseline.infer({INPUT_NAME: images})
             expected = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in baseline.items()}
-            judging = Row(row.name, row.stage, row.tolerances, row.open, may_lose_nan=row.may_lose_nan)
-            self._add(judging, runner, Truth(Case(name, batch), expected, baseline, self._own.of(expected)))
-            worst = _worse(worst, judging.outputs)
+            truth = Truth(Case(name, images), expected, baseline, self._own.of(expected))
+            outputs, actual = self._judged(row, runner, truth)
+            worst = _worse(worst, outputs)
+            yield labels, baseline, actual
         row.outputs += worst
 
     def _groups(self, cases: Iterable[Case]) -> Iterator[list[Truth]]:
@@ -293,23 +305,25 @@ class Judge:
         if group:
             yield group
 
-    def _add(self, row: Row, runner: Runner, truth: Truth) -> None:
+    def _judged(
+        self, row: Row, runner: Runner, truth: Truth
+    ) -> tuple[tuple[OutputParity, ...], Mapping[str, Array] | None]:
+        """The verdicts on a case, and what they are on; None if the runner refuses it."""
         try:
             actual = runner.infer({runner.inputs[0].name: truth.case.batch})
         except RunnerError as error:
-            row.outputs += failed(truth.case.name, truth.expected, str(error))
-            return
+            return failed(truth.case.name, truth.expected, str(error)), None
         judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.may_lose_nan)
         outputs = judging(truth)
         is_doubtful = truth.case.kind == "extreme" or truth.case.degenerate
         if is_doubtful and not all(output.passed for output in outputs):
             outputs = judging(self._doubted(truth))
-        row.outputs += outputs
+        return outputs, actual
 
 
-def _worse(former: list[OutputParity], latter: list[OutputParity]) -> list[OutputParity]:
+def _worse(former: Sequence[OutputParity], latter: Sequence[OutputParity]) -> list[OutputParity]:
     """Output by output the one that fails, or is further off."""
     if len(former) != len(latter):  # another set of outputs is a failure of its own
-        return former or latter
+        return list(former or latter)
     pairs = zip(former, latter, strict=True)
     return [max(pair, key=lambda one: (not one.passed, one.max_abs_error or 0.0)) for pair in pairs]

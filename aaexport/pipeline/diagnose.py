@@ -16,7 +16,7 @@ from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
 from aaexport.parity.hints import baked_in_batch
-from aaexport.pipeline.computations import DEVICE_STAGES, Row
+from aaexport.pipeline.computations import DEVICE_STAGES, REFERENCE, UNOPTIMIZED, Row
 from aaexport.pipeline.export import Exported, export_again
 from aaexport.pipeline.locate import locate_in_export, locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.matrix import Matrix
@@ -135,7 +135,7 @@ def _in_runtime(path: Path, row: Row, case: Case, stage: Stage | None) -> Diverg
 def _kernels_told_apart(report: ParityReport) -> ParityReport:
     """Where the reference evaluator computes right what onnxruntime's kernels do not, it is not the file."""
     by_name = {done.name: done for done in report.computations}
-    reference, unoptimized = by_name.get("onnx reference"), by_name.get("onnxruntime CPU, unoptimized")
+    reference, unoptimized = by_name.get(REFERENCE), by_name.get(UNOPTIMIZED)
     if reference is None or unoptimized is None or not reference.passed:
         return report
     failed = {(output.case, output.output) for output in unoptimized.outputs if not output.passed}

@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aaexport.graph.evaluate import EVALUATOR
 from aaexport.graph.files import read_onnx
 from aaexport.graph.intermediate import NodeFacts, changed_nodes, input_names, namesakes, output_names, read_nodes
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Divergence
+from aaexport.pipeline.computations import UNOPTIMIZED
 from aaexport.pipeline.export import Exported, export, export_again
 from aaexport.pipeline.search import BUDGET, OTHER_WAY, Search, Side, Start, Trusted, live_tensors
 from aaexport.pipeline.subject import Subject, with_decomposition
@@ -19,7 +21,6 @@ from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.reference import ReferenceRunner
 
-UNOPTIMIZED = "onnxruntime CPU, unoptimized"
 BY_NUMBERS = "by their numbers: at or before this node"
 VANISHED = "in nodes that the runtime fuses: with all tensors asked for, the difference vanishes"
 
@@ -87,7 +88,7 @@ def locate_in_runtime(
         slack: units in the last place of a tensor's largest number that it may be off by.
     """
     model = read_onnx(path)
-    by_evaluator, unoptimized = (ReferenceRunner, "onnx's reference evaluator"), (as_written, UNOPTIMIZED)
+    by_evaluator, unoptimized = (ReferenceRunner, EVALUATOR), (as_written, UNOPTIMIZED)
     trusted = Side(model, *(by_evaluator if kernels else unoptimized))
     suspect = Side(model, start, name)
     return locate(suspect, trusted, case, slack=slack) or _locate_fused(suspect, trusted, case, slack)

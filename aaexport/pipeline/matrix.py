@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from aaexport.errors import AaexportError, ArgumentError, broken_rule
+from aaexport.errors import AaexportError, ArgumentError, broken_rule, first_few
+from aaexport.graph.evaluate import EVALUATOR
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Placement, Stage
 from aaexport.pipeline.computations import (
+    REFERENCE,
     REFERENCE_MACS,
     Judge,
     Judged,
@@ -26,8 +28,6 @@ from aaexport.pipeline.export import as_converted
 from aaexport.pipeline.inputs import check_largest_batch, gather_inputs
 from aaexport.pipeline.subject import Subject, decompositions_of
 from aaexport.program import INPUT_NAME
-from aaexport.runners.base import Runner
-from aaexport.runners.reference import EVALUATOR
 
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
 NAMED_NODES = 5
@@ -143,25 +143,27 @@ class Matrix:
         """By PyTorch and by the row that is nearest to what will be served; the scores are judged as well."""
         if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
             return None  # nothing that could be compared: scores of another shape, say
-        batches = list(self.inputs.labelled_batches(self.fixed, self.summary.macs))
-        if not batches:
-            return None
-        images = sum(len(labels) for _, labels in batches)
-        name = f"images, batch {len(batches[0][0])}"
+        judged_before = len(served.outputs)
+        scores = self.subject.output_names[0]
+        seen, right = 0, [0, 0]
         with served.open() as runner:
-            self.judge.judge_more(served, runner, name, (batch for batch, _ in batches))
-            if any(output.max_abs_error is None for output in served.outputs if output.case == name):
-                return None
-            right = [
-                sum(self._rightly(each, batch, labels) for batch, labels in batches)
-                for each in (self.judge.baseline, runner)
-            ]
-        return Accuracy(images, right[0] / images, right[1] / images)
+            batches = self.inputs.labelled_batches(self.fixed, self.summary.macs)
+            for labels, *answers in self.judge.judge_more(served, runner, batches):
+                seen += len(labels)
+                right = [
+                    count + _rightly(answer, scores, labels) for count, answer in zip(right, answers, strict=True)
+                ]
+        if not seen or any(output.max_abs_error is None for output in served.outputs[judged_before:]):
+            return None
+        return Accuracy(seen, right[0] / seen, right[1] / seen)
 
-    def _rightly(self, runner: Runner, batch: Array, labels: Array) -> int:
-        """How many images the first output classifies rightly."""
-        scores = runner.infer({runner.inputs[0].name: batch})[self.subject.output_names[0]]
-        return int((scores.argmax(axis=1) == labels).sum())
+
+def _rightly(answer: Mapping[str, Array] | None, scores: str, labels: Array) -> int:
+    """How many images the output `scores` classifies rightly; none if it is not there or of another shape."""
+    given = None if answer is None else answer.get(scores)
+    if given is None or given.ndim != 2 or len(given) != len(labels):
+        return 0
+    return int((given.argmax(axis=1) == labels).sum())
 
 
 def _evaluator_in_doubt(computations: tuple[Computation, ...]) -> tuple[Computation, ...]:
@@ -169,7 +171,7 @@ def _evaluator_in_doubt(computations: tuple[Computation, ...]) -> tuple[Computat
 
     But not where it computes ordinary inputs otherwise: onnxruntime takes liberties, such as to leave out casts.
     """
-    reference = next((done for done in computations if done.name == "onnx reference"), None)
+    reference = next((done for done in computations if done.name == REFERENCE), None)
     runtimes = [done for done in computations if done.name.startswith("onnxruntime CPU")]
     if reference is None or not runtimes or not all(done.passed for done in runtimes):
         return computations
@@ -206,6 +208,5 @@ def _placement(nodes: dict[str, tuple[str, ...]]) -> Placement:
 def _fallen_back(placement: Placement | None) -> list[str]:
     if placement is None or not placement.on_cpu:
         return []
-    named = ", ".join(placement.on_cpu[:NAMED_NODES])
-    more = "" if len(placement.on_cpu) <= NAMED_NODES else f" and {len(placement.on_cpu) - NAMED_NODES} more"
-    return [f"{len(placement.on_cpu)} nodes run on the CPU instead of {placement.provider}: {named}{more}"]
+    named = first_few(placement.on_cpu, NAMED_NODES)
+    return [f"{len(placement.on_cpu)} nodes run on the CPU instead of {placement.provider}: {named}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from aaexport.errors import first_few
 from aaexport.parity import (
     STAGES,
     Computation,
@@ -150,9 +151,7 @@ def _placement(placement: Placement | None) -> Iterator[str]:
         return
     yield "nodes: " + ", ".join(f"{count} on {provider}" for provider, count in placement.nodes.items())
     if placement.on_cpu:
-        hidden = len(placement.on_cpu) - NODES_SHOWN
-        more = f" and {hidden} more" if hidden > 0 else ""
-        yield f"fell back to the CPU: {', '.join(placement.on_cpu[:NODES_SHOWN])}{more}"
+        yield f"fell back to the CPU: {first_few(placement.on_cpu, NODES_SHOWN)}"
 
 
 def _facts(tensor: TensorFacts) -> dict[str, str]:

@@ -23,6 +23,11 @@ class Port:
     shape: tuple[int | None, ...]
 
 
+def numpy_type(name: str) -> np.dtype[Any]:
+    """ONNX's name of a type, `float`, `int64` … → numpy's. TypeError if numpy has no such type."""
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+
+
 class Runner(Protocol):
     """A loaded model. `infer` answers with host arrays when the device is done, so a clock around it is honest."""
 

@@ -17,7 +17,7 @@ import onnxruntime
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.files import probe_model
-from aaexport.runners.base import Array, Arrays, Port
+from aaexport.runners.base import Array, Arrays, Port, numpy_type
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -27,7 +27,6 @@ PROVIDERS = {
 WORKS = "works"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class OrtRunner:
@@ -225,7 +224,7 @@ def _port(value: Any) -> Port:
     name = value.type.removeprefix("tensor(").removesuffix(")")
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     try:
-        dtype = np.dtype(_NUMPY_NAMES.get(name, name))
+        dtype = numpy_type(name)
     except TypeError as error:
         raise RunnerError(f"input {value.name} must be a tensor of numbers, got {value.type}") from error
     return Port(value.name, dtype, shape)

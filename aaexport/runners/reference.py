@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from aaexport.errors import GraphError, RunnerError
-from aaexport.graph.evaluate import EVALUATOR, Evaluator
-from aaexport.runners.base import Array, Arrays, Port
-
-__all__ = ["EVALUATOR", "ReferenceRunner"]
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+from aaexport.graph.evaluate import Evaluator
+from aaexport.runners.base import Array, Arrays, Port, numpy_type
 
 
 class ReferenceRunner:
@@ -28,7 +23,7 @@ class ReferenceRunner:
         self.inputs = tuple(
             Port(
                 tensor.name,
-                np.dtype(_NUMPY_NAMES.get(tensor.dtype, tensor.dtype)),
+                numpy_type(tensor.dtype),
                 tuple(size if isinstance(size, int) else None for size in tensor.shape),
             )
             for tensor in self._evaluator.inputs
