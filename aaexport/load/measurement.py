@@ -1,38 +1,130 @@
-"""What a measurement found: raw latencies with everything needed to judge them."""
+"""What a measurement found: raw times with everything needed to judge them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from aaexport.load.gpu import GpuState
 from aaexport.load.machine import Environment
-from aaexport.load.statistics import Milliseconds, Ratio, percentile
+from aaexport.load.run import QueryLog
+from aaexport.load.statistics import Milliseconds, Percentile, Ratio, percentiles
+from aaexport.parity.report import Placement
 
-PERCENTILES = (50, 90, 99)
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was asked of the system under test.
+
+    Attributes:
+        scenario: `single-stream`, `multi-stream`, `offline` or `server` (MLPerf's names).
+        samples_per_query: images a query, and the batch that a closed loop runs.
+        arrivals: `poisson`, `constant` or `trace`; None in a closed loop.
+        rate: queries a second of the schedule; None in a closed loop.
+        latency_bound: milliseconds that the 99th percentile must keep; None without a bound.
+        workers: sessions that answer at the same time.
+        max_batch: most images that a session takes at once, gathered from several queries.
+        max_delay: milliseconds that a query may wait for others to share its batch.
+        seed: of arrivals and samples.
+    """
+
+    scenario: str
+    samples_per_query: int = 1
+    arrivals: str | None = None
+    rate: float | None = None
+    latency_bound: float | None = None
+    workers: int = 1
+    max_batch: int = 1
+    max_delay: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Seconds until a first answer. `process`: from the start of a new process; `load`: to load the model alone;
+    `first_query`: the first query after loading, which compiles where there is something to compile."""
+
+    process: float
+    load: float
+    first_query: float
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second at one batch size, queries one after the other, and a query's p50 in ms (None if withheld)."""
+    """Closed loops at one batch size and number of clients.
+
+    `first_run` is the first query of that shape in milliseconds, apart from the steady state; `p50` and `p99` are in
+    milliseconds, None if withheld.
+    """
 
     batch: int
+    concurrency: int
     images_per_second: float
     p50: float | None
+    p99: float | None
+    first_run: float | None = None
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Where the time of a query on CUDA goes: medians in milliseconds.
+
+    `to_device` and `to_host` are the copies, `submit` what the host takes to enqueue the work, `compute` what the
+    device takes for it.
+    """
+
+    to_device: float
+    submit: float
+    compute: float
+    to_host: float
+
+
+@dataclass(frozen=True)
+class AnswerCheck:
+    """Answers that were compared while measuring. `against` names whose they had to equal."""
+
+    against: str
+    checked: int
+    wrong: int
+    largest_error: float  # ÷ the largest expected number
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate that was tried in the search for the highest; `reason` is why it is not valid, None if it is."""
+
+    rate: float
+    p99: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest rate, in queries a second, that stayed valid; None if none did."""
+
+    rate: float | None
+    latency_bound: float
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another way to run the same network, measured in the same run.
+    """Another way to run the same network, or another model, measured in the same run.
 
     Attributes:
-        name: `eager`, `compile` or `skew`.
+        name: as it was asked for: `eager`, `compile`, `skew`, `onnx:FILE` or `folder:PATH`.
         label: the same for people, with device and precision.
         p50: in milliseconds; None if withheld.
         cold_start: seconds of the first query after loading, which compiles where there is something to compile.
         ratio: its latency divided by that of model.onnx, pair by pair between blocks of one round.
         withheld: why `ratio` is None: something else than the two models decided it.
         blocks: raw latencies, block by block.
+        same_answers: whether it answers as model.onnx does; None where it need not, being another model.
     """
 
     name: str
@@ -42,57 +134,89 @@ class Comparison:
     ratio: Ratio | None
     withheld: str | None
     blocks: tuple[Milliseconds, ...]
+    same_answers: bool | None = True
+
+
+@dataclass(frozen=True)
+class Regression:
+    """This measurement against an older one.
+
+    `ratio` is new p50 ÷ old p50 with its 95 % interval; `is_real` whether it is beyond `allowed` beyond doubt.
+    """
+
+    baseline: str
+    ratio: Ratio
+    allowed: float
+    is_real: bool
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One measurement. Latencies are in milliseconds; a percentile is None where the sample is too small for it.
+    """One measurement. Latencies are in milliseconds; a percentile is withheld where the sample is too small for it.
 
     Attributes:
         model: the folder's or file's name.
         onnx_sha256: of the file that was measured.
-        scenario: `single-stream`.
+        load: what was asked of it.
         label, provider: the runtime and the execution provider that really ran.
+        settings: options of the sessions that differ from the runtime's defaults, by name.
         threads: intra-op threads; None is each runtime's default.
-        batch: images a query of the latency part.
         inputs: what was fed, and why if it is not held-out images.
-        blocks: raw latencies, block by block.
-        cold_start: seconds of the first query after loading.
-        throughput: by batch size.
-        comparisons: what was measured beside it; empty without PyTorch weights beside the file.
+        blocks: the queries, block by block; one block in open loops.
+        cold_start: what a first answer takes.
+        throughput: by batch size and number of clients.
+        comparisons: what was measured beside it.
+        check: of the answers; None if none were checked.
+        peak: the highest valid rate; None if it was not searched.
+        regression: None without a baseline.
+        placement: where the nodes ran; None where the runtime cannot tell.
+        phases: on CUDA.
+        gpu_before, gpu_after: on CUDA, where the driver tells.
         environment: the machine, and how much of it was stolen.
         tools: versions.
+        notes: what was left out or is other than one might expect.
         warnings: what to think of before believing the numbers, each with its remedy.
         reasons: why the measurement is invalid; empty if it is valid.
+        complete: False if it was interrupted.
     """
 
     model: str
     onnx_sha256: str
-    scenario: str
+    load: Load
     label: str
     provider: str
     threads: int | None
-    batch: int
     inputs: str
-    blocks: tuple[Milliseconds, ...]
-    cold_start: float
-    throughput: tuple[Throughput, ...]
-    comparisons: tuple[Comparison, ...]
+    blocks: tuple[QueryLog, ...]
+    cold_start: ColdStart
     environment: Environment
-    tools: dict[str, str]
-    warnings: tuple[str, ...]
-    reasons: tuple[str, ...]
+    tools: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    throughput: tuple[Throughput, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    check: AnswerCheck | None = None
+    peak: Peak | None = None
+    regression: Regression | None = None
+    placement: Placement | None = None
+    phases: Phases | None = None
+    gpu_before: GpuState | None = None
+    gpu_after: GpuState | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    complete: bool = True
 
     @property
     def valid(self) -> bool:
         """Whether the numbers may be quoted."""
-        return not self.reasons
+        return self.complete and not self.reasons
 
     @property
     def latencies(self) -> Milliseconds:
-        """All counted latencies."""
-        return np.concatenate(self.blocks)
+        """Of all counted queries that were answered."""
+        return np.concatenate([block.latencies for block in self.blocks]) if self.blocks else np.empty(0)
 
-    def percentile(self, p: float) -> float | None:
-        """The p-th percentile over all blocks, in milliseconds."""
-        return percentile(self.latencies, p)
+    @property
+    def percentiles(self) -> tuple[Percentile, ...]:
+        """p50, p90, p95, p99 and p99.9 over all blocks."""
+        return percentiles(self.latencies, PERCENTILES)

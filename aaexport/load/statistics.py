@@ -31,13 +31,37 @@ def percentile(latencies: Milliseconds, p: float) -> float | None:
 
 
 @dataclass(frozen=True)
+class Percentile:
+    """The p-th percentile in milliseconds with its 95 % confidence interval.
+
+    All three are None where the sample is too small; `missing` is how many more queries it needs then, else 0.
+    """
+
+    p: float
+    value: float | None
+    low: float | None
+    high: float | None
+    missing: int = 0
+
+
+def percentiles(latencies: Milliseconds, which: Sequence[float]) -> tuple[Percentile, ...]:
+    """Each by nearest rank, with its interval."""
+    raise NotImplementedError  # in the making
+
+
+@dataclass(frozen=True)
 class Ratio:
-    """How many times slower one contender is than another: median and range over the pairs of blocks."""
+    """How many times slower one contender is than another: median and range over the pairs of blocks.
+
+    `low` and `high` bound the median with 95 % confidence; None where there are too few pairs for that.
+    """
 
     median: float
     lowest: float
     highest: float
     pairs: int
+    low: float | None = None
+    high: float | None = None
 
 
 def pairwise_ratio(slower: Sequence[Milliseconds], faster: Sequence[Milliseconds]) -> Ratio:
