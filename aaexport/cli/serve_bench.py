@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,8 +12,18 @@ from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
 from aaexport.cli.progress import progress
+from aaexport.cli.quantities import BYTES, MILLISECONDS, SHARE, Dimension
 from aaexport.errors import MeasurementError
-from aaexport.folder import ModelFolder, checkout
+from aaexport.folder import ModelFolder, atomic_path, check_writable, checkout
+
+if TYPE_CHECKING:
+    from aaexport.load.measurement import BenchReport
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+SESSION = (  # options that are fields of the session's settings
+    "tf32", "cuda_graph", "nhwc", "cudnn_search", "gpu_memory", "copy_streams", "one_stream", "iobinding", "tensorrt",
+    "engine_cache", "spinning",
+)  # fmt: skip
 
 
 class Rivals(click.ParamType[tuple[str, ...]]):
@@ -30,71 +41,125 @@ class Rivals(click.ParamType[tuple[str, ...]]):
         return () if names == ("none",) else names
 
 
+def _decorated(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    def decorate(function: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+load_options = _decorated(
+    click.option("--scenario", default="single-stream", show_default=True,
+                 help="MLPerf's: single-stream, multi-stream, offline or server."),
+    click.option("--duration", type=float, default=6.0, show_default=True,
+                 help="Seconds of counted queries, for each contender and each rate."),
+    click.option("--warmup", type=float, default=0.3, show_default=True, help="Seconds before every block."),
+    click.option("--batch", "batches", type=options.BatchSizes(),
+                 help="Batch sizes of the throughput part; 1,8,32 by default."),
+    click.option("--concurrency", type=options.BatchSizes(), default=(),
+                 help="Numbers of clients of the throughput part, each with one query under way."),
+    click.option("--samples-per-query", type=click.IntRange(min=1), help="8 in multi-stream, 1 in server."),
+    click.option("--rate", type=float, help="Queries a second of the server scenario."),
+    click.option("--arrivals", metavar="poisson|constant|trace", help="When they come; poisson by default."),
+    click.option("--trace", type=click.Path(path_type=Path), help="Replay the times in this file."),
+    click.option("--p99", "latency_bound", type=MILLISECONDS, help="The bound that the 99th percentile must keep."),
+    click.option("--find-peak", is_flag=True, help="Search the highest rate that stays valid within --p99."),
+    click.option("--max-batch", type=click.IntRange(min=1), help="Most images a session takes at once; 32 by default."),
+    click.option("--max-delay", type=MILLISECONDS,
+                 help="How long a query may wait for others to share its batch; 0ms by default."),
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Sessions at work."),
+    click.option("--threads", type=click.IntRange(min=1), help="Of every session; each its default if not given."),
+    click.option("--rules", default="quick", show_default=True,
+                 help="quick, or mlperf for the least durations and numbers of queries of MLPerf Inference."),
+    click.option("--dim", "dims", type=Dimension(), multiple=True, help="Size of a dimension that the file leaves open."),
+)  # fmt: skip
+session_options = _decorated(
+    click.option("--tf32/--no-tf32", default=None, help="CUDA: products of float32 in TF32; onnxruntime's default."),
+    click.option("--cuda-graph/--no-cuda-graph", default=None, help="CUDA: capture the run once, then replay it."),
+    click.option("--nhwc/--no-nhwc", default=None, help="CUDA: convolutions with the channels last."),
+    click.option("--cudnn-search", metavar="EXHAUSTIVE|HEURISTIC|DEFAULT", help="CUDA: how convolutions are chosen."),
+    click.option("--gpu-memory", type=BYTES, help="CUDA: the most memory that a session may hold, like 2GiB."),
+    click.option("--copy-streams/--no-copy-streams", default=None, help="CUDA: copies in streams of their own."),
+    click.option("--one-stream/--no-one-stream", default=None, help="CUDA: one stream for all threads of a session."),
+    click.option("--iobinding/--no-iobinding", default=None, help="Buffers that are kept from query to query."),
+    click.option("--tensorrt", is_flag=True, default=None, help="Give TensorRT what it takes."),
+    click.option("--engine-cache", type=click.Path(path_type=Path, file_okay=False),
+                 help="TensorRT: keep its engines in this folder."),
+    click.option("--spinning/--no-spinning", default=None, help="Threads that wait for work without sleeping."),
+    click.option("--allow-fallback", is_flag=True, help="Let nodes run on the CPU beside another provider."),
+)  # fmt: skip
+judging_options = _decorated(
+    click.option("--compare", type=Rivals(),
+                 help="Measured in alternation: eager, compile, skew, onnx:FILE, folder:PATH, separated by commas, or "
+                      "none; eager by default in closed loops."),
+    click.option("--check/--no-check", default=True, help="Compare answers with PyTorch's while measuring."),
+    click.option("--baseline", type=click.Path(path_type=Path), help="An older bench.json to compare with."),
+    click.option("--max-regression", type=SHARE, help="How much slower than it p50 may be; 5% by default."),
+    click.option("--report", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page."),
+    click.option("--raw", is_flag=True, help="With --json: every query's times too."),
+)  # fmt: skip
+
+
 @click.command("serve-bench")
 @options.model
 @options.out
 @options.size
-@click.option("--scenario", type=click.Choice(["single-stream"]), default="single-stream", show_default=True)
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
-@click.option("--duration", type=float, default=6.0, show_default=True,
-              help="Seconds of counted queries for the latency, for each contender.")  # fmt: skip
-@click.option("--warmup", type=float, default=0.3, show_default=True, help="Seconds before every block.")
-@click.option("--batch", "batches", type=options.BatchSizes(),
-              help="Batch sizes of the throughput part; 1,8,32 by default.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Of every runtime; each its default if not given.")
-@click.option("--compare", type=Rivals(), default="eager", show_default=True,
-              help="Measured in alternation: eager PyTorch, torch.compile's compile, the paper's skew through plain "
-                   "torch.onnx.export; several separated by commas, or none.")  # fmt: skip
+@load_options
+@session_options
+@judging_options
 @options.seed
 @options.as_json
 def command(
-    model: str,
-    out: Path | None,
-    size: tuple[int, int] | None,
-    scenario: str,
-    device: str | None,
-    duration: float,
-    warmup: float,
-    batches: tuple[int, ...] | None,
-    threads: int | None,
-    compare: tuple[str, ...],
-    seed: int,
-    as_json: bool,
+    model: str, out: Path | None, size: tuple[int, int] | None, page: Path | None, raw: bool, as_json: bool, **given: Any
 ) -> None:
-    """Measure MODEL's model.onnx, or any ONNX file with one image input, through onnxruntime.
+    """Measure MODEL's model.onnx, or any ONNX file, through onnxruntime.
 
-    Exits with 4 if the measurement is not valid and with 5 if the device does not work.
+    Exits with 4 if the measurement is not valid or a regression is real, and with 5 if the device does not work.
     """
-    from aaexport.pipeline.rivals import check_rivals
-    from aaexport.pipeline.serve_bench import check_arguments, serve_bench
+    from aaexport.pipeline.bench_options import BenchOptions
 
-    check_arguments(scenario, device, duration, warmup, batches, threads)
-    check_rivals(compare)
+    session = {name: given.pop(name) for name in SESSION}
+    session = {name: value for name, value in session.items() if value is not None}
+    wanted = BenchOptions(**given | {"dims": dict(given["dims"]), "session": session})
+    wanted.validate()
+    if raw and not as_json:
+        raise click.UsageError("--raw goes with --json")
+    if page is not None:
+        check_writable(page)
     subject: ModelFolder | str = model
     if not (model.endswith(".onnx") or Path(model).is_file()):
         subject = checkout(model, out, say)
         ensure_converted(subject, size)
     elif out is not None or size is not None:
-        raise click.UsageError("--out and --size go with a model folder or a zoo name, not with an ONNX file")
-    from aaexport.report.machine import bench_json
-    from aaexport.report.terminal import bench_view
+        raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
+    from aaexport.pipeline.serve_bench import Interrupted, serve_bench
 
-    with progress("measuring") as tick:
-        report = serve_bench(
-            subject,
-            scenario=scenario,
-            device=device,
-            duration=duration,
-            warmup=warmup,
-            batches=batches,
-            threads=threads,
-            compare=compare,
-            seed=seed,
-            tick=tick,
-        )
-    if as_json:
-        show_json(bench_json(report, raw=False))
-    else:
-        show(bench_view(report))
+    try:
+        with progress("measuring") as tick:
+            report = serve_bench(subject, wanted, tick=tick)
+    except Interrupted as interrupted:
+        _show(interrupted.report, page, as_json, raw)
+        raise
+    _show(report, page, as_json, raw)
     if not report.valid:
         raise MeasurementError(f"the measurement is not valid: {report.reasons[0]}")
+    if report.regression is not None and report.regression.is_real:
+        raise MeasurementError(f"slower than {report.regression.baseline}: {report.regression.ratio.median - 1:.1%}")
+
+
+def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> None:
+    from aaexport.report.bench import bench_view
+    from aaexport.report.bench_json import bench_json
+
+    if page is not None:
+        from aaexport.report.html import bench_html
+
+        with atomic_path(page) as temporary:
+            temporary.write_text(bench_html(report), encoding="utf-8")
+    if as_json:
+        show_json(bench_json(report, raw=raw))
+    else:
+        show(bench_view(report))

@@ -1,19 +1,23 @@
 """One contender in a process of its own: reads orders as JSON lines from stdin, answers with JSON lines on stdout.
 
-Run as `python -m aaexport.pipeline.bench_worker`. A contender that is not measured waits in a read: it computes
-nothing, and its runtime's threads stop spinning soon after its last query.
+Run as `python -m aaexport.pipeline.bench_worker`. A contender that is not measured waits for an order: it computes
+nothing, and its runtime's threads stop spinning soon after its last query. Orders are read in a thread of their own,
+so that `abort` is heard while a run is under way.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from queue import SimpleQueue
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -21,138 +25,131 @@ from aaexport.device import parse_device
 from aaexport.errors import AaexportError
 from aaexport.load.memory import peak_memory
 from aaexport.load.single_stream import BlockPlan, run_block
-from aaexport.runners.base import Array, Runner
+from aaexport.pipeline.feeding import Checker, Feeder
+from aaexport.pipeline.run_order import RunOrder
+from aaexport.pipeline.serving import run_order
+from aaexport.pipeline.worker_models import WorkerSpec, load
+from aaexport.runners.base import Array
 
-if TYPE_CHECKING:
-    from aaexport.runners.torch import TorchRunner
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker loads: one of `LOADERS`, and what it needs.
-
-    `model` is an ONNX file or, for torch, a model folder; `samples` a .npy of images; `scratch` a folder that is
-    empty and will be thrown away.
-    """
-
-    runtime: str
-    model: str
-    samples: str
-    device: str
-    threads: int | None
-    size: tuple[int, int] | None = None  # (H, W) that the model is built for; None: its recipe's
-    with_attention: bool = False  # whether PyTorch too answers with its attention weights
-    scratch: str | None = None
+PHASE_QUERIES = 50
+ANSWERS_IN_MEMORY = 2**28  # bytes; attention weights are large
+Order = dict[str, Any]
 
 
 def main() -> None:
     """Serves orders until stdin ends."""
+    # Ctrl-C reaches every process of a terminal; what becomes of a worker is its parent's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = _private_stdout()
     try:
-        worker = _Worker(WorkerSpec(**json.loads(sys.stdin.readline())))
+        worker = _Worker(WorkerSpec(**json.loads(sys.stdin.readline())), lambda line: _reply(replies, line))
         _reply(replies, worker.introduction())
-        for line in sys.stdin:
-            order = json.loads(line)
+        orders: SimpleQueue[Order | None] = SimpleQueue()
+        threading.Thread(target=_read_orders, args=(orders, worker.aborted), daemon=True).start()
+        while (order := orders.get()) is not None:
             _reply(replies, worker.orders[order.pop("do")](**order))
     except AaexportError as error:
         _reply(replies, {"error": type(error).__name__, "message": str(error)})
+    replies.flush()
+    os._exit(0)  # a session that hangs in a thread must not keep the process
+
+
+def _read_orders(orders: SimpleQueue[Order | None], aborted: threading.Event) -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["do"] == "abort":
+            aborted.set()
+        else:
+            orders.put(order)
+    aborted.set()
+    orders.put(None)
 
 
 class _Worker:
-    def __init__(self, spec: WorkerSpec) -> None:
-        self.samples: Array = np.load(spec.samples, allow_pickle=False)
-        self.runner, self.facts = LOADERS[spec.runtime](spec)
-        self.input = self.runner.inputs[0]
+    def __init__(self, spec: WorkerSpec, tell: Callable[[Order], None]) -> None:
+        self.loaded = load(spec)
+        self.runner = self.loaded.runners[0]
+        self.feeder = Feeder(Path(spec.samples), self.runner.inputs, batched=spec.batched)
         self.on_cuda = parse_device(spec.device)[0] == "cuda"
-        self.orders: dict[str, Callable[..., dict[str, Any]]] = {
-            "cold_start": self.cold_start,
-            "answer": self.answer,
+        self.aborted = threading.Event()
+        self.tell = tell
+        self.checker: Checker | None = None
+        self.orders: dict[str, Callable[..., Order]] = {
+            "first_query": self.first_query,
+            "answers": self.answers,
+            "expect": self.expect,
             "block": self.block,
+            "run": self.run,
             "memory": self.memory,
+            "phases": self.phases,
         }
 
-    def introduction(self) -> dict[str, Any]:
-        shape = list(self.input.shape)
-        return {"label": self.runner.label, "input_shape": shape, **self.facts}
+    def introduction(self) -> Order:
+        shape = list(self.runner.inputs[0].shape)
+        return {"label": self.runner.label, "input_shape": shape, **self.loaded.facts}
 
-    def cold_start(self, batch: int) -> dict[str, Any]:
+    def first_query(self, batch: int) -> Order:
         feeds = self._feeds(0, batch)
         sent = time.perf_counter()
         self.runner.infer(feeds)
         return {"seconds": time.perf_counter() - sent}
 
-    def answer(self, batch: int) -> dict[str, Any]:
-        outputs = self.runner.infer(self._feeds(0, batch))
-        first = next(iter(outputs.values())).astype(np.float64)
-        return {
-            "answer": np.where(np.isfinite(first), first, 0).tolist(),
-            "finite": bool(np.isfinite(first).all()),
-        }
+    def answers(self, path: str, count: int, batch: int) -> Order:
+        """Of so many samples as fit the memory; outputs that have no entry for each sample cannot be told apart."""
+        parts: dict[str, list[Array]] = {}
+        held = 0
+        for number in range(-(-count // batch)):
+            samples = self.feeder.of_query(number, batch)
+            for name, output in self.runner.infer(self.feeder.feeds(samples)).items():
+                stacked = output if self.feeder.batched else output[None]
+                if stacked.shape[:1] == (batch,):
+                    parts.setdefault(name, []).append(stacked)
+                held += output.nbytes
+            if held > ANSWERS_IN_MEMORY:
+                break
+        outputs = {name: np.concatenate(arrays)[:count] for name, arrays in parts.items()}
+        np.savez(path, **outputs)
+        return {"finite": all(bool(np.isfinite(output).all()) for output in outputs.values())}
 
-    def block(self, batch: int, **plan: Any) -> dict[str, Any]:
+    def expect(self, path: str) -> Order:
+        self.checker = Checker.read(Path(path))
+        return {}
+
+    def block(self, batch: int, **plan: Any) -> Order:
         # Batches are cut beforehand: a server gets its input as an array, it does not gather it from a data set.
-        feeds = [self._feeds(number, batch) for number in range(max(1, len(self.samples) // batch))]
+        feeds = [self._feeds(number, batch) for number in range(max(1, len(self.feeder) // batch))]
 
         def query(number: int) -> None:
             self.runner.infer(feeds[number % len(feeds)])
 
         return {"nanoseconds": run_block(query, BlockPlan(**plan)).tolist()}
 
-    def memory(self, batch: int) -> dict[str, Any]:
+    def run(self, into: str, progress: bool, **order: Any) -> Order:
+        self.aborted.clear()
+        tell = (lambda state: self.tell({"progress": state})) if progress else None
+        run = run_order(RunOrder.read(order), self.loaded.runners, self.feeder, self.aborted, tell)
+        if self.checker is not None:
+            self.checker.check(run.kept)
+        log = run.log
+        np.savez(into, scheduled=log.scheduled, issued=log.issued, completed=log.completed, samples=log.samples)
+        checked = None if self.checker is None else self.checker.take_result()
+        return {"trouble": dataclasses.asdict(run.trouble), "aborted": run.aborted, "checked": checked}
+
+    def memory(self, batch: int) -> Order:
         feeds = self._feeds(0, batch)
-        if (
-            self.on_cuda
-        ):  # onnxruntime does not tell what it allocated there, and the host's memory is beside the point
+        if self.on_cuda:
+            # onnxruntime does not tell what it allocated there, and the host's memory is beside the point
             self.runner.infer(feeds)
             return {"bytes": None}
         return {"bytes": peak_memory(lambda: self.runner.infer(feeds))}
 
+    def phases(self, batch: int) -> Order:
+        measure = getattr(self.runner, "phases", None)  # PyTorch has none
+        found = None if measure is None else measure(self._feeds(0, batch), PHASE_QUERIES)
+        return {"phases": None if found is None else dataclasses.asdict(found)}
+
     def _feeds(self, number: int, batch: int) -> dict[str, Array]:
-        index = (number * batch + np.arange(batch)) % len(self.samples)
-        return {self.input.name: np.ascontiguousarray(self.samples[index])}
-
-
-def _load_onnxruntime(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
-    from aaexport.runners.ort import OrtRunner
-
-    runner = OrtRunner(Path(spec.model), device=spec.device, threads=spec.threads)
-    return runner, {"provider": runner.provider}
-
-
-def _load_torch(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
-    return _eager(spec), {"provider": "torch"}
-
-
-def _load_compiled(spec: WorkerSpec) -> tuple[Runner, dict[str, Any]]:
-    # Before torch is imported. What another run has compiled must not make this cold start a warm one, and torch's
-    # pool of compiling processes would be a load that nobody accounts for.
-    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(spec.scratch), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    from aaexport.runners.compiled import CompiledRunner
-
-    return CompiledRunner(_eager(spec)), {"provider": "torch.compile"}
-
-
-def _eager(spec: WorkerSpec) -> TorchRunner:
-    import torch
-
-    from aaexport.pipeline.subject import as_subject
-    from aaexport.program import INPUT_NAME
-    from aaexport.runners.torch import TorchRunner
-
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    subject = as_subject(spec.model, size=spec.size)
-    if spec.with_attention:
-        subject = subject.observed()
-    shape, names = subject.input_shape, subject.output_names
-    return TorchRunner(subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device)
-
-
-LOADERS: dict[str, Callable[[WorkerSpec], tuple[Runner, dict[str, Any]]]] = {
-    "onnxruntime": _load_onnxruntime,
-    "torch": _load_torch,
-    "torch.compile": _load_compiled,
-}
+        return self.feeder.feeds(self.feeder.of_query(number, batch))
 
 
 def _private_stdout() -> TextIO:
@@ -162,7 +159,7 @@ def _private_stdout() -> TextIO:
     return pipe
 
 
-def _reply(pipe: TextIO, value: dict[str, Any]) -> None:
+def _reply(pipe: TextIO, value: Order) -> None:
     pipe.write(json.dumps(value) + "\n")
     pipe.flush()
 

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +22,12 @@ import numpy as np
 import aaexport
 from aaexport import errors
 from aaexport.errors import AaexportError, MeasurementError
+from aaexport.load.measurement import ColdStart, Phases
+from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.run_order import PROGRESS_MARK, RunOrder
+from aaexport.pipeline.worker_models import WorkerSpec
 
 
 def _import_path() -> str:
@@ -33,6 +39,29 @@ def _import_path() -> str:
 START_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 300.0
 COLD_START_TIMEOUT = 1800.0  # a compiler may be at work
+ABORT_TIMEOUT = 10.0
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What one run of a worker left: times, trouble, why it ended early, and what came of checking its answers."""
+
+    log: QueryLog
+    trouble: Trouble = field(default_factory=Trouble)
+    aborted: str | None = None
+    checked: int = 0
+    wrong: int = 0
+    largest_error: float = 0.0
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; `served` is what was measured until then."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self.served = served
 
 
 class Contender:
@@ -45,6 +74,7 @@ class Contender:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._began = time.perf_counter()
         self._process = subprocess.Popen(
             # -P: a file of the user's that is called random.py must not stand in for the standard library's.
             [sys.executable, "-P", "-m", "aaexport.pipeline.bench_worker"],
@@ -60,9 +90,13 @@ class Contender:
     def __enter__(self) -> Contender:
         try:
             introduction = self._receive(START_TIMEOUT)
+            self.started_in = time.perf_counter() - self._began
             self.label = str(introduction["label"])
             self.provider = str(introduction["provider"])
-            self.fixed_batch: int | None = introduction["input_shape"][0]
+            self.fixed_batch: int | None = introduction["input_shape"][0] if introduction["input_shape"] else None
+            self.load_seconds = float(introduction["load_s"])
+            self.settings: Mapping[str, Any] = introduction.get("settings") or {}
+            self.placement: Mapping[str, tuple[str, ...]] | None = introduction.get("placement")
         except BaseException:
             self._end()
             raise
@@ -78,20 +112,50 @@ class Contender:
         """The worker's, for whoever keeps accounts of the CPU."""
         return self._process.pid
 
-    def cold_start(self, batch: int) -> float:
-        """Seconds of the first query; asked before anything else, so that all that a runtime puts off is in it."""
-        return float(self._ask({"do": "cold_start", "batch": batch}, COLD_START_TIMEOUT)["seconds"])
+    def first_query(self, batch: int) -> float:
+        """Seconds of the next query; asked before anything else of that shape, all that a runtime puts off is in it."""
+        return float(self._ask({"do": "first_query", "batch": batch}, COLD_START_TIMEOUT)["seconds"])
 
-    def answer(self, batch: int) -> tuple[Milliseconds, bool]:
-        """The first output for the first `batch` samples, and whether all of it is finite."""
-        reply = self._ask({"do": "answer", "batch": batch}, ANSWER_TIMEOUT)
-        return np.asarray(reply["answer"]), bool(reply["finite"])
+    def cold_start(self, batch: int) -> ColdStart:
+        """As `first_query`, and before that the start of the process."""
+        first = self.first_query(batch)
+        return ColdStart(self.started_in + first, self.load_seconds, first)
+
+    def answers(self, path: Path, count: int, batch: int) -> bool:
+        """Writes the outputs for the first `count` samples to `path`, a .npz; whether all of them are finite."""
+        order = {"do": "answers", "path": str(path), "count": count, "batch": batch}
+        return bool(self._ask(order, ANSWER_TIMEOUT)["finite"])
+
+    def expect(self, path: Path) -> None:
+        """From now on answers are compared with these while measuring; as `answers` wrote them."""
+        self._ask({"do": "expect", "path": str(path)}, ANSWER_TIMEOUT)
 
     def block(self, batch: int, plan: BlockPlan) -> Milliseconds:
-        """Latencies of one block, in milliseconds."""
+        """Latencies of one block of single-stream, in milliseconds."""
         patience = plan.warmup + plan.max_duration + ANSWER_TIMEOUT
         reply = self._ask({"do": "block", "batch": batch, **dataclasses.asdict(plan)}, patience)
         return np.asarray(reply["nanoseconds"], np.float64) / 1e6
+
+    def run(self, order: RunOrder, progress: Progress | None = None) -> Served:
+        """One run of a scenario.
+
+        Raises:
+            RunInterrupted: Ctrl-C came; what was measured is in it.
+        """
+        with tempfile.TemporaryDirectory(prefix="aaexport-") as room:
+            path = Path(room) / "log.npz"
+            value = {"do": "run", "into": str(path), "progress": progress is not None, **dataclasses.asdict(order)}
+            try:
+                reply = self._ask(value, order.patience + ANSWER_TIMEOUT, progress)
+            except KeyboardInterrupt:
+                self._send({"do": "abort"})
+                raise RunInterrupted(_served(self._receive(ABORT_TIMEOUT), path)) from None
+            return _served(reply, path)
+
+    def phases(self, batch: int) -> Phases | None:
+        """Where the time of a query goes; None where the runner cannot tell."""
+        reply = self._ask({"do": "phases", "batch": batch}, ANSWER_TIMEOUT)["phases"]
+        return None if reply is None else Phases(**reply)
 
     def peak_memory(self, batch: int) -> int | None:
         """Bytes of the process's memory that one query takes at its peak; None where the system does not tell.
@@ -101,9 +165,9 @@ class Contender:
         reply = self._ask({"do": "memory", "batch": batch}, ANSWER_TIMEOUT)
         return None if reply["bytes"] is None else int(reply["bytes"])
 
-    def _ask(self, order: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def _ask(self, order: dict[str, Any], timeout: float, progress: Progress | None = None) -> dict[str, Any]:
         self._send(order)
-        return self._receive(timeout)
+        return self._receive(timeout, progress)
 
     def _send(self, value: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -113,7 +177,8 @@ class Contender:
         except BrokenPipeError:
             pass  # the worker has died: reading its answer says so, and why
 
-    def _receive(self, timeout: float) -> dict[str, Any]:
+    def _receive(self, timeout: float, progress: Progress | None = None) -> dict[str, Any]:
+        """The next reply; what is told before it on the way goes to `progress`."""
         assert self._process.stdout is not None
         too_late = threading.Event()
 
@@ -125,6 +190,10 @@ class Contender:
         watchdog.start()
         try:
             line = self._process.stdout.readline()
+            while line.startswith(PROGRESS_MARK):
+                if progress is not None:
+                    progress(json.loads(line)["progress"])
+                line = self._process.stdout.readline()
         finally:
             watchdog.cancel()
         if not line.endswith("\n"):  # also where it was killed in the middle of a line
@@ -154,3 +223,17 @@ class Contender:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._stderr.close()
+
+
+def _served(reply: Mapping[str, Any], path: Path) -> Served:
+    with np.load(path, allow_pickle=False) as arrays:
+        log = QueryLog(**{name: arrays[name] for name in ("scheduled", "issued", "completed", "samples")})
+    checked = reply["checked"] or {"checked": 0, "wrong": 0, "error": 0.0}
+    return Served(
+        log,
+        Trouble(**reply["trouble"]),
+        reply["aborted"],
+        checked["checked"],
+        checked["wrong"],
+        float(checked["error"]),
+    )

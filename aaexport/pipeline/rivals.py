@@ -1,4 +1,7 @@
-"""A converted folder → what its model.onnx is compared with: the same network, as one runs it without aaexport."""
+"""A converted folder → what its model.onnx is compared with.
+
+That is the same network, as one runs it without aaexport, or another file that takes the same inputs.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,61 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aaexport.errors import ArgumentError, broken_rule, did_you_mean
-from aaexport.folder import ModelFolder
+from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean
+from aaexport.folder import ModelFolder, find_model
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.plain import export_plainly
 from aaexport.nn.augmented import set_decomposition
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.subject import Subject, as_subject
 from aaexport.program import Batch, fast_tracing
 
 RIVALS = ("eager", "compile", "skew")
+OTHERS = ("onnx", "folder")  # before a colon and a path
+
+
+def is_other_model(name: str) -> bool:
+    """Whether it is another file, which needs no PyTorch and may well answer otherwise."""
+    return name.partition(":")[0] in OTHERS and ":" in name
 
 
 def check_rivals(names: Sequence[str]) -> None:
-    """ArgumentError unless it is a sequence of different names of `RIVALS`."""
+    """ArgumentError unless it is a sequence of different names of `RIVALS`, `onnx:FILE` and `folder:PATH`."""
     rule = "be different names in a sequence"
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ArgumentError(broken_rule("compare", rule, names, "as ('eager',), or () for none"))
     for name in names:
-        if name not in RIVALS:
-            raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), RIVALS)))
+        kind, _, path = str(name).partition(":")
+        if kind in OTHERS and not path:
+            raise ArgumentError(broken_rule(f"compare {kind}:", "be followed by a path", name))
+        if name not in RIVALS and kind not in OTHERS:
+            known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
+            raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
     if len(set(names)) < len(names):
         raise ArgumentError(broken_rule("compare", rule, ",".join(names)))
 
 
+def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:
+    """What the worker of `onnx:FILE` or `folder:PATH` loads.
+
+    Raises:
+        GraphError: FILE is not there.
+        FolderError: PATH is no model folder, or has no model.onnx.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "onnx":
+        if not Path(path).is_file():
+            raise GraphError(broken_rule(f"compare {name}", "name an ONNX file", "nothing there"))
+        return replace(ours, model=path)
+    folder = find_model(path)
+    if not folder.onnx_path.is_file():
+        raise FolderError(f"{path} has no model.onnx yet; write it with `aaexport convert {path}`")
+    return replace(ours, model=str(folder.onnx_path))
+
+
 def rival_spec(name: str, folder: ModelFolder, ours: WorkerSpec, summary: GraphSummary, room: Path) -> WorkerSpec:
-    """What the worker of that rival loads, for images, device and threads as `ours` has them.
+    """What the worker of that rival of `RIVALS` loads, for images, device and threads as `ours` has them.
 
     `skew` is every augmented layer in the paper's own formulas, exported as users do who export without aaexport. The
     others compute what the module computes. `room` is a folder for files that the worker needs as long as it lives.
@@ -61,6 +92,8 @@ def rival_spec(name: str, folder: ModelFolder, ours: WorkerSpec, summary: GraphS
 
 def rival_label(name: str, label: str) -> str:
     """What a report calls that rival, whose runner calls itself `label`."""
+    if is_other_model(name):
+        return f"{Path(name.partition(':')[2]).name}, {label}"
     return f"plain skew, {label}" if name == "skew" else label
 
 

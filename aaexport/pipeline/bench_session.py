@@ -1,0 +1,363 @@
+"""Worker processes × options → everything that was measured of them, in the order in which it may be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaexport.device import parse_device
+from aaexport.load.gpu import GpuState, read_gpu
+from aaexport.load.machine import Environment, MachineWatch
+from aaexport.load.measurement import (
+    AnswerCheck,
+    ColdStart,
+    Comparison,
+    Load,
+    Peak,
+    Phases,
+    Throughput,
+    Trial,
+)
+from aaexport.load.peak import find_peak
+from aaexport.load.run import QueryLog, Trouble
+from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
+from aaexport.load.validity import MIN_QUERIES, reasons_against, why_no_ratio
+from aaexport.parity.report import Placement
+from aaexport.pipeline.bench_options import BenchOptions
+from aaexport.pipeline.contender import Contender, RunInterrupted, Served
+from aaexport.pipeline.feeding import ANSWERS_AGREE, relative_error
+from aaexport.pipeline.rivals import is_other_model, rival_label
+from aaexport.pipeline.run_order import RunOrder
+from aaexport.pipeline.samples import Samples
+from aaexport.pipeline.worker_models import WorkerSpec
+
+OURS = "onnxruntime"
+BATCHES = (1, 8, 32)
+BLOCKS = 6  # so many that the range of their ratios is the 95 % interval of their median
+THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
+TRIAL_SHARE = 0.5  # of the duration, for each rate of a search
+PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
+TRUTH_BATCH = 8
+
+Tick = Callable[[str, float], None]
+
+
+@dataclass
+class Measured:
+    """Filled bit by bit, so that an interrupted session leaves what it had."""
+
+    load: Load
+    cold_start: ColdStart | None = None
+    blocks: list[QueryLog] = field(default_factory=list)
+    throughput: list[Throughput] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    check: AnswerCheck | None = None
+    peak: Peak | None = None
+    placement: Placement | None = None
+    phases: Phases | None = None
+    gpu_before: GpuState | None = None
+    gpu_after: GpuState | None = None
+    environment: Environment | None = None
+    trouble: Trouble = field(default_factory=Trouble)
+    aborted: str | None = None
+    notes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    complete: bool = False
+
+
+class BenchSession:
+    """One measurement of `ours` beside `rivals`; what is done is in `measured`, also after an interrupt."""
+
+    def __init__(
+        self,
+        ours: Contender,
+        rivals: Mapping[str, Contender],
+        options: BenchOptions,
+        samples: Samples,
+        room: Path,
+        tick: Tick,
+    ) -> None:
+        self.ours, self.rivals, self.options = ours, rivals, options
+        self.contenders = {OURS: ours, **rivals}
+        self.fixed, self.batched, self.count = samples.fixed_batch, samples.batched, len(samples)
+        self.room, self.tick = room, tick
+        self.measured = Measured(options.load(samples.fixed_batch, batched=samples.batched))
+        self.rival_blocks: dict[str, list[Milliseconds]] = {name: [] for name in rivals}
+        self.our_blocks: list[Milliseconds] = []  # those that were measured in turns with the rivals'
+        self.cold_starts: dict[str, ColdStart] = {}
+        self.agreements: dict[str, bool | None] = {}
+        self._share = 0.0
+
+    @property
+    def has_measured(self) -> bool:
+        """Whether anything is worth a report."""
+        return bool(self.measured.blocks and len(self.measured.blocks[0]))
+
+    @property
+    def batch(self) -> int:
+        """Of the closed loop whose latency is reported."""
+        return self.measured.load.samples_per_query
+
+    def start(self) -> None:
+        """Cold starts; to be asked before anything else."""
+        batch = self.fixed or 1
+        for name, contender in self.contenders.items():
+            self.tick(f"cold start of {name}", 0.0)
+            self.cold_starts[name] = contender.cold_start(batch)
+        self.measured.cold_start = self.cold_starts[OURS]
+
+    def check_answers(self, truth: WorkerSpec | None) -> None:
+        """Whether all contenders answer alike, and what answers are compared with from now on.
+
+        That is what PyTorch says, if `truth` is a spec of it, or else what the file itself answers to one sample
+        after the other: then queries that got each other's answers are found, a wrong file is not.
+        """
+        if not self.options.check:
+            self.measured.notes.append("answers were not compared with PyTorch's (--no-check)")
+            return
+        self.tick("answers to compare with", 0.0)
+        expected = self.room / "expected.npz"
+        batch = self.fixed or 1
+        if truth is None:
+            against, finite = "the file's own, one after the other", self.ours.answers(expected, self.count, batch)
+        else:
+            against, finite = self._answers_of_torch(truth, expected)
+        if not finite:
+            self.measured.reasons.append(f"{against} must be finite, got NaN or infinity; look at `aaexport verify`")
+        self.ours.expect(expected)
+        self.measured.check = AnswerCheck(against, 0, 0, 0.0)
+        for name, rival in self.rivals.items():
+            path = self.room / "answers.npz"
+            rival.answers(path, self.count, batch)
+            self._note_agreement(name, _disagreement(path, expected))
+
+    def measure(self) -> None:
+        """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
+        # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
+        watch = MachineWatch([contender.process_id for contender in self.contenders.values()])
+        self.measured.gpu_before = self._gpu()
+        try:
+            if self.options.is_server:
+                self._server()
+            elif self.options.scenario == "offline":
+                self._offline()
+            else:
+                self._alternate(self._closed_order, self.options.duration / BLOCKS)
+            self._throughput()
+            self.measured.phases = self.ours.phases(self.fixed or 1)
+            self.measured.complete = True
+        finally:
+            self.measured.environment = watch.environment()
+            self.measured.gpu_after = self._gpu()
+            self._compare(self.measured.environment)
+
+    def _answers_of_torch(self, truth: WorkerSpec, path: Path) -> tuple[str, bool]:
+        """By the rival that is PyTorch, or by a process that is gone before anything is measured."""
+        if self.options.device == "cpu" and "eager" in self.rivals:
+            eager = self.rivals["eager"]
+            return eager.label, eager.answers(path, self.count, self.fixed or TRUTH_BATCH)
+        with Contender(truth) as torch:
+            return torch.label, torch.answers(path, self.count, self.fixed or TRUTH_BATCH)
+
+    def _note_agreement(self, name: str, error: float) -> None:
+        agrees = error <= ANSWERS_AGREE
+        self.agreements[name] = agrees
+        if agrees:
+            return
+        if is_other_model(name):
+            self.measured.notes.append(f"{name} answers otherwise ({error:.1e} of the largest output): another model")
+        else:
+            what = f"{self.ours.label} and {name} answer differently, so they are not the same model"
+            self.measured.reasons.append(f"{what}; `aaexport verify` it")
+
+    def _closed_order(self, block: int) -> RunOrder:
+        return self._order(self.measured.load, self.options.duration / BLOCKS, -(-MIN_QUERIES // BLOCKS), block)
+
+    def _order(self, load: Load, duration: float, least: int, block: int, **more: Any) -> RunOrder:
+        """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
+        longest = max(duration, 1.0) * PATIENCE
+        load = replace(load, seed=load.seed * 1000 + block)
+        return RunOrder(load, duration, self.options.warmup, least, longest, **more)
+
+    def _alternate(self, order: Callable[[int], RunOrder]) -> None:
+        """`BLOCKS` rounds of one block each; whoever goes later runs on a warmer machine, so they take turns in that."""
+        names = list(self.contenders)
+        for block in range(BLOCKS):
+            for place, name in enumerate(names):
+                self._begin((block * len(names) + place) / (BLOCKS * len(names)))
+                self._run(name, order(block))
+            names = names[1:] + names[:1]
+
+    def _run(self, name: str, order: RunOrder, *, counts: bool = True) -> Served:
+        """One block; what it leaves is kept if it `counts`, also if it was interrupted."""
+        what = f"{name}, {order.load.scenario}, batch {order.load.samples_per_query}"
+        self.tick(what, self._share)
+        try:
+            served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
+        except RunInterrupted as interrupted:
+            if counts and name == OURS and len(interrupted.served.log):
+                self._keep(interrupted.served)
+            raise
+        if name != OURS:
+            self.rival_blocks[name].append(served.log.latencies)
+        elif counts:
+            self._keep(served)
+        return served
+
+    def _keep(self, served: Served) -> None:
+        """Ours, and what its answers were worth."""
+        measured = self.measured
+        measured.blocks.append(served.log)
+        self.our_blocks.append(served.log.latencies)
+        self._keep_trouble(served)
+
+    def _keep_trouble(self, served: Served) -> None:
+        measured = self.measured
+        measured.trouble = _both(measured.trouble, served.trouble)
+        measured.aborted = measured.aborted or served.aborted
+        if measured.check is not None:
+            measured.check = AnswerCheck(
+                measured.check.against,
+                measured.check.checked + served.checked,
+                measured.check.wrong + served.wrong,
+                max(measured.check.largest_error, served.largest_error),
+            )
+
+    def _begin(self, share: float) -> None:
+        """Of the counted part, which is most of the time."""
+        self._share = 0.9 * share
+
+    def _server(self) -> None:
+        options, measured = self.options, self.measured
+        if options.find_peak:
+            self._find_peak()
+        elif self.rivals:
+            self._alternate(lambda block: self._server_order(measured.load, options.duration / BLOCKS, block))
+        else:
+            if options.trace is not None:
+                measured.load = replace(measured.load, rate=mean_rate(trace(options.trace)))
+            self._run(OURS, self._server_order(measured.load, options.duration))
+
+    def _server_order(self, load: Load, duration: float, block: int = 0) -> RunOrder:
+        path = None if self.options.trace is None else str(self.options.trace)
+        least = 1 if self.options.rules == "quick" else MLPERF_LEAST
+        return self._order(load, duration, least, block, trace=path, shares_batches=True)
+
+    def _find_peak(self) -> None:
+        """The report is that of the valid run at the rate that was found."""
+        options, measured = self.options, self.measured
+        served: dict[float, Served] = {}
+
+        def try_rate(rate: float) -> Trial:
+            load = options.load(self.fixed, rate=rate, batched=self.batched)
+            order = self._server_order(load, options.duration, len(served))
+            served[rate] = self._run(OURS, order, counts=False)
+            return _trial(rate, load, served[rate], options)
+
+        assert options.latency_bound is not None
+        measured.peak = find_peak(try_rate, options.latency_bound, start=self._rate_of_one_stream())
+        if measured.peak.rate is None:
+            measured.reasons.append(f"no rate kept p99 below {options.latency_bound:g} ms, {served and min(served):g} queries/s neither")
+            return
+        measured.load = options.load(self.fixed, rate=measured.peak.rate, batched=self.batched)
+        self._keep(served[measured.peak.rate])
+
+    def _rate_of_one_stream(self) -> float:
+        """Queries a second, one after the other: every server holds about half of it."""
+        latencies = self.ours.block(self.fixed or 1, BlockPlan(self.options.warmup, 0.5, 10, 5.0))
+        return 1000 / float(np.median(latencies)) / 2
+
+    def _offline(self) -> None:
+        load, duration = self.measured.load, self.options.duration
+        plan = BlockPlan(self.options.warmup, duration * THROUGHPUT_SHARE, 3, 30.0)
+        milliseconds = float(np.median(self.ours.block(load.max_batch, plan)))
+        batches = np.ceil(duration * 1000 / milliseconds * load.workers)
+        total = int(batches) * load.max_batch
+        self._run(OURS, self._order(load, duration, 1, 0, total_samples=total, shares_batches=True))
+        if self.rivals:
+            stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
+            self.our_blocks.clear()
+            self._alternate(lambda block: self._order(stream, duration / BLOCKS, 2, block), counts=False)
+
+    def _throughput(self) -> None:
+        """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
+        if self.options.is_server:
+            return
+        sizes = self.options.batches or BATCHES if self.batched and self.fixed is None else (self.fixed or 1,)
+        if self.options.batches is not None and set(self.options.batches) != set(sizes):
+            self.measured.notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
+        for size in sizes:
+            first = self.ours.first_query(size) * 1000
+            self._add_throughput(size, 1, first)
+        for clients in self.options.concurrency:
+            self._add_throughput(self.fixed or 1, clients, None)
+
+    def _add_throughput(self, size: int, clients: int, first_run: float | None) -> None:
+        load = replace(self.options.load(self.fixed, batched=self.batched), scenario="single-stream", samples_per_query=size)
+        order = self._order(load, self.options.duration * THROUGHPUT_SHARE, 1, 0, clients=clients, shares_batches=clients > 1)
+        self._share = 0.95
+        served = self._run(OURS, order, counts=False)
+        self._keep_trouble(served)
+        log = served.log
+        p50, p99 = percentile(log.latencies, 50), percentile(log.latencies, 99)
+        self.measured.throughput.append(Throughput(size, clients, log.throughput, p50, p99, first_run))
+
+    def _compare(self, environment: Environment) -> None:
+        withheld = why_no_ratio(environment)
+        for name, rival in self.rivals.items():
+            blocks = self.rival_blocks[name]
+            rounds = min(len(blocks), len(self.our_blocks))  # fewer if it was interrupted
+            ratio = pairwise_ratio(blocks[:rounds], self.our_blocks[:rounds]) if rounds and not withheld else None
+            self.measured.comparisons.append(
+                Comparison(
+                    name=name,
+                    label=rival_label(name, rival.label),
+                    p50=percentile(np.concatenate(blocks), 50) if blocks else None,
+                    cold_start=self.cold_starts[name].first_query,
+                    ratio=ratio,
+                    withheld=withheld if rounds else "it was not measured to the end",
+                    blocks=tuple(blocks),
+                    same_answers=self.agreements.get(name),
+                )
+            )
+
+
+def _disagreement(path: Path, expected: Path) -> float:
+    """The largest difference of two files of answers ÷ the largest expected number, over all outputs."""
+    with np.load(path) as answers, np.load(expected) as truths:
+        if set(answers) != set(truths) and len(answers) == len(truths):  # another file may call them otherwise
+            pairs = list(zip(answers.values(), truths.values(), strict=True))
+        else:
+            pairs = [(answers.get(name), truths[name]) for name in truths]
+        return max((relative_error(*_as_many(answer, truth)) for answer, truth in pairs), default=0.0)
+
+
+def _as_many(answer: Array | None, truth: Array) -> tuple[Array | None, Array]:
+    """Both cut to the samples that both have: how many fit the memory depends on the outputs alone."""
+    if answer is None:
+        return None, truth
+    count = min(len(answer), len(truth))
+    return answer[:count], truth[:count]
+
+
+def _both(one: Trouble, other: Trouble) -> Trouble:
+    errors = {text: one.errors.get(text, 0) + other.errors.get(text, 0) for text in (*one.errors, *other.errors)}
+    return Trouble(
+        errors,
+        one.lost + other.lost,
+        one.doubled + other.doubled,
+        one.unknown + other.unknown,
+        one.hung or other.hung,
+    )
+
+
+def _running(what: str, state: Mapping[str, Any]) -> str:
+    """For the line of progress."""
+    if state["is_warmup"]:
+        return f"{what}: warming up"
+    figures = "".join(f", {p} {state[p]:.3f} ms" for p in ("p50", "p99") if state[p] is not None)
+    return f"{what}: {state['queries']:,} queries{figures}"

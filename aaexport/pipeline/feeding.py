@@ -1,0 +1,98 @@
+"""Samples in a file → what a runner is fed, query by query; and whether its answers are the expected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaexport.errors import ArgumentError, broken_rule
+from aaexport.runners.base import Array, Port
+
+ANSWERS_AGREE = 1e-2  # of the largest output: TF32 passes, another model does not
+
+
+class Feeder:
+    """Samples by input, in the order of the runner's inputs where their names differ.
+
+    Raises:
+        ArgumentError: the runner takes another number of inputs.
+    """
+
+    def __init__(self, path: Path, ports: Sequence[Port], *, batched: bool) -> None:
+        read = np.load(path, allow_pickle=False)
+        arrays = {ports[0].name: read} if isinstance(read, np.ndarray) else dict(read)
+        if len(arrays) != len(ports):
+            wanted = f"take the {len(arrays)} inputs {', '.join(arrays)}"
+            raise ArgumentError(broken_rule("the model", wanted, f"{len(ports)}: {', '.join(p.name for p in ports)}"))
+        names = [port.name for port in ports]
+        if set(arrays) != set(names):  # another file of the same network may call them otherwise
+            arrays = dict(zip(names, arrays.values(), strict=True))
+        self.arrays: dict[str, Array] = arrays
+        self.batched = batched
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def feeds(self, samples: Sequence[int]) -> dict[str, Array]:
+        """Of one batch; where samples are not stacked, of the one sample. Numbers beyond the last begin again."""
+        numbers = np.asarray(samples) % len(self)
+        if not self.batched:
+            (number,) = numbers
+            return {name: array[number] for name, array in self.arrays.items()}
+        return {name: np.ascontiguousarray(array[numbers]) for name, array in self.arrays.items()}
+
+    def of_query(self, number: int, batch: int) -> tuple[int, ...]:
+        """The samples of the n-th query of a closed loop."""
+        return tuple((number * batch + place) % len(self) for place in range(batch))
+
+
+@dataclass
+class Checker:
+    """Compares answers with `expected`, by output: entry n is the answer to sample n.
+
+    An answer to a sample without an expected one is not compared.
+    """
+
+    expected: Mapping[str, Array]
+    checked: int = 0
+    wrong: int = 0
+    largest_error: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Checker:
+        """From a .npz that `bench_worker` wrote."""
+        return cls(dict(np.load(path, allow_pickle=False)))
+
+    def check(self, kept: Iterable[tuple[Sequence[int], Mapping[str, Array]]]) -> None:
+        """Adds answers, each with its samples."""
+        known = min((len(array) for array in self.expected.values()), default=0)
+        for samples, answer in kept:
+            if all(number < known for number in samples):
+                error = max(self._error(name, list(samples), answer) for name in self.expected)
+                self.checked += 1
+                self.wrong += not error <= ANSWERS_AGREE
+                self.largest_error = max(self.largest_error, error)
+
+    def take_result(self) -> dict[str, Any]:
+        """For the parent, and counts from 0 again. JSON has no infinity: its text stands for it."""
+        error = self.largest_error if np.isfinite(self.largest_error) else "Infinity"
+        result = {"checked": self.checked, "wrong": self.wrong, "error": error}
+        self.checked, self.wrong, self.largest_error = 0, 0, 0.0
+        return result
+
+    def _error(self, name: str, samples: list[int], answer: Mapping[str, Array]) -> float:
+        expected, actual = self.expected[name][samples], answer.get(name)
+        return relative_error(actual, expected)
+
+
+def relative_error(actual: Array | None, expected: Array) -> float:
+    """The largest difference ÷ the largest expected number; infinite where they cannot be compared."""
+    if actual is None or actual.shape != expected.shape:
+        return float("inf")
+    largest = max(float(np.abs(expected).max(initial=0)), 1e-6)
+    error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0) / largest
+    return float(error) if np.isfinite(error) else float("inf")

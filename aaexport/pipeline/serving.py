@@ -1,0 +1,86 @@
+"""(RunOrder, loaded runners) → Run: the system under test is put together here, and the load engine lets loose on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from aaexport.load import arrivals
+from aaexport.load.batching import BatchingServer
+from aaexport.load.engine import LoadGenerator, Plan, Progress
+from aaexport.load.run import Nanoseconds, Run
+from aaexport.load.system import Synchronous, SystemUnderTest
+from aaexport.pipeline.feeding import Feeder
+from aaexport.pipeline.run_order import RunOrder
+from aaexport.runners.base import Array, Runner
+
+KEPT = 256  # answers that are compared, of one run
+KEPT_OFFLINE = 1
+Answer = Mapping[str, Array]
+
+
+def run_order(
+    order: RunOrder,
+    runners: Sequence[Runner],
+    feeder: Feeder,
+    abort: threading.Event,
+    tell: Callable[[dict[str, Any]], None] | None,
+) -> Run:
+    """The run that was ordered. ArgumentError for a trace that cannot be replayed."""
+    load = order.load
+    plan = Plan(
+        duration=order.duration,
+        min_queries=order.min_queries,
+        max_duration=order.max_duration,
+        warmup=order.warmup,
+        patience=order.answer_patience,
+        keep=KEPT,
+        seed=load.seed,
+    )
+
+    def progress(state: Progress) -> None:
+        assert tell is not None
+        tell(asdict(state))
+
+    with ExitStack() as stack:
+        system: SystemUnderTest = Synchronous(answerer(runners[0], feeder))
+        if order.shares_batches:
+            system = stack.enter_context(_server(order, runners, feeder))
+        generator = LoadGenerator(system, len(feeder), plan, abort=abort, progress=progress if tell else None)
+        if load.scenario == "offline":
+            return generator.offline(order.total_samples, warmup_samples=load.max_batch)
+        if load.scenario == "server":
+            return generator.server(_schedule(order), load.samples_per_query, warmup_concurrency=load.max_batch)
+        return generator.closed_loop(load.samples_per_query, order.clients)
+    raise AssertionError("an ExitStack that swallows nothing")
+
+
+def answerer(runner: Runner, feeder: Feeder) -> Callable[[tuple[int, ...]], Answer]:
+    """The runner as a function of samples, whose inputs were cut beforehand where they are neighbours.
+
+    A server gets its input as an array, it does not gather it from a data set: only batches that were put together
+    of several queries are copied, as a server would have to.
+    """
+    cut: dict[tuple[int, ...], dict[str, Array]] = {}
+    infer = runner.infer
+
+    def answer(samples: tuple[int, ...]) -> Answer:
+        feeds = cut.get(samples)
+        if feeds is None:
+            feeds = cut[samples] = feeder.feeds(samples)
+        return infer(feeds)
+
+    return answer
+
+
+def _schedule(order: RunOrder) -> Nanoseconds:
+    load = order.load
+    if order.trace is not None:
+        return arrivals.trace(order.trace)
+    assert load.rate is not None
+    if load.arrivals == "constant":
+        return arrivals.constant(load.rate, order.duration, order.min_queries)
+    return arrivals.poisson(load.rate, order.duration, order.min_queries, load.seed)
