@@ -70,8 +70,8 @@ def percentile_estimate(latencies: Milliseconds, percentile: float) -> float | N
     """The early-stopping estimate of single-stream and multi-stream: a bound that the percentile surely keeps.
 
     Of the t latencies that may exceed a bound, the t − 1 highest are left out and the highest of the rest is told:
-    above the true percentile with at least 99 % confidence. None where t is below 1: fewer than 64 queries for p90, or than
-    662 for p99.
+    above the true percentile with at least 99 % confidence. None where t is below 1: fewer than 64 queries for p90,
+    or than 662 for p99.
     """
     over = most_over(len(latencies), percentile)
     if not over:
