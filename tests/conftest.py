@@ -26,7 +26,8 @@ def rng():
 @pytest.fixture(scope="session")
 def cuda():
     """The device `cuda`. Without one a test is skipped, or fails where AAEXPORT_REQUIRE_CUDA=1 promises one."""
-    from aaexport.runners.ort import PROVIDERS, WORKS, working_providers
+    from aaexport.runners.ort import WORKS, working_providers
+    from aaexport.runners.ort_settings import PROVIDERS
 
     state = working_providers().get(PROVIDERS["cuda"], "not part of this onnxruntime")
     if state == WORKS:

@@ -13,7 +13,8 @@ from aaexport.errors import ArgumentError, ProviderError, RunnerError
 from aaexport.graph.files import probe_model
 from aaexport.parity import TOLERANCES
 from aaexport.runners.base import Port
-from aaexport.runners.ort import PROVIDERS, WORKS, OrtRunner, best_device, working_providers
+from aaexport.runners.ort import WORKS, OrtRunner, best_device, working_providers
+from aaexport.runners.ort_settings import AS_WRITTEN, EXACT, PROVIDERS, SessionSettings
 from aaexport.runners.torch import TorchRunner
 
 ONE = np.ones(1, np.float32)
@@ -144,7 +145,7 @@ def test_onnxruntime_infers_from_a_file(tmp_path):
 
 
 def test_onnxruntime_infers_without_its_optimizations_and_with_one_thread():
-    assert OrtRunner(probe_model(), optimize=False, threads=1).infer({"x": ONE}) == {"y": 2 * ONE}
+    assert OrtRunner(probe_model(), SessionSettings(optimize=False, threads=1)).infer({"x": ONE}) == {"y": 2 * ONE}
 
 
 def test_the_cpu_is_the_default_provider():
@@ -189,7 +190,7 @@ def test_what_onnxruntime_refuses_leaves_no_stray_lines(capfd):
 
 
 def test_placement_names_the_nodes_of_each_provider(rng):
-    runner = OrtRunner(convolution(rng), optimize=False, record_placement=True)
+    runner = OrtRunner(convolution(rng), AS_WRITTEN, record_placement=True)
     if not hasattr(runner.session, "get_provider_graph_assignment_info"):
         pytest.skip("this onnxruntime cannot tell")
     assert runner.placement == {"CPUExecutionProvider": ("Conv", "the last (Relu)")}
@@ -270,7 +271,7 @@ def test_cuda_agrees_with_the_cpu(cuda, rng):
     model = convolution(rng)
     feeds = {"x": rng.standard_normal((5, 8, 12, 12), dtype=np.float32)}
     on_cpu = OrtRunner(model).infer(feeds)["y"]
-    on_cuda = OrtRunner(model, device=cuda, exact=True).infer(feeds)["y"]
+    on_cuda = OrtRunner(model, EXACT, device=cuda).infer(feeds)["y"]
     tolerance = TOLERANCES["float32", "cuda"]
     limit = tolerance.atol + tolerance.rtol * np.abs(on_cpu).max()
     assert np.abs(on_cuda - on_cpu).max() <= limit

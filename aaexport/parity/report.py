@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from aaexport.errors import first_few
 from aaexport.parity.tolerance import Tolerance
 
 # The way from the definition to an answer. Every computation adds one stage to those before it.
@@ -22,6 +23,8 @@ STAGES: dict[Stage, str] = {
 }
 
 
+SUFFIX = "ExecutionProvider"  # of the names that onnxruntime gives its providers
+NAMED_NODES = 5
 BEFORE_THE_FILE: tuple[Stage, ...] = ("decomposition", "exporter")  # passing these says nothing of the file
 
 
@@ -176,6 +179,23 @@ class Placement:
     provider: str
     nodes: dict[str, int]
     on_cpu: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, nodes: Mapping[str, tuple[str, ...]] | None, provider: str) -> Placement | None:
+        """Of a session that was opened for an execution provider, and its nodes by provider; None if not known."""
+        if not nodes:
+            return None
+        counts = {name.removesuffix(SUFFIX): len(names) for name, names in nodes.items()}
+        wanted = provider.removesuffix(SUFFIX)
+        return cls(wanted, counts, nodes.get(f"CPU{SUFFIX}", ()) if wanted != "CPU" else ())
+
+    @property
+    def fallen_back(self) -> str | None:
+        """What was left to the CPU, for people; None if nothing was."""
+        if not self.on_cpu:
+            return None
+        named = first_few(self.on_cpu, NAMED_NODES)
+        return f"{len(self.on_cpu)} nodes run on the CPU instead of {self.provider}: {named}"
 
 
 @dataclass(frozen=True)

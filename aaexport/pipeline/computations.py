@@ -24,6 +24,7 @@ from aaexport.parity import (
     OutputParity,
     Own,
     OwnErrors,
+    Placement,
     Precision,
     Stage,
     Tolerances,
@@ -37,6 +38,7 @@ from aaexport.program import INPUT_NAME
 from aaexport.runners.base import Runner
 from aaexport.runners.openvino import OpenvinoRunner, require_openvino
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
 from aaexport.runners.torch import TorchRunner
 
@@ -58,6 +60,7 @@ NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last p
 # Operators that lose NaN in onnxruntime's kernels for the CPU.
 LOSE_NAN = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "TopK", "Clip", "LSTM", "GRU", "RNN"}
 REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
+TENSORRT = SessionSettings(tensorrt=True)
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
@@ -84,7 +87,7 @@ class Row:
         open: gives what computes.
         takes: which cases it is given.
         may_lose_nan: whether NaN that does not spread as in PyTorch is a warning only.
-        nodes: by execution provider, once it has run; empty where that is not known.
+        placement: of the nodes, once it has been loaded; None where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
 
@@ -94,7 +97,7 @@ class Row:
     open: Callable[[], Runner]
     takes: Callable[[Case], bool] = lambda case: True
     open_model: Callable[[bytes], Runner] | None = None
-    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    placement: Placement | None = None
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
     may_lose_nan: bool = False
@@ -142,17 +145,17 @@ def file_rows(
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
     rows: dict[str, list[Row]] = {
         "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
-        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, optimize=False)],
+        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, AS_WRITTEN)],
         "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
         "tensorrt": [
-            _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, device=device, tensorrt=True)
+            _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
         ],
         "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
     }
     if kind == "cuda":
         rows["onnxruntime"].append(
-            _session("onnxruntime CUDA", "device", cuda, path, device=device, exact=True, record_placement=True)
+            _session("onnxruntime CUDA", "device", cuda, path, EXACT, device=device, record_placement=True)
         )
     if not suits_reference(summary):
         rows["reference"] = []
@@ -176,14 +179,16 @@ def _for_reference(summary: GraphSummary) -> Callable[[Case], bool]:
     return takes
 
 
-def _session(name: str, stage: Stage, judging: Tolerances, path: Path, **options: Any) -> Row:
+def _session(
+    name: str, stage: Stage, judging: Tolerances, path: Path, settings: SessionSettings = DEFAULTS, **options: Any
+) -> Row:
     """A row of onnxruntime; `options` as of OrtRunner."""
     return Row(
         name,
         stage,
         judging,
-        lambda: OrtRunner(path, **options),
-        open_model=lambda model: OrtRunner(model, **options),
+        lambda: OrtRunner(path, settings, **options),
+        open_model=lambda model: OrtRunner(model, settings, **options),
     )
 
 
@@ -255,7 +260,8 @@ class Judge:
             for row in rows:
                 try:
                     runners[row.name] = runner = stack.enter_context(row.open())
-                    row.nodes = (runner.placement or {}) if isinstance(runner, OrtRunner) else {}
+                    if isinstance(runner, OrtRunner):
+                        row.placement = Placement.of(runner.placement, runner.provider)
                 except RunnerError as error:
                     if isinstance(error, ProviderError):
                         raise

@@ -23,6 +23,7 @@ from aaexport.pipeline.matrix import Matrix
 from aaexport.pipeline.search import OTHER_WAY
 from aaexport.pipeline.subject import Subject
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN
 
 NOWHERE = "no tensor inside both differs before the outputs do"
 OF_THE_FILE: tuple[Stage, ...] = ("graph rules", "file")
@@ -119,7 +120,7 @@ def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, ca
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
             write_onnx(model, path)
-            rows.append(Row(name, stage, matrix.wanted.judged.on("cpu"), partial(OrtRunner, path, optimize=False)))
+            rows.append(Row(name, stage, matrix.wanted.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)))
         matrix.judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 

@@ -38,6 +38,7 @@ from aaexport.recipe import DecompositionName
 from aaexport.results import Candidate, TunedLayer
 from aaexport.runners.base import Arrays
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import EXACT
 from aaexport.runners.torch import TorchRunner
 
 ROUNDS = 6
@@ -139,7 +140,7 @@ class LayerContest:
             return _failed(Candidate(choice), error)
         looked_at = Candidate(choice, latencies, peak_memory=memory)
         try:
-            with OrtRunner(self._path(choice), device=self.conditions.device, exact=True) as runner:
+            with OrtRunner(self._path(choice), EXACT, device=self.conditions.device) as runner:
                 actual = runner.infer({INPUT_NAME: self.samples[:PARITY_IMAGES]})
         except FAILURES as error:
             return _failed(looked_at, error)

@@ -19,6 +19,7 @@ from aaexport.pipeline.traced import TracedSide
 from aaexport.recipe import DEFAULT_OPSET
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN
 from aaexport.runners.reference import ReferenceRunner
 
 BY_NUMBERS = "by their numbers: at or before this node"
@@ -96,7 +97,7 @@ def locate_in_runtime(
 
 def as_written(model: bytes) -> Runner:
     """Loads a model into onnxruntime on the CPU, its optimizer off: every node is computed as it stands."""
-    return OrtRunner(model, optimize=False)
+    return OrtRunner(model, AS_WRITTEN)
 
 
 def locate(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.errors import AaexportError, ArgumentError, broken_rule, first_few
+from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import Provenance
-from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Placement, Stage
+from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Stage
 from aaexport.pipeline.computations import (
     REFERENCE,
     REFERENCE_MACS,
@@ -30,7 +30,6 @@ from aaexport.pipeline.subject import Subject, decompositions_of
 from aaexport.program import INPUT_NAME
 
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
-NAMED_NODES = 5
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,13 @@ class Matrix:
         self.judge.judge(rows, self.cases)
         accuracy = self._accuracy(rows[-1])
         computations = _evaluator_in_doubt(tuple(row.result() for row in rows))
-        placement = next((_placement(row.nodes) for row in reversed(rows) if row.nodes), None)
+        placement = next((row.placement for row in reversed(rows) if row.placement is not None), None)
+        fallen_back = placement.fallen_back if placement is not None else None
         warnings = (
             *self.inputs.warnings,
             *(line for each in computations for line in each.warnings),
             *_ill_conditioned(computations),
-            *_fallen_back(placement),
+            *([fallen_back] if fallen_back else []),
         )
         return replace(
             report,
@@ -196,17 +196,3 @@ def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
     if worst <= ILL_CONDITIONED:
         return []
     return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]
-
-
-def _placement(nodes: dict[str, tuple[str, ...]]) -> Placement:
-    """Of a session's nodes by provider; the CPU's are fallen back if there is another."""
-    counts = {provider.removesuffix("ExecutionProvider"): len(names) for provider, names in nodes.items()}
-    accelerator = next((provider for provider in counts if provider != "CPU"), "CPU")
-    return Placement(accelerator, counts, nodes.get("CPUExecutionProvider", ()) if accelerator != "CPU" else ())
-
-
-def _fallen_back(placement: Placement | None) -> list[str]:
-    if placement is None or not placement.on_cpu:
-        return []
-    named = first_few(placement.on_cpu, NAMED_NODES)
-    return [f"{len(placement.on_cpu)} nodes run on the CPU instead of {placement.provider}: {named}"]

@@ -22,6 +22,7 @@ from aaexport.parity import tolerances as tolerances_of
 from aaexport.results import OptimizeResult
 from aaexport.runners.base import Port
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN
 
 BATCHES = (1, 3)
 RUNTIME = "onnxruntime"
@@ -88,7 +89,7 @@ def optimize(
 
 def _compare(source: Path, written: Path, tolerances: Tolerances, seed: int) -> ParityReport:
     outputs: list[OutputParity] = []
-    with OrtRunner(source, optimize=False) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
+    with OrtRunner(source, AS_WRITTEN) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
         rng = np.random.default_rng(seed)
         fixed = any(port.shape[0] is not None for port in plain.inputs if port.shape)
         for batch in (1,) if fixed else BATCHES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
@@ -17,13 +18,11 @@ import onnxruntime
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.files import probe_model
-from aaexport.runners.base import Array, Arrays, Port, numpy_type
+from aaexport.runners.base import Array, Arrays, Port, Runner, numpy_type
+from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
+from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, BoundRunner, PhaseTimes, measure_phases, run_options
+from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 WORKS = "works"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
@@ -34,14 +33,12 @@ class OrtRunner:
 
     Args:
         model: path of an ONNX file, or its bytes.
+        settings: how it runs.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
-        optimize: False switches onnxruntime's own graph optimizations off.
-        exact: on CUDA, computes float32 products in float32 rather than TF32.
-        tensorrt: on CUDA, gives TensorRT what it takes; the rest is the CUDA provider's.
-        record_placement: whether `placement` can tell afterwards where the nodes run.
+        record_placement: whether `placement` can tell afterwards where the nodes run; loading alone is slower for it.
 
     Raises:
+        ArgumentError: `device` does not have what `settings` ask for.
         ProviderError: the device's provider is absent, or did not become active; the text says why.
         RunnerError: onnxruntime cannot load the model.
     """
@@ -49,29 +46,21 @@ class OrtRunner:
     def __init__(
         self,
         model: Path | bytes,
+        settings: SessionSettings = DEFAULTS,
         *,
         device: str = "cpu",
-        threads: int | None = None,
-        optimize: bool = True,
-        exact: bool = False,
-        tensorrt: bool = False,
         record_placement: bool = False,
     ) -> None:
-        kind, index = parse_device(device)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = SILENT
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if record_placement:
-            options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
-        self._records_placement = record_placement
+        settings.check(device)
         self.device = device
-        provider = "tensorrt" if tensorrt else kind
-        self.session = _session(model, options, provider, _providers(provider, index, exact))
+        self.settings = settings
+        self._records_placement = record_placement
+        self.session = _session(model, settings, device, record_placement)
         self.inputs = tuple(_port(value) for value in self.session.get_inputs())
         self.output_names = tuple(value.name for value in self.session.get_outputs())
+        # A graph that were recorded for arrays which come and go would replay on their former addresses.
+        self._options = run_options(NO_GRAPH) if settings.cuda_graph else None
+        self._graphs = itertools.count(1)
 
     @property
     def provider(self) -> str:
@@ -99,7 +88,7 @@ class OrtRunner:
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the session; the outputs lie on the host."""
         try:
-            outputs = self.session.run(None, dict(feeds))
+            outputs = self.session.run(None, dict(feeds), self._options)
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
             raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
@@ -107,6 +96,21 @@ class OrtRunner:
             if not isinstance(output, np.ndarray):
                 raise RunnerError(f"output {name} must be a tensor, got {type(output).__name__}")
         return dict(zip(self.output_names, outputs, strict=True))
+
+    def bound(self, feeds: Arrays) -> BoundRun:
+        """The session's inputs and outputs in buffers of their own, for feeds of these shapes; it has run once."""
+        graph = next(self._graphs) if self.settings.cuda_graph else None
+        bound = BoundRun(self.session, feeds, self.infer(feeds), parse_device(self.device)[1], graph)
+        bound.run()
+        return bound
+
+    def serving(self) -> Runner:
+        """What is to answer queries: through bound buffers if the settings say so, else this runner itself."""
+        return BoundRunner(self) if self.settings.iobinding else self
+
+    def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
+        """Where the time of a query goes, for `count` queries on CUDA; None on the CPU, which copies nothing."""
+        return None if parse_device(self.device)[0] == "cpu" else measure_phases(self.bound(feeds), feeds, count)
 
     def __enter__(self) -> OrtRunner:
         return self
@@ -132,10 +136,11 @@ def best_device() -> str:
 
 
 def _try_provider(name: str, model: bytes) -> str:
+    missing = _missing_libraries(name)
+    if missing is not None:
+        return missing.cause
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
-    if name == PROVIDERS["cuda"]:
-        _preload_cuda()
     with _captured_noise() as noise:
         try:
             session = onnxruntime.InferenceSession(model, options, providers=[name])
@@ -148,41 +153,64 @@ def _try_provider(name: str, model: bytes) -> str:
     return _reason(noise) or "onnxruntime fell back to another provider"
 
 
-def _providers(kind: str, index: int, exact: bool) -> list[Any]:
-    if kind == "cpu":
-        return [PROVIDERS["cpu"]]
-    cuda = [(PROVIDERS["cuda"], {"device_id": index, "use_tf32": int(not exact)}), PROVIDERS["cpu"]]
-    return cuda if kind == "cuda" else [(PROVIDERS["tensorrt"], {"device_id": index}), *cuda]
-
-
 def _session(
-    model: Path | bytes, options: onnxruntime.SessionOptions, kind: str, providers: list[Any]
+    model: Path | bytes, settings: SessionSettings, device: str, record_placement: bool
 ) -> onnxruntime.InferenceSession:
-    wanted = PROVIDERS[kind]
+    wanted = settings.provider_on(device)
     if wanted not in onnxruntime.get_available_providers():
         remedy = "pip install 'aaexport[cuda]' on a machine with an NVIDIA GPU, or use --device cpu"
         raise ProviderError(f"{wanted} is not part of this onnxruntime; {remedy}")
-    if kind != "cpu":
-        _preload_cuda()
+    missing = _missing_libraries(wanted)
+    if missing is not None:
+        raise _inactive(wanted, missing)
     with _captured_noise() as noise:
         try:
             source = model if isinstance(model, bytes) else str(model)
-            session = onnxruntime.InferenceSession(source, options, providers=providers)
+            session = onnxruntime.InferenceSession(
+                source, _session_options(settings, record_placement), providers=settings.providers_on(device)
+            )
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
             raise RunnerError(f"onnxruntime cannot load the model: {first_line(error)}") from error
     if session.get_providers()[0] != wanted:
         cause = _reason(noise) or "onnxruntime gave no reason"
-        remedy = "install the NVIDIA driver and 'aaexport[cuda]', or use --device cpu"
-        raise ProviderError(f"{wanted} did not become active: {cause}; {remedy}")
+        raise _inactive(wanted, Missing(cause, "install the NVIDIA driver and 'aaexport[cuda]'"))
     session.disable_fallback()  # otherwise a failing run is repeated on another provider, with a line of output
     return session
 
 
-def _preload_cuda() -> None:
-    """Loads CUDA's and cuDNN's libraries from their pip packages; where there are none the session says so."""
-    with _captured_noise():
-        onnxruntime.preload_dlls()
+def _session_options(settings: SessionSettings, record_placement: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
+    if not settings.optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if record_placement:
+        options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
+    for key, value in settings.session_entries().items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _missing_libraries(provider: str) -> Missing | None:
+    """Loads what the provider needs, wherever pip put it; what it lacks, or None.
+
+    On Windows onnxruntime's own search knows torch's folder; what fails there the session says.
+    """
+    if provider not in (PROVIDERS["cuda"], PROVIDERS["tensorrt"]):
+        return None
+    if sys.platform == "win32":
+        with _captured_noise():
+            onnxruntime.preload_dlls()
+    cuda = str(getattr(onnxruntime, "cuda_version", ""))  # builds for the CPU have none
+    built_with = f"onnxruntime {onnxruntime.__version__} of CUDA {cuda}"
+    return load_cuda_libraries(cuda, built_with, tensorrt=provider == PROVIDERS["tensorrt"])
+
+
+def _inactive(provider: str, missing: Missing) -> ProviderError:
+    instead = "or leave TensorRT out" if provider == PROVIDERS["tensorrt"] else "or use --device cpu"
+    return ProviderError(f"{provider} did not become active: {missing.cause}; {missing.remedy}, {instead}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,129 @@
+"""How an onnxruntime session runs, as a value: what can be set → the runtime's own options. Needs no onnxruntime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, broken_rule
+
+CudnnSearch = Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"]
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# A processor computes float32 exactly whatever `tf32` says, so that is not among them.
+ON_CUDA = ("cuda_graph", "nhwc", "cudnn_search", "gpu_memory", "copy_streams", "one_stream", "tensorrt")
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """Every default is onnxruntime's own.
+
+    Attributes:
+        threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
+        optimize: False switches onnxruntime's own graph optimizations off.
+        spinning: whether an idle thread waits busily for its next work.
+        iobinding: whether `OrtRunner.serving` answers through buffers that were allocated beforehand.
+        tf32: on CUDA, whether float32 products may be computed in TF32; False for exact ones.
+        cuda_graph: a query's work is recorded once and then launched as a whole; with `iobinding`, because its
+            buffers must keep their place.
+        nhwc: prefers kernels for channels-last, and transposes where it must.
+        cudnn_search: how cuDNN picks the algorithm of a convolution, at the first run of each shape.
+        gpu_memory: bytes that the CUDA provider's arena may take, TensorRT's engines aside; None for no limit.
+        copy_streams: copies in streams of their own; onnxruntime warns of data races in some models (its issue 4829).
+        one_stream: all threads share one CUDA stream rather than having one each.
+        tensorrt: gives TensorRT what it takes; the rest is the CUDA provider's.
+        engine_cache: a folder where TensorRT's engines and timings are kept for the next session.
+
+    Raises:
+        ArgumentError: a value is out of its range, or two contradict each other.
+    """
+
+    threads: int | None = None
+    optimize: bool = True
+    spinning: bool = True
+    iobinding: bool = False
+    tf32: bool = True
+    cuda_graph: bool = False
+    nhwc: bool = False
+    cudnn_search: CudnnSearch = "EXHAUSTIVE"
+    gpu_memory: int | None = None
+    copy_streams: bool = False
+    one_stream: bool = False
+    tensorrt: bool = False
+    engine_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "gpu_memory"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(broken_rule(name, "be positive", value))
+        if self.cudnn_search not in get_args(CudnnSearch):
+            rule = f"be one of {', '.join(get_args(CudnnSearch))}"
+            raise ArgumentError(broken_rule("cudnn_search", rule, self.cudnn_search))
+        if self.cuda_graph and not self.iobinding:
+            raise ArgumentError(broken_rule("iobinding", "be on with cuda_graph", "off"))
+        if self.engine_cache is not None and not self.tensorrt:
+            raise ArgumentError(broken_rule("tensorrt", "be on with engine_cache", "off"))
+        if self.tensorrt and not self.tf32:
+            remedy = "onnxruntime cannot tell TensorRT: set NVIDIA_TF32_OVERRIDE=0 instead"
+            raise ArgumentError(broken_rule("tf32", "be on with tensorrt", "off", remedy))
+
+    def check(self, device: str) -> None:
+        """ArgumentError if something is set that the device does not have."""
+        if parse_device(device)[0] == "cpu":
+            for name in (name for name in ON_CUDA if name in self.described()):
+                raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
+
+    def described(self) -> dict[str, Any]:
+        """What differs from onnxruntime's defaults, in JSON's types."""
+        different = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in different.items()}
+
+    def session_entries(self) -> dict[str, str]:
+        """Of the session's configuration, by onnxruntime's keys."""
+        return {} if self.spinning else {"session.intra_op.allow_spinning": "0"}
+
+    def provider_on(self, device: str) -> str:
+        """The execution provider that must become active."""
+        return PROVIDERS["tensorrt" if self.tensorrt else parse_device(device)[0]]
+
+    def providers_on(self, device: str) -> list[tuple[str, dict[str, Any]]]:
+        """Execution providers in their order of precedence, each with its options."""
+        kind, index = parse_device(device)
+        providers: list[tuple[str, dict[str, Any]]] = [(PROVIDERS["cpu"], {})]
+        if kind == "cuda":
+            providers.insert(0, (PROVIDERS["cuda"], {"device_id": index, **self._of_cuda()}))
+        if self.tensorrt:
+            providers.insert(0, (PROVIDERS["tensorrt"], {"device_id": index, **self._of_tensorrt()}))
+        return providers
+
+    def _of_cuda(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"use_tf32": int(self.tf32), "cudnn_conv_algo_search": self.cudnn_search}
+        if self.gpu_memory is not None:
+            options["gpu_mem_limit"] = self.gpu_memory
+        if self.copy_streams:
+            options["do_copy_in_default_stream"] = 0
+        asked = {
+            "prefer_nhwc": self.nhwc,
+            "use_ep_level_unified_stream": self.one_stream,
+            "enable_cuda_graph": self.cuda_graph and not self.tensorrt,  # one provider records, the first
+        }
+        return options | {name: 1 for name, wanted in asked.items() if wanted}
+
+    def _of_tensorrt(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"trt_cuda_graph_enable": 1} if self.cuda_graph else {}
+        if self.engine_cache is not None:
+            for kept in ("engine", "timing"):
+                options |= {f"trt_{kept}_cache_enable": 1, f"trt_{kept}_cache_path": str(self.engine_cache)}
+        return options
+
+
+DEFAULTS = SessionSettings()
+AS_WRITTEN = SessionSettings(optimize=False)
+EXACT = SessionSettings(tf32=False)
