@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from aaexport.errors import first_line
 # Below a folder of packages: NVIDIA's wheels, of CUDA 12 (cublas/lib …) as of CUDA 13 (cu13/lib), which torch and
 # onnxruntime-gpu share; what torch carries itself; TensorRT's wheels.
 PLACES = ("nvidia/*/lib", "torch/lib", "tensorrt_libs")
-TOOLKITS = ("CUDA_HOME", "CUDA_PATH")  # variables that name an installed toolkit
+TOOLKIT_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
 CUDNN, TENSORRT = "9", "10"  # that onnxruntime 1.23 and later are linked with
 OF_ANOTHER_CUDA = re.compile(r"cu\d+")
 
@@ -72,12 +72,11 @@ def needed_libraries(cuda: str, tensorrt: bool = False) -> tuple[Library, ...]:
     return needed if tensorrt else needed[:-2]
 
 
-def library_folders(packages: Iterable[str], environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The folders that may hold libraries, below each of `packages` (as `sys.path`) and of installed toolkits."""
+def library_folders(packages: Iterable[str], toolkits: Iterable[str] = ()) -> tuple[Path, ...]:
+    """The folders that may hold libraries, below each of `packages` (as `sys.path`), then of installed toolkits."""
     roots = dict.fromkeys(Path(entry or ".") for entry in packages)
     of_wheels = [folder for root in roots for place in PLACES for folder in sorted(root.glob(place))]
-    toolkits = [Path(environment[name]) for name in TOOLKITS if environment.get(name)]
-    of_toolkits = [toolkit / "lib64" for toolkit in (*toolkits, Path("/usr/local/cuda"))]
+    of_toolkits = [Path(toolkit) / "lib64" for toolkit in toolkits]
     return tuple(folder for folder in (*of_wheels, *of_toolkits) if folder.is_dir())
 
 
@@ -119,7 +118,9 @@ def load_cuda_libraries(cuda: str, built_with: str, tensorrt: bool = False) -> M
     """Of this process's packages, on Linux; None where all are loaded, or where `cuda` names no version."""
     if sys.platform != "linux" or not cuda.partition(".")[0].isdecimal():
         return None
-    return load_libraries(needed_libraries(cuda, tensorrt), library_folders(sys.path, os.environ), built_with)
+    named = [os.environ[name] for name in TOOLKIT_VARIABLES if os.environ.get(name)]
+    folders = library_folders(sys.path, (*named, "/usr/local/cuda"))
+    return load_libraries(needed_libraries(cuda, tensorrt), folders, built_with)
 
 
 def _load(library: Library, folders: Sequence[Path]) -> str | None:

@@ -118,7 +118,7 @@ class OrtRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self.session
+        self.__dict__.pop("session", None)  # what serves from it may have ended it already
 
 
 def working_providers() -> dict[str, str]:
