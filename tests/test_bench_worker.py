@@ -11,7 +11,7 @@ from aaexport.errors import ArgumentError, GraphError, MeasurementError, Provide
 from aaexport.folder import sha256
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.validity import MIN_QUERIES
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.serve_bench import BLOCKS, serve_bench
 from aaexport.report.machine import bench_json

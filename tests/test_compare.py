@@ -26,7 +26,7 @@ from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Ratio
 from aaexport.pipeline import rivals
 from aaexport.pipeline import serve_bench as module
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.rivals import RIVALS, check_rivals
 from aaexport.pipeline.serve_bench import BLOCKS, serve_bench
 from aaexport.report.machine import bench_json

@@ -79,6 +79,16 @@ class Trouble:
     def __bool__(self) -> bool:
         return bool(self.errors or self.lost or self.doubled or self.unknown or self.hung)
 
+    def __add__(self, other: Trouble) -> Trouble:
+        texts = dict.fromkeys((*self.errors, *other.errors))
+        return Trouble(
+            {text: self.errors.get(text, 0) + other.errors.get(text, 0) for text in texts},
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+            self.unknown + other.unknown,
+            self.hung or other.hung,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Run:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aaexport.device import parse_device
+from aaexport.load.arrivals import mean_rate, trace
 from aaexport.load.gpu import GpuState, read_gpu
 from aaexport.load.machine import Environment, MachineWatch
 from aaexport.load.measurement import (
@@ -24,12 +25,13 @@ from aaexport.load.measurement import (
 )
 from aaexport.load.peak import find_peak
 from aaexport.load.run import QueryLog, Trouble
+from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
 from aaexport.load.validity import MIN_QUERIES, reasons_against, why_no_ratio
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench_options import BenchOptions
 from aaexport.pipeline.contender import Contender, RunInterrupted, Served
-from aaexport.pipeline.feeding import ANSWERS_AGREE, relative_error
+from aaexport.pipeline.feeding import ANSWERS_AGREE, disagreement
 from aaexport.pipeline.rivals import is_other_model, rival_label
 from aaexport.pipeline.run_order import RunOrder
 from aaexport.pipeline.samples import Samples
@@ -133,7 +135,7 @@ class BenchSession:
         for name, rival in self.rivals.items():
             path = self.room / "answers.npz"
             rival.answers(path, self.count, batch)
-            self._note_agreement(name, _disagreement(path, expected))
+            self._note_agreement(name, disagreement(path, expected))
 
     def measure(self) -> None:
         """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
@@ -217,7 +219,7 @@ class BenchSession:
 
     def _keep_trouble(self, served: Served) -> None:
         measured = self.measured
-        measured.trouble = _both(measured.trouble, served.trouble)
+        measured.trouble = measured.trouble + served.trouble
         measured.aborted = measured.aborted or served.aborted
         if measured.check is not None:
             measured.check = AnswerCheck(
@@ -324,35 +326,6 @@ class BenchSession:
                     same_answers=self.agreements.get(name),
                 )
             )
-
-
-def _disagreement(path: Path, expected: Path) -> float:
-    """The largest difference of two files of answers ÷ the largest expected number, over all outputs."""
-    with np.load(path) as answers, np.load(expected) as truths:
-        if set(answers) != set(truths) and len(answers) == len(truths):  # another file may call them otherwise
-            pairs = list(zip(answers.values(), truths.values(), strict=True))
-        else:
-            pairs = [(answers.get(name), truths[name]) for name in truths]
-        return max((relative_error(*_as_many(answer, truth)) for answer, truth in pairs), default=0.0)
-
-
-def _as_many(answer: Array | None, truth: Array) -> tuple[Array | None, Array]:
-    """Both cut to the samples that both have: how many fit the memory depends on the outputs alone."""
-    if answer is None:
-        return None, truth
-    count = min(len(answer), len(truth))
-    return answer[:count], truth[:count]
-
-
-def _both(one: Trouble, other: Trouble) -> Trouble:
-    errors = {text: one.errors.get(text, 0) + other.errors.get(text, 0) for text in (*one.errors, *other.errors)}
-    return Trouble(
-        errors,
-        one.lost + other.lost,
-        one.doubled + other.doubled,
-        one.unknown + other.unknown,
-        one.hung or other.hung,
-    )
 
 
 def _running(what: str, state: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ class _Worker:
             if held > ANSWERS_IN_MEMORY:
                 break
         outputs = {name: np.concatenate(arrays)[:count] for name, arrays in parts.items()}
-        np.savez(path, **outputs)
+        np.savez(path, **outputs)  # type: ignore[arg-type]  # its own keyword is no output
         return {"finite": all(bool(np.isfinite(output).all()) for output in outputs.values())}
 
     def expect(self, path: str) -> Order:
@@ -146,7 +146,7 @@ class _Worker:
     def phases(self, batch: int) -> Order:
         measure = getattr(self.runner, "phases", None)  # PyTorch has none
         found = None if measure is None else measure(self._feeds(0, batch), PHASE_QUERIES)
-        return {"phases": None if found is None else dataclasses.asdict(found)}
+        return {"phases": None if found is None else found.medians()}
 
     def _feeds(self, number: int, batch: int) -> dict[str, Array]:
         return self.feeder.feeds(self.feeder.of_query(number, batch))

@@ -12,6 +12,7 @@ import numpy as np
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.runners.base import Array, Port
 
+Answer = Mapping[str, Array]
 ANSWERS_AGREE = 1e-2  # of the largest output: TF32 passes, another model does not
 
 
@@ -67,12 +68,13 @@ class Checker:
         """From a .npz that `bench_worker` wrote."""
         return cls(dict(np.load(path, allow_pickle=False)))
 
-    def check(self, kept: Iterable[tuple[Sequence[int], Mapping[str, Array]]]) -> None:
-        """Adds answers, each with its samples."""
+    def check(self, kept: Iterable[tuple[Sequence[int], Answer | Sequence[Answer]]]) -> None:
+        """Adds answers, each with its samples: one for all of them, or one for each."""
         known = min((len(array) for array in self.expected.values()), default=0)
         for samples, answer in kept:
             if all(number < known for number in samples):
-                error = max(self._error(name, list(samples), answer) for name in self.expected)
+                whole = answer if isinstance(answer, Mapping) else _stacked(answer)
+                error = max(self._error(name, list(samples), whole) for name in self.expected)
                 self.checked += 1
                 self.wrong += not error <= ANSWERS_AGREE
                 self.largest_error = max(self.largest_error, error)
@@ -84,9 +86,12 @@ class Checker:
         self.checked, self.wrong, self.largest_error = 0, 0, 0.0
         return result
 
-    def _error(self, name: str, samples: list[int], answer: Mapping[str, Array]) -> float:
-        expected, actual = self.expected[name][samples], answer.get(name)
-        return relative_error(actual, expected)
+    def _error(self, name: str, samples: list[int], answer: Answer) -> float:
+        return relative_error(answer.get(name), self.expected[name][samples])
+
+
+def _stacked(answers: Sequence[Answer]) -> Answer:
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def relative_error(actual: Array | None, expected: Array) -> float:
@@ -96,3 +101,18 @@ def relative_error(actual: Array | None, expected: Array) -> float:
     largest = max(float(np.abs(expected).max(initial=0)), 1e-6)
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0) / largest
     return float(error) if np.isfinite(error) else float("inf")
+
+
+def disagreement(path: Path, expected: Path) -> float:
+    """The largest difference of two files of answers ÷ the largest expected number, over all outputs."""
+    with np.load(path) as answers, np.load(expected) as truths:
+        names = list(truths) if set(answers) >= set(truths) else list(answers)  # another file may call them otherwise
+        pairs = zip([answers[name] for name in names], truths.values(), strict=False)
+        errors = [_difference(answer, truth) for answer, truth in pairs]
+        return float("inf") if len(names) < len(truths) else max(errors, default=0.0)
+
+
+def _difference(answer: Array, truth: Array) -> float:
+    """Over the samples that both have: how many fit the memory depends on the outputs alone."""
+    count = min(len(answer), len(truth))
+    return relative_error(answer[:count], truth[:count])

@@ -28,7 +28,7 @@ from aaexport.load.statistics import typical
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice, cached_blocks
 from aaexport.parity import Case, Computation, OutputParity, ParityReport, Truth, compare, tolerances
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.convert import convert
 from aaexport.pipeline.plan import ATTENTION_OPSET, unmeasured

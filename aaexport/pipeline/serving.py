@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from aaexport.errors import RunnerError, broken_rule
 from aaexport.load import arrivals
 from aaexport.load.batching import BatchingServer
-from aaexport.load.engine import LoadGenerator, Plan, Progress
+from aaexport.load.engine import LoadGenerator
+from aaexport.load.plan import Plan, Progress
 from aaexport.load.run import Nanoseconds, Run
 from aaexport.load.system import Synchronous, SystemUnderTest
-from aaexport.pipeline.feeding import Feeder
+from aaexport.pipeline.feeding import Answer, Feeder
 from aaexport.pipeline.run_order import RunOrder
 from aaexport.runners.base import Array, Runner
 
 KEPT = 256  # answers that are compared, of one run
-KEPT_OFFLINE = 1
-Answer = Mapping[str, Array]
 
 
 def run_order(
@@ -48,7 +48,10 @@ def run_order(
     with ExitStack() as stack:
         system: SystemUnderTest = Synchronous(answerer(runners[0], feeder))
         if order.shares_batches:
-            system = stack.enter_context(_server(order, runners, feeder))
+            workers = [worker(runner, feeder) for runner in runners]
+            pads = runners[0].inputs[0].shape[:1] not in ((), (None,)) and feeder.batched
+            delay = load.max_delay / 1000
+            system = stack.enter_context(BatchingServer(workers, load.max_batch, delay, pad=pads))
         generator = LoadGenerator(system, len(feeder), plan, abort=abort, progress=progress if tell else None)
         if load.scenario == "offline":
             return generator.offline(order.total_samples, warmup_samples=load.max_batch)
@@ -56,6 +59,26 @@ def run_order(
             return generator.server(_schedule(order), load.samples_per_query, warmup_concurrency=load.max_batch)
         return generator.closed_loop(load.samples_per_query, order.clients)
     raise AssertionError("an ExitStack that swallows nothing")
+
+
+def worker(runner: Runner, feeder: Feeder) -> Callable[[list[int]], list[Answer]]:
+    """The runner as a function from the samples of a batch to an answer for each."""
+    alone = answerer(runner, feeder)
+
+    def answers(samples: list[int]) -> list[Answer]:
+        if len(samples) == 1:
+            outputs = alone((samples[0],))
+        else:
+            outputs = runner.infer(feeder.feeds(samples))
+        if not feeder.batched:
+            return [outputs]
+        for name, output in outputs.items():
+            if output.shape[:1] != (len(samples),):
+                rule = f"have an entry for each of {len(samples)} samples if queries are to share a batch"
+                raise RunnerError(broken_rule(f"output {name}", rule, f"shape {output.shape}", "set --max-batch 1"))
+        return [{name: output[place] for name, output in outputs.items()} for place in range(len(samples))]
+
+    return answers
 
 
 def answerer(runner: Runner, feeder: Feeder) -> Callable[[tuple[int, ...]], Answer]:

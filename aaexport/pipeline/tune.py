@@ -23,7 +23,7 @@ from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
 from aaexport.pipeline.layer_contest import Conditions, LayerContest, Tick
-from aaexport.pipeline.serve_bench import MAX_THREADS
+from aaexport.pipeline.bench_options import MAX_THREADS
 from aaexport.recipe import DEFAULT_DECOMPOSITION, MAX_SEED, Recipe, check_opset
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult

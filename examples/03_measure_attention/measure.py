@@ -19,7 +19,7 @@ from aaexport.folder import checkout, find_model
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.relative import DECOMPOSITIONS
-from aaexport.pipeline.bench_worker import WorkerSpec
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.subject import write_random_weights
 
