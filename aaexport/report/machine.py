@@ -7,13 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aaexport.load.measurement import PERCENTILES, BenchReport, Comparison
-from aaexport.load.statistics import Milliseconds
 from aaexport.parity import ParityReport
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/2"
-BENCH_SCHEMA = "aaexport.bench/2"
 CONVERT_SCHEMA = "aaexport.convert/1"
 OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
@@ -31,67 +28,22 @@ def parity_json(report: ParityReport) -> dict[str, Any]:
         "max_abs_error": report.max_abs_error,
         "max_error_ratio": report.max_error_ratio,
     }
-    value: dict[str, Any] = _strict(verdict | dataclasses.asdict(report))
+    value: dict[str, Any] = strict(verdict | dataclasses.asdict(report))
     return value
 
 
-def _strict(value: Any) -> Any:
-    """As JSON has it: lists for tuples, and "NaN", "Infinity" and "-Infinity" for the numbers that it lacks.
+def strict(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples, and "NaN", "Infinity" and "-Infinity" for the numbers that it lacks.
 
     A null would say that there is no number; these strings are what protocol buffers write, and what `float` reads.
     """
     if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
+        return {key: strict(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
+        return [strict(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
-    """The measurement, verdict and percentiles first; with `raw` every latency too, in milliseconds."""
-    value: dict[str, Any] = {
-        "schema": BENCH_SCHEMA,
-        "valid": report.valid,
-        "reasons": list(report.reasons),
-        "warnings": list(report.warnings),
-        "model": report.model,
-        "scenario": report.scenario,
-        "device": report.label,
-        "provider": report.provider,
-        "batch": report.batch,
-        "inputs": report.inputs,
-        "threads": report.threads,
-        "unit": "ms",
-        **{f"p{p}": report.percentile(p) for p in PERCENTILES},
-        "queries": len(report.latencies),
-        "throughput": [dataclasses.asdict(entry) for entry in report.throughput],
-        "cold_start_s": report.cold_start,
-        "comparisons": [_comparison(other, raw) for other in report.comparisons],
-        "environment": dataclasses.asdict(report.environment),
-        "tools": report.tools,
-        "onnx_sha256": report.onnx_sha256,
-    }
-    if raw:
-        value["blocks_ms"] = _raw(report.blocks)
-    return value
-
-
-def _comparison(other: Comparison, raw: bool) -> dict[str, Any]:
-    value = {
-        "name": other.name,
-        "against": other.label,
-        "p50": other.p50,
-        "cold_start_s": other.cold_start,
-        "ratio": None if other.ratio is None else dataclasses.asdict(other.ratio),
-        "withheld": other.withheld,
-    }
-    return value | ({"blocks_ms": _raw(other.blocks)} if raw else {})
-
-
-def _raw(blocks: tuple[Milliseconds, ...]) -> list[list[float]]:
-    return [block.round(6).tolist() for block in blocks]
 
 
 def convert_json(result: ConvertResult) -> dict[str, Any]:
