@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from aaexport.graph.files import GraphSummary, TensorInfo
-from aaexport.load.measurement import PERCENTILES, BenchReport
-from aaexport.load.statistics import Ratio
 from aaexport.recipe import Input
 from aaexport.report import wording
 from aaexport.report.attention import head_of, listed
@@ -35,22 +33,6 @@ def convert_view(result: ConvertResult) -> RenderableType:
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
-
-
-def bench_view(report: BenchReport) -> RenderableType:
-    """Latency, throughput, comparison, and whether to believe them."""
-    parts: list[RenderableType] = [_latency(report), *(Text(line, style="dim") for line in _legend(report))]
-    throughput = new_table("batch", "images/s", "p50 of a batch", justify_from=0)
-    for entry in report.throughput:
-        throughput.add_row(str(entry.batch), f"{entry.images_per_second:,.0f}", _milliseconds(entry.p50))
-    parts += [throughput, Text(_environment(report), style="dim")]
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
-    parts += [Text(f"INVALID: {reason}", style="bold red") for reason in report.reasons]
-    if report.valid and report.warnings:
-        parts.append(Text("VALID, but mind the warnings", style="bold yellow"))
-    elif report.valid:
-        parts.append(Text("VALID", style="bold green"))
-    return Group(*parts)
 
 
 def inspect_view(result: InspectResult) -> RenderableType:
@@ -134,47 +116,6 @@ def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
     }
 
 
-def _latency(report: BenchReport) -> Table:
-    """model.onnx, and a row for each way to run the same network beside it."""
-    columns = ("queries", *(f"p{p}" for p in PERCENTILES), "cold start", *(["÷ ours"] if report.comparisons else []))
-    table = new_table(f"{report.scenario}, batch {report.batch}", *columns, justify_from=1)
-    figures = [_milliseconds(report.percentile(p)) for p in PERCENTILES]
-    table.add_row(report.label, str(len(report.latencies)), *figures, _seconds(report.cold_start))
-    for other in report.comparisons:
-        queries = str(sum(len(block) for block in other.blocks))
-        row = (other.label, queries, _milliseconds(other.p50), "", "", _seconds(other.cold_start))
-        table.add_row(*row, _ratio(other.ratio))
-    return table
-
-
-def _legend(report: BenchReport) -> list[str]:
-    """What the columns beside the percentiles mean, and why one is empty."""
-    lines = ["cold start: the first query after loading, with whatever the runtime compiles then"]
-    if not report.comparisons:
-        return lines
-    withheld = report.comparisons[0].withheld  # for all or none: it is the machine that is judged
-    if withheld is not None:
-        lines.append(f"÷ ours is withheld: {withheld}")
-    else:
-        lines.append(
-            f"÷ ours: latency by that of {report.label} in the first row, median and range over "
-            f"{len(report.blocks)} pairs of alternating blocks"
-        )
-    return lines
-
-
-def _ratio(ratio: Ratio | None) -> str:
-    return "withheld" if ratio is None else f"{ratio.median:.2f} ({ratio.lowest:.2f}–{ratio.highest:.2f})"
-
-
-def _environment(report: BenchReport) -> str:
-    machine = report.environment
-    shares = {"stolen": machine.steal_share, "taken by other processes": machine.other_load_share}
-    taken = "".join(f", {share:.1%} of the CPU {by}" for by, share in shares.items() if share is not None)
-    threads = "default" if report.threads is None else str(report.threads)
-    return f"{machine.cpu}, {machine.cores} cores{taken}; {report.provider}, {threads} threads; {report.inputs}"
-
-
 def histogram(operators: Mapping[str, int]) -> str:
     """How many, and how many of each."""
     total = sum(operators.values())
@@ -191,14 +132,6 @@ def _shape(sizes: tuple[int | str | None, ...]) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count:,} bytes"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "withheld" if value is None else f"{value:.3f} ms"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s"
 
 
 def new_table(*headers: str, justify_from: int = 99) -> Table:
