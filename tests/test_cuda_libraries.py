@@ -133,9 +133,10 @@ def test_what_is_required_is_what_the_installed_provider_is_linked_with(provider
 
 
 def test_libraries_are_loaded_from_where_pip_put_them_in_the_order_of_their_needs(tmp_path, linker):
-    files = [tmp_path / "nvidia/cu13/lib" / name for name in ("libcublasLt.so.13", "libcublas.so.13")]
+    names = ("cu13/lib/libcublasLt.so.13", "cu13/lib/libcublas.so.13", "cudnn/lib/libcudnn.so.9")
+    files = [tmp_path / "nvidia" / name for name in names]
     put(tmp_path, *files)
-    loaded = linker("libcuda.so.1", "libcudart.so.13", "libcurand.so.10", "libcudnn.so.9")
+    loaded = linker("libcuda.so.1", "libcudart.so.13", "libcurand.so.10")
     assert load_libraries(needed_libraries("13.0"), folders(tmp_path), BUILD) is None
     assert [name for name in loaded if "/" in name] == [str(file) for file in files]
 

@@ -1,15 +1,33 @@
-"""The GPU's own account of itself: clocks, temperature and what slows it down, by NVIDIA's management library."""
+"""CUDA's number of a GPU → clocks, heat and what slows it down, as NVIDIA's management library tells them."""
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+# Bits of nvmlClocksEventReasons (nvml.h). An idle GPU lowers its clocks as well, which slows nothing down.
+REASONS = {
+    0x002: "application clocks",
+    0x004: "power",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "thermal",  # by the driver
+    0x040: "thermal",  # by the hardware
+    0x080: "power brake",
+    0x100: "display clocks",
+}
 
 
 @dataclass(frozen=True)
 class GpuState:
     """One reading. Clocks in MHz, temperature in °C, power in W; None where the driver does not tell.
 
-    `throttled` are the reasons for which the driver holds the clocks down, such as `thermal` or `power`.
+    `throttled` are the reasons for which the driver holds the clocks down, such as `thermal` or `power`; `untold` are
+    the fields that the driver does not tell, `throttled` perhaps among them.
     """
 
     name: str
@@ -21,3 +39,133 @@ class GpuState:
     temperature: int | None
     power: float | None
     throttled: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+
+class _UnreadableError(Exception):
+    """Why a GPU cannot be read, in one line."""
+
+
+def read_gpu(index: int) -> GpuState | None:
+    """The state of the GPU that CUDA counts as `index`; None where it cannot be read: `why_unreadable` says why."""
+    try:
+        with _management() as nvml:
+            return _state(nvml, _handle(nvml, index))
+    except _UnreadableError:
+        return None
+
+
+def why_unreadable(index: int) -> str | None:
+    """Why `read_gpu` gives None, with the remedy where there is one; None if it gives a state."""
+    try:
+        with _management() as nvml:
+            _state(nvml, _handle(nvml, index))
+    except _UnreadableError as error:
+        return str(error)
+    return None
+
+
+def nvml_index(index: int, gpus: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> int:
+    """The management library's number of the GPU that CUDA counts as `index`.
+
+    The library counts by place on the bus and sees every GPU. CUDA counts the visible ones alone, the fastest first
+    unless CUDA_DEVICE_ORDER says otherwise: among unlike GPUs that order cannot be known from here.
+
+    Args:
+        index: CUDA's.
+        gpus: (UUID, name) of each GPU, as the library counts them.
+        environment: where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER may be set.
+
+    Raises:
+        _UnreadableError: there is no such GPU, or it cannot be told which it is.
+    """
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    entries = [str(number) for number in range(len(gpus))] if shown is None else shown.split(",")
+    visible = []
+    for entry in map(str.strip, entries):
+        found = [n for n, (uuid, _) in enumerate(gpus) if entry == str(n) or (entry and uuid.startswith(entry))]
+        if len(found) != 1:
+            break  # as CUDA does: what follows a number or name that is none is not visible either
+        visible.append((found[0], entry.isdecimal()))
+    if index >= len(visible):
+        setting = "" if shown is None else f" with CUDA_VISIBLE_DEVICES={shown}"
+        raise _UnreadableError(f"GPU {index} must be one that is there, got {len(visible)} of them{setting}")
+    number, by_order = visible[index]
+    if by_order and len({name for _, name in gpus}) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        rule = "GPUs of several kinds must be counted by their place, got CUDA's own order"
+        raise _UnreadableError(f"{rule}; set CUDA_DEVICE_ORDER=PCI_BUS_ID")
+    return number
+
+
+@contextmanager
+def _management() -> Iterator[Any]:
+    """The library, ready for questions; what it raises becomes the reason."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise _UnreadableError("nvidia-ml-py is not installed; pip install 'aaexport[gpu]'") from error
+    try:
+        nvml.nvmlInit()
+        try:
+            yield nvml
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
+        raise _UnreadableError(f"NVIDIA's management library does not work here: {error}") from error
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+    gpus = [(_text(nvml.nvmlDeviceGetUUID(each)), _text(nvml.nvmlDeviceGetName(each))) for each in handles]
+    return handles[nvml_index(index, gpus, os.environ)]
+
+
+def _state(nvml: Any, handle: Any) -> GpuState:
+    cuda = int(nvml.nvmlSystemGetCudaDriverVersion())  # 13020 is 13.2
+    clock, memory = nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM
+    told = {
+        "sm_clock": _told(nvml, "nvmlDeviceGetClockInfo", handle, clock),
+        "max_sm_clock": _told(nvml, "nvmlDeviceGetMaxClockInfo", handle, clock),
+        "memory_clock": _told(nvml, "nvmlDeviceGetClockInfo", handle, memory),
+        "temperature": _told(
+            nvml, "nvmlDeviceGetTemperatureV nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU
+        ),
+        "power": _told(nvml, "nvmlDeviceGetPowerUsage", handle),  # in mW
+        "throttled": _told(
+            nvml, "nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons", handle
+        ),
+    }
+    return GpuState(
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        driver=_text(nvml.nvmlSystemGetDriverVersion()),
+        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        sm_clock=told["sm_clock"],
+        max_sm_clock=told["max_sm_clock"],
+        memory_clock=told["memory_clock"],
+        temperature=told["temperature"],
+        power=None if told["power"] is None else told["power"] / 1000,
+        throttled=throttle_reasons(told["throttled"] or 0),
+        untold=tuple(name for name, value in told.items() if value is None),
+    )
+
+
+def throttle_reasons(bits: int) -> tuple[str, ...]:
+    """The names of what holds the clocks down, each once; a bit that this table does not know by its number."""
+    known = [name for bit, name in REASONS.items() if bits & bit]
+    unknown = [f"reason {1 << n:#x}" for n in range(1, bits.bit_length()) if bits >> n & 1 and 1 << n not in REASONS]
+    return tuple(dict.fromkeys((*known, *unknown)))
+
+
+def _told(nvml: Any, names: str, *arguments: Any) -> int | None:
+    """What the first of the functions answers that library and driver know, the newer name before the older."""
+    for function in filter(None, (getattr(nvml, name, None) for name in names.split())):
+        try:
+            return int(function(*arguments))
+        except nvml.NVMLError:
+            continue
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    """Older versions of the package answer with bytes."""
+    return value.decode() if isinstance(value, bytes) else value

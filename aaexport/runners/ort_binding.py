@@ -72,7 +72,7 @@ class BoundRun:
                 raise RunnerError(
                     broken_rule(name, f"be fed as it was bound, {_told(self._shapes[name])}", _told(given))
                 )
-            value.update_inplace(np.ascontiguousarray(array))
+            value.update_inplace(array)
 
     def run(self) -> None:
         """Computes the outputs from the inputs as they are; returns when the device is done."""
