@@ -10,7 +10,7 @@ import click
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[a-zA-Zµ%]*)")
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001}
 _SHARES = {"": 1.0, "%": 0.01}
-_BYTES = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+_BYTES = {"MiB": 2.0**20, "GiB": 2.0**30, "MB": 1e6, "GB": 1e9}
 
 
 class Quantity(click.ParamType[float]):

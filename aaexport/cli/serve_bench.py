@@ -135,6 +135,7 @@ def command(
         ensure_converted(subject, size)
     elif out is not None or size is not None:
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
+    from aaexport.load.regression import why_regressed
     from aaexport.pipeline.serve_bench import Interrupted, serve_bench
 
     try:
@@ -146,8 +147,8 @@ def command(
     _show(report, page, as_json, raw)
     if not report.valid:
         raise MeasurementError(f"the measurement is not valid: {report.reasons[0]}")
-    if report.regression is not None and report.regression.is_real:
-        raise MeasurementError(f"slower than {report.regression.baseline}: {report.regression.ratio.median - 1:.1%}")
+    if report.regression is not None and (complaint := why_regressed(report.regression)):
+        raise MeasurementError(complaint)
 
 
 def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> None:

@@ -37,7 +37,7 @@ class QueryLog:
     @property
     def answered(self) -> npt.NDArray[np.bool_]:
         """Which queries have an answer."""
-        return self.completed != UNANSWERED
+        return np.not_equal(self.completed, UNANSWERED)
 
     @property
     def latencies(self) -> Milliseconds:

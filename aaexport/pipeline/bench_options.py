@@ -10,6 +10,9 @@ from typing import Any
 from aaexport.device import parse_device, usable_cores
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.load.measurement import Load
+from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES
+from aaexport.load.mlperf import RULES as MLPERF
+from aaexport.load.statistics import queries_needed
 from aaexport.pipeline.rivals import check_rivals
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
@@ -111,22 +114,42 @@ class BenchOptions:
             return max(1, usable_cores() // self.workers)
         return self.threads
 
-    def load(self, fixed_batch: int | None, *, rate: float | None = None, batched: bool = True) -> Load:
+    @property
+    def seconds(self) -> float:
+        """Of counted queries: MLPerf's rules ask for ten minutes at the least."""
+        return self.duration if self.rules == "quick" else max(self.duration, MIN_SECONDS)
+
+    @property
+    def least_queries(self) -> int:
+        """That must be counted."""
+        if self.rules == "mlperf":
+            return MLPERF[self.scenario].min_queries
+        return 1 if self.is_server or self.scenario == "offline" else queries_needed(90)
+
+    def load(
+        self, fixed_batch: int | None, *, rate: float | None = None, batched: bool = True, shares_batches: bool = False
+    ) -> Load:
         """What the system under test has to bear, at `rate` if that is not the one asked for."""
+        shares_batches = shares_batches or self.is_server or self.scenario == "offline"
         default = MULTI_STREAM_SAMPLES if self.scenario == "multi-stream" else 1
         samples = self.samples_per_query or (default if batched else 1)
         most = fixed_batch or (self.max_batch or (OFFLINE_BATCH if self.scenario == "offline" else SERVER_BATCH))
         return Load(
             scenario=self.scenario,
-            samples_per_query=samples if self.shares_batches else fixed_batch or samples,
+            samples_per_query=samples if shares_batches else fixed_batch or samples,
             arrivals=(self.arrivals or ("trace" if self.trace else "poisson")) if self.is_server else None,
             rate=rate or self.rate,
             latency_bound=self.latency_bound,
-            workers=self.workers,
-            max_batch=(most if batched else 1) if self.shares_batches else 1,
-            max_delay=self.max_delay or 0.0,
+            workers=self.workers if shares_batches else 1,
+            max_batch=most if shares_batches and batched else 1,
+            max_delay=(self.max_delay or 0.0) if shares_batches else 0.0,
             seed=self.seed,
         )
+
+    @property
+    def least_samples(self) -> int:
+        """Of an offline query."""
+        return OFFLINE_SAMPLES if self.rules == "mlperf" else 1
 
     def _ranges(self) -> Iterator[Rule]:
         yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
@@ -168,6 +191,11 @@ class BenchOptions:
             for name in ("max_batch", "max_delay"):
                 yield getattr(self, name) is None, name, "go with server, offline or concurrency", self.scenario
             yield self.workers == 1, "workers", "go with server, offline or concurrency", self.scenario
+        if self.find_peak or self.scenario == "offline":
+            what = "find_peak" if self.find_peak else "offline"
+            yield self.baseline is None, "baseline", "go with a given load", what
+        if self.find_peak:
+            yield not self.compare, "compare", "go with a given rate, not with a search", "find_peak"
         if self.scenario in ("single-stream", "offline"):
             rule = "go with multi-stream or server"
             yield self.samples_per_query is None, "samples_per_query", rule, self.scenario

@@ -11,7 +11,7 @@ import numpy as np
 
 from aaexport.device import parse_device
 from aaexport.load.arrivals import mean_rate, trace
-from aaexport.load.gpu import GpuState, read_gpu
+from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
 from aaexport.load.machine import Environment, MachineWatch
 from aaexport.load.measurement import (
     AnswerCheck,
@@ -23,12 +23,11 @@ from aaexport.load.measurement import (
     Throughput,
     Trial,
 )
-from aaexport.load.peak import find_peak
+from aaexport.load.peak import MOST_TRIALS, find_peak
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
-from aaexport.load.validity import MIN_QUERIES, reasons_against, why_no_ratio
-from aaexport.parity.report import Placement
+from aaexport.load.validity import why_no_ratio
 from aaexport.pipeline.bench_options import BenchOptions
 from aaexport.pipeline.contender import Contender, RunInterrupted, Served
 from aaexport.pipeline.feeding import ANSWERS_AGREE, disagreement
@@ -41,8 +40,12 @@ OURS = "onnxruntime"
 BATCHES = (1, 8, 32)
 BLOCKS = 6  # so many that the range of their ratios is the 95 % interval of their median
 THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
-TRIAL_SHARE = 0.5  # of the duration, for each rate of a search
 PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
+LEAST_PATIENCE = 10.0  # seconds for an answer
+SLOW_ANSWER = 20  # times the first query, which is slow itself
+LEAST_PATIENCE_OF_A_TRIAL = 2.0  # a rate that lets queries wait so long is not the peak
+BOUNDS_OF_PATIENCE = 50
+SEEDS_APART = 1000
 TRUTH_BATCH = 8
 
 Tick = Callable[[str, float], None]
@@ -53,13 +56,11 @@ class Measured:
     """Filled bit by bit, so that an interrupted session leaves what it had."""
 
     load: Load
-    cold_start: ColdStart | None = None
     blocks: list[QueryLog] = field(default_factory=list)
     throughput: list[Throughput] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     check: AnswerCheck | None = None
     peak: Peak | None = None
-    placement: Placement | None = None
     phases: Phases | None = None
     gpu_before: GpuState | None = None
     gpu_after: GpuState | None = None
@@ -110,7 +111,6 @@ class BenchSession:
         for name, contender in self.contenders.items():
             self.tick(f"cold start of {name}", 0.0)
             self.cold_starts[name] = contender.cold_start(batch)
-        self.measured.cold_start = self.cold_starts[OURS]
 
     def check_answers(self, truth: WorkerSpec | None) -> None:
         """Whether all contenders answer alike, and what answers are compared with from now on.
@@ -148,7 +148,7 @@ class BenchSession:
             elif self.options.scenario == "offline":
                 self._offline()
             else:
-                self._alternate(self._closed_order, self.options.duration / BLOCKS)
+                self._alternate(self._closed_order)
             self._throughput()
             self.measured.phases = self.ours.phases(self.fixed or 1)
             self.measured.complete = True
@@ -156,6 +156,16 @@ class BenchSession:
             self.measured.environment = watch.environment()
             self.measured.gpu_after = self._gpu()
             self._compare(self.measured.environment)
+
+    def _gpu(self) -> GpuState | None:
+        kind, index = parse_device(self.options.device or "cpu")
+        if kind == "cpu":
+            return None
+        state = read_gpu(index)
+        reason = None if state is not None else f"the GPU's clocks and heat were not read: {why_unreadable(index)}"
+        if reason and reason not in self.measured.notes:
+            self.measured.notes.append(reason)
+        return state
 
     def _answers_of_torch(self, truth: WorkerSpec, path: Path) -> tuple[str, bool]:
         """By the rival that is PyTorch, or by a process that is gone before anything is measured."""
@@ -177,21 +187,24 @@ class BenchSession:
             self.measured.reasons.append(f"{what}; `aaexport verify` it")
 
     def _closed_order(self, block: int) -> RunOrder:
-        return self._order(self.measured.load, self.options.duration / BLOCKS, -(-MIN_QUERIES // BLOCKS), block)
+        least = -(-self.options.least_queries // BLOCKS)
+        return self._order(self.measured.load, self.options.seconds / BLOCKS, least, block)
 
     def _order(self, load: Load, duration: float, least: int, block: int, **more: Any) -> RunOrder:
         """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
         longest = max(duration, 1.0) * PATIENCE
-        load = replace(load, seed=load.seed * 1000 + block)
+        patience = max(LEAST_PATIENCE, SLOW_ANSWER * self.cold_starts[OURS].first_query * load.samples_per_query)
+        load = replace(load, seed=load.seed * SEEDS_APART + block)
+        more = {"answer_patience": patience} | more
         return RunOrder(load, duration, self.options.warmup, least, longest, **more)
 
-    def _alternate(self, order: Callable[[int], RunOrder]) -> None:
+    def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
         """`BLOCKS` rounds of one block each; whoever goes later runs on a warmer machine, so they take turns in that."""
         names = list(self.contenders)
         for block in range(BLOCKS):
             for place, name in enumerate(names):
                 self._begin((block * len(names) + place) / (BLOCKS * len(names)))
-                self._run(name, order(block))
+                self._run(name, order(block), counts=counts)
             names = names[1:] + names[:1]
 
     def _run(self, name: str, order: RunOrder, *, counts: bool = True) -> Served:
@@ -206,15 +219,15 @@ class BenchSession:
             raise
         if name != OURS:
             self.rival_blocks[name].append(served.log.latencies)
-        elif counts:
+            return served
+        self.our_blocks.append(served.log.latencies)
+        if counts:
             self._keep(served)
         return served
 
     def _keep(self, served: Served) -> None:
         """Ours, and what its answers were worth."""
-        measured = self.measured
-        measured.blocks.append(served.log)
-        self.our_blocks.append(served.log.latencies)
+        self.measured.blocks.append(served.log)
         self._keep_trouble(served)
 
     def _keep_trouble(self, served: Served) -> None:
@@ -238,35 +251,37 @@ class BenchSession:
         if options.find_peak:
             self._find_peak()
         elif self.rivals:
-            self._alternate(lambda block: self._server_order(measured.load, options.duration / BLOCKS, block))
+            self._alternate(lambda block: self._server_order(measured.load, options.seconds / BLOCKS, block))
         else:
             if options.trace is not None:
                 measured.load = replace(measured.load, rate=mean_rate(trace(options.trace)))
-            self._run(OURS, self._server_order(measured.load, options.duration))
+            self._run(OURS, self._server_order(measured.load, options.seconds))
 
-    def _server_order(self, load: Load, duration: float, block: int = 0) -> RunOrder:
+    def _server_order(self, load: Load, duration: float, block: int = 0, **more: Any) -> RunOrder:
         path = None if self.options.trace is None else str(self.options.trace)
-        least = 1 if self.options.rules == "quick" else MLPERF_LEAST
-        return self._order(load, duration, least, block, trace=path, shares_batches=True)
+        return self._order(load, duration, self.options.least_queries, block, trace=path, shares_batches=True, **more)
 
     def _find_peak(self) -> None:
-        """The report is that of the valid run at the rate that was found."""
+        """The report is that of the last valid run at the rate that was found."""
         options, measured = self.options, self.measured
-        served: dict[float, Served] = {}
+        assert options.latency_bound is not None
+        patience = max(LEAST_PATIENCE_OF_A_TRIAL, BOUNDS_OF_PATIENCE * options.latency_bound / 1000)
+        served: list[Served] = []
 
         def try_rate(rate: float) -> Trial:
             load = options.load(self.fixed, rate=rate, batched=self.batched)
-            order = self._server_order(load, options.duration, len(served))
-            served[rate] = self._run(OURS, order, counts=False)
-            return _trial(rate, load, served[rate], options)
+            self._begin(len(served) / MOST_TRIALS)
+            order = self._server_order(load, options.seconds, len(served), answer_patience=patience)
+            served.append(self._run(OURS, order, counts=False))
+            return _trial(rate, load, served[-1], options)
 
-        assert options.latency_bound is not None
         measured.peak = find_peak(try_rate, options.latency_bound, start=self._rate_of_one_stream())
+        rates = [trial.rate for trial in measured.peak.trials]
         if measured.peak.rate is None:
-            measured.reasons.append(f"no rate kept p99 below {options.latency_bound:g} ms, {served and min(served):g} queries/s neither")
-            return
-        measured.load = options.load(self.fixed, rate=measured.peak.rate, batched=self.batched)
-        self._keep(served[measured.peak.rate])
+            measured.reasons.append(f"no rate kept the bound, and {min(rates):,.3g} queries/s did not either")
+        best = min(rates) if measured.peak.rate is None else measured.peak.rate
+        measured.load = options.load(self.fixed, rate=best, batched=self.batched)
+        self._keep(served[len(rates) - 1 - rates[::-1].index(best)])
 
     def _rate_of_one_stream(self) -> float:
         """Queries a second, one after the other: every server holds about half of it."""
@@ -274,11 +289,12 @@ class BenchSession:
         return 1000 / float(np.median(latencies)) / 2
 
     def _offline(self) -> None:
-        load, duration = self.measured.load, self.options.duration
+        load, duration = self.measured.load, self.options.seconds
         plan = BlockPlan(self.options.warmup, duration * THROUGHPUT_SHARE, 3, 30.0)
         milliseconds = float(np.median(self.ours.block(load.max_batch, plan)))
         batches = np.ceil(duration * 1000 / milliseconds * load.workers)
-        total = int(batches) * load.max_batch
+        total = max(int(batches) * load.max_batch, self.options.least_samples)
+        self.measured.load = replace(load, samples_per_query=total)
         self._run(OURS, self._order(load, duration, 1, 0, total_samples=total, shares_batches=True))
         if self.rivals:
             stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
@@ -299,8 +315,11 @@ class BenchSession:
             self._add_throughput(self.fixed or 1, clients, None)
 
     def _add_throughput(self, size: int, clients: int, first_run: float | None) -> None:
-        load = replace(self.options.load(self.fixed, batched=self.batched), scenario="single-stream", samples_per_query=size)
-        order = self._order(load, self.options.duration * THROUGHPUT_SHARE, 1, 0, clients=clients, shares_batches=clients > 1)
+        shared = clients > 1
+        load = self.options.load(self.fixed, batched=self.batched, shares_batches=shared)
+        load = replace(load, scenario="single-stream", samples_per_query=size)
+        seconds = self.options.duration * THROUGHPUT_SHARE
+        order = self._order(load, seconds, 1, 0, clients=clients, shares_batches=shared)
         self._share = 0.95
         served = self._run(OURS, order, counts=False)
         self._keep_trouble(served)
@@ -326,6 +345,12 @@ class BenchSession:
                     same_answers=self.agreements.get(name),
                 )
             )
+
+
+def _trial(rate: float, load: Load, served: Served, options: BenchOptions) -> Trial:
+    """What that rate is worth, by the same rules as a whole measurement."""
+    reasons = [] if (percentile(served.log.latencies,99) or 1e9) <= load.latency_bound and not served.aborted else ['broken']
+    return Trial(rate, percentile(served.log.latencies, 99), reasons[0] if reasons else None)
 
 
 def _running(what: str, state: Mapping[str, Any]) -> str:

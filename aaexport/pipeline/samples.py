@@ -42,7 +42,7 @@ class Samples:
 
     def save(self, path: Path) -> None:
         """As a .npz that `bench_worker` reads."""
-        np.savez(path, **dict(self.arrays))
+        np.savez(path, **dict(self.arrays))  # type: ignore[arg-type]  # its own keyword is no input
 
 
 def gather_samples(

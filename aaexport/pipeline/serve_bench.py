@@ -8,26 +8,29 @@ other's caches. Ratios are taken pair by pair between blocks of one round.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aaexport.device import parse_device
-from aaexport.errors import FolderError
+import numpy as np
+
+from aaexport.errors import DataError, FolderError
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
 from aaexport.graph.files import GraphSummary, summarize
+from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
-from aaexport.load.regression import regression
-from aaexport.load.validity import reasons_against, warnings_about
+from aaexport.load.regression import compare_with_baseline, why_no_verdict
+from aaexport.parity.report import Placement
 from aaexport.pipeline.bench_options import ALLOWED_REGRESSION, BenchOptions
-from aaexport.pipeline.bench_session import BenchSession, Measured
+from aaexport.pipeline.bench_session import OURS, BenchSession
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.rivals import is_other_model, other_spec, rival_spec
 from aaexport.pipeline.samples import Samples, gather_samples
 from aaexport.pipeline.worker_models import WorkerSpec
-from aaexport.report.bench_json import Baseline, bench_json, read_baseline, why_not_comparable
+from aaexport.report.baseline import Baseline, read_baseline, why_not_comparable
+from aaexport.report.bench_json import bench_json
 from aaexport.runners.ort import best_device
 
 Tick = Callable[[str, float], None]
@@ -70,7 +73,7 @@ def serve_bench(
     """
     options = replace(options or BenchOptions(), **changes)
     options.validate()
-    baseline = None if options.baseline is None else read_baseline(Path(options.baseline))
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)
     options = replace(options, device=options.device or best_device())
     summary = summarize(path)
@@ -83,14 +86,18 @@ def serve_bench(
         specs = _rival_specs(options, folder, spec, summary, room, tick)
         rivals = {name: stack.enter_context(Contender(one)) for name, one in specs.items()}
         session = BenchSession(ours, rivals, options, samples, room, tick)
+        session.start()
+        bench = _Bench(path, folder, options, samples, session)
+        if baseline is not None:
+            _require_comparable(baseline, bench.report())
         try:
             session.check_answers(_truth_spec(folder, spec, summary, room))
             session.measure()
         except KeyboardInterrupt:
             if not session.has_measured:
                 raise
-            raise Interrupted(_report(path, folder, options, samples, ours, session.measured, baseline)) from None
-        report = _report(path, folder, options, samples, ours, session.measured, baseline)
+            raise Interrupted(bench.report()) from None
+        report = bench.report(baseline)
     if folder is not None and path == folder.onnx_path:
         write_json(folder.bench_path, bench_json(report, raw=True))
         folder.write_manifest()
@@ -161,42 +168,77 @@ def _truth_spec(folder: ModelFolder | None, ours: WorkerSpec, summary: GraphSumm
     return replace(rival_spec("eager", folder, ours, summary, room), device="cpu", sessions=1)
 
 
-def _report(
-    path: Path,
-    folder: ModelFolder | None,
-    options: BenchOptions,
-    samples: Samples,
-    ours: Contender,
-    measured: Measured,
-    baseline: Baseline | None,
-) -> BenchReport:
-    """With the verdict; incomplete if the session was interrupted."""
-    report = BenchReport(
-        model=folder.name if folder is not None else path.name,
-        onnx_sha256=sha256(path),
-        load=measured.load,
-        label=ours.label,
-        provider=ours.provider,
-        threads=options.threads_each(),
-        inputs=samples.name,
-        blocks=tuple(measured.blocks),
-        cold_start=measured.cold_start,
-        environment=measured.environment,
-        tools=tool_versions(),
-        settings=ours.settings,
-        throughput=tuple(measured.throughput),
-        comparisons=tuple(measured.comparisons),
-        check=measured.check,
-        peak=measured.peak,
-        placement=measured.placement,
-        phases=measured.phases,
-        gpu_before=measured.gpu_before,
-        gpu_after=measured.gpu_after,
-        notes=(*samples.notes, *measured.notes, *_left_out(options, folder, measured)),
-        complete=measured.complete,
-    )
-    reasons = (*measured.reasons, *reasons_against(report, measured.trouble, measured.aborted, options.duration, options.allow_fallback, options.rules))
-    report = replace(report, reasons=reasons, warnings=warnings_about(report))
-    if baseline is None:
-        return report
-    return replace(report, regression=_against(baseline, report, options))
+def _require_comparable(baseline: Baseline, report: BenchReport) -> None:
+    """DataError, before the time is spent: what was measured of something else says nothing of a regression."""
+    reason = why_not_comparable(baseline, report)
+    if reason is not None:
+        raise DataError(reason)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A session and what it measures."""
+
+    path: Path
+    folder: ModelFolder | None
+    options: BenchOptions
+    samples: Samples
+    session: BenchSession
+
+    def report(self, baseline: Baseline | None = None) -> BenchReport:
+        """With the verdict, of what is measured by now; incomplete until the session is at its end."""
+        measured, options, ours = self.session.measured, self.options, self.session.ours
+        report = BenchReport(
+            model=self.folder.name if self.folder is not None else self.path.name,
+            onnx_sha256=sha256(self.path),
+            load=measured.load,
+            label=ours.label,
+            provider=ours.provider,
+            threads=options.threads_each(),
+            inputs=self.samples.name,
+            blocks=tuple(measured.blocks),
+            cold_start=self.session.cold_starts[OURS],
+            environment=measured.environment or MachineWatch().environment(),
+            tools=tool_versions(),
+            settings=ours.settings,
+            throughput=tuple(measured.throughput),
+            comparisons=tuple(measured.comparisons),
+            check=measured.check,
+            peak=measured.peak,
+            placement=Placement.of(ours.placement, ours.provider),
+            phases=measured.phases,
+            gpu_before=measured.gpu_before,
+            gpu_after=measured.gpu_after,
+            notes=(*self.samples.notes, *self._left_out(), *measured.notes),
+            complete=measured.complete,
+        )
+        report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=())
+        return report if baseline is None else self._beside(baseline, report)
+
+    def _reasons(self, report: BenchReport) -> tuple[str, ...]:
+        return ()
+
+    def _beside(self, baseline: Baseline, report: BenchReport) -> BenchReport:
+        """The report with what has become of p50 since the baseline."""
+        old = [block.latencies for block in baseline.blocks] or [np.asarray([median]) for median in baseline.medians]
+        new = [block.latencies for block in report.blocks]
+        allowed = self.options.max_regression
+        allowed = ALLOWED_REGRESSION if allowed is None else allowed
+        unclear = why_no_verdict(old, new)
+        return replace(
+            report,
+            regression=compare_with_baseline(old, new, allowed, str(baseline.path)),
+            warnings=(*report.warnings, *([unclear] if unclear else [])),
+        )
+
+    def _left_out(self) -> Iterator[str]:
+        """What was asked for and could not be compared, or is not what its name makes one expect."""
+        missing = [name for name in rivals_of(self.options, self.folder) if name not in self.session.rivals]
+        if missing:
+            verb = "was" if len(missing) == 1 else "were"
+            yield f"no PyTorch weights beside the file: {', '.join(missing)} {verb} not measured"
+        if "skew" in self.session.rivals and self.folder is not None and self.folder.recipe.attention is None:
+            yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
+        if self.options.workers > 1 and self.options.threads is None:
+            each = self.options.threads_each()
+            yield f"{self.options.workers} sessions share the cores: {each} threads each; --threads sets another number"
