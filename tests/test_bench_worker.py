@@ -1,7 +1,5 @@
 """Worker processes on real files: what they answer, how they end, and what serve-bench makes of them."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -9,12 +7,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aaexport.errors import ArgumentError, GraphError, MeasurementError, ProviderError, RunnerError
 from aaexport.folder import sha256
+from aaexport.load.measurement import Load
+from aaexport.load.run import Trouble
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.validity import MIN_QUERIES
+from aaexport.pipeline.bench_session import BLOCKS
+from aaexport.pipeline.contender import Contender, RunInterrupted
+from aaexport.pipeline.run_order import RunOrder
+from aaexport.pipeline.serve_bench import serve_bench
 from aaexport.pipeline.worker_models import WorkerSpec
-from aaexport.pipeline.contender import Contender
-from aaexport.pipeline.serve_bench import BLOCKS, serve_bench
-from aaexport.report.machine import bench_json
+from aaexport.report.bench_json import BENCH_SCHEMA, bench_json
 from aaexport.runners.ort import best_device
 
 IMAGE = (1, 4, 4)
@@ -105,22 +107,86 @@ def test_a_worker_says_which_batch_its_file_fixes(fixed):
         assert contender.fixed_batch == 3
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_worker_answers_for_the_first_samples(doubling, samples, batch):
-    answer, finite = doubling.answer(batch)
-    np.testing.assert_array_equal(answer, 2 * samples[:batch])
-    assert finite
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (4, 1), (4, 4), (4, 3), (6, 6)])
+def test_a_worker_answers_for_the_first_samples_and_begins_again(doubling, samples, tmp_path, count, batch):
+    assert doubling.answers(tmp_path / "answers.npz", count, batch)
+    np.testing.assert_array_equal(np.load(tmp_path / "answers.npz")["y"], 2 * samples[np.arange(count) % 4])
 
 
-def test_a_batch_larger_than_the_samples_begins_again(doubling, samples):
-    answer, _ = doubling.answer(6)
-    np.testing.assert_array_equal(answer, 2 * samples[[0, 1, 2, 3, 0, 1]])
-
-
-def test_a_worker_says_that_its_answer_is_not_finite(room):
+def test_a_worker_says_that_its_answer_is_not_finite(room, tmp_path):
     with Contender(spec(room, write_logarithm(room / "logarithm.onnx"))) as contender:
-        _, finite = contender.answer(4)
-    assert not finite
+        assert not contender.answers(tmp_path / "answers.npz", 4, 4)
+
+
+# Runs of scenarios
+
+LOADS = {
+    "single-stream": (Load("single-stream"), {}),
+    "multi-stream": (Load("multi-stream", samples_per_query=3), {}),
+    "clients": (Load("single-stream", max_batch=4), {"clients": 3, "shares_batches": True}),
+    "offline": (Load("offline", max_batch=3), {"total_samples": 50, "shares_batches": True}),
+    "server": (Load("server", rate=500, arrivals="poisson", max_batch=4), {"shares_batches": True}),
+    "constant": (Load("server", rate=500, arrivals="constant", max_batch=1), {"shares_batches": True}),
+}
+
+
+@pytest.mark.parametrize(("load", "more"), LOADS.values(), ids=LOADS)
+def test_every_scenario_is_run_and_its_answers_are_right(doubling, tmp_path, load, more):
+    doubling.answers(tmp_path / "expected.npz", 4, 1)
+    doubling.expect(tmp_path / "expected.npz")
+    served = doubling.run(RunOrder(load, duration=0.1, warmup=0.0, min_queries=20, max_duration=5, **more))
+    assert (served.trouble, served.aborted) == (Trouble(), None)
+    assert served.log.answered.all()
+    assert served.log.samples.sum() >= 20
+    assert served.checked > 0
+    assert (served.wrong, served.largest_error) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("load", "more"), LOADS.values(), ids=LOADS)
+def test_answers_that_are_not_the_expected_ones_are_counted(doubling, tmp_path, load, more):
+    doubling.answers(tmp_path / "expected.npz", 4, 1)
+    expected = np.load(tmp_path / "expected.npz")["y"]
+    np.savez(tmp_path / "shifted.npz", y=np.roll(expected, 1, axis=0))
+    doubling.expect(tmp_path / "shifted.npz")
+    served = doubling.run(RunOrder(load, duration=0.05, warmup=0.0, min_queries=20, max_duration=5, **more))
+    assert served.wrong == served.checked > 0
+
+
+def test_a_file_with_a_fixed_batch_answers_every_query_of_a_server(fixed, tmp_path):
+    with Contender(fixed) as contender:
+        contender.answers(tmp_path / "expected.npz", 4, 3)
+        contender.expect(tmp_path / "expected.npz")
+        load = Load("server", rate=300, arrivals="poisson", max_batch=3)
+        served = contender.run(RunOrder(load, duration=0.1, warmup=0.0, min_queries=20, shares_batches=True))
+    assert served.log.answered.all()
+    assert served.checked > 0
+    assert served.wrong == 0
+
+
+def test_a_trace_is_replayed(doubling, tmp_path):
+    (tmp_path / "trace").write_text("0\n0.01\n0.05\n")
+    order = RunOrder(Load("server", max_batch=1), 1.0, 0.0, trace=str(tmp_path / "trace"), shares_batches=True)
+    assert doubling.run(order).log.scheduled.tolist() == [0, 10_000_000, 50_000_000]
+
+
+def test_a_run_tells_how_far_it_is(doubling):
+    told = []
+    doubling.run(RunOrder(Load("single-stream"), duration=0.8, warmup=0.0), told.append)
+    assert told
+    assert told[-1]["queries"] > 0
+    assert told[-1]["p50"] > 0
+
+
+def test_an_interrupted_run_leaves_what_it_measured(doubling):
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(RunInterrupted) as caught:
+        doubling.run(RunOrder(Load("single-stream"), duration=30.0, warmup=0.0), interrupt)
+    served = caught.value.served
+    assert served.aborted == "interrupted"
+    assert len(served.log) > 0
+    assert doubling.first_query(1) > 0  # and can be asked on
 
 
 @pytest.mark.parametrize("batch", [1, 3, 6])
@@ -227,7 +293,7 @@ def test_throughput_is_measured_at_every_batch(report):
 
 
 def test_a_measurement_says_what_ran(report):
-    assert (report.label, report.provider, report.batch) == ("onnxruntime CPU", "CPUExecutionProvider", 1)
+    assert (report.label, report.provider, report.load.samples_per_query) == ("onnxruntime CPU", "CPUExecutionProvider", 1)
 
 
 def test_a_measurement_names_its_file(measured):
@@ -236,7 +302,7 @@ def test_a_measurement_names_its_file(measured):
 
 
 def test_a_measurement_says_that_there_was_nothing_to_compare_with(report):
-    assert "no PyTorch weights beside the file: eager was not measured" in report.warnings
+    assert "no PyTorch weights beside the file: eager was not measured" in report.notes
 
 
 def test_progress_rises_from_0_and_stays_below_1(measured):
@@ -247,34 +313,24 @@ def test_progress_rises_from_0_and_stays_below_1(measured):
 
 def test_the_json_of_a_measurement_names_its_schema_and_unit(report):
     found = bench_json(report, raw=False)
-    assert (found["schema"], found["unit"], found["valid"]) == ("aaexport.bench/2", "ms", True)
-
-
-def test_the_json_of_a_measurement_has_its_median(report):
-    assert bench_json(report, raw=False)["p50"] > 0
-
-
-def test_the_json_of_a_measurement_is_json(report):
-    assert json.loads(json.dumps(bench_json(report, raw=True), allow_nan=False))["queries"] == len(report.latencies)
-
-
-def test_the_raw_json_of_a_measurement_holds_every_latency(report):
-    blocks = bench_json(report, raw=True)["blocks_ms"]
-    np.testing.assert_allclose(np.concatenate(blocks), report.latencies, rtol=0, atol=1e-6)
+    assert (found["schema"], found["valid"]) == (BENCH_SCHEMA, True)
 
 
 def test_a_file_that_answers_nan_is_not_measured_validly(tmp_path):
     report = bench(write_logarithm(tmp_path / "logarithm.onnx"))
-    assert "onnxruntime CPU answers NaN or infinity; look at `aaexport verify`" in report.reasons
+    assert any("must be finite, got NaN or infinity" in reason for reason in report.reasons)
 
 
 def test_a_file_that_fixes_its_batch_is_measured_at_that_one_only(tmp_path):
     report = bench(write_doubling(tmp_path / "fixed.onnx", FIXED))
-    assert (report.batch, [entry.batch for entry in report.throughput]) == (3, [3])
+    assert (report.load.samples_per_query, [entry.batch for entry in report.throughput]) == (3, [3])
 
 
 WRONG = {
-    "scenario": ({"scenario": "server"}, "scenario must be one of single-stream, got 'server'"),
+    "scenario": (
+        {"scenario": "burst"},
+        "scenario must be one of single-stream, multi-stream, offline, server, got 'burst'",
+    ),
     "device": ({"device": "tpu"}, "device must be cpu, cuda or cuda:N, got 'tpu'"),
     "no duration": ({"duration": 0}, "duration must be above 0 seconds, got 0"),
     "no end": ({"duration": float("inf")}, "duration must be above 0 seconds, got inf"),
@@ -297,22 +353,48 @@ def add(*names):
     return [helper.make_node("Add", list(names), ["y"])]
 
 
-UNFIT = {
+INT64 = TensorProto.INT64
+ANYTHING = {
     "two inputs": (add("x", "z"), [X, value("z")], Y),
-    "no input": ([helper.make_node("Constant", [], ["y"], value_floats=[1.0])], [], value("y", [1])),
-    "whole numbers": (
-        add("x", "x"),
-        [value("x", element=TensorProto.INT64)],
-        value("y", element=TensorProto.INT64),
-    ),
+    "whole numbers": (add("x", "x"), [value("x", element=INT64)], value("y", element=INT64)),
     "any size": (add("x", "x"), [value("x", ("batch", 1, "h", "w"))], value("y", ("batch", 1, "h", "w"))),
     "a scalar": (add("x", "x"), [value("x", ())], value("y", ())),
+    "no common batch": (add("x", "z"), [value("x", (5, 4)), value("z", (4,))], value("y", (5, 4))),
 }
 
 
-@pytest.mark.parametrize("parts", UNFIT.values(), ids=UNFIT)
-def test_a_file_that_takes_no_images_is_refused(tmp_path, parts):
-    with pytest.raises(ArgumentError, match=r"^the file"):
+@pytest.mark.parametrize("parts", ANYTHING.values(), ids=ANYTHING)
+def test_a_file_that_takes_no_images_is_measured_with_what_fits_its_inputs(tmp_path, parts):
+    report = bench(write(tmp_path / "model.onnx", *parts), duration=0.1, batches=None)
+    assert report.reasons == ()
+    assert report.check.checked > 0
+    assert report.check.wrong == 0
+
+
+def test_what_was_taken_for_an_open_dimension_is_said_and_can_be_set(tmp_path):
+    shape = ("batch", 1, "h", "w")
+    path = write(tmp_path / "model.onnx", add("x", "x"), [value("x", shape)], value("y", shape))
+    note = "the open dimension h was taken as 224; set it with --dim h=N"
+    assert note in bench(path, duration=0.1, batches=(1,)).notes
+    assert note not in bench(path, duration=0.1, batches=(1,), dims={"h": 8, "w": 8}).notes
+
+
+@pytest.mark.parametrize(
+    ("dims", "text"),
+    [
+        ({"hh": 3}, "dim must name a dimension that the file leaves open, got 'hh'; known: batch"),
+        ({"batch": 0}, "dim batch must be at least 1, got 0"),
+    ],
+)
+def test_wrong_dimensions_are_refused(tmp_path, dims, text):
+    with pytest.raises(ArgumentError) as caught:
+        bench(write_doubling(tmp_path / "model.onnx"), dims=dims)
+    assert str(caught.value) == text
+
+
+def test_a_file_without_inputs_is_refused(tmp_path):
+    parts = [helper.make_node("Constant", [], ["y"], value_floats=[1.0])], [], value("y", [1])
+    with pytest.raises(ArgumentError, match="the file must have an input, got 'none'"):
         bench(write(tmp_path / "model.onnx", *parts))
 
 
