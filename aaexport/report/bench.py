@@ -55,34 +55,29 @@ def _throughput(report: BenchReport) -> list[RenderableType]:
     """A row for each batch and number of clients."""
     if not report.throughput:
         return []
-    table = _table("batch", "clients", "images/s", "p50", "p99", "first run")
+    table = _table(*wording.THROUGHPUT)
     for entry in report.throughput:
-        times = (entry.p50, entry.p99)
-        first = "–" if entry.first_run is None else wording.milliseconds(entry.first_run)
-        sizes = (f"{entry.batch}", f"{entry.concurrency}", wording.number(entry.images_per_second))
-        table.add_row(*sizes, *map(wording.milliseconds, times), first)
+        table.add_row(*wording.throughput_row(entry))
     return [table]
 
 
 def _comparisons(report: BenchReport) -> list[RenderableType]:
     if not report.comparisons:
         return []
-    table = _table("compared with", "p50", "÷ ours", "first query", "answers")
+    table = _table(*wording.COMPARISONS)
     for other in report.comparisons:
-        first = f"{wording.number(other.cold_start)} s"
-        row = (other.label, wording.milliseconds(other.p50), wording.ratio(other.ratio), first)
-        wrong = BAD if other.same_answers is False else ""
-        table.add_row(*map(_text, row), _text(wording.same_answers(other), wrong))
+        *cells, answers = wording.comparison_row(other)
+        table.add_row(*map(_text, cells), _text(answers, BAD if answers == wording.DIFFERENT else ""))
     return [table, *_dim(wording.ratio_legend(report))]
 
 
 def _trials(report: BenchReport) -> list[RenderableType]:
     if report.peak is None:
         return []
-    table = _table("queries/s tried", "p99", "verdict")
+    table = _table(*wording.TRIALS)
     table.columns[-1].justify = "left"
     for tried in report.peak.trials:
-        table.add_row(*map(_text, wording.trial(tried)), style="" if tried.reason is None else "dim")
+        table.add_row(*map(_text, wording.trial_row(tried)), style="" if tried.reason is None else "dim")
     return [table]
 
 

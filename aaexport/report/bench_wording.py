@@ -8,7 +8,17 @@ import numpy as np
 
 from aaexport.errors import first_few
 from aaexport.load.gpu import GpuState
-from aaexport.load.measurement import AnswerCheck, BenchReport, Comparison, Load, Peak, Phases, Regression, Trial
+from aaexport.load.measurement import (
+    AnswerCheck,
+    BenchReport,
+    Comparison,
+    Load,
+    Peak,
+    Phases,
+    Regression,
+    Throughput,
+    Trial,
+)
 from aaexport.load.statistics import Percentile, Ratio
 from aaexport.report.bench_figures import images_per_second, issue_delays, unanswered
 
@@ -16,7 +26,11 @@ NODES_SHOWN = 8
 DELAY_MATTERS = 0.01  # of the median latency
 VALID, MIND, INVALID = "VALID", "VALID, but mind the warnings", "INVALID"
 INCOMPLETE = "INCOMPLETE: interrupted while measuring"
-WITHHELD = "withheld"
+WITHHELD, DIFFERENT = "withheld", "DIFFERENT"
+# Headings of tables.
+COMPARISONS = ("compared with", "p50, ms", "÷ ours", "first query, s", "answers")
+THROUGHPUT = ("batch", "clients", "images/s", "p50, ms", "p99, ms", "first run, ms")
+TRIALS = ("queries/s tried", "p99, ms", "verdict")
 SMALL = 0.01
 DECIMALS = ((9.9995, 3), (99.995, 2), (999.95, 1))  # below that number, as many
 
@@ -154,9 +168,17 @@ def ratio_legend(report: BenchReport) -> list[str]:
     return [*lines, *(f"÷ ours is withheld: {reason}" for reason in reasons)]
 
 
-def same_answers(other: Comparison) -> str:
-    """Whether it answers as the model does."""
-    return {True: "the same", False: "DIFFERENT", None: "another model"}[other.same_answers]
+def comparison_row(other: Comparison) -> tuple[str, str, str, str, str]:
+    """For `COMPARISONS`."""
+    answers = {True: "the same", False: DIFFERENT, None: "another model"}[other.same_answers]
+    return other.label, number(other.p50), ratio(other.ratio), number(other.cold_start), answers
+
+
+def throughput_row(entry: Throughput) -> tuple[str, str, str, str, str, str]:
+    """For `THROUGHPUT`."""
+    first = "–" if entry.first_run is None else number(entry.first_run)
+    times = (number(entry.p50), number(entry.p99), first)
+    return str(entry.batch), str(entry.concurrency), number(entry.images_per_second), *times
 
 
 def cold_start(report: BenchReport) -> dict[str, str]:
@@ -208,9 +230,9 @@ def peak(found: Peak) -> str:
     return f"{found.rate:,.6g} queries a second with {kept}"
 
 
-def trial(tried: Trial) -> tuple[str, str, str]:
-    """Rate, p99 and verdict."""
-    return f"{tried.rate:,.6g}", milliseconds(tried.p99), "valid" if tried.reason is None else tried.reason
+def trial_row(tried: Trial) -> tuple[str, str, str]:
+    """For `TRIALS`."""
+    return f"{tried.rate:,.6g}", number(tried.p99), "valid" if tried.reason is None else tried.reason
 
 
 def regression(found: Regression) -> str:
