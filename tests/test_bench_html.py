@@ -20,7 +20,7 @@ from aaexport.report import bench_wording as wording
 from aaexport.report.bench_figures import issue_delays, series, unanswered
 from aaexport.report.html import bench_html
 from aaexport.report.markup import Html, element
-from aaexport.report.page import _style
+from aaexport.report.page import style
 from aaexport.report.plot import Axis
 from aaexport.report.wording import printable
 
@@ -147,6 +147,13 @@ def test_an_axis_holds_every_value_and_a_few_round_ticks(values, from_zero):
         assert axis.place(axis.value(share)) == pytest.approx(share, abs=1e-6)
 
 
+def test_beside_a_stall_the_other_latencies_are_still_told_apart():
+    axis = Axis.around("x", (1.0, STALL))
+    assert axis.place(2.0) - axis.place(1.0) > 0.05
+    assert "latency, ms (logarithmic)" in text_of(FULL)
+    assert "latency, ms (logarithmic)" not in text_of(MINIMAL)
+
+
 # Safety
 
 
@@ -178,7 +185,7 @@ def luminance(colour):
 @pytest.mark.parametrize("palette", [0, 1], ids=["light", "dark"])
 def test_contrasts_are_those_that_wcag_asks_for(palette):
     colours = dict(
-        re.findall(r"--(\w+): (#\w{6})", re.findall(r":root \{(.*?)\}", _style(), flags=re.DOTALL)[palette])
+        re.findall(r"--(\w+): (#\w{6})", re.findall(r":root \{(.*?)\}", style(), flags=re.DOTALL)[palette])
     )
     for name, least in {"ink": 7, "dim": 4.5, "accent": 4.5, "good": 4.5, "mind": 4.5, "bad": 4.5,
                         "second": 3, "third": 3, "fourth": 3}.items():  # fmt: skip
@@ -267,7 +274,7 @@ def test_a_browser_has_nothing_to_complain_about(on_a_phone):
 
 
 def show_and_hang_up(browser, page, server):
-    """(the page, the console, whether the server was asked): asked, it hangs up, so that the browser does not wait."""
+    """(the page, the console, whether the server was asked); asked, it hangs up, and the browser does not wait."""
     asked = []
 
     def answer():

@@ -90,6 +90,11 @@ def test_without_raw_times_the_size_does_not_follow_the_queries():
     assert len(bench_text(bench_json(FULL, raw=False))) < 10_000
 
 
+def test_an_answer_that_never_came_has_no_time():
+    completed = bench_json(EVERYTHING, raw=True)["blocks"][0]["completed_ns"]
+    assert [place for place, time in enumerate(completed) if time is None] == [3]
+
+
 def test_the_text_is_the_value_with_a_line_for_each_list_of_numbers():
     report = dataclasses.replace(FULL, notes=("[\n 1,\n 2\n]",))
     value = bench_json(report, raw=True)

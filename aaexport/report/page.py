@@ -80,7 +80,7 @@ def _heading(name: str, kind: str | None) -> Html:
 
 def _head(title: str) -> Html:
     """Its policy lets a browser apply this one style, and fetch, run and send nothing."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return element(
         "head",
@@ -90,10 +90,11 @@ def _head(title: str) -> Html:
         element("meta", name="color-scheme", content="light dark"),
         element("link", rel="icon", href="data:,"),  # else a browser asks its server for one
         element("title", title),
-        element("style", _style()),
+        element("style", style()),
     )
 
 
 @cache
-def _style() -> Html:
+def style() -> Html:
+    """The page's one style sheet."""
     return Html(files("aaexport.report").joinpath("page.css").read_text(encoding="utf-8"))
