@@ -190,6 +190,35 @@ def test_the_worst_figures_are_of_ordinary_inputs_without_tf32():
     assert "worst of ordinary inputs: cosine 0.900000000\n" in text.replace(" \n", "\n")
 
 
+NODES = {"CUDAExecutionProvider": ("a (Conv)", "b (Relu)"), "CPUExecutionProvider": ("c (Cast)",)}
+
+
+def test_what_a_session_for_cuda_left_to_the_cpu_has_fallen_back():
+    placement = Placement.of(NODES, "CUDAExecutionProvider")
+    assert placement == Placement("CUDA", {"CUDA": 2, "CPU": 1}, ("c (Cast)",))
+    assert placement.fallen_back == "1 node runs on the CPU instead of CUDA: c (Cast)"
+
+
+def test_a_session_for_cuda_that_left_everything_to_the_cpu_has_fallen_back():
+    placement = Placement.of({"CPUExecutionProvider": ("a", "b")}, "CUDAExecutionProvider")
+    assert (placement.provider, placement.on_cpu) == ("CUDA", ("a", "b"))
+
+
+def test_what_tensorrt_leaves_to_cuda_has_not_fallen_back():
+    nodes = {"TensorrtExecutionProvider": ("a",), "CUDAExecutionProvider": ("b",)}
+    assert Placement.of(nodes, "TensorrtExecutionProvider").fallen_back is None
+
+
+def test_a_session_for_the_cpu_runs_there_as_it_was_asked_to():
+    placement = Placement.of({"CPUExecutionProvider": ("a",)}, "CPUExecutionProvider")
+    assert (placement.provider, placement.on_cpu, placement.fallen_back) == ("CPU", (), None)
+
+
+@pytest.mark.parametrize("nodes", [None, {}])
+def test_a_placement_that_is_not_known_is_none(nodes):
+    assert Placement.of(nodes, "CUDAExecutionProvider") is None
+
+
 def test_a_file_that_runs_on_the_cpu_as_asked_has_no_line_on_its_placement():
     own = Placement("CPUExecutionProvider", {"CPUExecutionProvider": 90})
     assert "ExecutionProvider" not in printed(dataclasses.replace(PASSED, placement=own))

@@ -357,3 +357,37 @@ def test_pytorch_without_a_cuda_device_refuses_cuda():
     with pytest.raises(ProviderError) as caught:
         torch_runner(nn.ReLU(), device="cuda")
     assert str(caught.value) == "device must be one that works here, got 'cuda': torch finds no CUDA device"
+
+
+def precisions():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_pytorch_takes_tf32_for_matrix_products_and_convolutions_alike_until_it_is_left(tf32):
+    before = precisions()
+    with torch_runner(nn.ReLU(), tf32=tf32) as runner:
+        assert precisions() == (tf32, tf32)
+    assert precisions() == before, runner.label  # which is still alive: that it goes must not be what restores them
+
+
+def test_pytorchs_own_precisions_are_left_alone_unless_one_is_asked_for():
+    before = precisions()
+    with torch_runner(nn.ReLU()):
+        assert precisions() == before
+
+
+def test_the_compiler_takes_the_precision_that_was_set():
+    """It reads torch's settings in its own way, and refuses some mixtures of them."""
+    with torch_runner(nn.ReLU(), tf32=True):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@pytest.mark.cuda
+def test_nothing_is_left_on_the_device_when_pytorch_has_answered(cuda):
+    """A clock around `infer` is honest only then."""
+    module = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), *(nn.Conv2d(64, 64, 3, padding=1) for _ in range(20)))
+    with TorchRunner(module, ("input",), ("output",), input_shape=(1, 256, 256), device=cuda) as runner:
+        runner.infer({"input": np.zeros((8, 1, 256, 256), np.float32)})
+        assert torch.cuda.current_stream().query()

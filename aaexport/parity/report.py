@@ -194,8 +194,8 @@ class Placement:
         """What was left to the CPU, for people; None if nothing was."""
         if not self.on_cpu:
             return None
-        named = first_few(self.on_cpu, NAMED_NODES)
-        return f"{len(self.on_cpu)} nodes run on the CPU instead of {self.provider}: {named}"
+        run = "1 node runs" if len(self.on_cpu) == 1 else f"{len(self.on_cpu)} nodes run"
+        return f"{run} on the CPU instead of {self.provider}: {first_few(self.on_cpu, NAMED_NODES)}"
 
 
 @dataclass(frozen=True)

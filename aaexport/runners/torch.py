@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
@@ -12,10 +13,20 @@ from torch import nn
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line
 from aaexport.runners.base import Array, Arrays, Port
+from aaexport.runners.tf32 import torch_products
 
 
 class TorchRunner:
     """A copy of a module in evaluation mode.
+
+    Args:
+        module: is not changed.
+        input_names, output_names: of its arguments and of what it returns, in their order.
+        input_shape: (channels, height, width).
+        dtype: what it computes in.
+        device: `cpu`, `cuda` or `cuda:N`.
+        tf32: on CUDA, whether float32 products may be computed in TF32, until the runner is left; None leaves torch's
+            own defaults, which are not onnxruntime's.
 
     Raises:
         ProviderError: torch cannot use `device` here.
@@ -30,6 +41,7 @@ class TorchRunner:
         input_shape: tuple[int, int, int],
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        tf32: bool | None = None,
     ) -> None:
         kind, index = parse_device(device)
         if kind == "cuda" and not torch.cuda.is_available():
@@ -40,6 +52,9 @@ class TorchRunner:
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
+        self._held = ExitStack()
+        if tf32 is not None:
+            self._held.enter_context(torch_products(tf32))
 
     @property
     def label(self) -> str:
@@ -48,7 +63,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def infer(self, feeds: Arrays) -> dict[str, Array]:
-        """Runs the module; copying to the host waits for the device."""
+        """Runs the module; copying to the host waits for the device, so nothing is left to be done afterwards."""
         missing = [port.name for port in self.inputs if port.name not in feeds]
         if missing:
             raise RunnerError(f"inputs must be fed, missing {', '.join(missing)}")
@@ -75,4 +90,5 @@ class TorchRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._held.close()
         del self.module
