@@ -19,6 +19,7 @@ from aaexport.pipeline.locate import as_written, locate, locate_in_file, locate_
 from aaexport.pipeline.search import Side
 from aaexport.pipeline.subject import Subject, as_subject
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN
 
 CASE = Case("random, batch 2", np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32))
 
@@ -231,7 +232,7 @@ def test_a_node_that_runs_for_one_batch_only_is_found_without_its_name(good, tmp
     class Silent(OrtRunner):
         def __init__(self, data):
             with silently():
-                super().__init__(data, optimize=False)
+                super().__init__(data, AS_WRITTEN)
 
         def infer(self, feeds):
             with silently():
@@ -252,7 +253,7 @@ class Wrong(OrtRunner):
         for node in loaded.graph.node:
             if node.name == "node_softmax_1" and not (fused and asked.intersection(node.input)):
                 node.attribute[0].i = 1
-        super().__init__(loaded.SerializeToString(), optimize=False)
+        super().__init__(loaded.SerializeToString(), AS_WRITTEN)
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])

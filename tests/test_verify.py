@@ -19,6 +19,7 @@ from aaexport.parity import Case, tolerances
 from aaexport.pipeline import computations, export, matrix
 from aaexport.pipeline.subject import as_subject
 from aaexport.runners.base import Port
+from aaexport.runners.ort_settings import DEFAULTS
 
 
 def wrong(model):
@@ -118,9 +119,9 @@ class Crooked(computations.OrtRunner):
 
     always = False
 
-    def __init__(self, *args, optimize=True, **options):
-        super().__init__(*args, optimize=optimize, **options)
-        self.is_wrong = optimize or self.always
+    def __init__(self, model, settings=DEFAULTS, **options):
+        super().__init__(model, settings, **options)
+        self.is_wrong = settings.optimize or self.always
 
     def infer(self, feeds):
         answers = super().infer(feeds)
