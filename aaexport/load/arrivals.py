@@ -56,10 +56,8 @@ def trace(path: str | Path) -> Nanoseconds:
     except ArgumentError:
         raise
     except (OSError, ValueError, TypeError, EOFError) as error:
-        remedy = "give one time in seconds a line, a JSON list or a .npy vector"
-        raise ArgumentError(
-            broken_rule("trace", f"be a file of times ({first_line(error)})", str(path), remedy)
-        ) from error
+        remedy = f"give one time in seconds a line, a JSON list or a .npy vector ({first_line(error)})"
+        raise ArgumentError(broken_rule("trace", "be a file of times", str(path), remedy)) from error
     _check(seconds, path)
     return _nanoseconds(seconds - seconds[0])
 
@@ -77,14 +75,14 @@ def _queries(rate: float, duration: float, min_queries: int) -> int:
     expected = max(rate * duration, min_queries)
     if expected > MOST_QUERIES:
         rule = f"give at most {MOST_QUERIES:,} queries"
-        raise ArgumentError(broken_rule("rate × duration", rule, f"{expected:,.0f}", "measure for a shorter time"))
+        raise ArgumentError(broken_rule("rate × duration", rule, round(expected), "measure for a shorter time"))
     if expected / rate > _MOST_SECONDS:
         raise ArgumentError(broken_rule("rate", f"give {min_queries} queries within {_MOST_SECONDS:g} s", rate))
     return math.ceil(expected)
 
 
 def _read_lines(path: Path) -> npt.NDArray[np.float64]:
-    return np.asarray([*_times(path, path.read_text().splitlines())])
+    return np.asarray([*_times(path, path.read_text().splitlines())], np.float64)
 
 
 def _times(path: Path, lines: Iterable[str]) -> Iterable[float]:
@@ -97,31 +95,32 @@ def _times(path: Path, lines: Iterable[str]) -> Iterable[float]:
                 raise ArgumentError(broken_rule(f"line {number} of trace {path}", rule, line.strip())) from None
 
 
-_READERS = {
-    ".json": lambda path: np.asarray(json.loads(path.read_text()), np.float64),
-    ".npy": lambda path: np.load(path, allow_pickle=False).astype(np.float64),
-}
+def _read_json(path: Path) -> npt.NDArray[np.float64]:
+    return np.asarray(json.loads(path.read_text()), np.float64)
+
+
+def _read_npy(path: Path) -> npt.NDArray[np.float64]:
+    return np.asarray(np.load(path, allow_pickle=False), np.float64)
+
+
+_READERS = {".json": _read_json, ".npy": _read_npy}
 
 
 def _check(seconds: npt.NDArray[np.float64], path: Path) -> None:
     name = f"trace {path}"
     if seconds.ndim != 1 or not 1 <= len(seconds) <= MOST_QUERIES:
         rule = f"hold from 1 to {MOST_QUERIES:,} times in one row"
-        raise ArgumentError(broken_rule(name, rule, f"shape {seconds.shape}"))
+        raise ArgumentError(broken_rule(name, rule, seconds.shape))
     if not np.isfinite(seconds).all():
         position = int(np.argmin(np.isfinite(seconds)))
-        raise ArgumentError(
-            broken_rule(name, f"hold numbers only, also at position {position + 1}", seconds[position])
-        )
+        raise ArgumentError(broken_rule(f"time {position + 1} of {name}", "be a number", seconds[position]))
     backwards = np.diff(seconds) < 0
     if backwards.any():
         position = int(np.argmax(backwards)) + 1
-        earlier, later = float(seconds[position]), float(seconds[position - 1])
-        raise ArgumentError(
-            broken_rule(name, "be ascending", f"{earlier:g} after {later:g} at position {position + 1}")
-        )
+        rule = f"not be before the last, {seconds[position - 1]}"
+        raise ArgumentError(broken_rule(f"time {position + 1} of {name}", rule, seconds[position]))
     if seconds[-1] - seconds[0] > _MOST_SECONDS:
-        raise ArgumentError(broken_rule(name, f"last at most {_MOST_SECONDS:g} s", f"{seconds[-1] - seconds[0]:g} s"))
+        raise ArgumentError(broken_rule(name, f"last at most {_MOST_SECONDS:g} s", seconds[-1] - seconds[0]))
 
 
 def _nanoseconds(seconds: npt.NDArray[np.float64]) -> Nanoseconds:

@@ -17,7 +17,7 @@ Worker = Callable[[list[int]], Sequence[Any]]  # samples → an answer to each; 
 
 
 class BatchQueue:
-    """The policy alone, without threads or a clock of its own: who is in the next batch, and when is it due.
+    """The policy alone, without threads or a clock: who is in the next batch, and when it is due.
 
     Samples are served in the order in which they came, so a batch takes whatever fits: the samples of one query may
     be spread over several batches, and those of a query larger than `max_batch` are.
@@ -31,6 +31,7 @@ class BatchQueue:
         self._max_batch = max_batch
         self._max_delay = max_delay
         self._waiting: deque[_Place] = deque()
+        self._delivering = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -55,7 +56,7 @@ class BatchQueue:
     def take(self) -> Batch:
         """The next batch, full or not."""
         size = min(self._max_batch, len(self._waiting))
-        return Batch([self._waiting.popleft() for _ in range(size)])
+        return Batch([self._waiting.popleft() for _ in range(size)], self._delivering)
 
 
 @dataclass(eq=False, slots=True)
@@ -81,11 +82,12 @@ class _Place(NamedTuple):
 class Batch:
     """Samples that are run together, and whose they are."""
 
-    def __init__(self, places: list[_Place]) -> None:
+    def __init__(self, places: list[_Place], delivering: threading.Lock) -> None:
+        self._delivering = delivering
         self._places = places
         self.samples = [place.request.query.samples[place.position] for place in places]
 
-    def answer(self, answers: Sequence[Any], lock: threading.Lock) -> None:
+    def answer(self, answers: Sequence[Any]) -> None:
         """Gives every sample its answer, and every query that is complete by it the list of its own.
 
         Raises:
@@ -94,7 +96,7 @@ class Batch:
         if len(answers) != len(self._places):
             raise ValueError(broken_rule("a worker's answers", f"be {len(self._places)}", len(answers)))
         complete = []
-        with lock:  # another worker may hold the rest of a query
+        with self._delivering:  # another worker may hold the rest of a query
             for place, answer in zip(self._places, answers, strict=True):
                 place.request.answers[place.position] = answer
                 place.request.missing -= 1
@@ -199,7 +201,7 @@ class BatchingServer:
     def _serve(self, worker: Worker) -> None:
         while (batch := self._next_batch()) is not None:
             try:
-                batch.answer(self._run(worker, batch.samples), self._lock)
+                batch.answer(self._run(worker, batch.samples))
             except FAILURES as error:
                 batch.fail(error)
 

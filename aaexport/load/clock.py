@@ -85,6 +85,7 @@ class VirtualClock:
 
 def _fulfil(future: Future[None], target: Callable[[], None]) -> None:
     try:
-        future.set_result(target())
+        target()
+        future.set_result(None)
     except BaseException as error:  # noqa: BLE001  raised again by whoever asks the future
         future.set_exception(error)

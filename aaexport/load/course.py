@@ -47,7 +47,6 @@ class Course:
         plan: Plan,
         scenario: Scenario,
         clock: Clock,
-        *,
         with_recent: bool,
     ) -> None:
         def phase(per_query: int, keep: int) -> Phase:
@@ -61,7 +60,8 @@ class Course:
         self._counted = phase(scenario.samples, plan.keep)
         self._current = self._warmup
         self._given_up = ""
-        self._hung = False
+        self._inside: tuple[Phase, int | None] = (self._warmup, None)
+        self._stuck = 0.0
         self.stopped = ""
 
     def send(self) -> None:
@@ -82,12 +82,19 @@ class Course:
         for phase in (self._warmup, self._counted):
             phase.stop(self.stopped)
 
-    def give_up_if_hung(self) -> bool:
-        """Whether the system has kept the sending thread for longer than there is patience; the run is stopped then."""
-        self._hung = self._current.is_hung()
-        if self._hung:
+    def is_hung(self, passed: float) -> bool:
+        """Whether the system has kept the sending thread in one query beyond all patience; the run is stopped then.
+
+        To be asked regularly; `passed` are the seconds since the last time. Adding them up, instead of looking at
+        the clock, forgives a machine that stood still and the system with it.
+        """
+        inside = (self._current, self._current.inside)
+        self._stuck = self._stuck + passed if inside == self._inside and inside[1] is not None else 0.0
+        self._inside = inside
+        hung = self._stuck > self._scenario.patience
+        if hung:
             self.stop(f"a query did not return within {self._scenario.patience:g} s")
-        return self._hung
+        return hung
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -110,7 +117,7 @@ class Course:
         stopped = self._in_words(self.stopped) if left_behind else ""
         return Run(
             log=counted.log(),
-            trouble=_sum(before, after, hung=self._hung),
+            trouble=_sum(before, after, hung=self._stuck > self._scenario.patience),
             aborted=self._given_up or stopped or None,
             kept=counted.keep.result(),
         )
@@ -122,7 +129,7 @@ class Course:
 
 def _sum(before: Trouble, after: Trouble, *, hung: bool) -> Trouble:
     return Trouble(
-        errors=Counter(before.errors) + Counter(after.errors),
+        errors=dict(Counter(before.errors) + Counter(after.errors)),
         lost=before.lost + after.lost,
         doubled=before.doubled + after.doubled,
         unknown=before.unknown + after.unknown,

@@ -1,4 +1,4 @@
-"""A system under test and a scenario → what it answered when. MLPerf's scenarios, and closed loops of several clients.
+"""A system under test and a scenario (MLPerf's, or a closed loop of several clients) → what it answered when.
 
 A run never hangs: queries are sent from a thread of its own, and whatever the system does, the run ends when its
 patience does.
@@ -104,7 +104,7 @@ class LoadGenerator:
             patience=patience or plan.patience,
         )
         return self._conduct(
-            Course(self._system, self._samples, plan, scenario, self._clock, with_recent=self._progress is not None)
+            Course(self._system, self._samples, plan, scenario, self._clock, self._progress is not None)
         )
 
     def _conduct(self, course: Course) -> Run:
@@ -128,7 +128,7 @@ class LoadGenerator:
                 if self._abort.is_set():
                     course.stop(INTERRUPTED)
                 ticks_since_stop += bool(course.stopped)
-                if course.give_up_if_hung() or ticks_since_stop * _TICK > _GRACE:
+                if course.is_hung(_TICK) or ticks_since_stop * _TICK > _GRACE:
                     return False
                 if self._progress and tick % _TICKS_PER_PROGRESS == 0:
                     self._progress(course.progress())

@@ -20,8 +20,7 @@ class Phase:
     """The warm-up of a run, or the queries that count. One thread sends; another may `stop` it.
 
     Attributes:
-        inside: whether the system has not yet returned from taking a query.
-        sent: when the last query was sent.
+        inside: number of the query that the system has not yet returned from taking; None if it is in none.
     """
 
     def __init__(
@@ -38,21 +37,19 @@ class Phase:
         self._reason = ""
         self.record = record
         self.patience = round(patience * SECOND)
-        self.inside = False
-        self.sent = clock.now()
+        self.inside: int | None = None
 
     def issue(self, due: int | None = None) -> None:
         """Sends the next query, which was due then; it counts from now if it was not due at a certain moment."""
         record = self.record
         query = Query(len(record), next(self._samples))
-        self.sent = self._clock.now()
-        self.inside = True
+        self.inside = query.number
         record.issue(query, due)
         try:
             self._system.issue(query, record)
         except FAILURES as error:
             record.failed(query.number, error)
-        self.inside = False
+        self.inside = None
 
     def await_moment(self, due: int) -> None:
         """Waits until then.
@@ -89,10 +86,6 @@ class Phase:
         """Lets the sending thread end as soon as it has control. The first reason counts."""
         self._reason = self._reason or reason
         self.record.settled.set()
-
-    def is_hung(self) -> bool:
-        """Whether the system has been holding the sending thread for longer than there is patience."""
-        return self.inside and self._clock.now() - self.sent > self.patience
 
     def _check(self, now: int) -> None:
         if self._reason:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-# What running somebody's code may raise and a measurement must survive: also an exit(), in a thread that is not theirs.
+# What somebody's code may raise and a measurement must survive; an exit() would end a thread that is not theirs.
 FAILURES = (Exception, SystemExit)
 _DRAWN_AT_ONCE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A request: its number in the run, and the samples it asks about, by their index in the data set."""
 
     number: int
