@@ -65,6 +65,7 @@ class _Request:
     replies: Replies
     answers: list[Any] = field(default_factory=list)
     missing: int = 0
+    has_failed: bool = False
 
     def __post_init__(self) -> None:
         self.missing = len(self.query.samples)
@@ -107,7 +108,13 @@ class Batch:
 
     def fail(self, error: BaseException) -> None:
         """Every query with a sample in here fails: the rest of its answers would be of no use."""
-        for request in {id(place.request): place.request for place in self._places}.values():
+        failed = []
+        with self._delivering:
+            for place in self._places:
+                if not place.request.has_failed:
+                    place.request.has_failed = True
+                    failed.append(place.request)
+        for request in failed:
             request.replies.failed(request.query.number, error)
 
 

@@ -78,7 +78,8 @@ class LoadGenerator:
         """An open loop: every query is sent when it is due, whether or not those before are answered."""
 
         def send(phase: Phase) -> None:
-            for due in (schedule + phase.record.began).tolist():
+            for offset in schedule:
+                due = phase.record.began + int(offset)
                 phase.await_moment(due)
                 phase.issue(due)
             phase.await_answers()
