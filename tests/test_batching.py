@@ -219,6 +219,30 @@ def test_a_server_that_could_not_serve_is_refused(workers, max_batch, max_delay,
         BatchingServer(workers, max_batch, max_delay)
 
 
+def test_a_full_batch_wakes_a_worker_that_waits_for_more():
+    inbox = Inbox()
+    with BatchingServer([squares], max_batch=2, max_delay=60) as server:
+        for number in range(2):
+            server.issue(Query(number, (number,)), inbox)
+            time.sleep(0.05)
+        inbox.await_all(2)
+        assert inbox.answers == {0: [0], 1: [1]}
+
+
+def test_what_one_worker_leaves_in_the_queue_is_another_ones():
+    together, inbox = threading.Barrier(2), Inbox()
+
+    def worker(samples):
+        together.wait(10)
+        return squares(samples)
+
+    with BatchingServer([worker] * 2, max_batch=2) as server:
+        time.sleep(0.05)  # both are idle
+        server.issue(Query(0, (1, 2, 3, 4)), inbox)
+        inbox.await_all(1)
+    assert inbox.answers == {0: [1, 4, 9, 16]}
+
+
 def test_the_queue_of_a_partial_batch_is_looked_after_when_its_worker_took_another():
     """A sample that came while all were idle, and one that came after a full batch, both keep their delay."""
     inbox, came = Inbox(), time.monotonic()

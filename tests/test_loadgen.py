@@ -15,7 +15,7 @@ from aaexport.load.engine import LoadGenerator
 from aaexport.load.plan import Plan
 
 QUERIES, RATE = 240, 60
-SERVERS, SERVICE = 8, 0.1  # many and slow: 0.1 s are long beside what a busy machine does to a sleeping thread
+SERVERS, SERVICE = 30, 0.4  # many and slow: 0.4 s are long beside what a busy machine does to a sleeping thread
 TIMEOUT = 60  # a lost answer would hang LoadGen for ever
 ATTEMPTS = 3  # the clock is real: what else the machine does at the moment must not decide this
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
+from aaexport.errors import ArgumentError, broken_rule
 from aaexport.load.clock import SECOND, Clock, RealClock
 from aaexport.load.course import INTERRUPTED, Course, Scenario
 from aaexport.load.phase import Phase
@@ -28,7 +29,10 @@ class LoadGenerator:
     """Runs scenarios, each on its own; systems that raise, hang or answer wrongly end in `Run.trouble`.
 
     `samples` is how many there are to ask about. Setting `abort`, or Ctrl-C, ends a run with what was measured.
-    `progress` is called about twice a second, from the thread that called the scenario.
+    `progress` is called about twice a second, from the thread that called the scenario. After a run that hung the
+    system still holds a thread: it should not be used again.
+
+    Every scenario raises an ArgumentError where there are no samples, none in a query, or no client.
     """
 
     def __init__(
@@ -96,6 +100,9 @@ class LoadGenerator:
         patience: float | None = None,
     ) -> Run:
         plan = self._plan
+        for name, value in (("samples", self._samples), ("samples_per_query", samples), ("concurrency", concurrency)):
+            if value < 1:
+                raise ArgumentError(broken_rule(name, "be at least 1", value))
         warmup = replace(plan, duration=plan.warmup, max_duration=plan.warmup, min_queries=1)
         scenario = Scenario(
             send=send,

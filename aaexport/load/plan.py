@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from aaexport.errors import ArgumentError, broken_rule
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Plan:
         patience: for one answer; it should be a multiple of what an answer takes, for what is older is given up.
         keep: answers that are kept at the most, of queries chosen by the seed.
         seed: of the samples and of the choice.
+
+    Raises:
+        ArgumentError: a time is negative or not finite, or there is no patience.
     """
 
     duration: float
@@ -28,6 +34,13 @@ class Plan:
     patience: float = 10.0
     keep: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("duration", "max_duration", "warmup", "patience"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0) or (name == "patience" and value == 0):
+                rule = "be a positive number of seconds" if name == "patience" else "be 0 or more seconds"
+                raise ArgumentError(broken_rule(name, rule, value))
 
 
 @dataclass(frozen=True)

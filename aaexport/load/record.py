@@ -59,9 +59,9 @@ class Record:
 
     def issue(self, query: Query, due: int | None) -> None:
         """Notes that the next query is sent now; it counts from when it was due, in a closed loop from now."""
-        if query.number == self.keep.next:
-            self.keep.choose(query)
         with self._lock:
+            if query.number == self.keep.next:
+                self.keep.choose(query)
             self.outstanding += 1
             self._completed.append(UNANSWERED)
         self._samples.append(len(query.samples))
@@ -109,7 +109,7 @@ class Record:
         return self._scheduled[self._oldest] if self._oldest < len(self) else None
 
     def close(self) -> None:
-        """Nothing counts from now on."""
+        """Nothing counts from now on, so that log, trouble and kept answers agree."""
         with self._lock:
             self._closed = True
 
