@@ -6,14 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from aaexport.load.regression import (
-    MIN_BLOCKS,
-    WINDOWS,
-    compare_with_baseline,
-    why_no_verdict,
-    why_regressed,
-    windows,
-)
+from aaexport.load.regression import MIN_BLOCKS, WINDOWS, compare_with_baseline, why_no_verdict, why_regressed
 
 PAIRS = 200
 ALLOWED = 0.05
@@ -97,13 +90,12 @@ def test_too_few_blocks_say_nothing_and_how_many_are_needed():
     assert why_no_verdict(new, new) is None
 
 
-def test_the_one_block_of_an_open_loop_is_cut_into_windows_in_their_order():
-    latencies = np.arange(1000.0)
-    cut = windows([latencies])
-    assert len(cut) == WINDOWS
-    np.testing.assert_array_equal(np.concatenate(cut), latencies)
-    assert len(windows([latencies[:30]])) == 30 // 7
-    assert len(windows([latencies[:3]])) == 1
+def test_the_one_block_of_an_open_loop_is_compared_window_by_window():
+    old, new = [np.full(1000, 10.0)], [np.full(1000, 11.0)]
+    found = compare_with_baseline(old, new, ALLOWED, "before")
+    assert (found.is_real, found.ratio.pairs) == (True, WINDOWS**2)
+    assert why_no_verdict([old[0][:27]], new).endswith("got 3; measure it again for longer")
+    assert why_no_verdict([old[0][:28]], new) is None
 
 
 def test_a_real_regression_is_complained_about_in_one_line():

@@ -15,6 +15,7 @@ from aaexport.load.statistics import (
     percentiles,
     queries_needed,
     spread,
+    windows,
 )
 
 RUNS = 1000
@@ -171,3 +172,13 @@ def test_the_spread_of_equal_block_medians_is_0():
 
 def test_the_spread_is_the_range_of_the_block_medians_by_their_median():
     assert spread([np.asarray([1.0]), np.asarray([2.0]), np.asarray([4.0])]) == 1.5
+
+
+def test_one_block_is_cut_into_windows_in_its_order_and_several_are_left():
+    latencies = np.arange(1000.0)
+    cut = windows([latencies], 6)
+    assert [len(window) for window in cut] == [167, 167, 167, 167, 166, 166]
+    np.testing.assert_array_equal(np.concatenate(cut), latencies)
+    assert len(windows([latencies[:30]], 6)) == 4  # of 7 queries or more
+    assert len(windows([latencies[:3]], 6)) == 1
+    assert len(windows([latencies, latencies], 6)) == 2

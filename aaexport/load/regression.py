@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aaexport.errors import broken_rule
 from aaexport.load.measurement import Regression
-from aaexport.load.statistics import COVERAGE, Milliseconds, Ratio, queries_needed
+from aaexport.load.statistics import COVERAGE, Milliseconds, Ratio, queries_needed, windows
 
 MIN_BLOCKS = 4  # of 3 on either side even the clearest order comes about by chance once in twenty times
 WINDOWS = 12
@@ -38,7 +38,7 @@ def compare_with_baseline(
         `is_real` if a slowdown of no more than `allowed` would show itself like this at most 5 times in 100. With
         too few blocks (`why_no_verdict`) it never is, and the ratio has no bounds.
     """
-    old, new = windows(old), windows(new)
+    old, new = windows(old, WINDOWS), windows(new, WINDOWS)
     ratios = np.sort(np.divide.outer(_medians(new), _medians(old)).ravel())
     low = high = None
     is_real = False
@@ -52,7 +52,7 @@ def compare_with_baseline(
 
 def why_no_verdict(old: Sequence[Milliseconds], new: Sequence[Milliseconds]) -> str | None:
     """Which of the two has too few blocks to say anything of a slowdown; None if neither."""
-    for name, blocks in (("the baseline", windows(old)), ("this measurement", windows(new))):
+    for name, blocks in (("the baseline", windows(old, WINDOWS)), ("this measurement", windows(new, WINDOWS))):
         if len(blocks) < MIN_BLOCKS:
             rule = f"have at least {MIN_BLOCKS} blocks, or {MIN_BLOCKS * queries_needed(50)} queries in one"
             return broken_rule(name, rule, len(blocks), "measure it again for longer")
@@ -67,14 +67,6 @@ def why_regressed(regression: Regression) -> str | None:
     rule = f"be at most {regression.allowed:.1%} above that of {regression.baseline}"
     got = f"{ratio.median - 1:+.1%} (95% interval {ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
     return f"p50 must {rule}, got {got}"
-
-
-def windows(blocks: Sequence[Milliseconds]) -> Sequence[Milliseconds]:
-    """The blocks; one alone is cut into up to twelve windows of as many queries, each enough for its median."""
-    if len(blocks) != 1:
-        return blocks
-    count = min(WINDOWS, len(blocks[0]) // queries_needed(50))
-    return np.array_split(blocks[0], max(count, 1))
 
 
 def _medians(blocks: Sequence[Milliseconds]) -> npt.NDArray[np.float64]:

@@ -161,6 +161,14 @@ def typical(blocks: Sequence[Milliseconds]) -> float:
     return float(np.median([float(np.median(block)) for block in blocks]))
 
 
+def windows(blocks: Sequence[Milliseconds], most: int) -> Sequence[Milliseconds]:
+    """The blocks; one alone, as of an open loop, is cut into `most` at the most, each enough for its median."""
+    if len(blocks) != 1:
+        return blocks
+    count = min(most, len(blocks[0]) // queries_needed(50))
+    return np.array_split(blocks[0], max(count, 1))
+
+
 def spread(blocks: Sequence[Milliseconds]) -> float:
     """(largest − smallest) / median of the block medians: 0 for a steady machine."""
     medians = np.asarray([float(np.median(block)) for block in blocks])

@@ -1,50 +1,91 @@
-"""Whether a measurement may be quoted, and what to think of before one does."""
+"""Whether a measurement may be quoted: by its length, by what the system under test did, and by who had the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
+
+from aaexport.errors import first_few
+from aaexport.load import mlperf
 from aaexport.load.machine import Environment
-from aaexport.load.measurement import PERCENTILES, Comparison
-from aaexport.load.statistics import Milliseconds, queries_needed, spread
+from aaexport.load.measurement import AnswerCheck, Comparison, Load
+from aaexport.load.run import Nanoseconds, QueryLog, Trouble
+from aaexport.load.statistics import percentile, queries_needed
+from aaexport.parity.report import Placement
 
+Rules = Literal["quick", "mlperf"]
 MIN_QUERIES = queries_needed(90)
-STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
+BOUND_PERCENTILE = 99.0  # that must keep a latency bound
+ENOUGH = 0.9  # of the duration: how long a query will take, and an offline one is all there is, must be guessed
+LATEST_GAP = 10  # mean gaps before a schedule's end with its last arrival: one Poisson schedule in 20,000 has more
+HELD = 0.95  # of the scheduled rate
+LATE = 0.5  # of the latency; beyond it the sending was measured rather than the answering
+WORTH_A_NOTE = 60.0  # seconds: nobody takes less for an MLPerf result
 STEAL_LIMIT = 0.05
 OTHER_LOAD_LIMIT = 0.10
 # Beside one busy process PyTorch's threads can wait for each other forty times longer than they compute.
 RATIO_LOAD_LIMIT = 0.25
+NAMES_SHOWN = 3
+LONGER = "measure longer with --duration"
 
 
-def shortfalls(blocks: Sequence[Milliseconds], duration: float) -> tuple[str, ...]:
-    """Why a measurement is invalid: too few queries for p90, or less time than was asked for."""
-    queries = sum(len(block) for block in blocks)
-    seconds = sum(float(block.sum()) for block in blocks) / 1000
-    reasons = []
-    if queries < MIN_QUERIES:
-        reasons.append(f"{MIN_QUERIES} queries must be counted, got {queries}; measure longer with --duration")
-    # A block ends with the query that reaches its time, so the sum can miss the plan by clock reads only.
-    if seconds < 0.9 * duration:
-        reasons.append(f"{duration:g} s of queries must be counted, got {seconds:.2f} s")
+def why_invalid(
+    blocks: Sequence[QueryLog],
+    load: Load,
+    duration: float | None,
+    *,
+    rules: Rules = "quick",
+    trouble: Trouble | None = None,
+    aborted: str | None = None,
+    check: AnswerCheck | None = None,
+    comparisons: Sequence[Comparison] = (),
+    placement: Placement | None = None,
+    allow_fallback: bool = False,
+) -> tuple[str, ...]:
+    """Every reason for which the numbers may not be quoted; () if they may.
+
+    Args:
+        blocks: the queries of the model that is measured.
+        load: what was asked of it.
+        duration: seconds of load that were asked for; None where a trace says how long.
+        rules: `quick` asks for the duration and for the queries that p90 needs, `mlperf` for MLPerf's minimums.
+        trouble: what the system did that none may.
+        aborted: why the measurement ended before its plan: `interrupted`, or what was given up.
+        check: of its answers.
+        comparisons: of which those of the same network must answer as it does.
+        placement: where its nodes ran.
+        allow_fallback: whether some may run on the CPU though an accelerator was asked for.
+    """
+    reasons = [*_broken_off(blocks, aborted), *_misbehaved(trouble or Trouble()), *_wrong(check, comparisons)]
+    if not allow_fallback:
+        reasons += fallen_back(placement)
+    reasons += _behind_schedule(blocks, load)
+    reasons += _bound_broken(blocks, load)
+    if not aborted:
+        reasons += _too_short(blocks, load, duration, rules)
+    if rules == "mlperf":
+        reasons += _other_load_than_mlperf(load)
     return tuple(reasons)
 
 
-def warnings_about(
-    blocks: Sequence[Milliseconds], comparisons: Sequence[Comparison], environment: Environment
-) -> tuple[str, ...]:
-    """What to think of before believing the numbers; each line ends with its remedy."""
-    warnings = []
-    queries = sum(len(block) for block in blocks)
-    withheld = [p for p in PERCENTILES if queries < queries_needed(p)]
-    for p in withheld:
-        missing = queries_needed(p) - queries
-        warnings.append(f"p{p} is withheld: it needs {missing} more queries; measure longer with --duration")
-    for name, raw in (("onnxruntime", blocks), *((other.name, other.blocks) for other in comparisons)):
-        if spread(raw) > STEADY:
-            warnings.append(
-                f"{name}'s block medians differ by {spread(raw):.0%}: the machine is not quiet; close what else runs"
-            )
-    return (*warnings, *warnings_about_the_machine(environment))
+def note_on_mlperf(blocks: Sequence[QueryLog], load: Load, rules: Rules) -> str | None:
+    """That a measurement is not long enough for MLPerf, for those who measure so long that they may think it is."""
+    if rules == "mlperf" or _seconds(blocks, load) < WORTH_A_NOTE or not _too_short(blocks, load, None, "mlperf"):
+        return None
+    return f"MLPerf asks for {mlperf.MIN_SECONDS:g} s and its own number of queries; measure with --rules mlperf"
+
+
+def fallen_back(placement: Placement | None) -> tuple[str, ...]:
+    """The complaint about nodes that run on the CPU though an accelerator was asked for."""
+    if placement is None or not placement.on_cpu:
+        return ()
+    names = first_few(placement.on_cpu, NAMES_SHOWN)
+    return (
+        f"every node must run on {placement.provider}, got {len(placement.on_cpu)} on the CPU ({names}); "
+        "accept it with --allow-fallback",
+    )
 
 
 def warnings_about_the_machine(environment: Environment) -> tuple[str, ...]:
@@ -68,3 +109,131 @@ def why_no_ratio(environment: Environment) -> str | None:
     if other is not None and other > RATIO_LOAD_LIMIT:
         return f"other processes took {other:.0%} of the CPU; stop them and measure again"
     return None
+
+
+def lateness(log: QueryLog, p: float) -> float:
+    """The p-th percentile of the issue delay ÷ that of the latency; 0 where too little was measured to tell."""
+    delay, latency = percentile(log.issue_delays, p), percentile(log.latencies, p)
+    return delay / latency if delay and latency else 0.0
+
+
+def _broken_off(blocks: Sequence[QueryLog], aborted: str | None) -> tuple[str, ...]:
+    if not aborted:
+        return ()
+    return (f"the measurement ended before its plan, after {_answered(blocks):,} answers: {aborted}",)
+
+
+def _misbehaved(trouble: Trouble) -> tuple[str, ...]:
+    reasons = [f"{count:,} queries failed: {text}" for text, count in list(trouble.errors.items())[:NAMES_SHOWN]]
+    if len(trouble.errors) > NAMES_SHOWN:
+        reasons.append(f"queries failed with {len(trouble.errors) - NAMES_SHOWN} other errors")
+    if trouble.hung:
+        reasons.append("every query must return, got one that had not when the run was given up")
+    for count, what in (
+        (trouble.lost, "every query must be answered, got no answer to"),
+        (trouble.doubled, "every query must be answered once, got several answers to"),
+        (trouble.unknown, "every answer must be to a query, got others:"),
+    ):
+        if count:
+            reasons.append(f"{what} {count:,}")
+    return tuple(reasons)
+
+
+def _wrong(check: AnswerCheck | None, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """A fast wrong answer is no answer."""
+    reasons = []
+    if check is not None and check.wrong:
+        reasons.append(
+            f"answers must equal those of {check.against}, got {check.wrong} of {check.checked} that differ, the "
+            f"worst by {check.largest_error:.2g} of the largest number; look at `aaexport verify`"
+        )
+    reasons += [
+        f"model.onnx and {other.name} must answer alike, got different answers; look at `aaexport verify`"
+        for other in comparisons
+        if other.same_answers is False
+    ]
+    return tuple(reasons)
+
+
+def _behind_schedule(blocks: Sequence[QueryLog], load: Load) -> list[str]:
+    """Of an open loop: the answers came more slowly than the queries were due, or those were not even sent."""
+    reasons = []
+    for log in blocks if load.arrivals is not None else ():
+        scheduled, achieved = _rate(log.scheduled), _rate(log.completed[log.answered])
+        if achieved < HELD * scheduled:
+            reasons.append(f"{scheduled:,.1f} queries a second must be answered, got {achieved:,.1f}; lower --rate")
+        late = lateness(log, 50)
+        if late > LATE:
+            reasons.append(
+                f"queries must be sent when they are due, got a delay of {late:.0%} of the latency in the median; "
+                "lower --rate, or leave the load generator a core with --threads"
+            )
+    return reasons
+
+
+def _bound_broken(blocks: Sequence[QueryLog], load: Load) -> tuple[str, ...]:
+    """By MLPerf's early stopping; a query without an answer is over any bound."""
+    if load.latency_bound is None:
+        return ()
+    queries = sum(len(log) for log in blocks)
+    over = queries - sum(int(np.count_nonzero(log.latencies <= load.latency_bound)) for log in blocks)
+    rule = f"p{BOUND_PERCENTILE:g} must keep {load.latency_bound:g} ms with 99% confidence"
+    if over > queries * (1 - BOUND_PERCENTILE / 100):
+        remedy = "lower --rate" if load.arrivals is not None else "give it more time or smaller queries"
+        return (f"{rule}, got {over:,} of {queries:,} queries over it; {remedy}",)
+    required = mlperf.queries_required(over, BOUND_PERCENTILE)
+    if queries >= required:
+        return ()
+    return (f"{rule}, which takes {required:,} queries if {over:,} are over it, got {queries:,}; {LONGER}",)
+
+
+def _too_short(blocks: Sequence[QueryLog], load: Load, duration: float | None, rules: Rules) -> tuple[str, ...]:
+    if rules == "mlperf":
+        asked, by = mlperf.RULES[load.scenario], " by MLPerf's rules"
+        least, samples, seconds, share = asked.min_queries, asked.min_samples, mlperf.MIN_SECONDS, 1.0
+    else:
+        by = ""
+        least, samples, seconds, share = 1 if load.scenario == "offline" else MIN_QUERIES, 0, duration or 0.0, ENOUGH
+    lasted, gap = _seconds(blocks, load), LATEST_GAP / load.rate if load.rate else 0.0
+    images = sum(int(log.samples[log.answered].sum()) for log in blocks)
+    reasons = []
+    if _answered(blocks) < least:
+        reasons.append(f"{least:,} queries must be counted{by}, got {_answered(blocks):,}; {LONGER}")
+    if images < samples:
+        reasons.append(f"{samples:,} images must be answered{by}, got {images:,}; {LONGER}")
+    if lasted + gap < share * seconds:
+        reasons.append(f"{seconds:g} s of queries must be counted{by}, got {lasted:.2f} s; {LONGER}")
+    return tuple(reasons)
+
+
+def _other_load_than_mlperf(load: Load) -> list[str]:
+    samples = mlperf.RULES[load.scenario].samples_per_query
+    reasons = []
+    if samples is not None and load.samples_per_query != samples:
+        reasons.append(f"a query must have {samples} images by MLPerf's rules, got {load.samples_per_query}")
+    if load.scenario == "server" and load.arrivals != "poisson":
+        reasons.append(f"arrivals must be poisson by MLPerf's rules, got {load.arrivals}")
+    if load.scenario == "server" and load.latency_bound is None:
+        reasons.append(
+            "the server scenario must have a latency bound by MLPerf's rules, got none; give one with --p99"
+        )
+    return reasons
+
+
+def _answered(blocks: Sequence[QueryLog]) -> int:
+    return sum(int(np.count_nonzero(log.answered)) for log in blocks)
+
+
+def _seconds(blocks: Sequence[QueryLog], load: Load) -> float:
+    """How long the load lasted: in an open loop until the last arrival, however late its answer."""
+    if load.arrivals is None:
+        return sum(log.seconds for log in blocks)
+    return sum(float(log.scheduled[-1] - log.scheduled[0]) / 1e9 for log in blocks if len(log))
+
+
+def _rate(times: Nanoseconds) -> float:
+    """Events a second, without the first and last twentieth: one late answer at the end is not a low rate."""
+    in_order = np.sort(times)
+    first, last = len(in_order) // 20, len(in_order) - 1 - len(in_order) // 20
+    passed = float(in_order[last] - in_order[first]) / 1e9 if last > first else 0.0
+    return (last - first) / passed if passed else 0.0

@@ -1,0 +1,143 @@
+"""What a valid measurement may still hide: unsteady or dependent latencies, late queries, a slowed machine or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aaexport.load.gpu import GpuState
+from aaexport.load.machine import Environment
+from aaexport.load.measurement import PERCENTILES, Comparison, Load, Phases
+from aaexport.load.run import QueryLog
+from aaexport.load.statistics import BATCHES, Milliseconds, independent_queries, queries_needed, spread, windows
+from aaexport.load.validity import LATE, LONGER, lateness, warnings_about_the_machine
+
+STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
+WINDOWS = 6
+GROWTH = 1.5  # of the latency between the first and the last third of an open loop
+LATE_TO_MENTION = 0.10  # of the latency
+CLOCK_KEPT = 0.95
+
+
+def warnings_about(
+    blocks: Sequence[QueryLog],
+    load: Load,
+    environment: Environment,
+    *,
+    comparisons: Sequence[Comparison] = (),
+    phases: Phases | None = None,
+    gpu_before: GpuState | None = None,
+    gpu_after: GpuState | None = None,
+    name: str = "onnxruntime",
+) -> tuple[str, ...]:
+    """What to think of before believing the numbers, each with its cause and remedy.
+
+    Args:
+        blocks: the queries of the model that is measured, called `name`.
+        load: what was asked of it.
+        environment: who had the CPU meanwhile.
+        comparisons: what was measured in alternation with it.
+        phases: where the time of a query on CUDA goes.
+        gpu_before, gpu_after: on CUDA, where the driver tells.
+    """
+    latencies = [log.latencies for log in blocks if len(log.latencies)]
+    is_queue = load.arrivals is not None
+    unsteady = _unsteady_queue(latencies) if is_queue else _unsteady(name, latencies)
+    rivals = [_unsteady(other.name, [block for block in other.blocks if len(block)]) for other in comparisons]
+    return (
+        *unsteady,
+        *(warning for rival in rivals for warning in rival),
+        # A queue's latencies depend on each other by their nature; elsewhere it is the same disturbance as above.
+        *(_dependent(latencies) if is_queue or not unsteady else ()),
+        *_late(blocks),
+        *warnings_about_the_machine(environment),
+        *_bound_by(phases),
+        *_slowed_down(gpu_before, gpu_after),
+    )
+
+
+def _unsteady(name: str, blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
+    parts = windows(blocks, WINDOWS)
+    if not blocks or spread(parts) <= STEADY:
+        return ()
+    differ = f"{name}'s block medians differ by {spread(parts):.0%}"
+    return (f"{differ}: the machine is not quiet; close what else runs",)
+
+
+def _unsteady_queue(blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
+    parts = windows(blocks, WINDOWS)
+    if not blocks or spread(parts) <= STEADY:
+        return ()
+    third = max(1, len(parts) // 3)
+    first, last = (float(np.median(np.concatenate(some))) for some in (parts[:third], parts[-third:]))
+    if last > GROWTH * first:
+        grows = f"the median latency grows during the run, from {first:.3g} to {last:.3g} ms"
+        return (f"{grows}: the queue fills faster than it is served; lower --rate",)
+    differ = f"the median latency differs by {spread(parts):.0%} between parts of the run"
+    return (f"{differ}: the queue or the machine is not steady; lower --rate, or {LONGER}",)
+
+
+def _dependent(blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
+    """Percentiles whose intervals are too narrow: what is too few for them while independent is known to be."""
+    latencies = np.concatenate(blocks) if blocks else np.empty(0)
+    weak = {}
+    for p in PERCENTILES:
+        needed = max(2 * queries_needed(p), 5 * BATCHES)
+        worth = independent_queries(latencies, p)
+        if len(latencies) >= queries_needed(p) and worth < min(needed, len(latencies) / 2):
+            weak[f"p{p:g}"] = needed / worth
+    if not weak:
+        return ()
+    return (
+        f"latencies depend on each other, as in a queue or on a machine that is busy at times: the intervals of "
+        f"{', '.join(weak)} are too narrow; measure {max(weak.values()):.0f} times as long",
+    )
+
+
+def _late(blocks: Sequence[QueryLog]) -> tuple[str, ...]:
+    for log in blocks:
+        p, late = max(((p, lateness(log, p)) for p in (50, 99)), key=lambda found: found[1])
+        if late > LATE_TO_MENTION and lateness(log, 50) <= LATE:
+            return (
+                f"queries were sent late, at p{p} by {late:.0%} of the latency: the load generator waits for the CPU "
+                "too; lower --rate, or leave it a core with --threads",
+            )
+    return ()
+
+
+def _bound_by(phases: Phases | None) -> tuple[str, ...]:
+    if phases is None:
+        return ()
+    warnings = []
+    if phases.submit > phases.compute:
+        warnings.append(
+            f"enqueue-bound: the host takes {phases.submit:.3g} ms to submit what the GPU computes in "
+            f"{phases.compute:.3g} ms; use --cuda-graph or a larger --batch"
+        )
+    copies = phases.to_device + phases.to_host
+    if copies > phases.compute:
+        warnings.append(
+            f"transfer-bound: copies take {copies:.3g} ms and computing {phases.compute:.3g} ms; keep inputs and "
+            "outputs on the GPU, or make them smaller"
+        )
+    return tuple(warnings)
+
+
+def _slowed_down(before: GpuState | None, after: GpuState | None) -> tuple[str, ...]:
+    """A GPU at rest lowers its clocks, so they may rise; what falls under load was forced to."""
+    if before is None or after is None:
+        return ()
+    warnings = []
+    throttled = dict.fromkeys((*before.throttled, *after.throttled))
+    if throttled:
+        warnings.append(
+            f"the GPU was held back ({', '.join(throttled)}): its times are not what it can do; cool it, raise its "
+            "power limit, or lock its clocks with `nvidia-smi --lock-gpu-clocks`"
+        )
+    if before.sm_clock and after.sm_clock and after.sm_clock < CLOCK_KEPT * before.sm_clock:
+        warnings.append(
+            f"the GPU's clock fell from {before.sm_clock} to {after.sm_clock} MHz: later times are longer than the "
+            "first; lock it with `nvidia-smi --lock-gpu-clocks`"
+        )
+    return tuple(warnings)
