@@ -113,7 +113,13 @@ judging_options = _decorated(
 @options.seed
 @options.as_json
 def command(
-    model: str, out: Path | None, size: tuple[int, int] | None, page: Path | None, raw: bool, as_json: bool, **given: Any
+    model: str,
+    out: Path | None,
+    size: tuple[int, int] | None,
+    page: Path | None,
+    raw: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Measure MODEL's model.onnx, or any ONNX file, through onnxruntime.
 

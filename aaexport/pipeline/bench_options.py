@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from aaexport.device import parse_device, usable_cores
 from aaexport.errors import ArgumentError, broken_rule
@@ -13,11 +13,11 @@ from aaexport.load.measurement import Load
 from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES
 from aaexport.load.mlperf import RULES as MLPERF
 from aaexport.load.statistics import queries_needed
+from aaexport.load.validity import Rules
 from aaexport.pipeline.rivals import check_rivals
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 ARRIVALS = ("poisson", "constant", "trace")
-RULES = ("quick", "mlperf")
 MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
 OFFLINE_BATCH = 32
 SERVER_BATCH = 32
@@ -81,7 +81,7 @@ class BenchOptions:
     compare: Sequence[str] | None = None
     check: bool = True
     allow_fallback: bool = False
-    rules: str = "quick"
+    rules: Rules = "quick"
     baseline: str | Path | None = None
     max_regression: float | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -127,7 +127,12 @@ class BenchOptions:
         return 1 if self.is_server or self.scenario == "offline" else queries_needed(90)
 
     def load(
-        self, fixed_batch: int | None, *, rate: float | None = None, batched: bool = True, shares_batches: bool = False
+        self,
+        fixed_batch: int | None,
+        *,
+        rate: float | None = None,
+        batched: bool = True,
+        shares_batches: bool = False,
     ) -> Load:
         """What the system under test has to bear, at `rate` if that is not the one asked for."""
         shares_batches = shares_batches or self.is_server or self.scenario == "offline"
@@ -153,22 +158,37 @@ class BenchOptions:
 
     def _ranges(self) -> Iterator[Rule]:
         yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
-        yield self.rules in RULES, "rules", f"be one of {', '.join(RULES)}", self.rules
+        yield self.rules in get_args(Rules), "rules", f"be one of {', '.join(get_args(Rules))}", self.rules
         yield self.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", self.arrivals
         yield 0 < self.duration < INFINITY, "duration", "be above 0 seconds", self.duration
         yield 0 <= self.warmup < INFINITY, "warmup", "be at least 0 seconds", self.warmup
-        yield self.batches is None or min(self.batches, default=0) >= 1, "batch", "be one or more numbers ≥ 1", self.batches
+        yield (
+            self.batches is None or min(self.batches, default=0) >= 1,
+            "batch",
+            "be one or more numbers ≥ 1",
+            self.batches,
+        )
         yield min(self.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", self.concurrency
         yield 1 <= self.workers <= MAX_THREADS, "workers", f"be between 1 and {MAX_THREADS}", self.workers
         yield self.threads is None or self.threads >= 1, "threads", "be at least 1", self.threads
-        yield self.threads is None or self.threads <= MAX_THREADS, "threads", f"be at most {MAX_THREADS}", self.threads
+        yield (
+            self.threads is None or self.threads <= MAX_THREADS,
+            "threads",
+            f"be at most {MAX_THREADS}",
+            self.threads,
+        )
         for name in ("samples_per_query", "max_batch"):
             got = getattr(self, name)
             yield got is None or got >= 1, name, "be at least 1", got
         for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
             got = getattr(self, name)
             yield got is None or 0 < got < INFINITY, name, f"be above 0 {unit}", got
-        yield self.max_delay is None or 0 <= self.max_delay < INFINITY, "max_delay", "be at least 0 ms", self.max_delay
+        yield (
+            self.max_delay is None or 0 <= self.max_delay < INFINITY,
+            "max_delay",
+            "be at least 0 ms",
+            self.max_delay,
+        )
         allowed = self.max_regression
         yield allowed is None or 0 <= allowed < INFINITY, "max_regression", "be at least 0 %", allowed
 

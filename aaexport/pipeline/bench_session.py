@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from aaexport.load.peak import MOST_TRIALS, find_peak
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
-from aaexport.load.validity import why_no_ratio
+from aaexport.load.validity import why_invalid, why_no_ratio
 from aaexport.pipeline.bench_options import BenchOptions
 from aaexport.pipeline.contender import Contender, RunInterrupted, Served
 from aaexport.pipeline.feeding import ANSWERS_AGREE, disagreement
@@ -176,15 +176,12 @@ class BenchSession:
             return torch.label, torch.answers(path, self.count, self.fixed or TRUTH_BATCH)
 
     def _note_agreement(self, name: str, error: float) -> None:
+        """Another model may answer otherwise; the same network must not (`why_invalid`)."""
         agrees = error <= ANSWERS_AGREE
         self.agreements[name] = agrees
-        if agrees:
-            return
-        if is_other_model(name):
+        if not agrees and is_other_model(name):
+            self.agreements[name] = None
             self.measured.notes.append(f"{name} answers otherwise ({error:.1e} of the largest output): another model")
-        else:
-            what = f"{self.ours.label} and {name} answer differently, so they are not the same model"
-            self.measured.reasons.append(f"{what}; `aaexport verify` it")
 
     def _closed_order(self, block: int) -> RunOrder:
         least = -(-self.options.least_queries // BLOCKS)
@@ -349,7 +346,14 @@ class BenchSession:
 
 def _trial(rate: float, load: Load, served: Served, options: BenchOptions) -> Trial:
     """What that rate is worth, by the same rules as a whole measurement."""
-    reasons = [] if (percentile(served.log.latencies,99) or 1e9) <= load.latency_bound and not served.aborted else ['broken']
+    reasons = why_invalid(
+        [served.log],
+        load,
+        options.duration,
+        rules=options.rules,
+        trouble=served.trouble,
+        aborted=served.aborted,
+    )
     return Trial(rate, percentile(served.log.latencies, 99), reasons[0] if reasons else None)
 
 

@@ -112,7 +112,7 @@ class _Worker:
         return {"finite": all(bool(np.isfinite(output).all()) for output in outputs.values())}
 
     def expect(self, path: str) -> Order:
-        self.checker = Checker.read(Path(path))
+        self.checker = Checker.read(Path(path), batched=self.feeder.batched)
         return {}
 
     def block(self, batch: int, **plan: Any) -> Order:

@@ -43,7 +43,7 @@ class Feeder:
         numbers = np.asarray(samples) % len(self)
         if not self.batched:
             (number,) = numbers
-            return {name: array[number] for name, array in self.arrays.items()}
+            return {name: array[number, ...] for name, array in self.arrays.items()}
         return {name: np.ascontiguousarray(array[numbers]) for name, array in self.arrays.items()}
 
     def of_query(self, number: int, batch: int) -> tuple[int, ...]:
@@ -59,21 +59,23 @@ class Checker:
     """
 
     expected: Mapping[str, Array]
+    batched: bool = True  # whether an answer to several samples has an entry for each; else there is one sample
     checked: int = 0
     wrong: int = 0
     largest_error: float = 0.0
 
     @classmethod
-    def read(cls, path: Path) -> Checker:
+    def read(cls, path: Path, *, batched: bool) -> Checker:
         """From a .npz that `bench_worker` wrote."""
-        return cls(dict(np.load(path, allow_pickle=False)))
+        return cls(dict(np.load(path, allow_pickle=False)), batched)
 
     def check(self, kept: Iterable[tuple[Sequence[int], Answer | Sequence[Answer]]]) -> None:
         """Adds answers, each with its samples: one for all of them, or one for each."""
         known = min((len(array) for array in self.expected.values()), default=0)
         for samples, answer in kept:
             if all(number < known for number in samples):
-                whole = answer if isinstance(answer, Mapping) else _stacked(answer)
+                apart = [answer] if isinstance(answer, Mapping) and not self.batched else answer
+                whole = apart if isinstance(apart, Mapping) else _stacked(apart)
                 error = max(self._error(name, list(samples), whole) for name in self.expected)
                 self.checked += 1
                 self.wrong += not error <= ANSWERS_AGREE

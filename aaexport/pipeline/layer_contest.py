@@ -28,11 +28,11 @@ from aaexport.load.statistics import typical
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice, cached_blocks
 from aaexport.parity import Case, Computation, OutputParity, ParityReport, Truth, compare, tolerances
-from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.contender import Contender
 from aaexport.pipeline.convert import convert
 from aaexport.pipeline.plan import ATTENTION_OPSET, unmeasured
 from aaexport.pipeline.subject import with_decomposition
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName
 from aaexport.results import Candidate, TunedLayer

@@ -15,8 +15,8 @@ from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.plain import export_plainly
 from aaexport.nn.augmented import set_decomposition
-from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.pipeline.subject import Subject, as_subject
+from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.program import Batch, fast_tracing
 
 RIVALS = ("eager", "compile", "skew")

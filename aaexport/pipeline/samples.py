@@ -103,9 +103,7 @@ def _batching(inputs: tuple[TensorInfo, ...]) -> tuple[bool, int | None]:
     return False, 1
 
 
-def _sample_shape(
-    tensor: TensorInfo, dims: Mapping[str, int], batched: bool
-) -> tuple[tuple[int, ...], list[str]]:
+def _sample_shape(tensor: TensorInfo, dims: Mapping[str, int], batched: bool) -> tuple[tuple[int, ...], list[str]]:
     """One sample's shape, and what was taken for dimensions that nobody set."""
     sizes, notes = [], []
     for place, size in enumerate(tensor.shape):

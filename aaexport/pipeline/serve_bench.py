@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from aaexport.errors import DataError, FolderError
-from aaexport.folder import ModelFolder, find_model, sha256, tool_versions, write_json
+from aaexport.folder import ModelFolder, atomic_path, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
+from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
 from aaexport.load.regression import compare_with_baseline, why_no_verdict
+from aaexport.load.validity import note_on_mlperf, why_invalid
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench_options import ALLOWED_REGRESSION, BenchOptions
 from aaexport.pipeline.bench_session import OURS, BenchSession
@@ -30,7 +32,7 @@ from aaexport.pipeline.rivals import is_other_model, other_spec, rival_spec
 from aaexport.pipeline.samples import Samples, gather_samples
 from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.report.baseline import Baseline, read_baseline, why_not_comparable
-from aaexport.report.bench_json import bench_json
+from aaexport.report.bench_json import bench_json, bench_text
 from aaexport.runners.ort import best_device
 
 Tick = Callable[[str, float], None]
@@ -99,7 +101,8 @@ def serve_bench(
             raise Interrupted(bench.report()) from None
         report = bench.report(baseline)
     if folder is not None and path == folder.onnx_path:
-        write_json(folder.bench_path, bench_json(report, raw=True))
+        with atomic_path(folder.bench_path) as temporary:
+            temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
         folder.write_manifest()
     return report
 
@@ -168,6 +171,18 @@ def _truth_spec(folder: ModelFolder | None, ours: WorkerSpec, summary: GraphSumm
     return replace(rival_spec("eager", folder, ours, summary, room), device="cpu", sessions=1)
 
 
+def _warnings(report: BenchReport) -> tuple[str, ...]:
+    return warnings_about(
+        report.blocks,
+        report.load,
+        report.environment,
+        comparisons=report.comparisons,
+        phases=report.phases,
+        gpu_before=report.gpu_before,
+        gpu_after=report.gpu_after,
+    )
+
+
 def _require_comparable(baseline: Baseline, report: BenchReport) -> None:
     """DataError, before the time is spent: what was measured of something else says nothing of a regression."""
     reason = why_not_comparable(baseline, report)
@@ -212,11 +227,25 @@ class _Bench:
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
         )
-        report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=())
+        report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
+        remark = note_on_mlperf(report.blocks, report.load, options.rules)
+        report = replace(report, notes=(*report.notes, *([remark] if remark else [])))
         return report if baseline is None else self._beside(baseline, report)
 
     def _reasons(self, report: BenchReport) -> tuple[str, ...]:
-        return ()
+        measured, options = self.session.measured, self.options
+        return why_invalid(
+            report.blocks,
+            report.load,
+            None if options.trace is not None else options.duration,
+            rules=options.rules,
+            trouble=measured.trouble,
+            aborted=measured.aborted,
+            check=report.check,
+            comparisons=report.comparisons,
+            placement=report.placement,
+            allow_fallback=options.allow_fallback,
+        )
 
     def _beside(self, baseline: Baseline, report: BenchReport) -> BenchReport:
         """The report with what has become of p50 since the baseline."""

@@ -22,8 +22,8 @@ from aaexport.load.validity import warnings_about_the_machine
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
-from aaexport.pipeline.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.bench_options import MAX_THREADS
+from aaexport.pipeline.layer_contest import Conditions, LayerContest, Tick
 from aaexport.recipe import DEFAULT_DECOMPOSITION, MAX_SEED, Recipe, check_opset
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult

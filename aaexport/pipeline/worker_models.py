@@ -110,7 +110,11 @@ def _eager(spec: WorkerSpec) -> TorchRunner:
     if spec.with_attention:
         subject = subject.observed()
     shape, names = subject.input_shape, subject.output_names
-    return TorchRunner(subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device)
+    # The same precision of products as onnxruntime's, whose default differs from torch's.
+    tf32 = spec.session.get("tf32", True) if parse_device(spec.device)[0] == "cuda" else None
+    return TorchRunner(
+        subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device, tf32=tf32
+    )
 
 
 LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {
