@@ -40,7 +40,8 @@ class BatchSizes(click.ParamType[tuple[int, ...]]):
             return value
         sizes = str(value).split(",")
         if not all(size.isdecimal() and int(size) >= 1 for size in sizes):
-            self.fail(f"batch must be numbers ≥ 1 separated by commas, got {value!r}", param, ctx)
+            option = "batch" if param is None or param.name == "batches" else param.name
+            self.fail(f"{option} must be numbers ≥ 1 separated by commas, got {value!r}", param, ctx)
         return tuple(int(size) for size in sizes)
 
 

@@ -66,14 +66,14 @@ load_options = _decorated(
     click.option("--trace", type=click.Path(path_type=Path), help="Replay the times in this file."),
     click.option("--p99", "latency_bound", type=MILLISECONDS, help="The bound that the 99th percentile must keep."),
     click.option("--find-peak", is_flag=True, help="Search the highest rate that stays valid within --p99."),
-    click.option("--max-batch", type=click.IntRange(min=1), help="Most images a session takes at once; 32 by default."),
+    click.option("--max-batch", type=click.IntRange(min=1), help="Most images of one run; 32 by default."),
     click.option("--max-delay", type=MILLISECONDS,
                  help="How long a query may wait for others to share its batch; 0ms by default."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Sessions at work."),
     click.option("--threads", type=click.IntRange(min=1), help="Of every session; each its default if not given."),
     click.option("--rules", default="quick", show_default=True,
                  help="quick, or mlperf for the least durations and numbers of queries of MLPerf Inference."),
-    click.option("--dim", "dims", type=Dimension(), multiple=True, help="Size of a dimension that the file leaves open."),
+    click.option("--dim", "dims", type=Dimension(), multiple=True, help="A size that the file leaves open."),
 )  # fmt: skip
 session_options = _decorated(
     click.option("--tf32/--no-tf32", default=None, help="CUDA: products of float32 in TF32; onnxruntime's default."),
@@ -92,8 +92,8 @@ session_options = _decorated(
 )  # fmt: skip
 judging_options = _decorated(
     click.option("--compare", type=Rivals(),
-                 help="Measured in alternation: eager, compile, skew, onnx:FILE, folder:PATH, separated by commas, or "
-                      "none; eager by default in closed loops."),
+                 help="Measured in alternation: eager, compile, skew, onnx:FILE, folder:PATH, separated by commas, "
+                      "or none; eager by default in closed loops."),
     click.option("--check/--no-check", default=True, help="Compare answers with PyTorch's while measuring."),
     click.option("--baseline", type=click.Path(path_type=Path), help="An older bench.json to compare with."),
     click.option("--max-regression", type=SHARE, help="How much slower than it p50 may be; 5% by default."),

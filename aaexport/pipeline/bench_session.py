@@ -196,7 +196,7 @@ class BenchSession:
         return RunOrder(load, duration, self.options.warmup, least, longest, **more)
 
     def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
-        """`BLOCKS` rounds of one block each; whoever goes later runs on a warmer machine, so they take turns in that."""
+        """`BLOCKS` rounds of a block each; who goes later runs on a warmer machine: they take turns in that too."""
         names = list(self.contenders)
         for block in range(BLOCKS):
             for place, name in enumerate(names):

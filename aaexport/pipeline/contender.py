@@ -113,7 +113,7 @@ class Contender:
         return self._process.pid
 
     def first_query(self, batch: int) -> float:
-        """Seconds of the next query; asked before anything else of that shape, all that a runtime puts off is in it."""
+        """Seconds of the next query; the first of its shape has in it whatever the runtime puts off."""
         return float(self._ask({"do": "first_query", "batch": batch}, COLD_START_TIMEOUT)["seconds"])
 
     def cold_start(self, batch: int) -> ColdStart:

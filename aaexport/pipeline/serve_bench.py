@@ -34,6 +34,7 @@ from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.report.baseline import Baseline, read_baseline, why_not_comparable
 from aaexport.report.bench_json import bench_json, bench_text
 from aaexport.runners.ort import best_device
+from aaexport.runners.ort_settings import SessionSettings
 
 Tick = Callable[[str, float], None]
 
@@ -77,7 +78,9 @@ def serve_bench(
     options.validate()
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)
-    options = replace(options, device=options.device or best_device())
+    device = options.device or best_device()
+    options = replace(options, device=device)
+    SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
     summary = summarize(path)
     samples = gather_samples(summary, folder, options.seed, options.dims)
     with ExitStack() as stack:
@@ -270,4 +273,4 @@ class _Bench:
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:
             each = self.options.threads_each()
-            yield f"{self.options.workers} sessions share the cores: {each} threads each; --threads sets another number"
+            yield f"{self.options.workers} sessions share the cores, {each} threads each; --threads sets it"

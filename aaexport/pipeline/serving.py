@@ -1,4 +1,4 @@
-"""(RunOrder, loaded runners) → Run: the system under test is put together here, and the load engine lets loose on it."""
+"""(RunOrder, loaded runners) → Run: the system under test is put together, and put under load."""
 
 from __future__ import annotations
 
@@ -66,10 +66,7 @@ def worker(runner: Runner, feeder: Feeder) -> Callable[[list[int]], list[Answer]
     alone = answerer(runner, feeder)
 
     def answers(samples: list[int]) -> list[Answer]:
-        if len(samples) == 1:
-            outputs = alone((samples[0],))
-        else:
-            outputs = runner.infer(feeder.feeds(samples))
+        outputs = alone((samples[0],)) if len(samples) == 1 else runner.infer(feeder.feeds(samples))
         if not feeder.batched:
             return [outputs]
         for name, output in outputs.items():
