@@ -63,8 +63,8 @@ def test_a_rare_stall_is_in_the_tail_and_nowhere_else(clock, rng):
 
 
 def test_the_server_scenario_has_the_tail_of_an_m_d_1_queue(clock):
-    service, rate = 5 * MILLISECOND, 140.0
-    run = virtually(clock, Queue(clock, lambda _: service)).server(arrivals.poisson(rate, 1500, seed=1))
+    service, rate = 5 * MILLISECOND, 120.0
+    run = virtually(clock, Queue(clock, lambda _: service)).server(arrivals.poisson(rate, 1200, seed=1))
     expected = [5 + 1000 * md1_wait(p, rate, service / SECOND) for p in (0.5, 0.9, 0.99)]
     assert found(run) == pytest.approx(expected, rel=0.05)
 

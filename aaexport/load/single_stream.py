@@ -1,4 +1,8 @@
-"""The single-stream scenario (MLPerf): one query at a time, the next as soon as the last is answered."""
+"""The single-stream scenario (MLPerf): one query at a time, the next as soon as the last is answered.
+
+The bare loop for blocks of one contender after another: in the caller's thread, and what a query raises ends it.
+`engine.LoadGenerator` measures what may misbehave.
+"""
 
 from __future__ import annotations
 
