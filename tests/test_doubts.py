@@ -57,17 +57,14 @@ def test_the_parts_of_one_closed_loop_are_compared_like_blocks():
     assert warning.startswith("onnxruntime's block medians differ by")
 
 
-def test_a_queue_that_grows_is_warned_about():
-    (warning, *_) = warned_of_server(np.linspace(10, 40, 600))
+def test_a_queue_that_grows_is_warned_about_and_one_that_comes_and_goes_is_not():
+    (warning, *_) = warned_of_server(np.linspace(10, 70, 600))
     assert warning == (
-        "the median latency grows during the run, from 15 to 35 ms: the queue fills faster than it is served; "
-        "lower --rate"
+        "the median latency grows from 20 to 60 ms during the run: the queue seems to fill faster than it is served; "
+        "lower --rate, or measure longer with --duration"
     )
-
-
-def test_a_queue_that_comes_and_goes_is_warned_about():
-    (warning, *_) = warned_of_server(np.concatenate([steady(10), steady(13), steady(10)]))
-    assert warning.startswith("the median latency differs by 30% between parts of the run")
+    waves = np.concatenate([steady(10), steady(30), steady(10)])
+    assert not any("grows" in warning for warning in warned_of_server(waves))
 
 
 def test_percentiles_of_latencies_that_depend_on_each_other_are_warned_about(rng):

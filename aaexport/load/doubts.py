@@ -10,13 +10,14 @@ from aaexport.load.gpu import GpuState
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import PERCENTILES, Comparison, Load, Phases
 from aaexport.load.run import QueryLog
-from aaexport.load.statistics import BATCHES, Milliseconds, independent_queries, queries_needed, spread, windows
+from aaexport.load.statistics import Milliseconds, independent_queries, queries_needed, spread, windows
 from aaexport.load.validity import LATE, LONGER, lateness, warnings_about_the_machine
 
 STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
 WINDOWS = 6
-GROWTH = 1.5  # of the latency between the first and the last third of an open loop
+GROWTH = 2.0  # of the latency between the first and the last third of an open loop
 LATE_TO_MENTION = 0.10  # of the latency
+FEW = 60  # independent queries; of fewer, ten batches cannot tell well how few they are
 CLOCK_KEPT = 0.95
 
 
@@ -43,7 +44,7 @@ def warnings_about(
     """
     latencies = [log.latencies for log in blocks if len(log.latencies)]
     is_queue = load.arrivals is not None
-    unsteady = _unsteady_queue(latencies) if is_queue else _unsteady(name, latencies)
+    unsteady = _growing(latencies) if is_queue else _unsteady(name, latencies)
     rivals = [_unsteady(other.name, [block for block in other.blocks if len(block)]) for other in comparisons]
     return (
         *unsteady,
@@ -65,25 +66,29 @@ def _unsteady(name: str, blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
     return (f"{differ}: the machine is not quiet; close what else runs",)
 
 
-def _unsteady_queue(blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
+def _growing(blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
+    """Queues come and go in the steadiest of systems, so parts of an open loop differ; they should not grow."""
     parts = windows(blocks, WINDOWS)
-    if not blocks or spread(parts) <= STEADY:
+    third = len(parts) // 3
+    if not third:
         return ()
-    third = max(1, len(parts) // 3)
     first, last = (float(np.median(np.concatenate(some))) for some in (parts[:third], parts[-third:]))
-    if last > GROWTH * first:
-        grows = f"the median latency grows during the run, from {first:.3g} to {last:.3g} ms"
-        return (f"{grows}: the queue fills faster than it is served; lower --rate",)
-    differ = f"the median latency differs by {spread(parts):.0%} between parts of the run"
-    return (f"{differ}: the queue or the machine is not steady; lower --rate, or {LONGER}",)
+    if last <= GROWTH * first:
+        return ()
+    grows = f"the median latency grows from {first:.3g} to {last:.3g} ms during the run"
+    return (f"{grows}: the queue seems to fill faster than it is served; lower --rate, or {LONGER}",)
 
 
 def _dependent(blocks: Sequence[Milliseconds]) -> tuple[str, ...]:
-    """Percentiles whose intervals are too narrow: what is too few for them while independent is known to be."""
+    """Percentiles whose intervals are too narrow: the sample counts for less than what withholds them elsewhere.
+
+    In simulated M/M/1 and M/D/1 queues (loads 0.3 to 0.9, 1,000 to 20,000 queries) the intervals hold in 91 to 97 %
+    of runs wherever fewer than a third of them are warned about, and in as few as 9 % where nearly all are.
+    """
     latencies = np.concatenate(blocks) if blocks else np.empty(0)
     weak = {}
     for p in PERCENTILES:
-        needed = max(2 * queries_needed(p), 5 * BATCHES)
+        needed = max(queries_needed(p), FEW)
         worth = independent_queries(latencies, p)
         if len(latencies) >= queries_needed(p) and worth < min(needed, len(latencies) / 2):
             weak[f"p{p:g}"] = needed / worth
