@@ -152,7 +152,7 @@ def pairwise_ratio(slower: Sequence[Milliseconds], faster: Sequence[Milliseconds
     if n >= MIN_PAIRS:
         # As many ranks from either end as leave at most 2.5 % outside: the sign test's interval.
         outside = np.count_nonzero(binomial_cdf(np.arange(n), n, 0.5) <= (1 - COVERAGE) / 2)
-        low, high = float(ratios[outside]), float(ratios[n - outside])
+        low, high = float(ratios[outside - 1]), float(ratios[n - outside])
     return Ratio(float(np.median(ratios)), float(ratios[0]), float(ratios[-1]), n, low, high)
 
 

@@ -38,7 +38,7 @@ from aaexport.pipeline.worker_models import WorkerSpec
 
 OURS = "onnxruntime"
 BATCHES = (1, 8, 32)
-BLOCKS = 6  # so many that the range of their ratios is the 95 % interval of their median
+BLOCKS = 10  # so many that a slowdown of 10 % is told from the noise between blocks (`aaexport.load.regression`)
 THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
 PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
 LEAST_PATIENCE = 10.0  # seconds for an answer
