@@ -10,7 +10,7 @@ from typing import Any, get_args
 from aaexport.device import parse_device, usable_cores
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.load.measurement import Load
-from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES
+from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES, queries_required
 from aaexport.load.mlperf import RULES as MLPERF
 from aaexport.load.statistics import queries_needed
 from aaexport.load.validity import Rules
@@ -23,6 +23,7 @@ OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
 MAX_THREADS = 1024
+QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
 
 Rule = tuple[bool, str, str, object]  # whether it holds, of what, which, and what was given instead
@@ -124,6 +125,8 @@ class BenchOptions:
         """That must be counted."""
         if self.rules == "mlperf":
             return MLPERF[self.scenario].min_queries
+        if self.latency_bound is not None:
+            return queries_required(QUERIES_OVER, 99)
         return 1 if self.is_server or self.scenario == "offline" else queries_needed(90)
 
     def load(

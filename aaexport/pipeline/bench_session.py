@@ -46,6 +46,7 @@ SLOW_ANSWER = 20  # times the first query, which is slow itself
 LEAST_PATIENCE_OF_A_TRIAL = 2.0  # a rate that lets queries wait so long is not the peak
 BOUNDS_OF_PATIENCE = 50
 SEEDS_APART = 1000
+OFFLINE_MARGIN = 1.1  # how long all samples will take is a guess
 TRUTH_BATCH = 8
 
 Tick = Callable[[str, float], None]
@@ -93,6 +94,7 @@ class BenchSession:
         self.our_blocks: list[Milliseconds] = []  # those that were measured in turns with the rivals'
         self.cold_starts: dict[str, ColdStart] = {}
         self.agreements: dict[str, bool | None] = {}
+        self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
 
     @property
@@ -149,8 +151,9 @@ class BenchSession:
                 self._offline()
             else:
                 self._alternate(self._closed_order)
-            self._throughput()
-            self.measured.phases = self.ours.phases(self.fixed or 1)
+            if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
+                self._throughput()
+                self.measured.phases = self.ours.phases(self.fixed or 1)
             self.measured.complete = True
         finally:
             self.measured.environment = watch.environment()
@@ -187,19 +190,30 @@ class BenchSession:
         least = -(-self.options.least_queries // BLOCKS)
         return self._order(self.measured.load, self.options.seconds / BLOCKS, least, block)
 
-    def _order(self, load: Load, duration: float, least: int, block: int, **more: Any) -> RunOrder:
+    def _order(self, load: Load, duration: float, least: int, block: int, **given: Any) -> RunOrder:
         """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
         longest = max(duration, 1.0) * PATIENCE
         patience = max(LEAST_PATIENCE, SLOW_ANSWER * self.cold_starts[OURS].first_query * load.samples_per_query)
         load = replace(load, seed=load.seed * SEEDS_APART + block)
-        more = {"answer_patience": patience} | more
+        more: dict[str, Any] = {
+            "answer_patience": patience,
+            "warm_sizes": self._sizes_to_warm(load.max_batch),
+            **given,
+        }
         return RunOrder(load, duration, self.options.warmup, least, longest, **more)
+
+    def _sizes_to_warm(self, most: int) -> tuple[int, ...]:
+        """Batch sizes that may come: on CUDA the first run of each searches for algorithms."""
+        on_cuda = parse_device(self.options.device or "cpu")[0] == "cuda"
+        return tuple(range(1, most + 1)) if on_cuda and self.fixed is None else (self.fixed or most,)
 
     def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
         """`BLOCKS` rounds of a block each; who goes later runs on a warmer machine: they take turns in that too."""
         names = list(self.contenders)
         for block in range(BLOCKS):
             for place, name in enumerate(names):
+                if self.given_up.keys() & {OURS, name}:
+                    continue
                 self._begin((block * len(names) + place) / (BLOCKS * len(names)))
                 self._run(name, order(block), counts=counts)
             names = names[1:] + names[:1]
@@ -214,6 +228,8 @@ class BenchSession:
             if counts and name == OURS and len(interrupted.served.log):
                 self._keep(interrupted.served)
             raise
+        if served.aborted is not None:
+            self.given_up[name] = served.aborted
         if name != OURS:
             self.rival_blocks[name].append(served.log.latencies)
             return served
@@ -270,6 +286,7 @@ class BenchSession:
             self._begin(len(served) / MOST_TRIALS)
             order = self._server_order(load, options.seconds, len(served), answer_patience=patience)
             served.append(self._run(OURS, order, counts=False))
+            self.given_up.clear()  # a rate that is too high is no fault of the session
             return _trial(rate, load, served[-1], options)
 
         measured.peak = find_peak(try_rate, options.latency_bound, start=self._rate_of_one_stream())
@@ -290,7 +307,7 @@ class BenchSession:
         plan = BlockPlan(self.options.warmup, duration * THROUGHPUT_SHARE, 3, 30.0)
         milliseconds = float(np.median(self.ours.block(load.max_batch, plan)))
         batches = np.ceil(duration * 1000 / milliseconds * load.workers)
-        total = max(int(batches) * load.max_batch, self.options.least_samples)
+        total = max(int(OFFLINE_MARGIN * batches) * load.max_batch, self.options.least_samples)
         self.measured.load = replace(load, samples_per_query=total)
         self._run(OURS, self._order(load, duration, 1, 0, total_samples=total, shares_batches=True))
         if self.rivals:
@@ -327,9 +344,10 @@ class BenchSession:
     def _compare(self, environment: Environment) -> None:
         withheld = why_no_ratio(environment)
         for name, rival in self.rivals.items():
-            blocks = self.rival_blocks[name]
+            blocks = [block for block in self.rival_blocks[name] if len(block)]
+            why = withheld or self.given_up.get(name)
             rounds = min(len(blocks), len(self.our_blocks))  # fewer if it was interrupted
-            ratio = pairwise_ratio(blocks[:rounds], self.our_blocks[:rounds]) if rounds and not withheld else None
+            ratio = pairwise_ratio(blocks[:rounds], self.our_blocks[:rounds]) if rounds and not why else None
             self.measured.comparisons.append(
                 Comparison(
                     name=name,
@@ -337,7 +355,7 @@ class BenchSession:
                     p50=percentile(np.concatenate(blocks), 50) if blocks else None,
                     cold_start=self.cold_starts[name].first_query,
                     ratio=ratio,
-                    withheld=withheld if rounds else "it was not measured to the end",
+                    withheld=why if rounds or why else "it was not measured to the end",
                     blocks=tuple(blocks),
                     same_answers=self.agreements.get(name),
                 )

@@ -3,6 +3,9 @@
 Run as `python -m aaexport.pipeline.bench_worker`. A contender that is not measured waits for an order: it computes
 nothing, and its runtime's threads stop spinning soon after its last query. Orders are read in a thread of their own,
 so that `abort` is heard while a run is under way.
+
+Whatever computes does so in a thread that ends with its order, as those of the load engine do: OpenMP gives every
+thread that asks for it a team of its own, and teams that are left behind make the next one wait four times as long.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -27,13 +31,14 @@ from aaexport.load.memory import peak_memory
 from aaexport.load.single_stream import BlockPlan, run_block
 from aaexport.pipeline.feeding import Checker, Feeder
 from aaexport.pipeline.run_order import RunOrder
-from aaexport.pipeline.serving import run_order
+from aaexport.pipeline.serving import run_order, warm_shapes
 from aaexport.pipeline.worker_models import WorkerSpec, load
 from aaexport.runners.base import Array
 
 PHASE_QUERIES = 50
 ANSWERS_IN_MEMORY = 2**28  # bytes; attention weights are large
 Order = dict[str, Any]
+Done = TypeVar("Done")
 
 
 def main() -> None:
@@ -42,16 +47,23 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = _private_stdout()
     try:
-        worker = _Worker(WorkerSpec(**json.loads(sys.stdin.readline())), lambda line: _reply(replies, line))
+        spec = WorkerSpec(**json.loads(sys.stdin.readline()))
+        worker = _in_a_thread(lambda: _Worker(spec, lambda line: _reply(replies, line)))
         _reply(replies, worker.introduction())
         orders: SimpleQueue[Order | None] = SimpleQueue()
         threading.Thread(target=_read_orders, args=(orders, worker.aborted), daemon=True).start()
         while (order := orders.get()) is not None:
-            _reply(replies, worker.orders[order.pop("do")](**order))
+            _reply(replies, worker.obey(order))
     except AaexportError as error:
         _reply(replies, {"error": type(error).__name__, "message": str(error)})
     replies.flush()
     os._exit(0)  # a session that hangs in a thread must not keep the process
+
+
+def _in_a_thread(work: Callable[[], Done]) -> Done:
+    """What `work` returns, or raises."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(work).result()
 
 
 def _read_orders(orders: SimpleQueue[Order | None], aborted: threading.Event) -> None:
@@ -74,15 +86,22 @@ class _Worker:
         self.aborted = threading.Event()
         self.tell = tell
         self.checker: Checker | None = None
+        self.warm_sizes: set[int] = set()
         self.orders: dict[str, Callable[..., Order]] = {
             "first_query": self.first_query,
             "answers": self.answers,
             "expect": self.expect,
             "block": self.block,
-            "run": self.run,
             "memory": self.memory,
             "phases": self.phases,
         }
+
+    def obey(self, order: Order) -> Order:
+        """Carries an order out; a run brings its own threads."""
+        name = order.pop("do")
+        if name == "run":
+            return self.run(**order)
+        return _in_a_thread(lambda: self.orders[name](**order))
 
     def introduction(self) -> Order:
         shape = list(self.runner.inputs[0].shape)
@@ -126,8 +145,13 @@ class _Worker:
 
     def run(self, into: str, progress: bool, **order: Any) -> Order:
         self.aborted.clear()
+        wanted = RunOrder.read(order)
+        if wanted.shares_batches:
+            cold = [size for size in wanted.warm_sizes if size not in self.warm_sizes]
+            _in_a_thread(lambda: warm_shapes(self.loaded.runners, self.feeder, cold))
+            self.warm_sizes.update(cold)
         tell = (lambda state: self.tell({"progress": state})) if progress else None
-        run = run_order(RunOrder.read(order), self.loaded.runners, self.feeder, self.aborted, tell)
+        run = run_order(wanted, self.loaded.runners, self.feeder, self.aborted, tell)
         if self.checker is not None:
             self.checker.check(run.kept)
         log = run.log

@@ -25,6 +25,7 @@ class RunOrder:
         trace: file of times to replay, instead of those that `load` says.
         answer_patience: seconds after which an answer is given up.
         shares_batches: whether queries go through the dynamic batching.
+        warm_sizes: batch sizes that every session runs once before, because it may be slow the first time.
     """
 
     load: Load
@@ -37,6 +38,7 @@ class RunOrder:
     trace: str | None = None
     answer_patience: float = 10.0
     shares_batches: bool = False
+    warm_sizes: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> RunOrder:

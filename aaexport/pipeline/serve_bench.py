@@ -231,8 +231,10 @@ class _Bench:
             complete=measured.complete,
         )
         report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
-        remark = note_on_mlperf(report.blocks, report.load, options.rules)
-        report = replace(report, notes=(*report.notes, *([remark] if remark else [])))
+        remarks = [note_on_mlperf(report.blocks, report.load, options.rules)]
+        if options.allow_fallback and report.placement is not None:
+            remarks.append(report.placement.fallen_back)
+        report = replace(report, notes=(*report.notes, *filter(None, remarks)))
         return report if baseline is None else self._beside(baseline, report)
 
     def _reasons(self, report: BenchReport) -> tuple[str, ...]:

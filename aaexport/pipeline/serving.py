@@ -61,6 +61,13 @@ def run_order(
     raise AssertionError("an ExitStack that swallows nothing")
 
 
+def warm_shapes(runners: Sequence[Runner], feeder: Feeder, sizes: Sequence[int]) -> None:
+    """Runs every session once at every batch size: the first run of a shape is slow where algorithms are searched."""
+    for runner in runners:
+        for size in sizes:
+            runner.infer(feeder.feeds(feeder.of_query(0, size)))
+
+
 def worker(runner: Runner, feeder: Feeder) -> Callable[[list[int]], list[Answer]]:
     """The runner as a function from the samples of a batch to an answer for each."""
     alone = answerer(runner, feeder)
