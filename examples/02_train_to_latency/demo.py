@@ -51,17 +51,15 @@ def summary(folder: Path, seconds: float) -> str:
     accuracy, (comparison,) = parity["accuracy"], bench["comparisons"]
     speed = f"withheld: {comparison['withheld']}"
     if comparison["ratio"] is not None:
-        speed = f"{comparison['ratio']['median']:.2f} × as fast as {comparison['against']}, measured in the same run"
+        speed = f"{comparison['ratio']['median']:.2f} × as fast as {comparison['label']}, measured in the same run"
     warnings = "".join(f"\n  warning        {warning}" for warning in bench["warnings"])
-    latency = ", ".join(
-        f"p{p} {'withheld' if bench[f'p{p}'] is None else format(bench[f'p{p}'], '.3f') + ' ms'}"
-        for p in (50, 90, 99)
-    )
+    found = {name: bench["percentiles"][name]["value"] for name in ("p50", "p90", "p99")}
+    latency = ", ".join(f"{name} {'withheld' if ms is None else f'{ms:.3f} ms'}" for name, ms in found.items())
     return f"""
 Summary
   test accuracy  {accuracy["torch"]:.2%} in PyTorch, {accuracy["runner"]:.2%} in onnxruntime
   largest error  {parity["max_abs_error"]:.1e} against float64, {parity["max_error_ratio"]:.1f} × PyTorch's own
-  latency        {latency} ({bench["device"]}, batch {bench["batch"]})
+  latency        {latency} ({bench["label"]}, batch {bench["load"]["samples_per_query"]})
   speed          {speed}
   files          {folder}/
   took           {seconds:.0f} s{warnings}"""
