@@ -80,6 +80,14 @@ class Cost:
     attention_macs: int  # the batched products of attention (QKᵀ, relative logits, AV), part of `macs`
 
 
+def _leave_normalization_out(module: nn.Module) -> None:
+    """It multiplies and adds nothing that is counted, and takes most of the time to count nothing."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+
+
 def measure_cost(module: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     """Counts parameters, and MACs of one image (C, H, W) by torch's own counter; nothing is computed.
 
@@ -88,6 +96,7 @@ def measure_cost(module: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     module = copy.deepcopy(module)
     set_decomposition(module, "table")
     parameters = sum(parameter.numel() for parameter in module.parameters())
+    _leave_normalization_out(module)
     counter = FlopCounterMode(display=False)
     device = next(module.parameters()).device
     with torch.no_grad(), counter:

@@ -37,4 +37,5 @@ def inspect_zoo() -> dict[str, InspectResult]:
 def cost_of(recipe: Recipe) -> Cost:
     """Parameters and MACs, counted on tensors without storage."""
     with torch.device("meta"):
-        return measure_cost(build_network(recipe), recipe.input.shape)
+        module = build_network(recipe)
+    return measure_cost(module, recipe.input.shape)

@@ -32,9 +32,8 @@ def main():
         machine = watch.environment()
     print("| what | median | range | pairs |\n|---|---|---|---|")
     for row in rows:
-        print(
-            f"| {row['what']} | {row['median']:.3f} | {row['lowest']:.3f}–{row['highest']:.3f} | {len(row['pairs'])} |"
-        )
+        spread = f"{row['lowest']:.3f}–{row['highest']:.3f}"
+        print(f"| {row['what']} | {row['median']:.3f} | {spread} | {len(row['pairs'])} |")
     if arguments.json is not None:
         facts = {"schema": SCHEMA, "model": arguments.model, "cpu": machine.cpu, "cores": machine.cores}
         shares = {"steal_share": machine.steal_share, "other_load_share": machine.other_load_share}
