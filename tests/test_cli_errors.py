@@ -239,7 +239,7 @@ def test_cuda_where_there_is_none(cli, converted, command):
         (("convert", "x", "--decomposition", "skewed"), "'skewed' is not one of"),
         (("convert", "x", "--optset", "20"), "No such option"),
         (("serve-bench", "x", "--batch", "1,zero"), "batch must be numbers ≥ 1 separated by commas, got '1,zero'"),
-        (("serve-bench", "x", "--scenario", "server"), "'server' is not"),
+        (("serve-bench", "x", "--scenario", "burst"), "scenario must be one of single-stream"),
         (("verify",), "Missing argument 'MODEL'"),
         (("convrt", "x"), "No such command 'convrt'"),
         (("--verbose", "--quiet", "list"), "contradict"),

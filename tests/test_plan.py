@@ -167,7 +167,11 @@ def test_a_limit_contradicts_what_cannot_keep_it(name):
 
 @pytest.mark.parametrize(
     ("side", "depth", "decomposition", "least"),
-    [(24, 8, "auto", 0.207), (16, 256, "auto", 0.25), (16, 256, "fold", 0.313)],
+    [
+        pytest.param(24, 8, "auto", 0.207, marks=pytest.mark.slow),
+        (16, 256, "auto", 0.25),
+        (16, 256, "fold", 0.313),
+    ],
 )
 def test_a_limit_counts_what_blocks_do_not_divide(side, depth, decomposition, least, tmp_path):
     module = AugmentedConv2d(3, 8, dk=depth, dv=4, num_heads=2, height=side, width=side)

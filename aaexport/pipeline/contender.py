@@ -187,8 +187,9 @@ class Contender:
             self._process.kill()
 
         watchdog = threading.Timer(timeout, give_up)
-        watchdog.start()
+        watchdog.daemon = True  # an interrupt may come at any moment, and must not leave anybody waiting for it
         try:
+            watchdog.start()
             line = self._process.stdout.readline()
             while line.startswith(PROGRESS_MARK):
                 if progress is not None:
