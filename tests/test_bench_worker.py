@@ -1,5 +1,7 @@
 """Worker processes on real files: what they answer, how they end, and what serve-bench makes of them."""
 
+import signal
+
 import numpy as np
 import onnx
 import pytest
@@ -7,17 +9,24 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aaexport.errors import ArgumentError, GraphError, MeasurementError, ProviderError, RunnerError
 from aaexport.folder import sha256
+from aaexport.load.batching import BatchingServer
+from aaexport.load.engine import LoadGenerator
 from aaexport.load.measurement import Load
+from aaexport.load.plan import Plan
 from aaexport.load.run import Trouble
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.validity import MIN_QUERIES
+from aaexport.pipeline.answer_check import THE_FILES_OWN
 from aaexport.pipeline.bench_session import BLOCKS
-from aaexport.pipeline.contender import Contender, RunInterrupted
+from aaexport.pipeline.contender import Answers, Contender, RunInterrupted
+from aaexport.pipeline.feeding import Feeder
 from aaexport.pipeline.run_order import RunOrder
 from aaexport.pipeline.serve_bench import serve_bench
+from aaexport.pipeline.serving import worker
 from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.report.bench_json import BENCH_SCHEMA, bench_json
-from aaexport.runners.ort import best_device
+from aaexport.runners.ort import OrtRunner, best_device
+from aaexport.runners.ort_settings import SessionSettings
 
 IMAGE = (1, 4, 4)
 DYNAMIC, FIXED = ("batch", *IMAGE), (3, *IMAGE)
@@ -109,13 +118,19 @@ def test_a_worker_says_which_batch_its_file_fixes(fixed):
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 1), (4, 1), (4, 4), (4, 3), (6, 6)])
 def test_a_worker_answers_for_the_first_samples_and_begins_again(doubling, samples, tmp_path, count, batch):
-    assert doubling.answers(tmp_path / "answers.npz", count, batch)
+    assert doubling.answers(tmp_path / "answers.npz", count, batch) == Answers(count, finite=True)
     np.testing.assert_array_equal(np.load(tmp_path / "answers.npz")["y"], 2 * samples[np.arange(count) % 4])
 
 
 def test_a_worker_says_that_its_answer_is_not_finite(room, tmp_path):
     with Contender(spec(room, write_logarithm(room / "logarithm.onnx"))) as contender:
-        assert not contender.answers(tmp_path / "answers.npz", 4, 4)
+        assert not contender.answers(tmp_path / "answers.npz", 4, 4).finite
+
+
+def test_an_output_without_an_entry_for_each_sample_is_left_out_and_told(room, tmp_path):
+    total = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    with Contender(spec(room, write(room / "total.onnx", [total], output=value("y", ())))) as contender:
+        assert contender.answers(tmp_path / "answers.npz", 4, 2) == Answers(4, finite=True, left_out=("y",))
 
 
 # Runs of scenarios
@@ -196,6 +211,27 @@ def test_a_block_has_its_least_number_of_latencies(doubling, batch):
 
 def test_latencies_are_above_zero(doubling):
     assert (doubling.block(1, PLAN) > 0).all()
+
+
+def test_ten_thousand_queries_through_sessions_that_share_batches_get_their_own_answers(room, samples):
+    """Of real sessions, each answer checked: none lost, doubled or given to another query."""
+    path = write_doubling(room / "doubling.onnx")
+    runners = [OrtRunner(path, SessionSettings(threads=1)) for _ in range(2)]
+    feeder = Feeder(room / "samples.npy", runners[0].inputs, batched=True)
+    with BatchingServer([worker(runner, feeder) for runner in runners], max_batch=16) as server:
+        plan = Plan(duration=0.01, min_queries=10_000, max_queries=10_000, keep=10_000)
+        run = LoadGenerator(server, len(samples), plan).closed_loop(concurrency=500)
+    assert (run.trouble, run.aborted) == (Trouble(), None)
+    assert len(run.kept) == len(run.log) == 10_000
+    for asked, (answer,) in run.kept:
+        np.testing.assert_array_equal(answer["y"], 2 * samples[asked[0]])
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_becomes_of_a_worker_is_its_parents_to_say(fixed, sent):
+    with Contender(fixed) as contender:
+        contender._process.send_signal(getattr(signal, sent))
+        assert len(contender.block(3, PLAN)) >= PLAN.min_queries
 
 
 # How a worker ends
@@ -304,7 +340,7 @@ def test_a_measurement_names_its_file(measured):
 
 def test_a_bare_file_is_compared_with_nothing_and_checked_against_itself(report):
     assert report.comparisons == ()
-    assert report.check.against == "the file's own, one after the other"
+    assert report.check.against == THE_FILES_OWN
     assert report.check.wrong == 0
 
 
@@ -335,10 +371,10 @@ WRONG = {
         "scenario must be one of single-stream, multi-stream, offline, server, got 'burst'",
     ),
     "device": ({"device": "tpu"}, "device must be cpu, cuda or cuda:N, got 'tpu'"),
-    "no duration": ({"duration": 0}, "duration must be above 0 seconds, got 0"),
-    "no end": ({"duration": float("inf")}, "duration must be above 0 seconds, got inf"),
-    "no number": ({"duration": float("nan")}, "duration must be above 0 seconds, got nan"),
-    "warm-up": ({"warmup": -1}, "warmup must be at least 0 seconds, got -1"),
+    "no duration": ({"duration": 0}, "duration must be above 0 and at most 86,400 seconds, got 0"),
+    "no end": ({"duration": 1e300}, "duration must be above 0 and at most 86,400 seconds, got 1e+300"),
+    "no number": ({"duration": float("nan")}, "duration must be above 0 and at most 86,400 seconds, got nan"),
+    "warm-up": ({"warmup": -1}, "warmup must be between 0 and 86,400 seconds, got -1"),
     "no batch": ({"batches": ()}, "batch must be one or more numbers ≥ 1, got ()"),
     "empty batch": ({"batches": (1, 0)}, "batch must be one or more numbers ≥ 1, got (1, 0)"),
     "threads": ({"threads": 0}, "threads must be at least 1, got 0"),
@@ -372,6 +408,20 @@ def test_a_file_that_takes_no_images_is_measured_with_what_fits_its_inputs(tmp_p
     assert report.reasons == ()
     assert report.check.checked > 0
     assert report.check.wrong == 0
+
+
+def test_answers_that_cannot_be_told_apart_are_not_called_checked(tmp_path):
+    total = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    report = bench(write(tmp_path / "model.onnx", [total], output=value("y", ())), duration=0.1)
+    assert report.check is None
+    assert "answers were not compared: no output has an entry for each sample" in report.notes
+
+
+def test_answers_that_hardly_differ_are_said_to_hide_a_swap(tmp_path):
+    zero = helper.make_node("Mul", ["x", "zero"], ["y"])
+    nothing = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    report = bench(write(tmp_path / "model.onnx", [zero], initializers=[nothing]), duration=0.1)
+    assert any("hardly differ between samples" in note for note in report.notes)
 
 
 def test_what_was_taken_for_an_open_dimension_is_said_and_can_be_set(tmp_path):

@@ -101,8 +101,9 @@ def test_another_file_is_measured_beside_it_and_may_answer_otherwise(converted, 
 
 
 @pytest.fixture
-def measured(cli, converted):
-    """A valid bench.json of the folder."""
+def measured(cli, converted, monkeypatch):
+    """A valid bench.json of the folder; other processes, which the tests have beside them, decide nothing here."""
+    monkeypatch.setattr("aaexport.pipeline.serve_bench.why_no_ratio", lambda environment: None)
     cli("serve-bench", converted.path, *SHORT, *ONE_BATCH)
     assert json.loads(converted.bench_path.read_text())["valid"]
     return converted
@@ -115,8 +116,9 @@ def slower_by(folder, factor):
         block["median"] /= factor
         for name in ("scheduled_ns", "issued_ns", "completed_ns"):
             block.pop(name)
-    folder.bench_path.write_text(json.dumps(value))
-    return folder.bench_path
+    baseline = folder.path.with_name("before.json")
+    baseline.write_text(json.dumps(value))
+    return baseline
 
 
 def test_a_real_regression_ends_with_4_and_is_recorded(cli, measured):
@@ -124,6 +126,30 @@ def test_a_real_regression_ends_with_4_and_is_recorded(cli, measured):
     outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", baseline, "--max-regression", "5%")
     assert "p50 must be at most 5.0% above that of" in complaint(outcome, 4)
     assert json.loads(measured.bench_path.read_text())["regression"]["is_real"]
+
+
+def test_a_regression_does_not_replace_the_record_that_it_is_compared_with(cli, measured):
+    before = slower_by(measured, 20).read_bytes()
+    measured.bench_path.write_bytes(before)
+    for _ in range(2):
+        outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", measured.bench_path)
+        assert outcome.code == 4
+    assert measured.bench_path.read_bytes() == before
+
+
+def test_without_enough_to_tell_there_is_no_verdict_and_no_success(cli, measured, monkeypatch):
+    monkeypatch.setattr("aaexport.pipeline.serve_bench.why_no_ratio", lambda environment: "others had the CPU")
+    outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", slower_by(measured, 1))
+    assert complaint(outcome, 4) == "Error: no verdict on a regression: others had the CPU"
+    assert "no verdict: others had the CPU" in outcome.out
+
+
+def test_a_trace_can_be_measured_against_its_own_record(cli, measured, tmp_path):
+    (tmp_path / "trace").write_text("".join(f"{number / 200}\n" for number in range(100)))
+    arguments = (*SHORT, "--scenario", "server", "--trace", tmp_path / "trace")
+    assert cli("serve-bench", measured.path, *arguments).code == 0
+    record = measured.bench_path.rename(tmp_path / "before.json")
+    assert "regression" in cli("serve-bench", measured.path, *arguments, "--baseline", record).out
 
 
 def test_what_became_faster_is_no_regression(cli, measured):
@@ -165,6 +191,9 @@ CONTRADICTIONS = {
     "no clients": (("--concurrency", "0"), "concurrency must be numbers ≥ 1 separated by commas, got '0'"),
     "no rules": (("--rules", "x"), "rules must be one of quick, mlperf, got 'x'"),
     "no graph": (("--cuda-graph", "--device", "cpu"), "iobinding must be on with cuda_graph, got 'off'"),
+    "no weights": (("--compare", "eager,other"), "compare must be known names, got 'other'"),
+    "too many": (("--scenario", "server", "--rate", "1e9"), "rate × duration must give at most 10,000,000 queries"),
+    "bound": (("--p99", "5ms"), "p99 must go with the server scenario, got 'single-stream'"),
     "no CUDA": (("--nhwc", "--device", "cpu"), "device must be cuda for nhwc, got 'cpu'"),
     "no size": (("--dim", "batch"), "dim must be NAME=N, got 'batch'"),
     "raw": (("--raw",), "--raw goes with --json"),
@@ -192,6 +221,30 @@ def test_mlperfs_rules_ask_for_ten_minutes():
     assert (BenchOptions(rules="mlperf").seconds, BenchOptions().seconds) == (600, 6)
 
 
+def test_comparisons_in_the_server_scenario_leave_the_report_alone(converted):
+    options = {"scenario": "server", "rate": 200.0, "duration": 0.5, "compare": ("eager",)}
+    report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)
+    (block,) = report.blocks
+    assert 50 < len(block) < 200
+    assert [len(other.blocks) for other in report.comparisons] == [bench_session.BLOCKS]
+
+
+def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monkeypatch):
+    real = bench_session.Contender.run
+
+    def run(self, *arguments):
+        if self._spec.runtime == "torch":
+            self._process.kill()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(bench_session.Contender, "run", run)
+    report = aaexport.serve_bench(converted, device="cpu", duration=0.3, warmup=0.0, threads=1, batches=[1])
+    assert report.reasons == ()
+    (other,) = report.comparisons
+    assert (other.ratio, other.p50) == (None, None)
+    assert "ended without an answer: exit code -9" in other.withheld
+
+
 # How it ends
 
 
@@ -199,7 +252,7 @@ def test_mlperfs_rules_ask_for_ten_minutes():
 def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_record(measured, sent):
     before = measured.bench_path.read_bytes()
     code = (
-        "import sys; from aaexport.pipeline import serve_bench as m; real = m.BenchSession._keep\n"
+        "import sys; from aaexport.pipeline import bench_session as m; real = m.BenchSession._keep\n"
         "def keep(*a): real(*a); print('measured', file=sys.stderr, flush=True)\n"
         "m.BenchSession._keep = keep; from aaexport.cli.main import main; main()"
     )

@@ -149,10 +149,13 @@ def command(
             report = serve_bench(subject, wanted, tick=tick)
     except Interrupted as interrupted:
         _show(interrupted.report, page, as_json, raw)
+        say("what was measured until the interrupt is above; an older bench.json was kept")
         raise
     _show(report, page, as_json, raw)
     if not report.valid:
         raise MeasurementError(f"the measurement is not valid: {report.reasons[0]}")
+    if report.regression is not None and report.regression.unclear is not None:
+        raise MeasurementError(f"no verdict on a regression: {report.regression.unclear}")
     if report.regression is not None and (complaint := why_regressed(report.regression)):
         raise MeasurementError(complaint)
 

@@ -152,9 +152,11 @@ def _closed_loop(plan: Plan, clock: Clock, concurrency: int) -> Callable[[Phase]
     enough, most = round(plan.duration * SECOND), round(plan.max_duration * SECOND)
 
     def send(phase: Phase) -> None:
+        record = phase.record
         for number in range(plan.max_queries):
-            passed = clock.now() - phase.record.began
-            if number and (passed >= most or (passed >= enough and number >= plan.min_queries)):
+            # Until the last answer: what passes between it and this line is not of the queries.
+            is_enough = record.latest - record.first >= enough and number >= plan.min_queries
+            if number and (is_enough or clock.now() - record.began >= most):
                 break
             phase.issue()
             phase.await_answers(concurrency - 1)

@@ -25,6 +25,7 @@ class Record:
     """What happened to each query of one phase, by its number. Answers may come from any thread, and be wrong.
 
     Attributes:
+        began, first, latest: when the phase began, the first query was sent, and the last answer came.
         outstanding: queries that were sent and are not ended.
         settled: is set when no more are outstanding than are awaited.
         failures_in_a_row: queries that failed since the last answer.
@@ -44,7 +45,7 @@ class Record:
         self._unknown = 0
         self._awaited = -1
         self._oldest = 0
-        self.began = clock.now()
+        self.began = self.first = self.latest = clock.now()
         self.outstanding = 0
         self.settled = threading.Event()
         self.failures_in_a_row = 0
@@ -66,6 +67,8 @@ class Record:
             self._completed.append(UNANSWERED)
         self._samples.append(len(query.samples))
         now = self._now()  # last of all: what this note takes is not the system's
+        if not self._scheduled:
+            self.first = now
         self._scheduled.append(now if due is None else due)
         self._issued.append(now)
 
@@ -75,7 +78,7 @@ class Record:
         with self._lock:
             if not self._is_open(number):
                 return
-            self._completed[number] = now
+            self._completed[number] = self.latest = now
             self.failures_in_a_row = 0
             if number in self.keep.queries:
                 self.keep.answers[number] = answer

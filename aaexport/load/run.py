@@ -31,6 +31,12 @@ class QueryLog:
     completed: Nanoseconds
     samples: npt.NDArray[np.int32]
 
+    @classmethod
+    def empty(cls) -> QueryLog:
+        """Of no queries."""
+        nothing = np.empty(0, np.int64)
+        return cls(nothing, nothing, nothing, np.empty(0, np.int32))
+
     def __len__(self) -> int:
         return len(self.scheduled)
 

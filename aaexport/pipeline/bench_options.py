@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from aaexport.device import parse_device, usable_cores
 from aaexport.errors import ArgumentError, broken_rule
+from aaexport.load.arrivals import constant, trace
 from aaexport.load.measurement import Load
 from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES, queries_required
 from aaexport.load.mlperf import RULES as MLPERF
@@ -23,6 +24,8 @@ OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
 MAX_THREADS = 1024
+AS_OPTIONS = {"latency_bound": "p99"}  # what a user types, where it is called otherwise
+LONGEST = 86_400  # seconds: a day
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
 
@@ -98,6 +101,10 @@ class BenchOptions:
                 raise ArgumentError(broken_rule(name, rule, got))
         if self.compare is not None:
             check_rivals(self.compare)
+        if self.trace is not None:
+            trace(self.trace)
+        elif self.rate is not None:  # how many queries that would be, is said before anything is done
+            constant(self.rate, self.seconds, self.least_queries)
 
     @property
     def is_server(self) -> bool:
@@ -163,8 +170,8 @@ class BenchOptions:
         yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
         yield self.rules in get_args(Rules), "rules", f"be one of {', '.join(get_args(Rules))}", self.rules
         yield self.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", self.arrivals
-        yield 0 < self.duration < INFINITY, "duration", "be above 0 seconds", self.duration
-        yield 0 <= self.warmup < INFINITY, "warmup", "be at least 0 seconds", self.warmup
+        yield 0 < self.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", self.duration
+        yield 0 <= self.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", self.warmup
         yield (
             self.batches is None or min(self.batches, default=0) >= 1,
             "batch",
@@ -185,7 +192,7 @@ class BenchOptions:
             yield got is None or got >= 1, name, "be at least 1", got
         for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
             got = getattr(self, name)
-            yield got is None or 0 < got < INFINITY, name, f"be above 0 {unit}", got
+            yield got is None or 0 < got < INFINITY, AS_OPTIONS.get(name, name), f"be above 0 {unit}", got
         yield (
             self.max_delay is None or 0 <= self.max_delay < INFINITY,
             "max_delay",
@@ -209,7 +216,7 @@ class BenchOptions:
         else:
             for name in ("rate", "arrivals", "trace", "latency_bound", "find_peak"):
                 got = getattr(self, name)
-                yield not got, name, "go with the server scenario", self.scenario
+                yield not got, AS_OPTIONS.get(name, name), "go with the server scenario", self.scenario
         if not self.shares_batches:
             for name in ("max_batch", "max_delay"):
                 yield getattr(self, name) is None, name, "go with server, offline or concurrency", self.scenario
@@ -217,6 +224,8 @@ class BenchOptions:
         if self.find_peak or self.scenario == "offline":
             what = "find_peak" if self.find_peak else "offline"
             yield self.baseline is None, "baseline", "go with a given load", what
+        if self.trace is not None:
+            yield not self.compare, "compare", "go with a rate, not with a trace", "trace"
         if self.find_peak:
             yield not self.compare, "compare", "go with a given rate, not with a search", "find_peak"
         if self.scenario in ("single-stream", "offline"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aaexport.device import parse_device
+from aaexport.errors import MeasurementError
 from aaexport.load.arrivals import mean_rate, trace
 from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
 from aaexport.load.machine import Environment, MachineWatch
@@ -19,58 +20,38 @@ from aaexport.load.measurement import (
     Comparison,
     Load,
     Peak,
-    Phases,
     Throughput,
-    Trial,
 )
-from aaexport.load.peak import MOST_TRIALS, find_peak
-from aaexport.load.run import QueryLog, Trouble
+from aaexport.load.peak import MOST_TRIALS
+from aaexport.load.run import QueryLog
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
-from aaexport.load.validity import why_invalid, why_no_ratio
+from aaexport.load.validity import why_no_ratio
+from aaexport.pipeline.answer_check import agreement, expected_answers
 from aaexport.pipeline.bench_options import BenchOptions
-from aaexport.pipeline.contender import Contender, RunInterrupted, Served
-from aaexport.pipeline.feeding import ANSWERS_AGREE, disagreement
-from aaexport.pipeline.rivals import is_other_model, rival_label
+from aaexport.pipeline.contender import OURS, Contender, RunInterrupted, Served, blaming
+from aaexport.pipeline.measured import Measured
+from aaexport.pipeline.peak_search import PeakSearch
+from aaexport.pipeline.rivals import rival_label
 from aaexport.pipeline.run_order import RunOrder
 from aaexport.pipeline.samples import Samples
 from aaexport.pipeline.worker_models import WorkerSpec
 
-OURS = "onnxruntime"
 BATCHES = (1, 8, 32)
 BLOCKS = 10  # so many that a slowdown of 10 % is told from the noise between blocks (`aaexport.load.regression`)
 THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
 PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
 LEAST_PATIENCE = 10.0  # seconds for an answer
-SLOW_ANSWER = 20  # times the first query, which is slow itself
-LEAST_PATIENCE_OF_A_TRIAL = 2.0  # a rate that lets queries wait so long is not the peak
-BOUNDS_OF_PATIENCE = 50
+SLOW_ANSWER = 20  # first queries
+QUEUED_BATCHES = 3
+LEAST_IN_A_BLOCK = 7  # queries, for a median
+SCHEDULE_MARGIN = 1.5  # Poisson arrivals may take longer than they should
+PILOTS, PILOT_BATCHES, PILOT_SECONDS = 5, 4, 0.3
+MOST_OFFLINE_SAMPLES = 1_000_000  # each of them is held until all are answered
 SEEDS_APART = 1000
 OFFLINE_MARGIN = 1.1  # how long all samples will take is a guess
-TRUTH_BATCH = 8
 
 Tick = Callable[[str, float], None]
-
-
-@dataclass
-class Measured:
-    """Filled bit by bit, so that an interrupted session leaves what it had."""
-
-    load: Load
-    blocks: list[QueryLog] = field(default_factory=list)
-    throughput: list[Throughput] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
-    check: AnswerCheck | None = None
-    peak: Peak | None = None
-    phases: Phases | None = None
-    gpu_before: GpuState | None = None
-    gpu_after: GpuState | None = None
-    environment: Environment | None = None
-    trouble: Trouble = field(default_factory=Trouble)
-    aborted: str | None = None
-    notes: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    complete: bool = False
 
 
 class BenchSession:
@@ -94,13 +75,14 @@ class BenchSession:
         self.our_blocks: list[Milliseconds] = []  # those that were measured in turns with the rivals'
         self.cold_starts: dict[str, ColdStart] = {}
         self.agreements: dict[str, bool | None] = {}
+        self.first_runs: dict[int, float] = {}
         self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
 
     @property
     def has_measured(self) -> bool:
         """Whether anything is worth a report."""
-        return bool(self.measured.blocks and len(self.measured.blocks[0]))
+        return any(len(block) for block in self.measured.blocks)
 
     @property
     def batch(self) -> int:
@@ -108,42 +90,48 @@ class BenchSession:
         return self.measured.load.samples_per_query
 
     def start(self) -> None:
-        """Cold starts; to be asked before anything else."""
+        """Cold starts and first runs of every shape; to be asked before anything else."""
         batch = self.fixed or 1
         for name, contender in self.contenders.items():
             self.tick(f"cold start of {name}", 0.0)
-            self.cold_starts[name] = contender.cold_start(batch)
+            with blaming(name):
+                self.cold_starts[name] = contender.cold_start(batch)
+        self.first_runs[batch] = self.cold_starts[OURS].first_query
+        for size in self._sizes():
+            if size not in self.first_runs:
+                self.first_runs[size] = self.ours.first_query(size)
+        self.measured.gpu_before = self._gpu()
+        if self.options.trace is not None:
+            self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
 
-    def check_answers(self, truth: WorkerSpec | None) -> None:
+    def check_answers(self, torch: WorkerSpec | None) -> None:
         """Whether all contenders answer alike, and what answers are compared with from now on.
 
-        That is what PyTorch says, if `truth` is a spec of it, or else what the file itself answers to one sample
-        after the other: then queries that got each other's answers are found, a wrong file is not.
+        `torch` is what PyTorch would load; None where there is no PyTorch to ask.
         """
         if not self.options.check:
             self.measured.notes.append("answers were not compared with PyTorch's (--no-check)")
             return
         self.tick("answers to compare with", 0.0)
-        expected = self.room / "expected.npz"
-        batch = self.fixed or 1
-        if truth is None:
-            against, finite = "the file's own, one after the other", self.ours.answers(expected, self.count, batch)
-        else:
-            against, finite = self._answers_of_torch(truth, expected)
-        if not finite:
-            self.measured.reasons.append(f"{against} must be finite, got NaN or infinity; look at `aaexport verify`")
-        self.ours.expect(expected)
-        self.measured.check = AnswerCheck(against, 0, 0, 0.0)
+        eager = self.rivals.get("eager") if self.options.device == "cpu" else None
+        truth = expected_answers(self.ours, eager, torch, self.count, self.fixed, self.room / "expected.npz")
+        self.measured.notes += truth.notes
+        if truth.fault is not None:
+            self.measured.reasons.append(truth.fault)
+        if truth.is_empty:
+            self.measured.notes.append("answers were not compared: no output has an entry for each sample")
+            return
+        self.ours.expect(truth.path)
+        self.measured.check = AnswerCheck(truth.against, 0, 0, 0.0)
         for name, rival in self.rivals.items():
-            path = self.room / "answers.npz"
-            rival.answers(path, self.count, batch)
-            self._note_agreement(name, disagreement(path, expected))
+            with blaming(name):
+                self.agreements[name], note = agreement(name, rival, truth, self.count, self.fixed)
+            self.measured.notes += [note] if note else []
 
     def measure(self) -> None:
         """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
         # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
         watch = MachineWatch([contender.process_id for contender in self.contenders.values()])
-        self.measured.gpu_before = self._gpu()
         try:
             if self.options.is_server:
                 self._server()
@@ -154,6 +142,11 @@ class BenchSession:
             if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
                 self._throughput()
                 self.measured.phases = self.ours.phases(self.fixed or 1)
+            self.measured.complete = True
+        except MeasurementError as error:
+            if not self.has_measured:
+                raise
+            self.measured.aborted = str(error)  # what was measured before is not lost
             self.measured.complete = True
         finally:
             self.measured.environment = watch.environment()
@@ -170,21 +163,13 @@ class BenchSession:
             self.measured.notes.append(reason)
         return state
 
-    def _answers_of_torch(self, truth: WorkerSpec, path: Path) -> tuple[str, bool]:
-        """By the rival that is PyTorch, or by a process that is gone before anything is measured."""
-        if self.options.device == "cpu" and "eager" in self.rivals:
-            eager = self.rivals["eager"]
-            return eager.label, eager.answers(path, self.count, self.fixed or TRUTH_BATCH)
-        with Contender(truth) as torch:
-            return torch.label, torch.answers(path, self.count, self.fixed or TRUTH_BATCH)
-
-    def _note_agreement(self, name: str, error: float) -> None:
-        """Another model may answer otherwise; the same network must not (`why_invalid`)."""
-        agrees = error <= ANSWERS_AGREE
-        self.agreements[name] = agrees
-        if not agrees and is_other_model(name):
-            self.agreements[name] = None
-            self.measured.notes.append(f"{name} answers otherwise ({error:.1e} of the largest output): another model")
+    def _sizes(self) -> tuple[int, ...]:
+        """Batch sizes of the throughput part."""
+        if self.options.is_server:
+            return ()
+        if self.batched and self.fixed is None:
+            return tuple(self.options.batches or BATCHES)
+        return (self.fixed or 1,)
 
     def _closed_order(self, block: int) -> RunOrder:
         least = -(-self.options.least_queries // BLOCKS)
@@ -193,7 +178,9 @@ class BenchSession:
     def _order(self, load: Load, duration: float, least: int, block: int, **given: Any) -> RunOrder:
         """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
         longest = max(duration, 1.0) * PATIENCE
-        patience = max(LEAST_PATIENCE, SLOW_ANSWER * self.cold_starts[OURS].first_query * load.samples_per_query)
+        # Of the first query, which is slow itself; a queue of several whole batches may be before a query.
+        images = max(SLOW_ANSWER * min(load.samples_per_query, load.max_batch or 1), QUEUED_BATCHES * load.max_batch)
+        patience = max(LEAST_PATIENCE, images * self.cold_starts[OURS].first_query)
         load = replace(load, seed=load.seed * SEEDS_APART + block)
         more: dict[str, Any] = {
             "answer_patience": patience,
@@ -219,15 +206,21 @@ class BenchSession:
             names = names[1:] + names[:1]
 
     def _run(self, name: str, order: RunOrder, *, counts: bool = True) -> Served:
-        """One block; what it leaves is kept if it `counts`, also if it was interrupted."""
-        what = f"{name}, {order.load.scenario}, batch {order.load.samples_per_query}"
+        """One block; what it leaves is kept if it `counts`, or if it was interrupted before anything was kept."""
+        what = f"{name}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
         self.tick(what, self._share)
         try:
-            served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
+            with blaming(name):
+                served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
         except RunInterrupted as interrupted:
-            if counts and name == OURS and len(interrupted.served.log):
+            if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
                 self._keep(interrupted.served)
             raise
+        except MeasurementError as error:
+            if name == OURS:
+                raise
+            self.given_up[name] = str(error)  # the others go on
+            return Served(QueryLog.empty())
         if served.aborted is not None:
             self.given_up[name] = served.aborted
         if name != OURS:
@@ -260,71 +253,85 @@ class BenchSession:
         self._share = 0.9 * share
 
     def _server(self) -> None:
-        options, measured = self.options, self.measured
-        if options.find_peak:
+        load, seconds = self.measured.load, self.options.seconds
+        if self.options.find_peak:
             self._find_peak()
-        elif self.rivals:
-            self._alternate(lambda block: self._server_order(measured.load, options.seconds / BLOCKS, block))
-        else:
-            if options.trace is not None:
-                measured.load = replace(measured.load, rate=mean_rate(trace(options.trace)))
-            self._run(OURS, self._server_order(measured.load, options.seconds))
+            return
+        self._run(OURS, self._server_order(load, seconds, self.options.least_queries))
+        if self.rivals:
+            self._beside(lambda block: self._server_order(load, seconds / BLOCKS, LEAST_IN_A_BLOCK, block))
 
-    def _server_order(self, load: Load, duration: float, block: int = 0, **more: Any) -> RunOrder:
-        path = None if self.options.trace is None else str(self.options.trace)
-        return self._order(load, duration, self.options.least_queries, block, trace=path, shares_batches=True, **more)
+    def _server_order(self, load: Load, duration: float, least: int, block: int = 0, **more: Any) -> RunOrder:
+        path = self.options.trace
+        if path is not None:
+            lasts = float(trace(path)[-1]) / 1e9
+        else:
+            assert load.rate is not None
+            lasts = SCHEDULE_MARGIN * max(duration, least / load.rate)
+        more = {"trace": None if path is None else str(path), "lasts": lasts, "shares_batches": True, **more}
+        return self._order(load, duration, least, block, **more)
+
+    def _beside(self, order: Callable[[int], RunOrder]) -> None:
+        """Blocks for the comparisons alone, after the run that the report is of."""
+        self.our_blocks.clear()
+        self._alternate(order, counts=False)
 
     def _find_peak(self) -> None:
-        """The report is that of the last valid run at the rate that was found."""
-        options, measured = self.options, self.measured
-        assert options.latency_bound is not None
-        patience = max(LEAST_PATIENCE_OF_A_TRIAL, BOUNDS_OF_PATIENCE * options.latency_bound / 1000)
-        served: list[Served] = []
+        bound = self.options.latency_bound
+        assert bound is not None
+        alone = self._latency_alone()
+        # Every server holds about half of what one stream does. If one query alone is too slow, no rate helps.
+        most = MOST_TRIALS if alone < bound else 1
+        PeakSearch(self, self.options, bound).run(start=500 / alone, most_trials=most)
 
-        def try_rate(rate: float) -> Trial:
-            load = options.load(self.fixed, rate=rate, batched=self.batched)
-            self._begin(len(served) / MOST_TRIALS)
-            order = self._server_order(load, options.seconds, len(served), answer_patience=patience)
-            served.append(self._run(OURS, order, counts=False))
-            self.given_up.clear()  # a rate that is too high is no fault of the session
-            return _trial(rate, load, served[-1], options)
+    def load_at(self, rate: float) -> Load:
+        """The server's load with that rate."""
+        return self.options.load(self.fixed, rate=rate, batched=self.batched)
 
-        measured.peak = find_peak(try_rate, options.latency_bound, start=self._rate_of_one_stream())
-        rates = [trial.rate for trial in measured.peak.trials]
-        if measured.peak.rate is None:
-            measured.reasons.append(f"no rate kept the bound, and {min(rates):,.3g} queries/s did not either")
-        best = min(rates) if measured.peak.rate is None else measured.peak.rate
-        measured.load = options.load(self.fixed, rate=best, batched=self.batched)
-        self._keep(served[len(rates) - 1 - rates[::-1].index(best)])
+    def serve(self, load: Load, number: int, patience: float, share: float) -> Served:
+        """A trial of a search; it does not count, and a rate that is too high is no fault of the session."""
+        self._begin(share)
+        options = self.options
+        order = self._server_order(load, options.seconds, options.least_queries, number, answer_patience=patience)
+        served = self._run(OURS, order, counts=False)
+        self.given_up.clear()
+        return served
 
-    def _rate_of_one_stream(self) -> float:
-        """Queries a second, one after the other: every server holds about half of it."""
-        latencies = self.ours.block(self.fixed or 1, BlockPlan(self.options.warmup, 0.5, 10, 5.0))
-        return 1000 / float(np.median(latencies)) / 2
+    def settle_on(self, load: Load, served: Served, peak: Peak) -> None:
+        """Takes a trial for the measurement that the report is of."""
+        self.measured.blocks.clear()  # of a trial that was interrupted
+        self.measured.load, self.measured.peak = load, peak
+        self._keep(served)
+
+    def _latency_alone(self) -> float:
+        """Of one query after the other, in milliseconds."""
+        return float(np.median(self.ours.block(self.fixed or 1, BlockPlan(self.options.warmup, 0.5, 10, 5.0))))
 
     def _offline(self) -> None:
-        load, duration = self.measured.load, self.options.seconds
-        plan = BlockPlan(self.options.warmup, duration * THROUGHPUT_SHARE, 3, 30.0)
-        milliseconds = float(np.median(self.ours.block(load.max_batch, plan)))
-        batches = np.ceil(duration * 1000 / milliseconds * load.workers)
-        total = max(int(OFFLINE_MARGIN * batches) * load.max_batch, self.options.least_samples)
+        load, seconds = self.measured.load, self.options.seconds
+        total, rate = load.max_batch * PILOT_BATCHES, 0.0
+        for _ in range(PILOTS):  # how long it takes is known only from the same way of serving
+            order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
+            pilot = self._run(OURS, order, counts=False)
+            rate = pilot.log.throughput
+            if pilot.aborted is not None or pilot.log.seconds >= PILOT_SECONDS:
+                break
+            total = max(total, int(rate * PILOT_SECONDS * 2))
+        total = min(max(int(OFFLINE_MARGIN * rate * seconds), self.options.least_samples, 1), MOST_OFFLINE_SAMPLES)
         self.measured.load = replace(load, samples_per_query=total)
-        self._run(OURS, self._order(load, duration, 1, 0, total_samples=total, shares_batches=True))
+        order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
+        self._run(OURS, replace(order, max_duration=max(order.max_duration, PATIENCE * seconds)))
         if self.rivals:
             stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
-            self.our_blocks.clear()
-            self._alternate(lambda block: self._order(stream, duration / BLOCKS, 2, block), counts=False)
+            self._beside(lambda block: self._order(stream, seconds / BLOCKS, 2, block))
 
     def _throughput(self) -> None:
         """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
-        if self.options.is_server:
-            return
-        sizes = self.options.batches or BATCHES if self.batched and self.fixed is None else (self.fixed or 1,)
-        if self.options.batches is not None and set(self.options.batches) != set(sizes):
+        sizes = self._sizes()
+        if sizes and self.options.batches is not None and set(self.options.batches) != set(sizes):
             self.measured.notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
         for size in sizes:
-            first = self.ours.first_query(size) * 1000
-            self._add_throughput(size, 1, first)
+            self._add_throughput(size, 1, self.first_runs[size] * 1000)
         for clients in self.options.concurrency:
             self._add_throughput(self.fixed or 1, clients, None)
 
@@ -344,10 +351,11 @@ class BenchSession:
     def _compare(self, environment: Environment) -> None:
         withheld = why_no_ratio(environment)
         for name, rival in self.rivals.items():
-            blocks = [block for block in self.rival_blocks[name] if len(block)]
+            blocks = self.rival_blocks[name]
             why = withheld or self.given_up.get(name)
-            rounds = min(len(blocks), len(self.our_blocks))  # fewer if it was interrupted
-            ratio = pairwise_ratio(blocks[:rounds], self.our_blocks[:rounds]) if rounds and not why else None
+            # Fewer if it was interrupted; a block without an answer has no median.
+            pairs = [pair for pair in zip(blocks, self.our_blocks, strict=False) if len(pair[0]) and len(pair[1])]
+            ratio = pairwise_ratio(*map(list, zip(*pairs, strict=True))) if pairs and not why else None
             self.measured.comparisons.append(
                 Comparison(
                     name=name,
@@ -355,24 +363,11 @@ class BenchSession:
                     p50=percentile(np.concatenate(blocks), 50) if blocks else None,
                     cold_start=self.cold_starts[name].first_query,
                     ratio=ratio,
-                    withheld=why if rounds or why else "it was not measured to the end",
+                    withheld=why if pairs or why else "it was not measured to the end",
                     blocks=tuple(blocks),
                     same_answers=self.agreements.get(name),
                 )
             )
-
-
-def _trial(rate: float, load: Load, served: Served, options: BenchOptions) -> Trial:
-    """What that rate is worth, by the same rules as a whole measurement."""
-    reasons = why_invalid(
-        [served.log],
-        load,
-        options.duration,
-        rules=options.rules,
-        trouble=served.trouble,
-        aborted=served.aborted,
-    )
-    return Trial(rate, percentile(served.log.latencies, 99), reasons[0] if reasons else None)
 
 
 def _running(what: str, state: Mapping[str, Any]) -> str:

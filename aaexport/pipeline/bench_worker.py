@@ -37,14 +37,18 @@ from aaexport.runners.base import Array
 
 PHASE_QUERIES = 50
 ANSWERS_IN_MEMORY = 2**28  # bytes; attention weights are large
+ANSWERS_SECONDS = 20.0
+LAST_SECONDS = 10.0
 Order = dict[str, Any]
 Done = TypeVar("Done")
 
 
 def main() -> None:
     """Serves orders until stdin ends."""
-    # Ctrl-C reaches every process of a terminal; what becomes of a worker is its parent's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal; what becomes of a worker is its parent's to say, by closing stdin.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     replies = _private_stdout()
     try:
         spec = WorkerSpec(**json.loads(sys.stdin.readline()))
@@ -71,10 +75,14 @@ def _read_orders(orders: SimpleQueue[Order | None], aborted: threading.Event) ->
         order = json.loads(line)
         if order["do"] == "abort":
             aborted.set()
-        else:
-            orders.put(order)
+            continue
+        if order["do"] == "run":
+            aborted.clear()  # here, so that no abort that follows is lost
+        orders.put(order)
     aborted.set()
     orders.put(None)
+    time.sleep(LAST_SECONDS)
+    os._exit(1)  # the parent is gone, and something hangs
 
 
 class _Worker:
@@ -114,21 +122,25 @@ class _Worker:
         return {"seconds": time.perf_counter() - sent}
 
     def answers(self, path: str, count: int, batch: int) -> Order:
-        """Of so many samples as fit the memory; outputs that have no entry for each sample cannot be told apart."""
+        """Of so many samples as fit the memory and the time; outputs without an entry for each are left out."""
+        batch = batch if self.feeder.batched else 1
         parts: dict[str, list[Array]] = {}
-        held = 0
-        for number in range(-(-count // batch)):
-            samples = self.feeder.of_query(number, batch)
+        left_out: dict[str, None] = {}
+        held, done, began = 0, 0, time.monotonic()
+        while done < count and held <= ANSWERS_IN_MEMORY and time.monotonic() - began < ANSWERS_SECONDS:
+            samples = self.feeder.of_query(done // batch, batch)
             for name, output in self.runner.infer(self.feeder.feeds(samples)).items():
                 stacked = output if self.feeder.batched else output[None]
                 if stacked.shape[:1] == (batch,):
                     parts.setdefault(name, []).append(stacked)
+                else:
+                    left_out[name] = None
                 held += output.nbytes
-            if held > ANSWERS_IN_MEMORY:
-                break
+            done += batch
         outputs = {name: np.concatenate(arrays)[:count] for name, arrays in parts.items()}
         np.savez(path, **outputs)  # type: ignore[arg-type]  # its own keyword is no output
-        return {"finite": all(bool(np.isfinite(output).all()) for output in outputs.values())}
+        finite = all(bool(np.isfinite(output).all()) for output in outputs.values())
+        return {"count": min(done, count), "finite": finite, "left_out": list(left_out)}
 
     def expect(self, path: str) -> Order:
         self.checker = Checker.read(Path(path), batched=self.feeder.batched)
@@ -144,14 +156,14 @@ class _Worker:
         return {"nanoseconds": run_block(query, BlockPlan(**plan)).tolist()}
 
     def run(self, into: str, progress: bool, **order: Any) -> Order:
-        self.aborted.clear()
         wanted = RunOrder.read(order)
         if wanted.shares_batches:
             cold = [size for size in wanted.warm_sizes if size not in self.warm_sizes]
             _in_a_thread(lambda: warm_shapes(self.loaded.runners, self.feeder, cold))
             self.warm_sizes.update(cold)
         tell = (lambda state: self.tell({"progress": state})) if progress else None
-        run = run_order(wanted, self.loaded.runners, self.feeder, self.aborted, tell)
+        kept = 0 if self.checker is None else self.checker.worth_keeping(ANSWERS_IN_MEMORY)
+        run = run_order(wanted, self.loaded.runners, self.feeder, self.aborted, tell, kept)
         if self.checker is not None:
             self.checker.check(run.kept)
         log = run.log

@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,8 @@ def _import_path() -> str:
 START_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 300.0
 COLD_START_TIMEOUT = 1800.0  # a compiler may be at work
-ABORT_TIMEOUT = 10.0
+ABORT_TIMEOUT = 20.0
+OURS = "onnxruntime"  # the contender that the report is of
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -56,12 +58,32 @@ class Served:
     largest_error: float = 0.0
 
 
+@dataclass(frozen=True)
+class Answers:
+    """How many samples were answered, whether all outputs are finite, and which have no entry for each sample."""
+
+    count: int
+    finite: bool
+    left_out: tuple[str, ...] = ()
+
+
 class RunInterrupted(KeyboardInterrupt):
     """Ctrl-C during a run; `served` is what was measured until then."""
 
     def __init__(self, served: Served) -> None:
         super().__init__()
         self.served = served
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Puts a rival's name before what went wrong with it."""
+    try:
+        yield
+    except AaexportError as error:
+        if name == OURS:
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 class Contender:
@@ -121,10 +143,11 @@ class Contender:
         first = self.first_query(batch)
         return ColdStart(self.started_in + first, self.load_seconds, first)
 
-    def answers(self, path: Path, count: int, batch: int) -> bool:
-        """Writes the outputs for the first `count` samples to `path`, a .npz; whether all of them are finite."""
+    def answers(self, path: Path, count: int, batch: int) -> Answers:
+        """Writes the outputs for the first `count` samples, or as many as there is time for, to `path`, a .npz."""
         order = {"do": "answers", "path": str(path), "count": count, "batch": batch}
-        return bool(self._ask(order, ANSWER_TIMEOUT)["finite"])
+        reply = self._ask(order, ANSWER_TIMEOUT)
+        return Answers(int(reply["count"]), bool(reply["finite"]), tuple(reply["left_out"]))
 
     def expect(self, path: Path) -> None:
         """From now on answers are compared with these while measuring; as `answers` wrote them."""
@@ -148,9 +171,16 @@ class Contender:
             try:
                 reply = self._ask(value, order.patience + ANSWER_TIMEOUT, progress)
             except KeyboardInterrupt:
-                self._send({"do": "abort"})
-                raise RunInterrupted(_served(self._receive(ABORT_TIMEOUT), path)) from None
+                raise RunInterrupted(self._aborted(path)) from None
             return _served(reply, path)
+
+    def _aborted(self, path: Path) -> Served:
+        """What a run leaves that is to end now; nothing if it does not end."""
+        self._send({"do": "abort"})
+        try:
+            return _served(self._receive(ABORT_TIMEOUT), path)
+        except MeasurementError:
+            return Served(QueryLog.empty(), aborted="interrupted")
 
     def phases(self, batch: int) -> Phases | None:
         """Where the time of a query goes; None where the runner cannot tell."""

@@ -54,7 +54,7 @@ def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:
     kind, _, path = name.partition(":")
     if kind == "onnx":
         if not Path(path).is_file():
-            raise GraphError(broken_rule(f"compare {name}", "name an ONNX file", "nothing there"))
+            raise GraphError(f"compare {name}: there is no such file")
         return replace(ours, model=path)
     folder = find_model(path)
     if not folder.onnx_path.is_file():

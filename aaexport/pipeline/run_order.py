@@ -23,6 +23,7 @@ class RunOrder:
         clients: of a closed loop, each with one query under way.
         total_samples: of an offline query.
         trace: file of times to replay, instead of those that `load` says.
+        lasts: seconds of its schedule, as far as can be known; 0 for a closed loop.
         answer_patience: seconds after which an answer is given up.
         shares_batches: whether queries go through the dynamic batching.
         warm_sizes: batch sizes that every session runs once before, because it may be slow the first time.
@@ -36,6 +37,7 @@ class RunOrder:
     clients: int = 1
     total_samples: int = 0
     trace: str | None = None
+    lasts: float = 0.0
     answer_patience: float = 10.0
     shares_batches: bool = False
     warm_sizes: tuple[int, ...] = ()
@@ -48,4 +50,4 @@ class RunOrder:
     @property
     def patience(self) -> float:
         """Seconds after which the run has surely ended."""
-        return self.warmup + 2 * max(self.duration, self.max_duration) + 4 * self.answer_patience
+        return self.warmup + 2 * max(self.lasts, self.max_duration) + 4 * self.answer_patience

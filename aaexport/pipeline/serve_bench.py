@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.errors import DataError, FolderError
+from aaexport.device import usable_cores
+from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, atomic_path, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
-from aaexport.load.regression import compare_with_baseline, why_no_verdict
-from aaexport.load.validity import note_on_mlperf, why_invalid
+from aaexport.load.regression import compare_with_baseline
+from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench_options import ALLOWED_REGRESSION, BenchOptions
-from aaexport.pipeline.bench_session import OURS, BenchSession
-from aaexport.pipeline.contender import Contender
+from aaexport.pipeline.bench_session import BenchSession
+from aaexport.pipeline.contender import OURS, Contender, blaming
 from aaexport.pipeline.rivals import is_other_model, other_spec, rival_spec
 from aaexport.pipeline.samples import Samples, gather_samples
 from aaexport.pipeline.worker_models import WorkerSpec
@@ -78,6 +79,7 @@ def serve_bench(
     options.validate()
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)
+    _require_comparable_models(options, folder)
     device = options.device or best_device()
     options = replace(options, device=device)
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
@@ -89,7 +91,10 @@ def serve_bench(
         spec = _spec(path, room, samples, options)
         ours = stack.enter_context(Contender(spec))  # before anything slow: it may be the device that does not work
         specs = _rival_specs(options, folder, spec, summary, room, tick)
-        rivals = {name: stack.enter_context(Contender(one)) for name, one in specs.items()}
+        rivals = {}
+        for name, one in specs.items():
+            with blaming(name):
+                rivals[name] = stack.enter_context(Contender(one))
         session = BenchSession(ours, rivals, options, samples, room, tick)
         session.start()
         bench = _Bench(path, folder, options, samples, session)
@@ -103,11 +108,27 @@ def serve_bench(
                 raise
             raise Interrupted(bench.report()) from None
         report = bench.report(baseline)
-    if folder is not None and path == folder.onnx_path:
+    if folder is not None and path == folder.onnx_path and not _would_replace_its_baseline(report, options, folder):
         with atomic_path(folder.bench_path) as temporary:
             temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
         folder.write_manifest()
     return report
+
+
+def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
+    """ArgumentError if what was asked for by name needs weights that are not there."""
+    missing = [name for name in options.compare or () if not is_other_model(name)]
+    if missing and not has_weights(folder):
+        rule = "have PyTorch weights beside the file"
+        raise ArgumentError(broken_rule(f"compare {','.join(missing)}", rule, "none", "leave it out"))
+
+
+def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:
+    """Whether the record is the baseline, and what comes now is slower or invalid: it would pass the next time."""
+    if options.baseline is None or Path(options.baseline).resolve() != folder.bench_path.resolve():
+        return False
+    regression = report.regression
+    return not report.valid or regression is None or regression.is_real or regression.unclear is not None
 
 
 def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
@@ -258,19 +279,21 @@ class _Bench:
         new = [block.latencies for block in report.blocks]
         allowed = self.options.max_regression
         allowed = ALLOWED_REGRESSION if allowed is None else allowed
-        unclear = why_no_verdict(old, new)
-        return replace(
-            report,
-            regression=compare_with_baseline(old, new, allowed, str(baseline.path)),
-            warnings=(*report.warnings, *([unclear] if unclear else [])),
-        )
+        regression = compare_with_baseline(old, new, allowed, str(baseline.path))
+        disturbed = why_no_ratio(report.environment)
+        if disturbed is not None:
+            regression = replace(regression, is_real=False, unclear=disturbed)
+        return replace(report, regression=regression)
 
     def _left_out(self) -> Iterator[str]:
         """What was asked for and could not be compared, or is not what its name makes one expect."""
-        missing = [name for name in rivals_of(self.options, self.folder) if name not in self.session.rivals]
-        if missing:
-            verb = "was" if len(missing) == 1 else "were"
-            yield f"no PyTorch weights beside the file: {', '.join(missing)} {verb} not measured"
+        fixed, options = self.samples.fixed_batch, self.options
+        for name, asked in (("max_batch", options.max_batch), ("samples_per_query", options.samples_per_query)):
+            if fixed is not None and self.samples.batched and asked not in (None, fixed):
+                yield f"the file fixes the batch at {fixed}: {name} {asked} was not used"
+        threads = (options.threads_each() or 0) * options.workers
+        if threads > usable_cores():
+            yield f"{threads} threads share {usable_cores()} cores: they wait for each other; lower --threads"
         if "skew" in self.session.rivals and self.folder is not None and self.folder.recipe.attention is None:
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from aaexport.pipeline.feeding import Answer, Feeder
 from aaexport.pipeline.run_order import RunOrder
 from aaexport.runners.base import Array, Runner
 
-KEPT = 256  # answers that are compared, of one run
+OFFLINE_KEEPS_EVERY = 1000  # samples, of the one query that has them all
 
 
 def run_order(
@@ -28,16 +29,18 @@ def run_order(
     feeder: Feeder,
     abort: threading.Event,
     tell: Callable[[dict[str, Any]], None] | None,
+    kept: int = 0,
 ) -> Run:
-    """The run that was ordered. ArgumentError for a trace that cannot be replayed."""
+    """The run that was ordered, with the answers to `kept` samples. ArgumentError for a trace that is none."""
     load = order.load
+    is_offline = load.scenario == "offline"  # one query has all samples: a few of its answers are kept
     plan = Plan(
         duration=order.duration,
         min_queries=order.min_queries,
         max_duration=order.max_duration,
         warmup=order.warmup,
         patience=order.answer_patience,
-        keep=KEPT,
+        keep=min(kept, max(1, kept // load.samples_per_query)),
         seed=load.seed,
     )
 
@@ -48,15 +51,16 @@ def run_order(
     with ExitStack() as stack:
         system: SystemUnderTest = Synchronous(answerer(runners[0], feeder))
         if order.shares_batches:
-            workers = [worker(runner, feeder) for runner in runners]
+            spared = OFFLINE_KEEPS_EVERY if is_offline else 1
+            workers = [worker(runner, feeder, spared) for runner in runners]
             pads = runners[0].inputs[0].shape[:1] not in ((), (None,)) and feeder.batched
             delay = load.max_delay / 1000
             system = stack.enter_context(BatchingServer(workers, load.max_batch, delay, pad=pads))
         generator = LoadGenerator(system, len(feeder), plan, abort=abort, progress=progress if tell else None)
-        if load.scenario == "offline":
+        if is_offline:
             return generator.offline(order.total_samples, warmup_samples=load.max_batch)
         if load.scenario == "server":
-            return generator.server(_schedule(order), load.samples_per_query, warmup_concurrency=load.max_batch)
+            return generator.server(_schedule(order), load.samples_per_query, warmup_concurrency=len(runners))
         return generator.closed_loop(load.samples_per_query, order.clients)
     raise AssertionError("an ExitStack that swallows nothing")
 
@@ -68,11 +72,12 @@ def warm_shapes(runners: Sequence[Runner], feeder: Feeder, sizes: Sequence[int])
             runner.infer(feeder.feeds(feeder.of_query(0, size)))
 
 
-def worker(runner: Runner, feeder: Feeder) -> Callable[[list[int]], list[Answer]]:
-    """The runner as a function from the samples of a batch to an answer for each."""
+def worker(runner: Runner, feeder: Feeder, keep_every: int = 1) -> Callable[[list[int]], list[Answer | None]]:
+    """The runner as a function from the samples of a batch to an answer for each, or for one in `keep_every`."""
+    counted = itertools.count()
     alone = answerer(runner, feeder)
 
-    def answers(samples: list[int]) -> list[Answer]:
+    def answers(samples: list[int]) -> list[Answer | None]:
         outputs = alone((samples[0],)) if len(samples) == 1 else runner.infer(feeder.feeds(samples))
         if not feeder.batched:
             return [outputs]
@@ -80,7 +85,10 @@ def worker(runner: Runner, feeder: Feeder) -> Callable[[list[int]], list[Answer]
             if output.shape[:1] != (len(samples),):
                 rule = f"have an entry for each of {len(samples)} samples if queries are to share a batch"
                 raise RunnerError(broken_rule(f"output {name}", rule, f"shape {output.shape}", "set --max-batch 1"))
-        return [{name: output[place] for name, output in outputs.items()} for place in range(len(samples))]
+        return [
+            {name: output[place] for name, output in outputs.items()} if next(counted) % keep_every == 0 else None
+            for place in range(len(samples))
+        ]
 
     return answers
 
