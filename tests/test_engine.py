@@ -1,16 +1,17 @@
 """The load engine against systems whose latencies are known, and against systems that do what none may."""
 
-import _thread
+import itertools
 import math
 import threading
 import time
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
 from fake_systems import MILLISECOND, Inline, Queue
 
 from aaexport.errors import ArgumentError
-from aaexport.load import arrivals
+from aaexport.load import arrivals, engine
 from aaexport.load.clock import SECOND, RealClock, VirtualClock
 from aaexport.load.engine import LoadGenerator
 from aaexport.load.plan import Plan
@@ -290,9 +291,12 @@ def test_a_system_that_hangs_does_not_hold_its_caller():
 
 @pytest.mark.parametrize("by", ["abort", "Ctrl-C"])
 @pytest.mark.parametrize("scenario", ["closed", "open", "waiting"])
-def test_an_interrupted_run_has_what_was_measured(by, scenario):
+def test_an_interrupted_run_has_what_was_measured(by, scenario, monkeypatch):
     abort = threading.Event()
-    threading.Timer(0.25, abort.set if by == "abort" else _thread.interrupt_main).start()
+    if by == "abort":
+        threading.Timer(0.25, abort.set).start()
+    else:
+        monkeypatch.setattr(engine, "wait", interrupted_at_the_third_look())
     generator = really(Synchronous(lambda _: time.sleep(0.001)), abort=abort, duration=20)
     began = time.monotonic()
     if scenario == "closed":
@@ -302,6 +306,18 @@ def test_an_interrupted_run_has_what_was_measured(by, scenario):
         run = generator.server(arrivals.constant(rate, 1000))
     assert time.monotonic() - began < 5
     assert (run.aborted, bool(run.trouble), len(run.log) >= 1) == ("interrupted", False, True)
+
+
+def interrupted_at_the_third_look():
+    """As `wait`, where Ctrl-C arrives while the caller waits: at a known moment, as no signal does."""
+    looks = itertools.count(1)
+
+    def look(futures, timeout):
+        if next(looks) == 3:
+            raise KeyboardInterrupt
+        return wait(futures, timeout)
+
+    return look
 
 
 def test_progress_is_told_about_twice_a_second():

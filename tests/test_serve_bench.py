@@ -10,7 +10,7 @@ import pytest
 
 import aaexport
 from aaexport.load.measurement import Trial
-from aaexport.pipeline import bench_session
+from aaexport.pipeline import bench_session, peak_search
 from aaexport.pipeline.bench_options import BenchOptions
 from aaexport.report.bench_json import BENCH_SCHEMA
 
@@ -65,9 +65,9 @@ def test_clients_share_batches(cli, converted):
 
 
 def test_the_search_for_the_peak_reports_the_last_valid_run_at_it(converted, monkeypatch):
-    monkeypatch.setattr(bench_session, "_trial", held_up_to_3000)
+    monkeypatch.setattr(peak_search, "_trial", held_up_to_3000)
     options = {"scenario": "server", "find_peak": True, "latency_bound": 1000.0, "duration": 0.05}
-    monkeypatch.setattr(bench_session.BenchSession, "_rate_of_one_stream", lambda self: 1000.0)
+    monkeypatch.setattr(bench_session.BenchSession, "_latency_alone", lambda self: 0.5)
     report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)
     assert 3000 / 1.05 <= report.peak.rate <= 3000
     assert report.load.rate == report.peak.rate
@@ -76,8 +76,8 @@ def test_the_search_for_the_peak_reports_the_last_valid_run_at_it(converted, mon
     assert len(block) >= 459
 
 
-def held_up_to_3000(rate, load, served, options):
-    return Trial(rate, 1.0, None if rate <= 3000 else "too fast")
+def held_up_to_3000(load, served, options):
+    return Trial(load.rate, 1.0, None if load.rate <= 3000 else "too fast")
 
 
 def test_the_page_holds_what_was_measured_and_nothing_is_left_beside_it(cli, converted, tmp_path):

@@ -352,7 +352,7 @@ class BenchSession:
         withheld = why_no_ratio(environment)
         for name, rival in self.rivals.items():
             blocks = self.rival_blocks[name]
-            why = withheld or self.given_up.get(name)
+            why = self.given_up.get(name) or withheld
             # Fewer if it was interrupted; a block without an answer has no median.
             pairs = [pair for pair in zip(blocks, self.our_blocks, strict=False) if len(pair[0]) and len(pair[1])]
             ratio = pairwise_ratio(*map(list, zip(*pairs, strict=True))) if pairs and not why else None
