@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aaexport.load.measurement import BenchReport
     from aaexport.parity import ParityReport
     from aaexport.pipeline.attention import draw_attention
+    from aaexport.pipeline.bench_options import BenchOptions
     from aaexport.pipeline.convert import convert
     from aaexport.pipeline.inspect import inspect
     from aaexport.pipeline.optimize import optimize
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AaexportError",
+    "BenchOptions",
     "BenchReport",
     "ConvertResult",
     "InspectResult",
@@ -52,6 +54,7 @@ __all__ = [
 
 _HOMES = {
     "AaexportError": "aaexport.errors",
+    "BenchOptions": "aaexport.pipeline.bench_options",
     "BenchReport": "aaexport.load.measurement",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
