@@ -1,5 +1,6 @@
 """Schedules of open loops: what a seed, a rate or a file makes of them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from aaexport.errors import ArgumentError
 from aaexport.load import arrivals
+from aaexport.load.chance import chance
+from aaexport.load.system import draw_samples
 
 SECOND = 1_000_000_000
 
@@ -22,6 +25,21 @@ def test_poisson_arrivals_end_with_the_duration_and_repeat_with_the_seed():
     assert 4.5 * SECOND < schedule[-1] < 5 * SECOND
     assert np.array_equal(schedule, arrivals.poisson(100, 5, seed=3))
     assert not np.array_equal(schedule[:10], arrivals.poisson(100, 5, seed=4)[:10])
+
+
+def test_arrivals_samples_and_those_of_the_warm_up_are_independent_but_repeat():
+    """Of one stream of bits, a short gap would always bring a low sample, and the warm-up those that count."""
+    gaps = np.diff(arrivals.poisson(100, 50, seed=3))
+    drawn = [
+        [start for (start,) in itertools.islice(draw_samples(1000, 1, chance(part, 3)), len(gaps))]
+        for part in ("samples", "warm-up", "samples")
+    ]
+    assert drawn[0] == drawn[2]
+    assert np.abs(np.triu(spearman(gaps, drawn[0], drawn[1]), 1)).max() < 4 / np.sqrt(len(gaps))
+
+
+def spearman(*series):
+    return np.corrcoef([np.argsort(np.argsort(one)) for one in series])
 
 
 @pytest.mark.parametrize("made", [arrivals.poisson, arrivals.constant])

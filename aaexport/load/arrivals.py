@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aaexport.errors import ArgumentError, broken_rule, first_line
+from aaexport.load.chance import chance
 from aaexport.load.clock import SECOND
 from aaexport.load.run import Nanoseconds
 
@@ -28,7 +29,7 @@ def poisson(rate: float, duration: float, min_queries: int = 1, seed: int = 0) -
     """
     expected = _queries(rate, duration, min_queries)
     # Ten standard deviations more than expected always reach the end.
-    gaps = np.random.default_rng(seed).exponential(1 / rate, math.ceil(expected + 10 * math.sqrt(expected) + 10))
+    gaps = chance("arrivals", seed).exponential(1 / rate, math.ceil(expected + 10 * math.sqrt(expected) + 10))
     seconds = np.cumsum(gaps)
     return _nanoseconds(seconds[: max(int(np.searchsorted(seconds, duration)), min_queries)])
 

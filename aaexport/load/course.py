@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aaexport.load.chance import Part, chance
 from aaexport.load.clock import SECOND, Clock
 from aaexport.load.phase import GivenUp, Phase
 from aaexport.load.plan import Plan, Progress
@@ -49,15 +50,16 @@ class Course:
         clock: Clock,
         with_recent: bool,
     ) -> None:
-        def phase(per_query: int, keep: int) -> Phase:
+        def phase(part: Part, per_query: int, keep: int) -> Phase:
             record = Record(clock, Kept(keep, plan.seed), with_recent=with_recent)
-            return Phase(system, draw_samples(samples, per_query, plan.seed), record, clock, scenario.patience)
+            drawn = draw_samples(samples, per_query, chance(part, plan.seed))
+            return Phase(system, drawn, record, clock, scenario.patience)
 
         self._plan = plan
         self._scenario = scenario
         self._clock = clock
-        self._warmup = phase(scenario.warmup_samples, 0)
-        self._counted = phase(scenario.samples, plan.keep)
+        self._warmup = phase("warm-up", scenario.warmup_samples, 0)
+        self._counted = phase("samples", scenario.samples, plan.keep)
         self._current = self._warmup
         self._given_up = ""
         self._inside: tuple[Phase, int | None] = (self._warmup, None)

@@ -50,15 +50,14 @@ class Synchronous:
         replies.answered(query.number, self._answer(query.samples))
 
 
-def draw_samples(available: int, per_query: int, seed: int) -> Iterator[tuple[int, ...]]:
+def draw_samples(available: int, per_query: int, chance: np.random.Generator) -> Iterator[tuple[int, ...]]:
     """The samples of one query after another, at random with replacement, for ever.
 
     A query's samples are neighbours, from a multiple of `per_query` on, so that its input can be cut beforehand;
     where more are asked for than there are, they begin again.
     """
     starts = range(0, max(available - per_query + 1, 1), per_query)
-    rng = np.random.default_rng(seed)
     while True:
-        for chosen in rng.integers(len(starts), size=_DRAWN_AT_ONCE).tolist():
+        for chosen in chance.integers(len(starts), size=_DRAWN_AT_ONCE).tolist():
             start = starts[chosen]
             yield tuple([sample % available for sample in range(start, start + per_query)])
