@@ -46,6 +46,12 @@ def test_unsteady_blocks_are_warned_about():
     assert warning == expected
 
 
+@pytest.mark.parametrize(("level", "words"), [(109, "990%"), (110, "a factor of 11"), (31_100, "a factor of 3,110")])
+def test_what_differs_by_more_than_a_few_times_is_told_as_a_factor(level, words):
+    (warning,) = warned(steady(10), steady(10), steady(level))
+    assert f"block medians differ by {words}:" in warning
+
+
 def test_unsteady_blocks_of_a_rival_are_warned_about():
     rival = Comparison("eager", "PyTorch eager", 10.0, 0.1, None, None, (steady(10), steady(12)))
     (warning,) = warned(steady(), steady(), comparisons=[rival])
@@ -96,8 +102,8 @@ def test_the_machine_is_looked_at():
     ("phases", "words"),
     [
         (
-            Phases(0.1, 3.1, 1.2, 0.1),
-            "enqueue-bound: the host takes 3.1 ms to submit what the GPU computes in 1.2 ms",
+            Phases(0.1, 0.8, 1.0, 0.1),
+            "enqueue-bound: of the 1 ms until the GPU has computed, the host takes 0.8 ms to submit the work",
         ),
         (Phases(1.0, 0.1, 1.2, 0.5), "transfer-bound: copies take 1.5 ms and computing 1.2 ms"),
     ],
@@ -105,6 +111,10 @@ def test_the_machine_is_looked_at():
 def test_what_a_query_on_the_gpu_waits_for_is_warned_about(phases, words):
     (warning,) = warned(steady(), phases=phases)
     assert warning.startswith(words)
+
+
+def test_a_host_that_is_a_little_ahead_of_the_gpu_is_not_warned_about():
+    assert warned(steady(), phases=Phases(0.1, 0.79, 1.0, 0.1)) == ()
 
 
 def test_a_gpu_that_is_held_back_is_warned_about():

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from query_logs import closed, opened
 
+from aaexport.load import arrivals
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load
 from aaexport.load.mlperf import RULES
-from aaexport.load.run import Trouble
+from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.statistics import Ratio
 from aaexport.load.validity import note_on_mlperf, warnings_about_the_machine, why_invalid, why_no_ratio
 from aaexport.parity.report import Placement
@@ -116,6 +117,42 @@ def test_a_rate_that_was_not_held_is_a_reason():
     growing = np.linspace(10, 1200, 1000)  # 1,000 queries, due within 10 s, are answered within 11.2 s
     (reason,) = reasons_of_server(growing)
     assert reason == "100.0 queries a second must be answered, got 89.4; lower --rate"
+
+
+def fifo(rng, queries, load, rate=10.0):
+    """Poisson arrivals at one server whose answers all take the same time (M/D/1), from an empty queue on."""
+    due = np.cumsum(rng.exponential(1 / rate, queries))
+    before = np.arange(queries) * load / rate
+    done = np.maximum.accumulate(due - before) + before + load / rate
+    nanoseconds = (due * 1e9).astype(np.int64)
+    return QueryLog(nanoseconds, nanoseconds, (done * 1e9).astype(np.int64), np.ones(queries, np.int32))
+
+
+@pytest.mark.parametrize(("blocks", "queries"), [(10, 6), (1, 62), (1, 600), (10, 600)])
+def test_a_rate_that_is_held_is_no_reason_however_the_arrivals_fall(rng, blocks, queries):
+    invalid = [
+        found
+        for _ in range(200)
+        if (found := why_invalid([fifo(rng, queries, 0.9) for _ in range(blocks)], server(10.0), None))
+    ]
+    assert len(invalid) <= 2, invalid
+
+
+@pytest.mark.parametrize(("blocks", "queries"), [(1, 600), (10, 60)])
+def test_a_rate_that_is_half_as_high_again_as_can_be_held_is_always_found(rng, blocks, queries):
+    for _ in range(100):
+        (reason,) = why_invalid([fifo(rng, queries, 1.5) for _ in range(blocks)], server(10.0), None)
+        assert "queries a second must be answered" in reason
+
+
+def test_poisson_blocks_that_end_before_their_time_are_as_long_as_was_asked_for():
+    """Ten schedules of 0.6 s and about 6 queries each, which nearly all end before that and begin after 0."""
+    for seed in range(0, 1000, 10):
+        logs = []
+        for block in range(10):
+            due = arrivals.poisson(10, 0.6, 5, seed + block)
+            logs.append(QueryLog(due, due, due + 9_000_000, np.ones(len(due), np.int32)))
+        assert why_invalid(logs, server(10.0), 6) == ()
 
 
 @pytest.mark.parametrize("at", [100, 999])
