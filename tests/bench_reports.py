@@ -151,7 +151,7 @@ NAMED = dataclasses.replace(
     comparisons=tuple(dataclasses.replace(other, name=HOSTILE, label=HOSTILE) for other in CPU.comparisons),
     check=AnswerCheck(HOSTILE, 64, 0, 1e-6),
     peak=Peak(None, 20.0, (Trial(400.0, 6.1, HOSTILE),)),
-    regression=Regression(HOSTILE, Ratio(1.0, 1.0, 1.0, 1), 0.05, False),
+    regression=Regression(HOSTILE, Ratio(1.0, 1.0, 1.0, 1), 0.05, False, HOSTILE),
     gpu_before=dataclasses.replace(H100, name=HOSTILE, driver=HOSTILE, throttled=(HOSTILE,)),
     placement=Placement(HOSTILE, {HOSTILE: 1}, (HOSTILE,)),
     notes=(HOSTILE,),

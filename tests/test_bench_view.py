@@ -8,10 +8,11 @@ import pytest
 from bench_reports import CPU, FULL, INTERRUPTED, INVALID, MINIMAL, NAMED, OFFLINE, REPORTS, STALL, log
 from rich.console import Console
 
-from aaexport.load.measurement import Load, Throughput
+from aaexport.load.measurement import Load, Regression, Throughput
 from aaexport.load.statistics import Ratio
 from aaexport.report import bench_wording as wording
 from aaexport.report.bench import bench_view
+from aaexport.report.html import bench_html
 
 
 def printed(report, width=110):
@@ -109,6 +110,27 @@ def test_too_few_pairs_have_a_range_and_no_interval():
     text = printed(dataclasses.replace(CPU, comparisons=(pair,)))
     assert "4.00 (3.00–5.00)" in text
     assert "median and range over 3 pairs" in text
+
+
+@pytest.mark.parametrize("shown", [printed, bench_html])
+def test_without_a_verdict_there_is_no_interval_and_a_reason(shown):
+    """A range of a few ratios must not pass for an interval, nor what is unknown for what is well."""
+    regression = Regression("old.json", Ratio(1.52, 1.43, 1.74, 2), 0.05, False, "it must have 4 blocks, got 2")
+    text = " ".join(shown(dataclasses.replace(CPU, regression=regression)).split())
+    assert "1.52 × the p50 of old.json, allowed 1.05; no verdict: it must have 4 blocks, got 2" in text
+    assert not re.search(r"1\.43|1\.74|real regression", text)
+
+
+def test_an_open_loop_is_not_faster_than_its_schedule():
+    """Few queries in each of several blocks: what passes before the first and after the last counts too."""
+    load = Load("server", arrivals="poisson", rate=10.0)
+    assert "18 in 1.800 s, 3 blocks, 10.00 images/s" in words(
+        dataclasses.replace(MINIMAL, load=load, blocks=(log([9.0] * 6, gap=50.0),) * 3)
+    )
+    one = dataclasses.replace(MINIMAL, load=load, blocks=(log([9.0] * 6, gap=100.0),))
+    assert "6 in 0.600 s, 10.00 images/s" in words(one)
+    slow = dataclasses.replace(MINIMAL, load=load, blocks=(log([1000.0] * 6, gap=100.0),))
+    assert "6 in 1.500 s, 4.000 images/s" in words(slow)
 
 
 def test_control_characters_of_names_reach_no_terminal():

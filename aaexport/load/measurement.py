@@ -74,8 +74,8 @@ class Throughput:
 class Phases:
     """Where the time of a query on CUDA goes: medians in milliseconds.
 
-    `to_device` and `to_host` are the copies, `submit` what the host takes to enqueue the work, `compute` what the
-    device takes for it.
+    `to_device` and `to_host` are the copies, `compute` the run until the device is done, of which the host takes
+    `submit` to enqueue the work.
     """
 
     to_device: float
@@ -142,12 +142,15 @@ class Regression:
     """This measurement against an older one.
 
     `ratio` is new p50 ÷ old p50 with its 95 % interval; `is_real` whether it is beyond `allowed` beyond doubt.
+    `unclear` says why that cannot be told; None if it can. Where it cannot, `ratio` has no interval, and `is_real` is
+    False.
     """
 
     baseline: str
     ratio: Ratio
     allowed: float
     is_real: bool
+    unclear: str | None = None
 
 
 @dataclass(frozen=True)

@@ -36,18 +36,19 @@ def compare_with_baseline(
 
     Returns:
         `is_real` if a slowdown of no more than `allowed` would show itself like this at most 5 times in 100. With
-        too few blocks (`why_no_verdict`) it never is, and the ratio has no bounds.
+        too few blocks it never is, the ratio has no bounds, and `unclear` is what `why_no_verdict` says.
     """
+    unclear = why_no_verdict(old, new)
     old, new = windows(old, WINDOWS), windows(new, WINDOWS)
     ratios = np.sort(np.divide.outer(_medians(new), _medians(old)).ravel())
     low = high = None
     is_real = False
-    if min(len(old), len(new)) >= MIN_BLOCKS:
+    if unclear is None:
         outside = _ratios_outside(len(old), len(new), (1 - COVERAGE) / 2)
         low, high = float(ratios[outside - 1]), float(ratios[-outside])
         is_real = bool(ratios[_ratios_outside(len(old), len(new), 1 - COVERAGE) - 1] > 1 + allowed)
     ratio = Ratio(float(np.median(ratios)), float(ratios[0]), float(ratios[-1]), len(ratios), low, high)
-    return Regression(baseline, ratio, allowed, is_real)
+    return Regression(baseline, ratio, allowed, is_real, unclear)
 
 
 def why_no_verdict(old: Sequence[Milliseconds], new: Sequence[Milliseconds]) -> str | None:

@@ -11,10 +11,20 @@ from aaexport.load.measurement import BenchReport
 from aaexport.load.statistics import Milliseconds
 
 
+def seconds(report: BenchReport) -> float:
+    """That the blocks took.
+
+    An open loop takes at least what so many queries take at its rate: what passes before the first arrival and after
+    the last belongs to it, and without that a few queries would seem to be answered faster than they came.
+    """
+    taken, queries = sum(block.seconds for block in report.blocks), sum(map(len, report.blocks))
+    return max(taken, queries / report.load.rate) if taken and report.load.rate else taken
+
+
 def images_per_second(report: BenchReport) -> float:
     """Answered images by the time that the blocks took; 0 without answers."""
-    seconds = sum(block.seconds for block in report.blocks)
-    return sum(int(block.samples[block.answered].sum()) for block in report.blocks) / seconds if seconds else 0.0
+    taken = seconds(report)
+    return sum(int(block.samples[block.answered].sum()) for block in report.blocks) / taken if taken else 0.0
 
 
 def unanswered(report: BenchReport) -> int:

@@ -20,7 +20,7 @@ from aaexport.load.measurement import (
     Trial,
 )
 from aaexport.load.statistics import Percentile, Ratio
-from aaexport.report.bench_figures import images_per_second, issue_delays, unanswered
+from aaexport.report.bench_figures import images_per_second, issue_delays, seconds, unanswered
 
 NODES_SHOWN = 8
 DELAY_MATTERS = 0.01  # of the median latency
@@ -121,7 +121,7 @@ def queries(report: BenchReport) -> str:
     """How many, in what time, and how many have no answer."""
     count, blocks, lost = sum(map(len, report.blocks)), len(report.blocks), unanswered(report)
     parts = [
-        f"{count:,} in {number(sum(block.seconds for block in report.blocks))} s",
+        f"{count:,} in {number(seconds(report))} s",
         *([f"{blocks} blocks"] if blocks > 1 else []),
         f"{number(images_per_second(report))} images/s",
         *([f"{lost:,} without an answer"] if lost else []),
@@ -236,9 +236,11 @@ def trial_row(tried: Trial) -> tuple[str, str, str]:
 
 
 def regression(found: Regression) -> str:
-    """How much slower, and whether that is real."""
-    finding = "a real regression" if found.is_real else "no real regression"
-    return f"{ratio(found.ratio)} × the p50 of {found.baseline}, allowed {1 + found.allowed:g}: {finding}"
+    """How much slower, and whether that is real; without a verdict there is no interval, and none is made up."""
+    beside = f"× the p50 of {found.baseline}, allowed {1 + found.allowed:g}"
+    if found.unclear is not None:
+        return f"{found.ratio.median:.2f} {beside}; no verdict: {found.unclear}"
+    return f"{ratio(found.ratio)} {beside}: {'a' if found.is_real else 'no'} real regression"
 
 
 def answers(check: AnswerCheck) -> str:
