@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import json
 import re
 import shutil
@@ -26,7 +27,8 @@ from aaexport.report.wording import printable
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DARK = "--blink-settings=preferredColorScheme=0"
-PHONE = 360  # pixels
+PHONE, TABLET = 360, 900  # pixels; on the wider one two cards stand side by side
+SCREENS = tuple(itertools.product(REPORTS, (PHONE, TABLET)))
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 
 
@@ -220,12 +222,15 @@ MEASURE = """
 <pre></pre><script>
 function measure(frame) {
   const page = frame.contentDocument, root = page.documentElement, box = part => part.getBoundingClientRect();
+  page.querySelectorAll("details").forEach(part => part.open = true);
   const count = (parts, wrong) => [...page.querySelectorAll(parts)].filter(wrong).length;
   return {
     title: page.title,
     ground: getComputedStyle(page.body).backgroundColor,
     overflow: root.scrollWidth - root.clientWidth,
-    cut: count(".tiles dd, h1, li", part => part.scrollWidth > part.clientWidth + 1),
+    cut: count(".tiles dd, h1, li, th, td", part => part.scrollWidth > part.clientWidth + 1),
+    scrolled: count(".scroll", part => part.scrollWidth > part.clientWidth),
+    tables: count("table", table => box(table).width > 0),
     outside: count("svg text", text => box(text).left < 0 || box(text).right > root.clientWidth),
     small: count("svg text", text => parseFloat(getComputedStyle(text).fontSize) < 11),
     narrow: count("svg[role]", chart => box(chart).width < 200),
@@ -240,37 +245,38 @@ onload = () => {
 
 
 @pytest.fixture(scope="module")
-def on_a_phone(browser):
-    """name of the report → what a browser makes of its page on a phone, in light and in dark mode; the console."""
+def on_screens(browser):
+    """(report, width of the screen) → what a browser makes of its page, in light and in dark mode; the console."""
     frames = "".join(
-        f'<iframe width="{PHONE}" height="640" srcdoc="{html.escape(bench_html(report))}"></iframe>'
-        for report in REPORTS.values()
+        f'<iframe width="{width}" height="640" srcdoc="{html.escape(bench_html(REPORTS[name]))}"></iframe>'
+        for name, width in SCREENS
     )
     found, console = [], []
     for options in ((), (DARK,)):
         page, said = browser(f"<!DOCTYPE html><body>{frames}{MEASURE}</body>", *options)
         console += said
         measured = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", page, flags=re.DOTALL)[1]))
-        found.append(dict(zip(REPORTS, measured, strict=True)))
+        found.append(dict(zip(SCREENS, measured, strict=True)))
     return *found, console
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_a_page_fits_on_a_phone(on_a_phone, name):
-    page = on_a_phone[0][name]
+@pytest.mark.parametrize(("name", "width"), SCREENS)
+def test_a_page_fits_on_a_screen(on_screens, name, width):
+    page = on_screens[0][name, width]
     assert page["title"]
-    fits = {"overflow": 0, "cut": 0, "outside": 0, "small": 0, "narrow": 0}
+    assert page["tables"] == len(list(parsed(REPORTS[name]).iter("table")))
+    fits = {"overflow": 0, "cut": 0, "scrolled": 0, "outside": 0, "small": 0, "narrow": 0}
     assert {key: page[key] for key in fits} == fits
 
 
-def test_dark_mode_is_dark_and_light_is_light(on_a_phone):
-    light, dark, _ = on_a_phone
+def test_dark_mode_is_dark_and_light_is_light(on_screens):
+    light, dark, _ = on_screens
     assert {page["ground"] for page in light.values()} == {"rgb(244, 246, 248)"}
     assert {page["ground"] for page in dark.values()} == {"rgb(15, 20, 26)"}
 
 
-def test_a_browser_has_nothing_to_complain_about(on_a_phone):
-    assert on_a_phone[2] == []
+def test_a_browser_has_nothing_to_complain_about(on_screens):
+    assert on_screens[2] == []
 
 
 def show_and_hang_up(browser, page, server):

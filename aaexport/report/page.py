@@ -10,6 +10,8 @@ from importlib.resources import files
 
 from aaexport.report.markup import Html, element, join
 
+FITS = 4  # columns in a narrow card, as on a phone
+
 
 def page(title: str, *content: Html) -> str:
     """The whole page, to be written in UTF-8."""
@@ -56,7 +58,7 @@ def table(
     words: Sequence[str] = (),
     wrong: str | None = None,
 ) -> Html:
-    """Figures, scrolling by themselves where a screen is too narrow.
+    """Figures. Where there is little room, a row of many columns becomes a block, each figure beside its heading.
 
     Columns in `words` hold text that may wrap; a cell that says `wrong` stands out.
     """
@@ -65,12 +67,13 @@ def table(
     body = []
     for first, *cells in rows:
         rest = (
-            element("td", cell, class_="wrong" if cell == wrong else kind)
-            for cell, kind in zip(cells, kinds[1:], strict=True)
+            element("td", cell, class_="wrong" if cell == wrong else kind, data_heading=heading)
+            for cell, kind, heading in zip(cells, kinds[1:], headings[1:], strict=True)
         )
-        body.append(element("tr", element("th", first, scope="row"), *rest))
+        body.append(element("tr", element("th", first, scope="row", data_heading=headings[0]), *rest))
     parts = (element("caption", caption), element("thead", head), element("tbody", *body))
-    whole = element("table", *parts, class_="named" if headings[0] in words else None)
+    kinds_of_table = [*(["named"] if headings[0] in words else []), *(["wide"] if len(headings) > FITS else [])]
+    whole = element("table", *parts, class_=" ".join(kinds_of_table) or None)
     return element("div", whole, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
