@@ -60,10 +60,12 @@ def here(tmp_path_factory):
 @pytest.mark.parametrize(("command", "shown"), RUNNABLE, ids=[command for command, _ in RUNNABLE])
 def test_a_command_of_the_readme_prints_what_is_shown(command, shown, here):
     outcome = run(command, here)
+    if "--baseline" in command and "no verdict" in outcome.stdout:
+        pytest.skip("other processes had the CPU, so there is no verdict on a regression")
     assert outcome.returncode == EXPECTED_CODES.get(command, 0), outcome.stderr
     printed = words_of(outcome.stdout + outcome.stderr)
     for line in shown:
-        if line.startswith(("warning:", "VALID", "÷ ours")) or "CPU stolen" in line or "× as fast as" in line:
+        if line.startswith(("warning:", "VALID", "÷ ours", "withheld")) or "CPU stolen" in line or "× as fast as" in line:
             continue  # these lines depend on the machine, and on what else it is doing
         assert words_of(line) <= printed, f"not printed: {line}"
 

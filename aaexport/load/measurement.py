@@ -165,7 +165,7 @@ class BenchReport:
         settings: options of the sessions that differ from the runtime's defaults, by name.
         threads: intra-op threads; None is each runtime's default.
         inputs: what was fed, and why if it is not held-out images.
-        blocks: the queries, block by block; one block in open loops.
+        blocks: the queries, block by block; an offline query and an open loop are one block.
         cold_start: what a first answer takes.
         throughput: by batch size and number of clients.
         comparisons: what was measured beside it.

@@ -75,7 +75,10 @@ def _trials(report: BenchReport) -> list[RenderableType]:
     if report.peak is None:
         return []
     table = _table(*wording.TRIALS)
-    table.columns[-1].justify = "left"
+    *figures, verdict = table.columns
+    for figure in figures:
+        figure.no_wrap = True  # or a long verdict leaves them no room
+    verdict.justify, verdict.no_wrap = "left", False
     for tried in report.peak.trials:
         table.add_row(*map(_text, wording.trial_row(tried)), style="" if tried.reason is None else "dim")
     return [table]

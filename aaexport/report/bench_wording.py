@@ -232,7 +232,8 @@ def peak(found: Peak) -> str:
 
 def trial_row(tried: Trial) -> tuple[str, str, str]:
     """For `TRIALS`."""
-    return f"{tried.rate:,.6g}", number(tried.p99), "valid" if tried.reason is None else tried.reason
+    verdict = "valid" if tried.reason is None else tried.reason.partition(";")[0]  # what to do about it is known
+    return f"{tried.rate:,.6g}", number(tried.p99), verdict
 
 
 def regression(found: Regression) -> str:
