@@ -65,8 +65,10 @@ def test_a_command_of_the_readme_prints_what_is_shown(command, shown, here):
     assert outcome.returncode == EXPECTED_CODES.get(command, 0), outcome.stderr
     printed = words_of(outcome.stdout + outcome.stderr)
     for line in shown:
-        if line.startswith(("warning:", "VALID", "÷ ours", "withheld")) or "CPU stolen" in line or "× as fast as" in line:
+        if line.startswith(("warning:", "VALID", "÷ ours", "withheld")):
             continue  # these lines depend on the machine, and on what else it is doing
+        if "CPU stolen" in line or "× as fast as" in line:
+            continue
         assert words_of(line) <= printed, f"not printed: {line}"
 
 
