@@ -263,7 +263,7 @@ def test_wrong_values_of_verify(cli, converted, arguments, words):
 
 def test_wrong_values_of_serve_bench(cli, converted):
     error = error_of(cli("serve-bench", converted.path, "--duration", "0"), 2)
-    assert error == "duration must be above 0 seconds, got 0.0"
+    assert error == "duration must be above 0 and at most 86,400 seconds, got 0.0"
 
 
 def interrupted(arguments, when, number):

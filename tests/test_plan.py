@@ -169,7 +169,7 @@ def test_a_limit_contradicts_what_cannot_keep_it(name):
     ("side", "depth", "decomposition", "least"),
     [
         pytest.param(24, 8, "auto", 0.207, marks=pytest.mark.slow),
-        (16, 256, "auto", 0.25),
+        pytest.param(16, 256, "auto", 0.25, marks=pytest.mark.slow),
         (16, 256, "fold", 0.313),
     ],
 )

@@ -16,6 +16,7 @@ from aaexport.report.bench_json import BENCH_SCHEMA
 
 SHORT = ("--device", "cpu", "--duration", "0.3", "--warmup", "0.02", "--threads", "1")
 ONE_BATCH = ("--batch", "1", "--compare", "none")
+ALONE = (*ONE_BATCH, "--no-check")  # without the seconds that PyTorch takes to start
 
 
 def complaint(outcome, code):
@@ -52,14 +53,16 @@ def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, op
 def test_a_rate_that_cannot_be_held_is_invalid_and_no_hang(cli, converted, monkeypatch):
     monkeypatch.setattr(bench_session, "LEAST_PATIENCE", 2.0)
     began = time.monotonic()
-    outcome = cli("serve-bench", converted.path, *SHORT, "--scenario", "server", "--rate", "1000000", "--json")
+    outcome = cli(
+        "serve-bench", converted.path, *SHORT, "--scenario", "server", "--rate", "1000000", "--no-check", "--json"
+    )
     assert time.monotonic() - began < 60  # half a minute of which is a busy machine
     assert complaint(outcome, 4).startswith("Error: the measurement is not valid: ")
     assert any("queries a second must be answered" in reason for reason in json.loads(outcome.out)["reasons"])
 
 
 def test_clients_share_batches(cli, converted):
-    outcome = cli("serve-bench", converted.path, *SHORT, *ONE_BATCH, "--concurrency", "1,4", "--json")
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--concurrency", "1,4", "--json")
     entries = [(entry["batch"], entry["concurrency"]) for entry in json.loads(outcome.out)["throughput"]]
     assert entries == [(1, 1), (1, 1), (1, 4)]
 
@@ -68,7 +71,7 @@ def test_the_search_for_the_peak_reports_the_last_valid_run_at_it(converted, mon
     monkeypatch.setattr(peak_search, "_trial", held_up_to_3000)
     options = {"scenario": "server", "find_peak": True, "latency_bound": 1000.0, "duration": 0.05}
     monkeypatch.setattr(bench_session.BenchSession, "_latency_alone", lambda self: 0.5)
-    report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)
+    report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, check=False, **options)
     assert 3000 / 1.05 <= report.peak.rate <= 3000
     assert report.load.rate == report.peak.rate
     assert [trial.rate for trial in report.peak.trials[:3]] == [1000, 2000, 4000]
@@ -81,7 +84,7 @@ def held_up_to_3000(load, served, options):
 
 
 def test_the_page_holds_what_was_measured_and_nothing_is_left_beside_it(cli, converted, tmp_path):
-    outcome = cli("serve-bench", converted.path, *SHORT, *ONE_BATCH, "--report", tmp_path / "report.html")
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--report", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert "tiny" in page
@@ -104,7 +107,7 @@ def test_another_file_is_measured_beside_it_and_may_answer_otherwise(converted, 
 def measured(cli, converted, monkeypatch):
     """A valid bench.json of the folder; other processes, which the tests have beside them, decide nothing here."""
     monkeypatch.setattr("aaexport.pipeline.serve_bench.why_no_ratio", lambda environment: None)
-    cli("serve-bench", converted.path, *SHORT, *ONE_BATCH)
+    cli("serve-bench", converted.path, *SHORT, *ALONE)
     assert json.loads(converted.bench_path.read_text())["valid"]
     return converted
 
@@ -123,7 +126,7 @@ def slower_by(folder, factor):
 
 def test_a_real_regression_ends_with_4_and_is_recorded(cli, measured):
     baseline = slower_by(measured, 20)
-    outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", baseline, "--max-regression", "5%")
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", baseline, "--max-regression", "5%")
     assert "p50 must be at most 5.0% above that of" in complaint(outcome, 4)
     assert json.loads(measured.bench_path.read_text())["regression"]["is_real"]
 
@@ -132,28 +135,28 @@ def test_a_regression_does_not_replace_the_record_that_it_is_compared_with(cli, 
     before = slower_by(measured, 20).read_bytes()
     measured.bench_path.write_bytes(before)
     for _ in range(2):
-        outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", measured.bench_path)
+        outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", measured.bench_path)
         assert outcome.code == 4
     assert measured.bench_path.read_bytes() == before
 
 
 def test_without_enough_to_tell_there_is_no_verdict_and_no_success(cli, measured, monkeypatch):
     monkeypatch.setattr("aaexport.pipeline.serve_bench.why_no_ratio", lambda environment: "others had the CPU")
-    outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", slower_by(measured, 1))
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", slower_by(measured, 1))
     assert complaint(outcome, 4) == "Error: no verdict on a regression: others had the CPU"
     assert "no verdict: others had the CPU" in outcome.out
 
 
 def test_a_trace_can_be_measured_against_its_own_record(cli, measured, tmp_path):
     (tmp_path / "trace").write_text("".join(f"{number / 200}\n" for number in range(100)))
-    arguments = (*SHORT, "--scenario", "server", "--trace", tmp_path / "trace")
+    arguments = (*SHORT, "--no-check", "--scenario", "server", "--trace", tmp_path / "trace")
     assert cli("serve-bench", measured.path, *arguments).code == 0
     record = measured.bench_path.rename(tmp_path / "before.json")
     assert "regression" in cli("serve-bench", measured.path, *arguments, "--baseline", record).out
 
 
 def test_what_became_faster_is_no_regression(cli, measured):
-    outcome = cli("serve-bench", measured.path, *SHORT, *ONE_BATCH, "--baseline", slower_by(measured, 1 / 20))
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", slower_by(measured, 1 / 20))
     assert outcome.code == 0
 
 
@@ -169,7 +172,7 @@ def test_a_baseline_of_something_else_is_refused_before_the_time_is_spent(cli, m
     value = json.loads(measured.bench_path.read_text())
     measured.bench_path.write_text(json.dumps(value | change))
     before = measured.bench_path.read_bytes()
-    arguments = (*SHORT, *ONE_BATCH, "--duration", "600", "--baseline", measured.bench_path)
+    arguments = (*SHORT, *ALONE, "--duration", "600", "--baseline", measured.bench_path)
     assert words in complaint(cli("serve-bench", measured.path, *arguments), 1)
     assert measured.bench_path.read_bytes() == before
 
@@ -256,7 +259,7 @@ def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_re
         "def keep(*a): real(*a); print('measured', file=sys.stderr, flush=True)\n"
         "m.BenchSession._keep = keep; from aaexport.cli.main import main; main()"
     )
-    command = [sys.executable, "-c", code, "serve-bench", str(measured.path), *SHORT, *ONE_BATCH, "--duration", "100"]
+    command = [sys.executable, "-c", code, "serve-bench", str(measured.path), *SHORT, *ALONE, "--duration", "100"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if line == "measured\n":
