@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from bench_reports import CPU, FULL, H100, INVALID, NOTHING, REPORTS, lost
+from schema_pages import described, leaves
 
 from aaexport.errors import DataError
 from aaexport.load.gpu import GpuState
@@ -23,25 +23,12 @@ OPEN = ("settings", "percentiles", "placement.nodes", "tools")  # objects whose 
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 
 
-def paths(value, path=""):
-    """(path, value) of every leaf, as docs/bench_schema.md writes paths."""
-    if path in OPEN:
-        for entry in value.values():
-            yield from paths(entry, f"{path}{{}}")
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from paths(entry, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from paths(entry, f"{path}[]")
-    else:
-        yield path, value
+def paths(value):
+    return leaves(value, OPEN)
 
 
 def documented():
-    rows = re.findall(r"^\| `([^`]+)` \| ([a-z ]+) \|", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(dict(rows)) == len(rows)
-    return dict(rows)
+    return described(SCHEMA)
 
 
 EVERYTHING = dataclasses.replace(

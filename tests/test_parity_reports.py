@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
+from schema_pages import described, leaves
 
 from aaexport.parity import (
     TOLERANCES,
@@ -31,6 +32,7 @@ from aaexport.report.parity import parity_view
 
 CPU = TOLERANCES["float32", "cpu"]
 SCHEMA = Path(__file__).parent.parent / "docs" / "parity_schema.md"
+OPEN = ("placement.nodes",)  # objects whose names are free
 CASES = ("images, batch 7", "images, batch 1", "zeros", "NaN in a pixel")
 HOSTILE = "a|b `c` <d> *e* \x1b[31m\x00&\ud800"
 
@@ -267,24 +269,12 @@ def test_the_widest_matrix_is_whole(width):
 # JSON
 
 
-def paths(value, path=""):
-    """(path, value) of every leaf, as docs/parity_schema.md writes paths."""
-    if path == "placement.nodes":
-        yield from ((f"{path}{{}}", entry) for entry in value.values())
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from paths(entry, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from paths(entry, f"{path}[]")
-    else:
-        yield path, value
+def paths(value):
+    return leaves(value, OPEN)
 
 
 def documented():
-    rows = re.findall(r"^\| `([^`]+)` \| ([a-z ]+) \|", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(dict(rows)) == len(rows)
-    return dict(rows)
+    return described(SCHEMA)
 
 
 FULL = dataclasses.replace(FAILED, structure=("stale",), warnings=("unused",))

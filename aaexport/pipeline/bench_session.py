@@ -84,11 +84,6 @@ class BenchSession:
         """Whether anything is worth a report."""
         return any(len(block) for block in self.measured.blocks)
 
-    @property
-    def batch(self) -> int:
-        """Of the closed loop whose latency is reported."""
-        return self.measured.load.samples_per_query
-
     def start(self) -> None:
         """Cold starts and first runs of every shape; to be asked before anything else."""
         batch = self.fixed or 1
@@ -179,7 +174,7 @@ class BenchSession:
         """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
         longest = max(duration, 1.0) * PATIENCE
         # Of the first query, which is slow itself; a queue of several whole batches may be before a query.
-        images = max(SLOW_ANSWER * min(load.samples_per_query, load.max_batch or 1), QUEUED_BATCHES * load.max_batch)
+        images = max(SLOW_ANSWER * min(load.samples_per_query, load.max_batch), QUEUED_BATCHES * load.max_batch)
         patience = max(LEAST_PATIENCE, images * self.cold_starts[OURS].first_query)
         load = replace(load, seed=load.seed * SEEDS_APART + block)
         more: dict[str, Any] = {
@@ -319,8 +314,7 @@ class BenchSession:
             total = max(total, int(rate * PILOT_SECONDS * 2))
         total = min(max(int(OFFLINE_MARGIN * rate * seconds), self.options.least_samples, 1), MOST_OFFLINE_SAMPLES)
         self.measured.load = replace(load, samples_per_query=total)
-        order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
-        self._run(OURS, replace(order, max_duration=max(order.max_duration, PATIENCE * seconds)))
+        self._run(OURS, self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True))
         if self.rivals:
             stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
             self._beside(lambda block: self._order(stream, seconds / BLOCKS, 2, block))

@@ -23,6 +23,7 @@ import numpy as np
 import aaexport
 from aaexport import errors
 from aaexport.errors import AaexportError, MeasurementError
+from aaexport.load.course import INTERRUPTED
 from aaexport.load.measurement import ColdStart, Phases
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.single_stream import BlockPlan
@@ -180,7 +181,7 @@ class Contender:
         try:
             return _served(self._receive(ABORT_TIMEOUT), path)
         except MeasurementError:
-            return Served(QueryLog.empty(), aborted="interrupted")
+            return Served(QueryLog.empty(), aborted=INTERRUPTED)
 
     def phases(self, batch: int) -> Phases | None:
         """Where the time of a query goes; None where the runner cannot tell."""
