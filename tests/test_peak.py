@@ -15,12 +15,12 @@ def system(peak):
 def test_the_peak_is_found_from_below_and_from_above(start):
     found = find_peak(system(100), 20, start=start)
     assert 100 / 1.05 <= found.rate <= 100
-    assert len(found.trials) <= 14
+    assert len(found.trials) <= 15
     assert [trial.rate for trial in found.trials].count(found.rate) == 2
 
 
 def test_a_good_start_takes_few_trials():
-    assert len(find_peak(system(100), 20, start=60).trials) <= 8
+    assert len(find_peak(system(100), 20, start=60).trials) <= 9
 
 
 def test_a_lucky_trial_is_not_the_peak():
@@ -33,6 +33,17 @@ def test_a_lucky_trial_is_not_the_peak():
         return system(100)(rate)
 
     assert 100 / 1.05 <= find_peak(try_rate, 20, start=103).rate <= 100
+
+
+@pytest.mark.parametrize("unlucky", range(8))
+def test_an_unlucky_trial_is_not_the_peak(unlucky):
+    rates = []
+
+    def try_rate(rate):
+        rates.append(rate)
+        return Trial(rate, None, "a busy moment") if len(rates) == unlucky + 1 else system(100)(rate)
+
+    assert 100 / 1.05 <= find_peak(try_rate, 20, start=30).rate <= 100
 
 
 def test_a_system_that_is_never_valid_has_no_peak():

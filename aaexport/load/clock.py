@@ -38,10 +38,12 @@ class RealClock:
     now = staticmethod(time.perf_counter_ns)
 
     def wait(self, until: int, signal: threading.Event) -> None:
-        """Sleeps, and burns at most the last 50 µs."""
+        """Sleeps, and burns at most the last 50 µs, in which other threads of Python have their turn."""
         while (left := until - time.perf_counter_ns()) > 0 and not signal.is_set():
             if left > _TIMER_SLACK:
                 signal.wait((left - _TIMER_SLACK) / SECOND)
+            else:
+                time.sleep(0)
 
     def start(self, target: Callable[[], None]) -> Future[None]:
         """In a new thread."""

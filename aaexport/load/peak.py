@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 from aaexport.errors import ArgumentError, broken_rule
@@ -25,15 +26,16 @@ def find_peak(
 ) -> Peak:
     """Doubles the rate until it is not valid (or quarters it until it is), bisects, and confirms what it found.
 
-    A rate is confirmed by a second valid trial. One that fails it counts as not valid, and the search goes on below
-    it, so that a lucky trial is not taken for the peak.
+    Both sides of the peak are confirmed by a second trial, the highest rate that was valid and the lowest that was
+    not; where two trials of a rate disagree, a third decides. So neither a lucky trial nor an unlucky one, on a
+    machine that was busy elsewhere for a moment, is taken for the peak.
 
     Args:
         try_rate: runs a trial at exactly that rate, in queries a second; None ends the search.
         latency_bound: for the report, in milliseconds.
         start: first rate; the nearer the peak, the fewer trials.
         precision: the peak's relative error: a rate higher by it was not valid.
-        most_trials: the search ends after so many, if only with the highest rate that was valid whenever tried.
+        most_trials: the search ends after so many, if only with the highest rate that is valid so far.
 
     Raises:
         ArgumentError: start or precision is not a positive number.
@@ -51,7 +53,7 @@ def find_peak(
 
 
 class _Search:
-    """What the trials say: rates at which all were valid, and rates at which one was not."""
+    """What the trials say, by majority: rates that are valid, and rates that are not."""
 
     def __init__(self, start: float, precision: float) -> None:
         self._start = start
@@ -60,14 +62,17 @@ class _Search:
 
     @property
     def best(self) -> float | None:
-        """The highest rate below all that were not valid."""
-        return max((rate for rate in self._valid if rate < self._ceiling), default=None)
+        """The highest rate below all that are not valid."""
+        return max((rate for rate, votes in self._votes.items() if votes > 0 and rate < self._ceiling), default=None)
 
     def next_rate(self) -> float | None:
         """What to try next; None if the peak is found and confirmed, or there is none."""
-        best, ceiling = self.best, self._ceiling
         if not self.trials:
             return self._start
+        undecided = [rate for rate, votes in self._votes.items() if votes == 0]
+        if undecided:
+            return undecided[0]
+        best, ceiling = self.best, self._ceiling
         if best is None:
             slower = ceiling / _SLOWER
             return slower if slower >= self._start * _LOWEST else None
@@ -75,12 +80,20 @@ class _Search:
             return best * _FASTER
         if ceiling > best * (1 + self._precision):
             return math.sqrt(best * ceiling)
-        return best if self._valid.count(best) == 1 else None
+        return next((rate for rate in (ceiling, best) if self._tried[rate] == 1), None)
 
     @property
-    def _valid(self) -> list[float]:
-        return [trial.rate for trial in self.trials if trial.reason is None]
+    def _votes(self) -> dict[float, int]:
+        """How many more trials of a rate were valid than were not, in the order of the rates' first trials."""
+        votes: dict[float, int] = {}
+        for trial in self.trials:
+            votes[trial.rate] = votes.get(trial.rate, 0) + (1 if trial.reason is None else -1)
+        return votes
+
+    @property
+    def _tried(self) -> Counter[float]:
+        return Counter(trial.rate for trial in self.trials)
 
     @property
     def _ceiling(self) -> float:
-        return min((trial.rate for trial in self.trials if trial.reason is not None), default=math.inf)
+        return min((rate for rate, votes in self._votes.items() if votes < 0), default=math.inf)
