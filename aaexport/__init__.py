@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from aaexport.parity import ParityReport
     from aaexport.pipeline.attention import draw_attention
     from aaexport.pipeline.bench_options import BenchOptions
-    from aaexport.pipeline.convert import convert
+    from aaexport.pipeline.bring import convert_source
+    from aaexport.pipeline.convert import ConvertOptions, convert
     from aaexport.pipeline.inspect import inspect
     from aaexport.pipeline.optimize import optimize
     from aaexport.pipeline.serve_bench import serve_bench
@@ -30,6 +31,7 @@ __all__ = [
     "AaexportError",
     "BenchOptions",
     "BenchReport",
+    "ConvertOptions",
     "ConvertResult",
     "InspectResult",
     "OptimizeResult",
@@ -41,6 +43,7 @@ __all__ = [
     "build_model",
     "compare_training",
     "convert",
+    "convert_source",
     "draw_attention",
     "errors",
     "inspect",
@@ -56,6 +59,7 @@ _HOMES = {
     "AaexportError": "aaexport.errors",
     "BenchOptions": "aaexport.pipeline.bench_options",
     "BenchReport": "aaexport.load.measurement",
+    "ConvertOptions": "aaexport.pipeline.convert",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
     "OptimizeResult": "aaexport.results",
@@ -66,6 +70,7 @@ _HOMES = {
     "build_model": "aaexport.pipeline.subject",
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert",
+    "convert_source": "aaexport.pipeline.bring",
     "draw_attention": "aaexport.pipeline.attention",
     "inspect": "aaexport.pipeline.inspect",
     "optimize": "aaexport.pipeline.optimize",

@@ -6,6 +6,7 @@ AaexportError                     1
 ├── FolderError                   1   a model folder lacks something, or cannot be written
 │   ├── ModelNotFoundError        1   neither a folder nor a zoo model
 │   └── NoWeightsError            1   the model has not been trained yet
+├── ModuleError                   1   a module of the user's that cannot be imported, built or run
 ├── WeightsError                  1   weights that do not fit the model, or cannot be read
 ├── DataError                     1   a data set that is not there or does not fit
 ├── TrainingError                 1   a training run that cannot start, resume or go on
@@ -51,6 +52,10 @@ class ModelNotFoundError(FolderError):
 
 class NoWeightsError(FolderError):
     """The model has no weights yet."""
+
+
+class ModuleError(AaexportError):
+    """A module of the user's that cannot be imported, built or run; the text names their file and line."""
 
 
 class WeightsError(AaexportError):

@@ -15,8 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aaexport.errors import ArgumentError, FolderError, ModelNotFoundError, NoWeightsError, broken_rule, did_you_mean
-from aaexport.recipe import Recipe, read_recipe
+from aaexport.errors import (
+    ArgumentError,
+    FolderError,
+    ModelNotFoundError,
+    NoWeightsError,
+    RecipeError,
+    broken_rule,
+    did_you_mean,
+)
+from aaexport.recipe import ModuleRecipe, Recipe, read_module_recipe, read_recipe
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
@@ -96,8 +104,17 @@ class ModelFolder:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The parsed model.toml; RecipeError if it breaks a rule."""
+        """The parsed model.toml; RecipeError if it breaks a rule, or is of a module that was brought along."""
+        if self.module_recipe is not None:
+            source = self.module_recipe.module.source
+            remedy = "that goes with a network of aaexport's own only"
+            raise RecipeError(broken_rule(str(self.recipe_path), "have a [network]", f"the module {source}", remedy))
         return read_recipe(self.recipe_path)
+
+    @cached_property
+    def module_recipe(self) -> ModuleRecipe | None:
+        """The parsed model.toml of a module that was brought along; None for a network of ours."""
+        return read_module_recipe(self.recipe_path)
 
     def require_weights(self) -> Path:
         """The weights' path; NoWeightsError, which says how to train, if there are none."""
@@ -182,7 +199,8 @@ def checkout(
 
 
 def _copy(source: ModelFolder, target: ModelFolder) -> None:
-    path = source.recipe.data.path  # a broken recipe is reported where the user wrote it, and nothing is copied
+    # A broken recipe is reported where the user wrote it, and nothing is copied.
+    path = "" if source.module_recipe is not None else source.recipe.data.path
     if path and not Path(path).is_absolute():
         rule, remedy = "be absolute where the folder is copied", "write it so, or work in the folder itself"
         raise FolderError(broken_rule(f"{source.recipe_path}: [data] path", rule, path, remedy))

@@ -11,16 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import ConstantArgument
 
-from aaexport.errors import (
-    AaexportError,
-    ArgumentError,
-    ExportError,
-    RunnerError,
-    broken_rule,
-    first_line,
-    root_cause,
-)
+from aaexport.capture_errors import quiet_torch, why_it_cannot_be_captured
+from aaexport.errors import AaexportError, ArgumentError, ExportError, RunnerError, broken_rule, first_line
 
 Array = npt.NDArray[Any]
 Batch = int | Literal["dynamic"]
@@ -36,25 +30,58 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
 
     Raises:
         ArgumentError: `batch` is neither 'dynamic' nor a number above 0, or the module refuses the shape.
-        ExportError: torch.export cannot capture the module; the text holds its first line.
+        ExportError: torch.export cannot capture the module, or it returns something else than tensors; the text
+            names the layer, the line of its source and the remedy.
     """
     if batch != "dynamic" and not (isinstance(batch, int) and batch >= 1):
         raise ArgumentError(broken_rule("batch", "be 'dynamic' or at least 1", batch))
     parameter = next(module.parameters(), torch.empty(0))
     size = EXAMPLE_BATCH if batch == "dynamic" else batch
     shapes = ({0: Dim("batch")} if batch == "dynamic" else None,)
+    example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
+
+    def capture() -> ExportedProgram:
+        with torch.no_grad(), without_gradients(module):
+            return torch.export.export(module, (example.clone(),), dynamic_shapes=shapes)
+
+    @torch.no_grad()
+    def run() -> object:
+        return module(example.clone())
+
     try:
-        example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
-        with torch.no_grad():
-            return torch.export.export(module, (example,), dynamic_shapes=shapes)
+        with quiet_torch():
+            program = capture()
     except AaexportError:
         raise  # our layers' own complaint about the shape is clearer than any summary of it
     # torch.export raises whatever the module or its own passes raise: there is no common base.
     except Exception as error:
-        cause = root_cause(error)
-        if "Constraints violated (batch)" in cause:
-            cause = "it works for one batch size only; export that one with --batch N"
-        raise ExportError(f"torch.export cannot capture {type(module).__name__}: {cause}") from error
+        with quiet_torch():
+            why = why_it_cannot_be_captured(module, error, run, capture)
+        raise ExportError(f"torch.export cannot capture {type(module).__name__}: {why}") from error
+    _require_tensors(program, type(module).__name__)
+    return program
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient: a module that switches gradients on may then still modify views in place."""
+    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
+
+
+def _require_tensors(program: ExportedProgram, name: str) -> None:
+    """torch.export takes numbers and strings for constants, with which the conversion to ONNX fails."""
+    outputs = [output.arg for output in program.graph_signature.output_specs]
+    constants = {type(output.value).__name__ for output in outputs if isinstance(output, ConstantArgument)}
+    if others := sorted(constants - {"NoneType"}):
+        remedy = "return a tensor, or a tuple, list or dict of tensors"
+        raise ExportError(f"{name} must return tensors, got {' and '.join(others)} too; {remedy}")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from aaexport.nn.build import Cost
 from aaexport.nn.choice import AttentionSizes, Choice
 from aaexport.parity import ParityReport
 from aaexport.program import Batch
-from aaexport.recipe import Recipe
+from aaexport.recipe import Module, Recipe
 
 if TYPE_CHECKING:  # the rewriter takes a second to import
     from aaexport.graph.optimize import RuleReport
@@ -38,6 +38,8 @@ class ConvertResult:
     notes: tuple[str, ...] = ()  # what a user should know of the weights and of what was asked for
     attention_outputs: tuple[str, ...] = ()
     rules: dict[str, int] = field(default_factory=dict)  # the graph rules that were applied, and how often
+    replaced: dict[str, str] = field(default_factory=dict)  # somebody's layers that were written as ours: path → kind
+    kept: dict[str, str] = field(default_factory=dict)  # those that looked like it and were left → why
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,17 @@ class OptimizeResult:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """What `aaexport inspect` found. `cost` and `recipe` are None for a file, `graph` without a model.onnx."""
+    """What `aaexport inspect` found. `cost` and `recipe` are None for a file, `graph` without a model.onnx.
+
+    `module` is what a folder was made of that has no network of ours, and so neither recipe nor cost.
+    """
 
     path: Path
     recipe: Recipe | None
     cost: Cost | None
     has_weights: bool
     graph: GraphSummary | None
+    module: Module | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
     found = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(ignored)}
     wanted = module.state_dict()
     found, notes = retargeted(found, wanted)
-    for complaint in _complaints(wanted, found):
+    for complaint in complaints(wanted, found):
         raise WeightsError(f"{path} does not fit the model: {complaint}; were they trained with another recipe?")
     module.load_state_dict(found)
     return (RANDOM_NOTE, *notes) if _are_random(path) else notes
@@ -79,13 +79,14 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _complaints(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    complaints = [f"tensor {name!r} is missing" for name in wanted if name not in found]
-    complaints += [f"tensor {name!r} is unexpected" for name in found if name not in wanted]
+def complaints(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, unexpected, or of another shape or kind, a line each, in alphabetical order."""
+    lines = [f"tensor {name!r} is missing" for name in wanted if name not in found]
+    lines += [f"tensor {name!r} is unexpected" for name in found if name not in wanted]
     for name in wanted.keys() & found.keys():
         if wanted[name].shape != found[name].shape:
             shapes = f"{tuple(wanted[name].shape)}, got {tuple(found[name].shape)}"
-            complaints.append(f"tensor {name!r} must have the shape {shapes}")
+            lines.append(f"tensor {name!r} must have the shape {shapes}")
         elif wanted[name].dtype.is_floating_point != found[name].dtype.is_floating_point:
-            complaints.append(f"tensor {name!r} must be of {wanted[name].dtype}, got {found[name].dtype}")
-    return sorted(complaints)
+            lines.append(f"tensor {name!r} must be of {wanted[name].dtype}, got {found[name].dtype}")
+    return sorted(lines)

@@ -101,6 +101,15 @@ def test_a_layer_that_is_attention_alone_has_no_convolution():
     assert small(dv=8).conv is None
 
 
+def test_without_a_projection_the_heads_stay_side_by_side():
+    bare, projected = small(projection=False), small()
+    with torch.no_grad():
+        projected.projection.weight.copy_(torch.eye(projected.dv)[:, :, None, None])
+    projected.load_state_dict(bare.state_dict(), strict=False)
+    assert set(projected.state_dict()) - set(bare.state_dict()) == {"projection.weight"}
+    assert_close(bare(images(bare)), projected(images(bare)), **EXACT)
+
+
 def test_parameters_have_the_documented_names():
     names = {name for name, _ in small().named_parameters()}
     assert names == {"conv.weight", "qkv.weight", "projection.weight", "rel_height", "rel_width"}

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.parity import showing_parity
-from aaexport.folder import checkout
-from aaexport.recipe import OPSETS, DecompositionName, check_opset
+from aaexport.folder import ModelFolder, checkout, zoo_models
+from aaexport.recipe import OPSETS, check_opset
+
+if TYPE_CHECKING:
+    from aaexport.results import ConvertResult
 
 
 @click.command("convert")
 @options.model
 @options.out
+@click.option(
+    "--kwargs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What your module's class or function is called with; the value is TOML. May be repeated.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Weights for your module: safetensors, or what torch.save wrote.",
+)
+@click.option("--input-shape", type=options.ImageShape(), help="Of one image that your module takes, as 3x32x32.")
 @click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default.")
 @options.size
 @options.decomposition
 @click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
-@click.option("--max-attention-memory", type=float, metavar="MIB",
-              help="Attend in blocks of queries, so that no tensor of the attention is larger.")  # fmt: skip
+@click.option(
+    "--max-attention-memory",
+    type=float,
+    metavar="MIB",
+    help="Attend in blocks of queries, so that no tensor of the attention is larger.",
+)
 @options.target
-@click.option("--with-attention", is_flag=True,
-              help="Write the attention weights of every head as outputs too: attention.LAYER.headN.")  # fmt: skip
+@click.option(
+    "--with-attention",
+    is_flag=True,
+    help="Write the attention weights of every head as outputs too: attention.LAYER.headN.",
+)
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
@@ -35,50 +57,75 @@ from aaexport.recipe import OPSETS, DecompositionName, check_opset
 def command(
     model: str,
     out: Path | None,
-    opset: int | None,
+    kwargs: tuple[str, ...],
+    checkpoint: Path | None,
+    input_shape: tuple[int, int, int] | None,
     size: tuple[int, int] | None,
-    decomposition: DecompositionName | None,
-    batch: int | Literal["dynamic"] | None,
-    max_attention_memory: float | None,
-    target: Literal["cpu", "cuda"],
-    with_attention: bool,
-    verify: bool,
     random_weights: bool,
-    atol: float | None,
-    rtol: float | None,
     seed: int,
     as_json: bool,
+    **wanted: Any,
 ) -> None:
-    """Write MODEL's model.onnx: plain ai.onnx operators, one file, verified before it replaces the old one."""
-    if opset is not None:
-        check_opset(opset)
-    folder = checkout(model, out, say)
+    """Write MODEL's model.onnx: plain ai.onnx operators, one file, verified before it replaces the old one.
+
+    MODEL may also be a module of yours: FILE.py:NAME or package.module:NAME, a class, a function or an instance,
+    which is imported; or FILE.pt2, a program that torch.export saved. It becomes a model folder, ./NAME or --out.
+    """
+    if wanted["opset"] is not None:
+        check_opset(wanted["opset"])
+    of_module: dict[str, Any] = {"kwargs": kwargs, "checkpoint": checkpoint, "input_shape": input_shape}
+    of_folder: dict[str, Any] = {"size": size, "random_weights": random_weights, "with_attention": wanted["with_attention"]}
+    is_module = _names_a_module(model)
+    _refuse(
+        of_folder if is_module else of_module, "a model folder or zoo model" if is_module else "a module of yours"
+    )
+    with showing_parity(as_json=as_json):
+        if is_module:
+            from aaexport.pipeline.bring import convert_source
+            from aaexport.pipeline.convert import ConvertOptions
+
+            result = convert_source(model, out, **of_module, options=ConvertOptions(**wanted, seed=seed), say=say)
+        else:
+            result = _convert_folder(checkout(model, out, say), size, random_weights, seed, wanted)
+    _show(result, as_json=as_json)
+
+
+def _names_a_module(model: str) -> bool:
+    """Whether it is none of our folders and has the form of a module's name."""
+    if Path(model).is_dir() or model in zoo_models():
+        return False
+    if not (":" in model or model.endswith((".py", ".pt2"))):
+        return False
+    from aaexport.user_module import read_source
+
+    return read_source(model) is not None
+
+
+def _refuse(given: dict[str, Any], whose: str) -> None:
+    """UsageError for an option that goes with the other kind of MODEL."""
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with {whose}")
+
+
+def _convert_folder(
+    folder: ModelFolder, size: tuple[int, int] | None, random_weights: bool, seed: int, wanted: dict[str, Any]
+) -> ConvertResult:
     from aaexport.pipeline.convert import convert
     from aaexport.pipeline.subject import write_random_weights
-    from aaexport.report.machine import convert_json
-    from aaexport.report.terminal import convert_view
 
     if random_weights and folder.weights_path.is_file():
         say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
     elif random_weights:
         write_random_weights(folder, seed=seed)
         say(f"wrote random weights to {folder.weights_path}")
-    with showing_parity(as_json=as_json):
-        result = convert(
-            folder,
-            opset=opset,
-            size=size,
-            decomposition=decomposition,
-            batch=batch,
-            max_attention_memory=max_attention_memory,
-            target=target,
-            with_attention=with_attention,
-            verify=verify,
-            atol=atol,
-            rtol=rtol,
-            seed=seed,
-            say=say,
-        )
+    return convert(folder, size=size, seed=seed, say=say, **wanted)
+
+
+def _show(result: ConvertResult, *, as_json: bool) -> None:
+    from aaexport.report.machine import convert_json
+    from aaexport.report.terminal import convert_view
+
     if as_json:
         show_json(convert_json(result))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,6 +28,21 @@ class Batch(click.ParamType[int | str]):
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"batch must be dynamic or at least 1, got {value!r}", param, ctx)
         return int(value)
+
+
+class ImageShape(click.ParamType[tuple[int, int, int]]):
+    """`3x32x32`: channels, height and width."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Refuses anything but three numbers above 0."""
+        if isinstance(value, tuple):
+            return value
+        sizes = re.split(r"[x×,]", str(value).strip().lower())
+        if len(sizes) != 3 or not all(size.isdecimal() and int(size) >= 1 for size in sizes):
+            self.fail(f"input-shape must be channels, height and width as 3x32x32, got {value!r}", param, ctx)
+        return int(sizes[0]), int(sizes[1]), int(sizes[2])
 
 
 class BatchSizes(click.ParamType[tuple[int, ...]]):
@@ -108,6 +124,13 @@ target = click.option(
     default="cpu",
     show_default=True,
     help="Where the file is to run: what does not pay there is not applied.",
+)
+
+
+module = click.option(
+    "--module",
+    metavar="FILE.py:NAME",
+    help="Of a folder made of your module: import it and take it for the truth, instead of golden vectors.",
 )
 
 

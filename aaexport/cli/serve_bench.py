@@ -106,6 +106,7 @@ judging_options = _decorated(
 @options.model
 @options.out
 @options.size
+@options.module
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
 @load_options
 @session_options

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 )
 @options.out
 @options.size
+@options.module
 @options.device("cpu", "For onnxruntime; PyTorch's side runs on the CPU.")
 @click.option(
     "--runtimes",
@@ -55,6 +56,7 @@ def command(
     inputs: Path | None,
     out: Path | None,
     size: tuple[int, int] | None,
+    module: str | None,
     device: str,
     runtimes: tuple[str, ...] | None,
     batch: int | None,
@@ -79,14 +81,16 @@ def command(
     from aaexport.pipeline.computations import Judged
     from aaexport.pipeline.matrix import Wanted
     from aaexport.pipeline.verify import verify_folder
+    from aaexport.user_module import require_source
 
     judged = Judged(cast("Precision", dtype), dict(atol) or None, dict(rtol) or None)
     wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
     wanted.check()  # wrong options are refused before anything is copied or converted
+    source = None if module is None else require_source(module)
     folder = checkout(model, out, say)
     if onnx is None:
         ensure_converted(folder, size)
-    report = verify_folder(folder, onnx, wanted, size=size, say=say)
+    report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:
         from aaexport.report.junit import parity_junit

@@ -70,7 +70,8 @@ class AugmentedConv2d(nn.Module):
     with stride 2, padding not counted, and brings the result back to the convolution's size bilinearly, pixel
     centres aligned (`align_corners=False`); `dv == out_channels` leaves no convolution at all. Where a trained
     network departs from it: `head_layout="unpermuted"` reads the heads' outputs (Nh, H·W, dv/Nh) as (dv, H, W)
-    without a permutation, which mixes positions with channels, as the PyTorch reference implementation does.
+    without a permutation, which mixes positions with channels, as the PyTorch reference implementation does;
+    `projection=False` leaves the heads side by side as they are, as the bottleneck transformers (BoTNet) do.
 
     Raises:
         ArgumentError (a ValueError): arguments that contradict each other, or, at call time, an input of another
@@ -95,6 +96,7 @@ class AugmentedConv2d(nn.Module):
         qkv_kernel_size: int = 1,
         attention_downsample: int = 1,
         head_layout: HeadLayout = "permuted",
+        projection: bool = True,
         decomposition: DecompositionName = DEFAULT_DECOMPOSITION,
     ) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class AugmentedConv2d(nn.Module):
         if dv < out_channels:
             self.conv = convolution(in_channels, out_channels - dv, kernel_size, stride, bias=bias)
         self.qkv = convolution(in_channels, 2 * dk + dv, qkv_kernel_size, stride, bias=bias)
-        self.projection = nn.Conv2d(dv, dv, 1, bias=bias)
+        self.projection = nn.Conv2d(dv, dv, 1, bias=bias) if projection else None
         self.rel_height = self.rel_width = None
         if relative:
             rows, columns = self.attention_size
@@ -214,7 +216,9 @@ class AugmentedConv2d(nn.Module):
         )
         if self.head_layout == "unpermuted":
             heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
-        out: Tensor = self.projection(heads.reshape(-1, self.dv, rows, columns))  # (B, dv, H, W)
+        out = heads.reshape(-1, self.dv, rows, columns)  # (B, dv, H, W)
+        if self.projection is not None:
+            out = self.projection(out)
         if self.attention_downsample > 1:
             out = upsampled(out, shrunk((self.height, self.width), self.stride))
         return out
@@ -233,7 +237,8 @@ class AugmentedConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, dk={self.dk}, dv={self.dv}, num_heads={self.num_heads}, "
             f"height={self.height}, width={self.width}, stride={self.stride}, "
             f"relative={self.rel_height is not None}, attention_downsample={self.attention_downsample}, "
-            f"head_layout={self.head_layout!r}, decomposition={self.decomposition!r}"
+            f"head_layout={self.head_layout!r}, projection={self.projection is not None}, "
+            f"decomposition={self.decomposition!r}"
         )
 
 

@@ -64,6 +64,8 @@ class BenchOptions:
         dims: sizes of dimensions that the file leaves open, by name.
         session: fields of `aaexport.runners.ort.SessionSettings` that differ from its defaults.
         seed: of arrivals, samples, and random inputs.
+        module: `FILE.py:NAME` and the like, of a folder that was converted from it: it is imported, compared with and
+            checks the answers. Without it such a folder is measured as a bare file.
     """
 
     scenario: str = "single-stream"
@@ -91,6 +93,7 @@ class BenchOptions:
     dims: Mapping[str, int] = field(default_factory=dict)
     session: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    module: str | None = None
 
     def validate(self) -> None:
         """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""

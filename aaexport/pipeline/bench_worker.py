@@ -39,7 +39,7 @@ PHASE_QUERIES = 50
 ANSWERS_IN_MEMORY = 2**28  # bytes; attention weights are large
 ANSWERS_SECONDS = 20.0
 LAST_SECONDS = 10.0
-# A session that has its answer waits so long for a load generator that is busy sending; Python's 5 ms would be latency.
+# A session that has its answer waits so long for a load generator that is sending; Python's 5 ms would be latency.
 SWITCH_SECONDS = 1e-4
 Order = dict[str, Any]
 Done = TypeVar("Done")

@@ -33,14 +33,14 @@ from aaexport.parity import (
     failed,
     tolerances,
 )
-from aaexport.pipeline.subject import Subject, with_decomposition
+from aaexport.pipeline.oracles import in_float32_only, oracles, torch_runner
+from aaexport.pipeline.subject import Subject
 from aaexport.program import INPUT_NAME
 from aaexport.runners.base import Runner
 from aaexport.runners.openvino import OpenvinoRunner, require_openvino
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
-from aaexport.runners.torch import TorchRunner
 
 RUNTIMES = {
     "reference": "onnx's reference evaluator, for small models",
@@ -199,33 +199,43 @@ def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> 
     )
 
 
-def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype) -> TorchRunner:
-    """The module, which is the subject's or a variant of it, with the subject's outputs."""
-    names = ((INPUT_NAME,), subject.output_names)
-    return TorchRunner(subject.runnable(module), *names, input_shape=subject.input_shape, dtype=dtype)
-
-
 class Judge:
     """The definition in float64 and PyTorch in float32, which give the truth for a case, and judge rows by it.
 
-    The paper's own decomposition is the definition, in float32 too: a fault in another one, exported or not, must not
-    pass for PyTorch's own error. Somebody else's module is run untouched.
+    Attributes:
+        baseline: PyTorch in float32, or what stands for it.
+        truths: of all cases so far.
+        warnings: what a user should know of the definition.
     """
 
     def __init__(self, subject: Subject) -> None:
-        module = with_decomposition(subject.module, "skew")
-        self._definition = torch_runner(subject, module, torch.float64)
-        self.baseline = torch_runner(subject, module, torch.float32)
+        self._definition, self.baseline = oracles(subject)
+        self._may_lack_float64 = subject.original is not None
         self._own = OwnErrors()
         self._known_doubts: dict[str, Truth] = {}
+        self.truths: list[Truth] = []
+        self.warnings: list[str] = []
 
     def truth(self, case: Case) -> Truth:
         """What must come out. RunnerError if PyTorch cannot compute it."""
         feeds = {INPUT_NAME: case.batch}
-        expected, baseline = self._definition.infer(feeds), self.baseline.infer(feeds)
+        expected, baseline = self._defined(feeds), self.baseline.infer(feeds)
         if case.kind == "ordinary":
             self._own.learn(expected, baseline)
-        return Truth(case, expected, baseline, self._own.of(expected))
+        self.truths.append(Truth(case, expected, baseline, self._own.of(expected)))
+        return self.truths[-1]
+
+    def _defined(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Somebody's module may hold to float32 whatever it is told: then what it answers in float32 is the truth."""
+        may_lack_float64, self._may_lack_float64 = self._may_lack_float64, False
+        try:
+            return self._definition.infer(feeds)
+        except RunnerError as error:
+            if not may_lack_float64:
+                raise
+            self._definition, self.baseline = in_float32_only(self.baseline)
+            self.warnings.append(f"judged by the module's own float32, because {error}")
+            return self._definition.infer(feeds)
 
     def _doubted(self, truth: Truth) -> Truth:
         """The truth with what float32 makes of the case when its inputs are rounded differently.

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from aaexport.device import TARGETS, Target
-from aaexport.errors import ArgumentError, ParityError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, FolderError, ParityError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import write_onnx
@@ -20,7 +20,7 @@ from aaexport.graph.metadata import Provenance, record_rules, write_metadata
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
-from aaexport.parity import ParityReport
+from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.export import Exported, export
 from aaexport.pipeline.matrix import Wanted
@@ -33,14 +33,15 @@ from aaexport.pipeline.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.tuning import tuned_choices
-from aaexport.pipeline.verify import verify_subject
+from aaexport.pipeline.verify import judge_file
 from aaexport.program import Batch
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
-from aaexport.weights import weights_digest
 
 Say = Callable[[str], None]
+# Images · MACs that `convert` verifies at the most, some seconds of each runtime; `verify` takes whatever it takes.
+VERIFIED_MACS = 4e11
 
 
 def convert(
@@ -93,31 +94,59 @@ def convert(
         ParityError: the file computes something else; an older file at `path` is untouched.
         FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
     """
-    began = time.perf_counter()
-    _check_arguments(opset, decomposition, target, max_attention_memory, with_attention)
-    wanted = Wanted(judged=Judged(atol=atol, rtol=rtol), seed=seed)
-    wanted.check()  # a wrong one is refused before the work, not after it
+    options = ConvertOptions(
+        opset, decomposition, batch, max_attention_memory, target, with_attention, verify, atol, rtol, seed
+    )
+    options.check()
     subject = as_subject(model, input_shape, size)
-    if with_attention:
-        subject = subject.observed()
+    if subject.golden is not None:
+        assert subject.folder is not None
+        assert subject.folder.module_recipe is not None
+        source = subject.folder.module_recipe.module.source
+        remedy = f"convert it anew with `aaexport convert {source} --out {subject.folder.path}`"
+        raise FolderError(f"{subject.folder.path} was made of {source}, whose code is needed for this; {remedy}")
     destination = _destination(subject, path)
+    result = convert_subject(subject, destination, options, say=say)
+    if subject.folder is not None and destination == subject.folder.onnx_path:
+        record_conversion(subject.folder, result.parity)
+    return result
+
+
+def convert_subject(
+    subject: Subject,
+    destination: Path,
+    options: ConvertOptions,
+    *,
+    before: Callable[[tuple[Truth, ...]], None] = lambda truths: None,
+    say: Say = lambda step: None,
+) -> ConvertResult:
+    """As `convert`, for a subject at hand.
+
+    `before` is called once the file is right, before it gets its name, with what the verification knows to be right.
+    """
+    began = time.perf_counter()
+    options.check()
+    if options.with_attention:
+        subject = subject.observed()
     check_writable(destination)
-    settings = _settled(subject, opset, decomposition, batch, max_attention_memory, with_attention, target)
+    settings = _settled(subject, options)
 
     module, plan_notes = _planned(subject, settings, say)
     exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
     onnx_model = exported.model
     _record_provenance(exported, subject, module, settings)
-    parity = None
+    parity: ParityReport | None = None
+    truths: list[Truth] = []
     with atomic_path(destination) as temporary:
         write_onnx(onnx_model, temporary)
         written = temporary.stat().st_size
-        if verify:
-            parity = verify_subject(subject, temporary, wanted, named=destination, exported=exported, say=say)
+        if options.verify:
+            parity, truths = judge_file(
+                subject, temporary, options.wanted, named=destination, exported=exported, say=say
+            )
             if not parity.passed:
                 raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
-    if subject.folder is not None and destination == subject.folder.onnx_path:
-        _record(subject.folder, parity)
+        before(tuple(truths))
     return ConvertResult(
         path=destination,
         opset=settings.opset,
@@ -127,10 +156,45 @@ def convert(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *plan_notes, *exported.notes),
-        attention_outputs=attention_outputs(module) if with_attention else (),
+        notes=(*subject.notes, *_recognition(subject), *plan_notes, *exported.notes),
+        attention_outputs=attention_outputs(module) if options.with_attention else (),
         rules=exported.rules,
+        replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
+        kept={} if subject.adaptation is None else dict(subject.adaptation.kept),
     )
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is asked of a conversion; as the arguments of `convert`."""
+
+    opset: int | None = None
+    decomposition: DecompositionName | None = None
+    batch: Batch | None = None
+    max_attention_memory: float | None = None
+    target: Target = "cpu"
+    with_attention: bool = False
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    @property
+    def wanted(self) -> Wanted:
+        """Of the verification."""
+        return Wanted(judged=Judged(atol=self.atol, rtol=self.rtol), seed=self.seed, most_macs=VERIFIED_MACS)
+
+    def check(self) -> None:
+        """ArgumentError for what can be seen to be wrong before any work."""
+        if self.opset is not None:
+            check_opset(self.opset)
+        if self.decomposition is not None and self.decomposition not in DECOMPOSITION_NAMES:
+            remedy = did_you_mean(str(self.decomposition), DECOMPOSITION_NAMES)
+            raise ArgumentError(broken_rule("decomposition", "be a known one", self.decomposition, remedy))
+        if self.target not in TARGETS:
+            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
+        self.wanted.check()
 
 
 @dataclass(frozen=True)
@@ -145,42 +209,22 @@ class _Settings:
     target: Target
 
 
-def _check_arguments(
-    opset: int | None,
-    decomposition: DecompositionName | None,
-    target: Target,
-    max_attention_memory: float | None,
-    with_attention: bool,
-) -> None:
-    """ArgumentError for what can be seen to be wrong before any work."""
-    if opset is not None:
-        check_opset(opset)
-    if decomposition is not None and decomposition not in DECOMPOSITION_NAMES:
-        remedy = did_you_mean(str(decomposition), DECOMPOSITION_NAMES)
-        raise ArgumentError(broken_rule("decomposition", "be a known one", decomposition, remedy))
-    if target not in TARGETS:
-        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
-    check_max_attention_memory(max_attention_memory, with_attention=with_attention)
-
-
-def _settled(
-    subject: Subject,
-    opset: int | None,
-    decomposition: DecompositionName | None,
-    batch: Batch | None,
-    max_attention_memory: float | None,
-    with_attention: bool,
-    target: Target,
-) -> _Settings:
-    """The recipe's defaults first, then the general ones."""
+def _settled(subject: Subject, options: ConvertOptions) -> _Settings:
+    """What was asked for, then the recipe's defaults, then the general ones."""
+    opset, decomposition, batch = options.opset, options.decomposition, options.batch
     if subject.recipe is not None:
         export = subject.recipe.export
         opset = export.opset if opset is None else opset
         decomposition = export.decomposition if decomposition is None else decomposition
         batch = export.batch if batch is None else batch
-    opset = DEFAULT_OPSET if opset is None else opset
-    batch = "dynamic" if batch is None else batch
-    return _Settings(opset, batch, decomposition, max_attention_memory, with_attention, target)
+    return _Settings(
+        DEFAULT_OPSET if opset is None else opset,
+        "dynamic" if batch is None else batch,
+        decomposition,
+        options.max_attention_memory,
+        options.with_attention,
+        options.target,
+    )
 
 
 def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
@@ -196,8 +240,8 @@ def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module
 
 def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, settings: _Settings) -> None:
     provenance = Provenance(
-        weights_digest(module),
-        None if subject.folder is None else subject.folder.recipe.digest(),
+        subject.weights_digest,
+        None if subject.folder is None or subject.recipe is None else subject.folder.recipe.digest(),
         decompositions_of(module),
         settings.opset,
         subject.own_size,
@@ -212,6 +256,14 @@ def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, 
     record_digests(exported.model)
 
 
+def _recognition(subject: Subject) -> tuple[str, ...]:
+    """A note where nothing of somebody's module is ours now; what was left although it looked so says why itself."""
+    found = subject.adaptation
+    if found is None or found.replaced:
+        return ()
+    return ("no augmented layer of a known kind was found: the module was exported as it is",)
+
+
 def _destination(subject: Subject, path: str | Path | None) -> Path:
     if path is not None:
         return Path(path)
@@ -220,7 +272,7 @@ def _destination(subject: Subject, path: str | Path | None) -> Path:
     return subject.folder.onnx_path
 
 
-def _record(folder: ModelFolder, parity: ParityReport | None) -> None:
+def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:
     """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement."""
     folder.bench_path.unlink(missing_ok=True)
     if parity is None:

@@ -70,6 +70,8 @@ def _where_digests_tell(report: ParityReport, suspect: Suspect, matrix: Matrix) 
 
 def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case) -> ParityReport:
     """Judges what torch's exporter and the graph rules make of the model, then looks for the node."""
+    if suspect.subject.golden is not None:
+        return _without_place(report, "the module is needed to look inside: give it with --module FILE.py:NAME")
     try:
         exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
         fresh = () if exported is None else _fresh_computations(exported, suspect, matrix, case)

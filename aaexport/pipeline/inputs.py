@@ -28,6 +28,7 @@ LEAST_ACCURACY_IMAGES = 50
 ACCURACY_MACS = 4e11  # of all images together: about ten seconds of PyTorch on two cores
 FIXED_BATCHES = 100
 GIVEN_IMAGES = sum(BATCHES)
+BARE = "a bare module has no data set: made-up inputs only"
 PIXEL_RANGE = 10  # normalised images stay below it; pixels in 0–255 do not
 
 
@@ -47,6 +48,9 @@ class Inputs:
     def cases(self, fixed: int | None, largest: int | None) -> Iterator[Case]:
         """All of them, for a file that fixes its batch or not, in sizes up to `largest`."""
         sizes = sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
+        if self.subject.golden is not None:
+            yield from (case for case in self.subject.golden.cases if fixed in (None, len(case.batch)))
+            return
         if self.given is not None:
             yield from given_cases(self.given_name, self.given, sizes)
         elif self.labelled is not None and self.subject.recipe is not None:
@@ -84,6 +88,9 @@ def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Input
     Raises:
         DataError: `path` cannot be read, or holds arrays of another shape or type.
     """
+    if path is not None and subject.golden is not None:
+        remedy = "give --module FILE.py:NAME as well: golden vectors answer to no other inputs"
+        raise ArgumentError(broken_rule("inputs", "go with the module", str(path), remedy))
     if path is not None:
         arrays, warnings = _read_inputs(Path(path), subject)
         order = np.random.default_rng(seed).permutation(len(arrays))[:GIVEN_IMAGES]
@@ -103,7 +110,8 @@ def check_largest_batch(batch: int | None) -> None:
 def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
     """The data set's test part, the numbers of the images to use, and what is to be told of them."""
     if subject.recipe is None or subject.folder is None:
-        return None, torch.empty(0), ("a bare module has no data set: made-up inputs only",)
+        is_judged_apart = subject.golden is not None
+        return None, torch.empty(0), () if is_judged_apart else (BARE,)
     try:
         images = load_images(subject.recipe, "test", base=subject.folder.path)
         chosen, notes = sample(images, ACCURACY_IMAGES, seed)

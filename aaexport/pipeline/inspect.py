@@ -25,6 +25,8 @@ def inspect(model: str | Path | ModelFolder) -> InspectResult:
             return InspectResult(Path(model), None, None, has_weights=False, graph=summarize(Path(model)))
         model = find_model(model)
     graph = summarize(model.onnx_path) if model.onnx_path.is_file() else None
+    if model.module_recipe is not None:
+        return InspectResult(model.path, None, None, model.weights_path.is_file(), graph, model.module_recipe.module)
     cost = cost_of(model.recipe)
     return InspectResult(model.path, model.recipe, cost, model.weights_path.is_file(), graph)
 

@@ -44,6 +44,7 @@ class Wanted:
     locate: bool = True
     strict: bool = False
     seed: int = 0
+    most_macs: float | None = None  # images · MACs at the most; None: all inputs, however long they take
 
     def check(self) -> None:
         """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
@@ -66,7 +67,7 @@ class Matrix:
         self.fixed = batch if isinstance(batch, int) else None
         self.judge = Judge(subject)
         self.notes = list(self.inputs.notes)
-        self.cases = tuple(self.inputs.cases(self.fixed, wanted.batch))
+        self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, wanted.batch)))
         if self.fixed is not None:
             self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
             if wanted.batch not in (None, self.fixed):
@@ -103,6 +104,7 @@ class Matrix:
         fallen_back = placement.fallen_back if placement is not None else None
         warnings = (
             *self.inputs.warnings,
+            *self.judge.warnings,
             *(line for each in computations for line in each.warnings),
             *_ill_conditioned(computations),
             *([fallen_back] if fallen_back else []),
@@ -120,6 +122,22 @@ class Matrix:
             accuracy=accuracy,
             placement=placement,
         )
+
+    def _affordable(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+        """As many as may be computed, small ordinary ones first; never less than two sizes of the batch."""
+        budget, macs = self.wanted.most_macs, self.summary.macs
+        if budget is None or macs is None or macs * sum(len(case.batch) for case in cases) <= budget:
+            return cases
+        order = sorted(cases, key=lambda case: (case.kind != "ordinary", case.degenerate, len(case.batch)))
+        chosen, images = order[:2], sum(len(case.batch) for case in order[:2])
+        for case in order[2:]:
+            if macs * (images + len(case.batch)) <= budget:
+                chosen.append(case)
+                images += len(case.batch)
+        left_out = f"{len(cases) - len(chosen)} of {len(cases)} inputs were left out to save time"
+        self.notes.append(f"{macs / 1e9:.0f} G MACs an image: {left_out}; `aaexport verify` tries them all")
+        names = {case.name for case in chosen}
+        return tuple(case for case in cases if case.name in names)
 
     def _of_other_sizes(self) -> Iterator[Case]:
         """Images of other sizes, for a file that says that it takes them, as far as PyTorch does."""

@@ -18,6 +18,7 @@ from aaexport.nn.augmented import set_decomposition
 from aaexport.pipeline.subject import Subject, as_subject
 from aaexport.pipeline.worker_models import WorkerSpec
 from aaexport.program import Batch, fast_tracing
+from aaexport.user_module import require_source
 
 RIVALS = ("eager", "compile", "skew")
 OTHERS = ("onnx", "folder")  # before a colon and a path
@@ -62,11 +63,19 @@ def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:
     return replace(ours, model=str(folder.onnx_path))
 
 
-def rival_spec(name: str, folder: ModelFolder, ours: WorkerSpec, summary: GraphSummary, room: Path) -> WorkerSpec:
+def rival_spec(
+    name: str,
+    folder: ModelFolder,
+    ours: WorkerSpec,
+    summary: GraphSummary,
+    room: Path,
+    module: str | None = None,
+) -> WorkerSpec:
     """What the worker of that rival of `RIVALS` loads, for images, device and threads as `ours` has them.
 
-    `skew` is every augmented layer in the paper's own formulas, exported as users do who export without aaexport. The
-    others compute what the module computes. `room` is a folder for files that the worker needs as long as it lives.
+    `skew` is every augmented layer in the paper's own formulas, exported as users do who export without aaexport; of
+    a module that was brought along, which is then imported from `module`, it is the module's own code. The others
+    compute what the module computes. `room` is a folder for files that the worker needs as long as it lives.
 
     Raises:
         WeightsError: the folder's weights do not fit.
@@ -75,7 +84,7 @@ def rival_spec(name: str, folder: ModelFolder, ours: WorkerSpec, summary: GraphS
     origin = read_metadata(summary.metadata)
     size, observed = (None, False) if origin is None else (origin.size, origin.with_attention)
     if name == "skew":
-        subject = as_subject(folder, size=size)
+        subject = as_subject(folder, size=size, source=None if module is None else require_source(module))
         path = room / "skew.onnx"
         _export_skew(subject.observed() if observed else subject, summary, path)
         return replace(ours, model=str(path))
@@ -87,6 +96,7 @@ def rival_spec(name: str, folder: ModelFolder, ours: WorkerSpec, summary: GraphS
         size=size,
         with_attention=observed,
         scratch=str(room / "compiled"),
+        module=module,
     )
 
 
@@ -98,9 +108,10 @@ def rival_label(name: str, label: str) -> str:
 
 
 def _export_skew(subject: Subject, summary: GraphSummary, path: Path) -> None:
-    set_decomposition(subject.module, "skew")
+    plain = subject.module if subject.original is None else subject.original.requires_grad_(False)
+    set_decomposition(plain, "skew")
     found = summary.inputs[0].shape[0]
     batch: Batch = found if isinstance(found, int) else "dynamic"
     with fast_tracing():
-        module = subject.runnable(subject.module)
+        module = subject.runnable(plain)
         export_plainly(module, path, input_shape=subject.input_shape, batch=batch)

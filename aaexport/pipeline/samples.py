@@ -59,7 +59,7 @@ def gather_samples(
     _check_dims(summary, dims)
     batched, fixed = _batching(summary.inputs)
     name = "random inputs"
-    if folder is not None and batched and _is_one_image(summary.inputs):
+    if folder is not None and folder.module_recipe is None and batched and _is_one_image(summary.inputs):
         try:
             return Samples(_images(summary, folder, seed), True, fixed, "held-out images")
         except DataError as error:

@@ -36,6 +36,7 @@ from aaexport.report.baseline import Baseline, read_baseline, why_not_comparable
 from aaexport.report.bench_json import bench_json, bench_text
 from aaexport.runners.ort import best_device
 from aaexport.runners.ort_settings import SessionSettings
+from aaexport.user_module import require_source
 
 Tick = Callable[[str, float], None]
 
@@ -79,6 +80,7 @@ def serve_bench(
     options.validate()
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)
+    _require_its_module(options, folder)
     _require_comparable_models(options, folder)
     device = options.device or best_device()
     options = replace(options, device=device)
@@ -101,7 +103,7 @@ def serve_bench(
         if baseline is not None:
             _require_comparable(baseline, bench.report())
         try:
-            session.check_answers(_truth_spec(folder, spec, summary, room))
+            session.check_answers(_truth_spec(folder, options, spec, summary, room))
             session.measure()
         except KeyboardInterrupt:
             if not session.has_measured:
@@ -115,12 +117,23 @@ def serve_bench(
     return report
 
 
+def _require_its_module(options: BenchOptions, folder: ModelFolder | None) -> None:
+    """ArgumentError if a module is named that the folder was not made of."""
+    if options.module is None:
+        return
+    require_source(options.module)
+    if folder is None or folder.module_recipe is None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", options.module))
+
+
 def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
     """ArgumentError if what was asked for by name needs weights that are not there."""
     missing = [name for name in options.compare or () if not is_other_model(name)]
-    if missing and not has_weights(folder):
-        rule = "have PyTorch weights beside the file"
-        raise ArgumentError(broken_rule(f"compare {','.join(missing)}", rule, "none", "leave it out"))
+    if missing and not runs_in_torch(folder, options):
+        rule, remedy = "have PyTorch weights beside the file", "leave it out"
+        if folder is not None and folder.module_recipe is not None:
+            rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
+        raise ArgumentError(broken_rule(f"compare {','.join(missing)}", rule, "none", remedy))
 
 
 def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:
@@ -170,9 +183,9 @@ def _rival_specs(
         tick(f"preparing {name}", 0.0)
         if is_other_model(name):
             specs[name] = other_spec(name, ours)
-        elif has_weights(folder):
+        elif runs_in_torch(folder, options):
             assert folder is not None
-            specs[name] = rival_spec(name, folder, ours, summary, room)
+            specs[name] = rival_spec(name, folder, ours, summary, room, options.module)
     return specs
 
 
@@ -180,19 +193,23 @@ def rivals_of(options: BenchOptions, folder: ModelFolder | None) -> Sequence[str
     """What was asked for, or by default eager PyTorch, where there is such and the load suits it."""
     if options.compare is not None:
         return options.compare
-    return () if options.is_server or not has_weights(folder) else ("eager",)
+    return () if options.is_server or not runs_in_torch(folder, options) else ("eager",)
 
 
-def has_weights(folder: ModelFolder | None) -> bool:
-    """Whether PyTorch can run the network."""
-    return folder is not None and folder.weights_path.is_file()
+def runs_in_torch(folder: ModelFolder | None, options: BenchOptions) -> bool:
+    """Whether PyTorch can run the network: it has weights, and its code is ours or may be imported."""
+    if folder is None or not folder.weights_path.is_file():
+        return False
+    return folder.module_recipe is None or options.module is not None
 
 
-def _truth_spec(folder: ModelFolder | None, ours: WorkerSpec, summary: GraphSummary, room: Path) -> WorkerSpec | None:
+def _truth_spec(
+    folder: ModelFolder | None, options: BenchOptions, ours: WorkerSpec, summary: GraphSummary, room: Path
+) -> WorkerSpec | None:
     """What answers are compared with: PyTorch's, where there is one; on the CPU, in float32 and nothing less."""
-    if folder is None or not has_weights(folder):
+    if folder is None or not runs_in_torch(folder, options):
         return None
-    return replace(rival_spec("eager", folder, ours, summary, room), device="cpu", sessions=1)
+    return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)
 
 
 def _warnings(report: BenchReport) -> tuple[str, ...]:
@@ -285,6 +302,10 @@ class _Bench:
             regression = replace(regression, is_real=False, unclear=disturbed)
         return replace(report, regression=regression)
 
+    def _has_no_attention(self) -> bool:
+        folder = self.folder
+        return folder is not None and folder.module_recipe is None and folder.recipe.attention is None
+
     def _left_out(self) -> Iterator[str]:
         """What was asked for and could not be compared, or is not what its name makes one expect."""
         fixed, options = self.samples.fixed_batch, self.options
@@ -294,7 +315,7 @@ class _Bench:
         threads = (options.threads_each() or 0) * options.workers
         if threads > usable_cores():
             yield f"{threads} threads share {usable_cores()} cores: they wait for each other; lower --threads"
-        if "skew" in self.session.rivals and self.folder is not None and self.folder.recipe.attention is None:
+        if "skew" in self.session.rivals and self._has_no_attention():
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:
             each = self.options.threads_each()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule, first_line
+from aaexport.adapters import Adaptation, adapt
+from aaexport.capture_errors import why_it_cannot_run
+from aaexport.checkpoints import load_checkpoint
+from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers
 from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
+from aaexport.pipeline.golden import Golden, read_golden
 from aaexport.program import INPUT_NAME
-from aaexport.recipe import DecompositionName, Recipe
-from aaexport.weights import load_weights, save_weights
+from aaexport.recipe import DecompositionName, ModuleRecipe, Recipe, parse_kwargs
+from aaexport.user_module import Source, build_module
+from aaexport.weights import load_weights, save_weights, weights_digest
 
 ImageShape = tuple[int, int, int]
 log = logging.getLogger("aaexport")
@@ -30,6 +36,12 @@ class Subject:
 
     `folder` and `recipe` are None for a bare module. The recipe's input is of the size that the module was built
     for, which need not be the one in model.toml.
+
+    Attributes:
+        module: whose layers are written out; of somebody's module a copy with its augmented layers replaced by ours.
+        original: somebody's module as it was, which says what is right; None for a network of ours.
+        golden: the original's answers, where a folder has nothing else of it; `module` is then an empty one.
+        adaptation: what became of somebody's layers.
     """
 
     module: nn.Module
@@ -39,6 +51,16 @@ class Subject:
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
     with_attention: bool = False  # whether attention weights are outputs too, named after the module's own
+    original: nn.Module | None = None
+    golden: Golden | None = None
+    adaptation: Adaptation | None = None
+
+    @property
+    def weights_digest(self) -> str:
+        """Of the weights as their owner has them: an adapted copy may keep them otherwise."""
+        if self.golden is not None:
+            return self.golden.weights_digest
+        return weights_digest(self.module if self.original is None else self.original)
 
     @property
     def own_size(self) -> tuple[int, int] | None:
@@ -93,20 +115,30 @@ def as_subject(
     model: nn.Module | str | Path | ModelFolder,
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
+    *,
+    source: Source | None = None,
 ) -> Subject:
     """What `convert` and `verify` work on.
+
+    `source` is where the module of a folder of that kind comes from; without it the folder's golden vectors stand in.
 
     Raises:
         ArgumentError: a bare module without `input_shape` or not in float32, a shape that is not the recipe's, or a
             size that the network cannot take.
+        ModuleError: the module cannot be imported, built or run.
         NoWeightsError, WeightsError: the folder's weights are missing or do not fit.
         ModelNotFoundError, FolderError, RecipeError: as `build_model`.
     """
     if isinstance(model, nn.Module):
         if size is not None:
             raise ArgumentError(broken_rule("size", "be given for a recipe's network", size, "use input_shape"))
-        return _bare_module(model, input_shape)
+        return module_subject(model, input_shape)
     folder = model if isinstance(model, ModelFolder) else find_model(model)
+    if folder.module_recipe is not None:
+        _require_own_size(size, folder.module_recipe)
+        return _brought_along(folder, folder.module_recipe, source)
+    if source is not None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", source.text))
     recipe = folder.recipe.for_size(size)
     shape = recipe.input.shape
     if input_shape is not None and tuple(input_shape) != shape:
@@ -131,18 +163,51 @@ def decompositions_of(module: nn.Module) -> str:
     return ",".join(sorted(names)) or "none"
 
 
-def _bare_module(module: nn.Module, input_shape: ImageShape | None) -> Subject:
-    if input_shape is None:
-        raise ArgumentError("input_shape must be given for a module, got None; pass (C, H, W)")
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise ArgumentError(broken_rule("input_shape", "be (C, H, W), each at least 1", input_shape))
+def module_subject(module: nn.Module, input_shape: Sequence[int] | None, *, is_ours: bool = False) -> Subject:
+    """Somebody's module, and a copy of it whose augmented layers are ours; `as_subject` says what it raises.
+
+    `is_ours`: nobody else has the module, so that it need not be copied.
+    """
+    shape = image_shape(input_shape)
     dtypes = {p.dtype for p in module.parameters()}
     if dtypes - {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
-    shape = (input_shape[0], input_shape[1], input_shape[2])
-    module = copy.deepcopy(module).eval().cpu()  # the caller's stays as it is, wherever it is
-    return Subject(module, shape, _output_names(module, shape))
+    original = module if is_ours else copy.deepcopy(module)  # the caller's stays as it is, wherever it is
+    original.eval().cpu()
+    outputs = _output_names(original, shape)
+    if augmented_layers(original):  # written with our layer, which is its own definition
+        return Subject(original, shape, outputs)
+    adaptation = adapt(original, torch.zeros(1, *shape))
+    return Subject(adaptation.module, shape, outputs, original=original, adaptation=adaptation)
+
+
+def image_shape(input_shape: Sequence[int] | None) -> ImageShape:
+    """(C, H, W); ArgumentError if it is none."""
+    if input_shape is None:
+        raise ArgumentError("input_shape must be given for a module, got None; pass (C, H, W)")
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ArgumentError(broken_rule("input_shape", "be (C, H, W), each at least 1", input_shape))
+    return (input_shape[0], input_shape[1], input_shape[2])
+
+
+def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | None) -> Subject:
+    """The folder's module with the folder's weights if its source is given, else its golden vectors."""
+    shape, names = recipe.module.image_shape, recipe.module.outputs
+    if source is None:
+        golden = read_golden(folder.golden_path)
+        note = f"judged by the golden vectors that {recipe.module.source} gave when it was converted"
+        return Subject(nn.Module(), shape, names, folder, notes=(note,), golden=golden)
+    module = build_module(source, parse_kwargs(recipe.module.kwargs))
+    load_checkpoint(module, folder.require_weights())
+    return replace(module_subject(module, shape), folder=folder)
+
+
+def _require_own_size(size: tuple[int, int] | None, recipe: ModuleRecipe) -> None:
+    own = recipe.module.image_shape[1:]
+    if size not in (None, own):
+        rule = f"be that of the module, {own[0]} {own[1]}"
+        raise ArgumentError(broken_rule("size", rule, size, "convert the module anew with another --input-shape"))
 
 
 def _own_names(module: nn.Module) -> tuple[str, ...]:
@@ -162,8 +227,9 @@ def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
         raise  # our layers' own complaint about the shape is the clearest there is
     # Whatever the user's module raises.
     except Exception as error:
-        cause = first_line(error)
-        raise RunnerError(f"{type(module).__name__} cannot run on an image of shape {shape}: {cause}") from error
+        raise RunnerError(
+            f"{type(module).__name__} cannot run on an image of shape {shape}: {why_it_cannot_run(module, error)}"
+        ) from error
     tensors = (
         tuple(outputs.values() if isinstance(outputs, dict) else outputs)
         if isinstance(outputs, dict | list | tuple)

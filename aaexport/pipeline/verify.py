@@ -25,14 +25,14 @@ from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
 from aaexport.graph.metadata import PREFIX, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.parity import COARSER, Bounds, ParityReport, Precision
+from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
 from aaexport.pipeline.computations import Judged
 from aaexport.pipeline.diagnose import Suspect, diagnose
 from aaexport.pipeline.export import Exported
 from aaexport.pipeline.matrix import Matrix, Wanted
 from aaexport.pipeline.subject import ImageShape, Subject, as_subject
 from aaexport.report.machine import parity_json
-from aaexport.weights import weights_digest
+from aaexport.user_module import Source, require_source
 
 NAMED_OUTPUTS = 5
 Say = Callable[[str], None]
@@ -54,6 +54,7 @@ def verify(
     locate: bool = True,
     strict: bool = False,
     seed: int = 0,
+    module: str | None = None,
     say: Say = lambda step: None,
 ) -> ParityReport:
     """Runs an ONNX file and judges it against `model` (DESIGN: truth is float64).
@@ -76,6 +77,8 @@ def verify(
         locate: whether to look for the first node that went wrong, if one did.
         strict: whether warnings are failures.
         seed: of the made-up inputs and of the choice of images.
+        module: `FILE.py:NAME`, `package.module:NAME` or `FILE.pt2` that a folder was converted from: it is imported
+            and says what is right. Without it the golden vectors of its conversion do.
         say: is told each step as it begins.
 
     Raises:
@@ -89,7 +92,10 @@ def verify(
     wanted.check()
     if not isinstance(model, nn.Module):
         folder = model if isinstance(model, ModelFolder) else find_model(model)
-        return verify_folder(folder, onnx, wanted, input_shape=input_shape, size=size, say=say)
+        source = None if module is None else require_source(module)
+        return verify_folder(folder, onnx, wanted, input_shape=input_shape, size=size, source=source, say=say)
+    if module is not None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
     if onnx is None:
         raise ArgumentError("onnx must be given for a module, got None")
     return verify_subject(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
@@ -102,13 +108,14 @@ def verify_folder(
     *,
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
+    source: Source | None = None,
     say: Say = lambda step: None,
 ) -> ParityReport:
     """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
     path = folder.onnx_path if onnx is None else Path(onnx)
     if onnx is None and not path.is_file():
         raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
-    subject = as_subject(folder, input_shape, size or converted_size(path))
+    subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
     report = verify_subject(subject, path, wanted, say=say)
     if path == folder.onnx_path:
         write_json(folder.parity_path, parity_json(report))
@@ -126,6 +133,19 @@ def verify_subject(
     say: Say = lambda step: None,
 ) -> ParityReport:
     """As `verify`, for a subject at hand; `named` is what the report calls the file, `exported` what it was."""
+    return judge_file(subject, path, wanted, named=named, exported=exported, say=say)[0]
+
+
+def judge_file(
+    subject: Subject,
+    path: Path,
+    wanted: Wanted,
+    *,
+    named: Path | None = None,
+    exported: Exported | None = None,
+    say: Say = lambda step: None,
+) -> tuple[ParityReport, list[Truth]]:
+    """As `verify_subject`, with what the file was judged by."""
     wanted.check()
     audited = audit(path)
     report = ParityReport(
@@ -136,7 +156,7 @@ def verify_subject(
         strict=wanted.strict,
     )
     if audited.model is None:  # numbers outside its folder: nothing may run it
-        return report
+        return report, []
     summary = summarize_model(audited.model, path)
     provenance = read_metadata(summary.metadata)
     if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
@@ -153,10 +173,10 @@ def verify_subject(
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
     if report.passed or not wanted.locate or stale:
-        return report
+        return report, matrix.judge.truths
     say("looking for the first node that went wrong")
     suspect = Suspect(path, subject, provenance, exported, audited.changed_initializers)
-    return diagnose(report, rows, suspect, matrix)
+    return diagnose(report, rows, suspect, matrix), matrix.judge.truths
 
 
 def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
@@ -221,10 +241,10 @@ def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Su
         )
     failures = []
     remedy = "the file is stale: convert again"
-    if provenance.weights_digest != weights_digest(subject.module):
+    if provenance.weights_digest != subject.weights_digest:
         failures.append(f"the file must hold the model's weights, but their digests differ; {remedy}")
-    folder = subject.folder
-    if folder is not None and provenance.recipe_digest not in (None, folder.recipe.digest()):
+    recipe = None if subject.folder is None or subject.recipe is None else subject.folder.recipe
+    if recipe is not None and provenance.recipe_digest not in (None, recipe.digest()):
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
 

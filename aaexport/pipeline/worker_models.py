@@ -38,6 +38,7 @@ class WorkerSpec:
     sessions: int = 1  # that answer at the same time
     batched: bool = True  # whether samples are stacked to a batch, or fed as they are
     session: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime's settings, as of SessionSettings
+    module: str | None = None  # where a folder's module comes from, which is then imported
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,19 @@ def _eager(spec: WorkerSpec) -> TorchRunner:
     from aaexport.pipeline.subject import as_subject
     from aaexport.program import INPUT_NAME
     from aaexport.runners.torch import TorchRunner
+    from aaexport.user_module import require_source
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    subject = as_subject(spec.model, size=spec.size)
+    source = None if spec.module is None else require_source(spec.module)
+    subject = as_subject(spec.model, size=spec.size, source=source)
     if spec.with_attention:
         subject = subject.observed()
     shape, names = subject.input_shape, subject.output_names
     # The same precision of products as onnxruntime's, whose default differs from torch's.
     tf32 = spec.session.get("tf32", True) if parse_device(spec.device)[0] == "cuda" else None
-    return TorchRunner(
-        subject.runnable(subject.module), (INPUT_NAME,), names, input_shape=shape, device=spec.device, tf32=tf32
-    )
+    module = subject.runnable(subject.module if subject.original is None else subject.original)
+    return TorchRunner(module, (INPUT_NAME,), names, input_shape=shape, device=spec.device, tf32=tf32)
 
 
 LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {

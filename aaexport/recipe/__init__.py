@@ -1,6 +1,7 @@
 """model.toml ↔ frozen dataclasses: what a person writes about a model, checked once and then a value.
 
-`section` parses any table, `network` describes the families of networks, `model` has the other tables and the whole.
+`section` parses any table, `network` describes the families of networks, `model` has the other tables and the whole;
+`module` is the other kind of model.toml, of a module that was brought along.
 """
 
 from aaexport.recipe.model import (
@@ -20,6 +21,7 @@ from aaexport.recipe.model import (
     check_opset,
     read_recipe,
 )
+from aaexport.recipe.module import Module, ModuleRecipe, module_toml, parse_kwargs, read_module_recipe
 from aaexport.recipe.network import FAMILIES, Cnn3, MnasNet, Network, ResNet, WideResNet
 
 __all__ = [
@@ -37,11 +39,16 @@ __all__ = [
     "HeadLayout",
     "Input",
     "MnasNet",
+    "Module",
+    "ModuleRecipe",
     "Network",
     "Recipe",
     "ResNet",
     "Training",
     "WideResNet",
     "check_opset",
+    "module_toml",
+    "parse_kwargs",
+    "read_module_recipe",
     "read_recipe",
 ]

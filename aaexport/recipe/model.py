@@ -9,7 +9,7 @@ import tomllib
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from aaexport.errors import ArgumentError, RecipeError, broken_rule
 from aaexport.recipe.network import Network
@@ -286,15 +286,22 @@ class Recipe(Section):
 
 def read_recipe(path: Path) -> Recipe:
     """Reads model.toml. RecipeError names the file and, where there is one, the line or the key."""
+    values = read_toml(path)
+    try:
+        return parse(Recipe, values, "")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. RecipeError names the file and the line."""
     try:
         text = path.read_text(encoding="utf-8")
-        return parse(Recipe, tomllib.loads(text), "")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} must be TOML, but: {_placed(error, text)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} must be a readable text file, but: {error}") from error
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
 
 
 def _placed(error: tomllib.TOMLDecodeError, text: str) -> str:

@@ -10,12 +10,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aaexport.errors import first_few
 from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.recipe import Input
 from aaexport.report import wording
 from aaexport.report.attention import head_of, listed
 from aaexport.report.parity import verdict_view
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult
+
+NAMED_LAYERS = 4
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
@@ -30,9 +33,21 @@ def convert_view(result: ConvertResult) -> RenderableType:
     }
     if result.attention_outputs:
         rows["attention"] = f"{len(result.attention_outputs)} outputs: {listed(result.attention_outputs)}"
+    if result.replaced:
+        rows["replaced"] = "\n".join(layers_in_words(result.replaced))
+    if result.kept:
+        rows["kept"] = Text("\n".join(f"{path}: {why}" for path, why in result.kept.items()), style="yellow")
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+
+
+def layers_in_words(replaced: Mapping[str, str]) -> list[str]:
+    """How many layers of which kind, and which."""
+    paths: dict[str, list[str]] = {}
+    for path, kind in replaced.items():
+        paths.setdefault(kind, []).append(path)
+    return [f"{len(found)} × {kind}: {first_few(found, NAMED_LAYERS)}" for kind, found in paths.items()]
 
 
 def inspect_view(result: InspectResult) -> RenderableType:
@@ -46,9 +61,14 @@ def inspect_view(result: InspectResult) -> RenderableType:
         rows["parameters"] = f"{cost.parameters:,}"
         rows["MACs per image"] = f"{cost.macs:,}, attention's products {cost.attention_macs:,} of them"
         rows["weights"] = "yes" if result.has_weights else "none yet"
+    if result.module is not None:
+        module = result.module
+        rows["model"] = f"{result.path.name}, made of {' '.join([module.source, *module.kwargs])}"
+        rows["input"] = _shape(("batch", *module.input_shape))
+        rows["weights"] = "yes" if result.has_weights else "none yet"
     if result.graph is not None:
         rows |= _graph_rows(result.graph)
-    elif result.recipe is not None:
+    else:
         rows["model.onnx"] = "none yet"
     return facts(rows)
 

@@ -1,0 +1,157 @@
+"""(`FILE.py:NAME`, arguments, checkpoint) → a model folder: the module's ONNX file, weights and golden vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from aaexport.checkpoints import load_checkpoint
+from aaexport.errors import ArgumentError, FolderError, broken_rule
+from aaexport.folder import ModelFolder, atomic_path, zoo_root
+from aaexport.parity import Truth, made_up_cases
+from aaexport.pipeline.computations import Judge
+from aaexport.pipeline.convert import ConvertOptions, convert_subject, record_conversion
+from aaexport.pipeline.golden import Golden, worth_keeping, write_golden
+from aaexport.pipeline.subject import ImageShape, Subject, image_shape, module_subject
+from aaexport.recipe import Module, ModuleRecipe, module_toml, parse_kwargs
+from aaexport.recipe.model import SCHEMA
+from aaexport.results import ConvertResult
+from aaexport.saved_program import SavedProgram
+from aaexport.user_module import Source, build_module, require_source
+from aaexport.weights import write_tensors
+
+GOLDEN_BATCHES = (2, 1)  # without a verification, whose cases are kept otherwise
+Say = Callable[[str], None]
+
+
+def convert_source(
+    source: str,
+    out: str | Path | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    kwargs: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+    options: ConvertOptions | None = None,
+    say: Say = lambda step: None,
+) -> ConvertResult:
+    """Imports a module, loads a checkpoint, and makes a model folder of it.
+
+    Augmented layers of a known kind (`aaexport.adapters`) are written as ours; the file must compute what the module
+    itself computes, untouched. The folder works without the user's code from then on: its golden vectors stand in.
+
+    Args:
+        source: `FILE.py:NAME`, `package.module:NAME` (a class, a function that makes a module, or an instance), or
+            `FILE.pt2`, a program that torch.export saved.
+        out: the folder, new or one that was made so before; `./NAME` by default.
+        input_shape: (C, H, W) of one image; a program knows its own.
+        kwargs: `NAME=VALUE`, each value in TOML: what the class or function is called with.
+        checkpoint: a file of weights; without one the module's own are taken, and a note says so.
+        options: as of `aaexport.convert`.
+        say: is told each step as it begins.
+
+    Raises:
+        ArgumentError: an option breaks its rule.
+        ModuleError: the module cannot be imported or built.
+        WeightsError: the checkpoint cannot be read or does not fit.
+        RunnerError: the module does not run on an image of that shape.
+        FolderError: `out` holds something else, or cannot be written.
+        Others as `aaexport.convert`.
+    """
+    options = options or ConvertOptions()
+    options.check()
+    if options.with_attention:
+        remedy = "the module itself gives no attention weights to judge them by"
+        raise ArgumentError(broken_rule("with_attention", "be off for a module that is brought along", True, remedy))
+    named, arguments = require_source(source), parse_kwargs(tuple(kwargs))
+    shape = None if input_shape is None else image_shape(input_shape)
+    folder = ModelFolder(Path(named.folder_name) if out is None else Path(out))
+    _require_free(folder, named)
+
+    say(f"importing {named.text}")
+    module = build_module(named, arguments)
+    notes = _weights_notes(checkpoint)
+    if checkpoint is not None:
+        say(f"loading {checkpoint}")
+        notes = load_checkpoint(module, Path(checkpoint))
+    if isinstance(module, SavedProgram) and options.batch is None:
+        options = replace(options, batch=module.batch)
+    subject = module_subject(module, shape or _own_shape(module), is_ours=True)
+    recipe = _recipe(named, tuple(kwargs), subject)
+
+    def write_rest(truths: tuple[Truth, ...]) -> None:
+        """All but the file itself, which comes last: a folder that has one is whole."""
+        say("writing the folder")
+        _write(folder, recipe, subject, truths or _made_up_truths(subject, options))
+
+    with _made(folder):
+        result = convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say)
+    record_conversion(folder, result.parity)
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _require_free(folder: ModelFolder, source: Source) -> None:
+    """FolderError if the folder holds anything but a former conversion of the same source."""
+    path = folder.path
+    if path.resolve().is_relative_to(zoo_root().resolve()):
+        raise FolderError(f"out must lie outside the zoo, got {path}; name another folder with --out")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    former = folder.module_recipe if folder.recipe_path.is_file() else None
+    if former is None or former.module.source != source.text:
+        rule = f"be new, empty, or a former conversion of {source.text}"
+        raise FolderError(broken_rule("out", rule, str(path), "name another folder with --out"))
+
+
+def _weights_notes(checkpoint: str | Path | None) -> tuple[str, ...]:
+    note = "no --checkpoint was given: the weights are those that the module was built with"
+    return (note,) if checkpoint is None else ()
+
+
+def _own_shape(module: nn.Module) -> ImageShape:
+    if not isinstance(module, SavedProgram):
+        raise ArgumentError(broken_rule("input_shape", "be given for a module", "none", "pass --input-shape CxHxW"))
+    return module.input_shape
+
+
+def _recipe(source: Source, kwargs: tuple[str, ...], subject: Subject) -> ModuleRecipe:
+    module = Module(source=source.text, kwargs=kwargs, input_shape=subject.input_shape, outputs=subject.output_names)
+    return ModuleRecipe(schema=SCHEMA, description=f"{source.text}, as `aaexport convert` found it", module=module)
+
+
+def _write(folder: ModelFolder, recipe: ModuleRecipe, subject: Subject, truths: tuple[Truth, ...]) -> None:
+    owner = subject.module if subject.original is None else subject.original
+    tensors = {name: value for name, value in owner.state_dict().items() if isinstance(value, Tensor)}
+    write_tensors(tensors, folder.weights_path)
+    write_golden(Golden(worth_keeping(truths), subject.weights_digest), folder.golden_path)
+    with atomic_path(folder.recipe_path) as temporary:
+        temporary.write_text(module_toml(recipe), encoding="utf-8")
+
+
+def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[Truth, ...]:
+    """The answers to a few inputs, where no verification has asked for them."""
+    sizes = GOLDEN_BATCHES if options.batch in (None, "dynamic") else (int(options.batch),)
+    cases = made_up_cases(subject.input_shape, sizes, 1, options.seed)
+    judge = Judge(subject)
+    return tuple(judge.truth(case) for case in cases if case.kind == "ordinary" and not case.degenerate)
+
+
+@contextmanager
+def _made(folder: ModelFolder) -> Iterator[None]:
+    """The folder is there, and goes again if it was not there before and nothing comes of it."""
+    is_new = not folder.path.exists()
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder.path} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            for path in (folder.recipe_path, folder.weights_path, folder.golden_path):
+                path.unlink(missing_ok=True)
+            folder.path.rmdir()
+        raise

@@ -1,0 +1,364 @@
+"""Layers and networks of other people, rebuilt to their names, shapes and arithmetic; torch is all they need.
+
+Each is what its public source computes, told in other words: tests hold the adapters to them, and export them.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+def skewed(by_offset):
+    """(…, L, 2L − 1) by offset b − a → (…, L, L) by position b: row a begins at column L − 1 − a."""
+    *others, length, offsets = by_offset.shape
+    flat = functional.pad(functional.pad(by_offset, (0, 1)).flatten(-2), (0, length - 1))
+    return flat.reshape(*others, length + 1, offsets)[..., :length, length - 1 :]
+
+
+def relative_logits(q, along_height, along_width):
+    """q (B, Nh, dkh, H, W) and the tables → (B, Nh, H·W, H·W), tiled as the sources do it."""
+    height, width = q.shape[-2:]
+    columns = skewed(torch.einsum("bndhw,od->bnhwo", q, along_width))  # (B, Nh, H, W, W): [h, w, j]
+    rows = skewed(torch.einsum("bndhw,od->bnwho", q, along_height))  # (B, Nh, W, H, H): [w, h, i]
+    columns = columns.unsqueeze(4).repeat(1, 1, 1, 1, height, 1)  # [h, w, i, j]
+    rows = rows.transpose(2, 3).unsqueeze(5).repeat(1, 1, 1, 1, 1, width)
+    return (columns + rows).flatten(4).flatten(2, 3)
+
+
+# leaderj1001/Attention-Augmented-Conv2d
+
+
+class ReferenceConv(nn.Module):
+    """`AugmentedConv` of attention_augmented_conv.py, and of AA-Wide-ResNet, which has the same."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, dk, dv, Nh, shape=0, relative=False, stride=1):  # noqa: N803
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.dk, self.dv, self.Nh = dk, dv, Nh
+        self.shape, self.relative, self.stride = shape, relative, stride
+        self.padding = (kernel_size - 1) // 2
+        self.conv_out = nn.Conv2d(in_channels, out_channels - dv, kernel_size, stride, self.padding)
+        self.qkv_conv = nn.Conv2d(in_channels, 2 * dk + dv, kernel_size, stride, self.padding)
+        self.attn_out = nn.Conv2d(dv, dv, 1)
+        if relative:
+            self.key_rel_w = nn.Parameter(torch.randn(2 * shape - 1, dk // Nh))
+            self.key_rel_h = nn.Parameter(torch.randn(2 * shape - 1, dk // Nh))
+
+    def forward(self, x):
+        convolved = self.conv_out(x)
+        q, k, v = self.heads(x)
+        logits = self.logits(q, k)
+        attended = self.weights(logits) @ v.flatten(3).transpose(2, 3)  # (B, Nh, H·W, dvh)
+        return torch.cat([convolved, self.attn_out(self.combined(attended, convolved.shape))], dim=1)
+
+    def heads(self, x):
+        """(B, Nh, depth, H, W) each, q scaled in place, which gradients cannot follow."""
+        parts = self.qkv_conv(x).split([self.dk, self.dk, self.dv], dim=1)
+        q, k, v = (part.reshape(x.shape[0], self.Nh, -1, *part.shape[2:]) for part in parts)
+        q *= (self.dk // self.Nh) ** -0.5
+        return q, k, v
+
+    def logits(self, q, k):
+        content = q.flatten(3).transpose(2, 3) @ k.flatten(3)
+        return content + relative_logits(q, *self.tables(q)) if self.relative else content
+
+    def tables(self, q):
+        return self.key_rel_h, self.key_rel_w
+
+    def weights(self, logits):
+        return logits.softmax(dim=-1)
+
+    def combined(self, attended, shape):
+        """Read as maps as it lies in memory: (Nh, H·W, dvh) as (dv, H, W)."""
+        return attended.reshape(shape[0], self.dv, *shape[2:])
+
+
+class InPaperConv(ReferenceConv):
+    """`AugmentedConv` of in_paper_attention_augmented_conv: 1×1 queries, new random tables at every call."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, dk, dv, Nh, relative):  # noqa: N803
+        super().__init__(in_channels, out_channels, kernel_size, dk, dv, Nh)
+        self.relative = relative
+        self.conv_out = nn.Conv2d(in_channels, out_channels - dv, kernel_size, padding=1)
+        self.qkv_conv = nn.Conv2d(in_channels, 2 * dk + dv, 1)
+
+    def tables(self, q):
+        depth, height, width = q.shape[2:]
+        return (torch.randn(2 * side - 1, depth, dtype=q.dtype, device=q.device) for side in (height, width))
+
+
+class WideBasic(nn.Module):
+    """A block of it: two augmented convolutions, and an augmented shortcut where sizes differ."""
+
+    def __init__(self, in_planes, planes, dropout, shape, stride):
+        super().__init__()
+        options = {"kernel_size": 3, "dk": 2 * planes, "dv": int(0.2 * planes), "Nh": 4, "relative": True}
+        self.bn1 = nn.BatchNorm2d(in_planes)
+        self.conv1 = ReferenceConv(in_planes, planes, shape=shape * stride, **options)
+        self.dropout = nn.Dropout(dropout)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = ReferenceConv(planes, planes, stride=stride, shape=shape, **options)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_planes != planes:
+            self.shortcut = nn.Sequential(ReferenceConv(in_planes, planes, stride=stride, shape=shape, **options))
+
+    def forward(self, x):
+        out = self.dropout(self.conv1(self.bn1(x).relu()))
+        out = self.conv2(self.bn2(out).relu())
+        out += self.shortcut(x)
+        return out
+
+
+class WideResNet(nn.Module):
+    """Its `Wide_ResNet`: every convolution is augmented. 28-10 has 206,229,580 parameters for 100 classes."""
+
+    def __init__(self, depth=28, widen_factor=10, dropout=0.3, num_classes=100, shape=32):
+        super().__init__()
+        widths = [20, 20 * widen_factor, 40 * widen_factor, 60 * widen_factor]
+        self.conv1 = ReferenceConv(3, widths[0], 3, 2 * widths[0], int(0.2 * widths[0]), 4, shape, relative=True)
+        for stage in (1, 2, 3):
+            stride = 1 if stage == 1 else 2
+            shape //= stride
+            blocks = [WideBasic(widths[stage - 1], widths[stage], dropout, shape, stride)]
+            blocks += [
+                WideBasic(widths[stage], widths[stage], dropout, shape, 1) for _ in range((depth - 4) // 6 - 1)
+            ]
+            setattr(self, f"layer{stage}", nn.Sequential(nn.Sequential(*blocks)))
+        self.bn1 = nn.BatchNorm2d(widths[3], momentum=0.9)
+        self.linear = nn.Linear(widths[3], num_classes)
+
+    def forward(self, x):
+        out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        out = functional.avg_pool2d(self.bn1(out).relu(), 8)
+        return self.linear(out.flatten(1))
+
+
+# LegenDong/attention-augmented.pytorch
+
+
+class AugmentedLayer(nn.Module):
+    """`AugmentedLayer`: 1×1 queries, tables of two lengths, heads permuted as in the paper."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, padding, dk, dv, Nh, relative=True, fh=None, fw=None):  # noqa: N803
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.padding = kernel_size, padding
+        self.dk, self.dv, self.Nh = dk, dv, Nh
+        self.relative, self.fh, self.fw = relative, fh, fw
+        self.conv_layer = nn.Conv2d(in_channels, out_channels - dv, kernel_size, padding=padding)
+        self.qkv_layer = nn.Conv2d(in_channels, 2 * dk + dv, 1)
+        self.attn_layer = nn.Conv2d(dv, dv, 1)
+        if relative:
+            self.key_rel_w = nn.Parameter(torch.randn(2 * fw - 1, dk // Nh) + dk**-0.5)
+            self.key_rel_h = nn.Parameter(torch.randn(2 * fh - 1, dk // Nh) + dk**-0.5)
+
+    def forward(self, x):
+        batch, _, height, width = x.shape
+        q, k, v = (part.reshape(batch, self.Nh, -1, height, width)
+                   for part in self.qkv_layer(x).split([self.dk, self.dk, self.dv], dim=1))  # fmt: skip
+        q *= (self.dk // self.Nh) ** -0.5
+        logits = q.flatten(3).transpose(2, 3) @ k.flatten(3)
+        if self.relative:
+            logits += relative_logits(q, self.key_rel_h, self.key_rel_w)
+        attended = logits.softmax(dim=-1) @ v.flatten(3).transpose(2, 3)
+        attended = attended.transpose(2, 3).reshape(batch, self.dv, height, width)
+        return torch.cat([self.conv_layer(x), self.attn_layer(attended)], dim=1)
+
+
+# d-li14/dot-product-attention
+
+
+class SelfAttention2d(nn.Module):
+    """`SelfAttention2d`: the keys come first, and the heads are not permuted."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, dk, dv, Nh, size=None, relative=False, stride=1):  # noqa: N803
+        super().__init__()
+        self.dk, self.dv, self.Nh, self.relative, self.stride = dk, dv, Nh, relative, stride
+        self.conv_out = nn.Conv2d(in_channels, out_channels - dv, kernel_size, stride, (kernel_size - 1) // 2)
+        self.conv_kqv = nn.Conv2d(in_channels, 2 * dk + dv, 1, stride)
+        self.attn_out = nn.Conv2d(dv, dv, 1)
+        if relative:
+            self.key_rel_w = nn.Parameter(torch.randn(2 * size - 1, dk // Nh))
+            self.key_rel_h = nn.Parameter(torch.randn(2 * size - 1, dk // Nh))
+
+    def forward(self, x):
+        convolved = self.conv_out(x)
+        size = convolved.shape[2:]
+        k, q, v = self.parts(x)
+        q *= (self.dk // self.Nh) ** -0.5
+        q, k, v = (part.reshape(x.shape[0], self.Nh, -1, *size) for part in (q, k, v))
+        logits = q.flatten(3).transpose(2, 3) @ k.flatten(3)
+        if self.relative:
+            logits += relative_logits(q, self.key_rel_h, self.key_rel_w)
+        attended = logits.softmax(dim=-1) @ v.flatten(3).transpose(2, 3)
+        return torch.cat([convolved, self.attn_out(attended.reshape(len(x), self.dv, *size))], dim=1)
+
+    def parts(self, x):
+        """Keys, queries and values, (B, depth, H, W) each."""
+        return self.conv_kqv(x).split([self.dk, self.dk, self.dv], dim=1)
+
+
+class PooledBottleneck(nn.Module):
+    """Its `AABottleneck` with `downsize`: attention on an averaged map, brought back bilinearly, around the layer."""
+
+    def __init__(self, in_planes=8, planes=8, size=8, dk=16, dv=8, Nh=4):  # noqa: N803
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_planes, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.downsample_att = nn.AvgPool2d(kernel_size=3, stride=2, padding=1)
+        self.conv2 = SelfAttention2d(planes, 2 * planes, 3, dk, dv, Nh, size=size // 2, relative=True)
+        self.upsample_att = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.bn2 = nn.BatchNorm2d(2 * planes)
+        self.conv3 = nn.Conv2d(2 * planes, in_planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(in_planes)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.upsample_att(self.conv2(self.downsample_att(out)))
+        out = self.bn3(self.conv3(self.relu(self.bn2(out))))
+        out += x
+        return self.relu(out)
+
+
+# timm
+
+
+class RelativePositions(nn.Module):
+    """`PosEmbedRel`: the relative logits of (B·Nh, H·W, dkh) queries."""
+
+    def __init__(self, feat_size, dim_head, scale):
+        super().__init__()
+        self.height, self.width = feat_size
+        self.dim_head = dim_head
+        self.height_rel = nn.Parameter(torch.randn(2 * self.height - 1, dim_head) * scale)
+        self.width_rel = nn.Parameter(torch.randn(2 * self.width - 1, dim_head) * scale)
+
+    def forward(self, q):
+        maps = q.transpose(1, 2).reshape(len(q), 1, -1, self.height, self.width)
+        return relative_logits(maps, self.height_rel, self.width_rel).squeeze(1)
+
+
+class BottleneckAttn(nn.Module):
+    """`BottleneckAttn`: relative logits of queries that are not scaled, unless `scale_pos_embed`."""
+
+    def __init__(
+        self, dim, dim_out=None, feat_size=None, stride=1, num_heads=4, dim_head=None, qkv_bias=False,
+        scale_pos_embed=False,
+    ):  # fmt: skip
+        super().__init__()
+        dim_out = dim_out or dim
+        self.num_heads = num_heads
+        self.dim_head_qk, self.dim_head_v = dim_head or dim_out // num_heads, dim_out // num_heads
+        self.dim_out_qk, self.dim_out_v = num_heads * self.dim_head_qk, num_heads * self.dim_head_v
+        self.scale, self.scale_pos_embed = self.dim_head_qk**-0.5, scale_pos_embed
+        self.qkv = nn.Conv2d(dim, 2 * self.dim_out_qk + self.dim_out_v, 1, bias=qkv_bias)
+        self.pos_embed = RelativePositions(feat_size, self.dim_head_qk, self.scale)
+        self.pool = nn.AvgPool2d(2, 2) if stride == 2 else nn.Identity()
+
+    def forward(self, x):
+        parts = self.qkv(x).split([self.dim_out_qk, self.dim_out_qk, self.dim_out_v], dim=1)
+        q, k, v = (part.reshape(len(x) * self.num_heads, -1, x.shape[2] * x.shape[3]) for part in parts)
+        q = q.transpose(1, 2)
+        if self.scale_pos_embed:
+            logits = (q @ k + self.pos_embed(q)) * self.scale
+        else:
+            logits = (q @ k) * self.scale + self.pos_embed(q)
+        out = (logits.softmax(dim=-1) @ v.transpose(1, 2)).transpose(1, 2)
+        return self.pool(out.reshape(len(x), self.dim_out_v, *x.shape[2:]))
+
+
+# lucidrains/bottleneck-transformer-pytorch
+
+
+class RelPosEmb(nn.Module):
+    """The relative logits of (B, Nh, H·W, d) queries, scaled before."""
+
+    def __init__(self, fmap_size, dim_head):
+        super().__init__()
+        self.fmap_size = fmap_size
+        self.rel_height = nn.Parameter(torch.randn(2 * fmap_size[0] - 1, dim_head) * dim_head**-0.5)
+        self.rel_width = nn.Parameter(torch.randn(2 * fmap_size[1] - 1, dim_head) * dim_head**-0.5)
+
+    def forward(self, q):
+        return relative_logits(q.transpose(2, 3).unflatten(3, self.fmap_size), self.rel_height, self.rel_width)
+
+
+class AbsPosEmb(nn.Module):
+    """Logits by where the key is: the default, and no relative attention."""
+
+    def __init__(self, fmap_size, dim_head):
+        super().__init__()
+        self.height = nn.Parameter(torch.randn(fmap_size[0], dim_head) * dim_head**-0.5)
+        self.width = nn.Parameter(torch.randn(fmap_size[1], dim_head) * dim_head**-0.5)
+
+    def forward(self, q):
+        return q @ (self.height[:, None] + self.width).flatten(0, 1).transpose(0, 1)
+
+
+class BottleAttention(nn.Module):
+    """`Attention`, inside a BottleStack."""
+
+    def __init__(self, *, dim, fmap_size, heads=4, dim_head=128, rel_pos_emb=False):
+        super().__init__()
+        self.heads, self.scale = heads, dim_head**-0.5
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * dim_head, 1, bias=False)
+        self.pos_emb = (RelPosEmb if rel_pos_emb else AbsPosEmb)(fmap_size, dim_head)
+
+    def forward(self, fmap):
+        batch, _, height, width = fmap.shape
+        q, k, v = (part.reshape(batch, self.heads, -1, height * width).transpose(2, 3)
+                   for part in self.to_qkv(fmap).chunk(3, dim=1))  # fmt: skip
+        q = q * self.scale
+        weights = (q @ k.transpose(2, 3) + self.pos_emb(q)).softmax(dim=-1)
+        return (weights @ v).transpose(2, 3).reshape(batch, -1, height, width)
+
+
+class BottleBlock(nn.Module):
+    """Contraction, attention, expansion beside a shortcut; halving the map with `downsample`, after the attention."""
+
+    def __init__(self, *, dim, fmap_size, dim_out, proj_factor, downsample, heads, dim_head, rel_pos_emb):
+        super().__init__()
+        self.shortcut = nn.Identity()
+        if dim != dim_out or downsample:
+            kernel_size, stride, padding = (3, 2, 1) if downsample else (1, 1, 0)
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(dim, dim_out, kernel_size, stride, padding, bias=False), nn.BatchNorm2d(dim_out), nn.ReLU()
+            )
+        inner = dim_out // proj_factor
+        self.net = nn.Sequential(
+            nn.Conv2d(dim, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            BottleAttention(dim=inner, fmap_size=fmap_size, heads=heads, dim_head=dim_head, rel_pos_emb=rel_pos_emb),
+            nn.AvgPool2d((2, 2)) if downsample else nn.Identity(),
+            nn.BatchNorm2d(heads * dim_head),
+            nn.ReLU(),
+            nn.Conv2d(heads * dim_head, dim_out, 1, bias=False),
+            nn.BatchNorm2d(dim_out),
+        )
+        self.activation = nn.ReLU()
+
+    def forward(self, x):
+        return self.activation(self.net(x) + self.shortcut(x))
+
+
+class BottleStack(nn.Module):
+    """Some of these, the first of which may halve the map."""
+
+    def __init__(
+        self, *, dim, fmap_size, dim_out=64, proj_factor=4, num_layers=3, heads=4, dim_head=8, downsample=True,
+        rel_pos_emb=False,
+    ):  # fmt: skip
+        super().__init__()
+        blocks = []
+        for number in range(num_layers):
+            options = {"proj_factor": proj_factor, "heads": heads, "dim_head": dim_head, "rel_pos_emb": rel_pos_emb}
+            halves = downsample and number == 0
+            blocks.append(BottleBlock(dim=dim, dim_out=dim_out, fmap_size=fmap_size, downsample=halves, **options))
+            dim = dim_out
+            fmap_size = tuple(side // 2 for side in fmap_size) if halves else fmap_size
+        self.net = nn.Sequential(*blocks)
+
+    def forward(self, x):
+        return self.net(x)
