@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from aaexport.adapters.adapter import Adapter, DeclinedError
-from aaexport.adapters.build import replacement_of, shared_parameters
+from aaexport.adapters.build import replacement_of
 from aaexport.adapters.calls import Calls
 from aaexport.adapters.check import Checks, Pair
 from aaexport.adapters.d_li14 import D_LI14
@@ -22,6 +22,7 @@ from aaexport.adapters.reference import REFERENCE
 from aaexport.adapters.timm import TIMM
 from aaexport.errors import first_line
 from aaexport.nn import AugmentedConv2d
+from aaexport.nn.copies import shared_parameters
 
 ADAPTERS: tuple[Adapter, ...] = (REFERENCE, LEGENDONG, D_LI14, TIMM, LUCIDRAINS)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

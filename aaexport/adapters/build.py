@@ -25,18 +25,6 @@ CONVOLUTION = (
 )
 
 
-def shared_parameters(module: nn.Module) -> dict[int, Any]:
-    """A memo for `copy.deepcopy`: a copy of `module` then has its own parameters, over the memory of the given ones.
-
-    Its own, because `to` and `requires_grad_` would reach the given module through shared ones.
-    """
-    return {
-        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-        for parameter in module.parameters()
-        if type(parameter) is nn.Parameter
-    }
-
-
 def replacement_of(parts: Parts, size: tuple[int, int], memo: dict[int, Any]) -> nn.Module:
     """The layer of these parts for an input of (height, width), copied by `memo`, in evaluation mode.
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from aaexport.adapters.adapter import Adapter, DeclinedError
-from aaexport.adapters.build import replacement_of, shared_parameters
+from aaexport.adapters.build import replacement_of
 from aaexport.errors import first_line
 from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.copies import shared_parameters
 
 SCALES = (0.25, 1.0, 4.0)  # one image each: attention near its mean, soft, and sharp
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a channel's largest number

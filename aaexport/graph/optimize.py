@@ -16,6 +16,7 @@ from onnx_ir.passes.common import (
     InlinePass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
 )
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.rules.common import reshape_reshape_rule
@@ -26,7 +27,10 @@ from aaexport.graph.check import declared_opset
 from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; should two ever undo each other, it ends all the same
-OLDEST_OPSET = 13  # the rules write operators as they are since then
+OLDEST_OPSET = 11  # the rules write operators as they are since then
+SIZES = ShapeInferencePass(
+    check_type=False, strict_mode=False, data_prop=True
+)  # a rule may need those of another's work
 TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
 
 
@@ -45,7 +49,7 @@ def optimize_model(
     """Applies every one of `rules` that pays on `target` wherever it can be applied; `model` stays as it is.
 
     Raises:
-        GraphError: the shapes of `model` contradict each other, its opset is below 13, or it is above 2 GiB.
+        GraphError: the shapes of `model` contradict each other, its opset is below 11, or it is above 2 GiB.
     """
     if declared_opset(model) < OLDEST_OPSET:
         remedy = "bring it there with onnx.version_converter"
@@ -59,6 +63,7 @@ def optimize_model(
         applied.update(counts)
         if not any(counts.values()):
             break
+        SIZES(graph)
     TIDYING(graph)
     reports = tuple(RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values()))) for r in bound)
     return ir.serde.serialize_model(graph), reports
@@ -74,18 +79,9 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:
-    rule.refusals.clear()  # those of the last round are what is left
-    rule.names = _names(graph.graph)
+    rule.begin(graph)
     rewriting = RewriteRule(rule.pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)
     count: int = RewriteRuleSet([rewriting], commute=rule.commutes).apply_to_model(graph)
     if count:
         RewriteRuleSet([reshape_reshape_rule]).apply_to_model(graph)
     return count
-
-
-def _names(graph: ir.Graph) -> set[str | None]:
-    """Of every value, in subgraphs too: a new one must not be called like any of them."""
-    nodes = list(graph.all_nodes())
-    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
-    inner = {node.graph for node in nodes if node.graph is not None and node.graph is not graph}
-    return {value.name for value in values} | {name for each in inner for name in each.initializers}

@@ -17,6 +17,7 @@ from aaexport.graph.digests import renew_digests
 from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import FILE_RULES
 from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
 from aaexport.parity import tolerances as tolerances_of
 from aaexport.results import OptimizeResult
@@ -66,7 +67,7 @@ def optimize(
     check_writable(path)
     model = read_onnx(source)
     say("applying the graph rules")
-    rewritten, rules = optimize_model(model, target=target)
+    rewritten, rules = optimize_model(model, target=target, rules=FILE_RULES)
     if not foreign_operators(model):
         check_model(rewritten)
     record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})

@@ -20,6 +20,7 @@ from aaexport.nn.attention_maps import WithAttention, attention_outputs, require
 from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
+from aaexport.nn.copies import copied
 from aaexport.pipeline.golden import Golden, read_golden
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName, ModuleRecipe, Recipe, parse_kwargs
@@ -151,7 +152,7 @@ def as_subject(
 
 def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:
     """A copy of `module` whose augmented layers use that decomposition; None leaves each layer's own."""
-    module = copy.deepcopy(module).eval()
+    module = copied(module).eval()
     if name is not None:
         set_decomposition(module, name)
     return module

@@ -14,19 +14,23 @@ from __future__ import annotations
 from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
 from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
+from aaexport.graph.rules.einsum_in_batches import EinsumInBatches
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
 from aaexport.graph.rules.normalization_through_matmul import NormalizationThroughMatmul
 from aaexport.graph.rules.normalization_through_resize import NormalizationThroughResize
 from aaexport.graph.rules.pointwise_over_concat import PointwiseOverConcat
 from aaexport.graph.rules.relu_through_concat import ReluThroughConcat
+from aaexport.graph.rules.reshape_to_known_sizes import ReshapeToKnownSizes
 from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
+from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
 
-__all__ = ["RULES", "GraphRule"]
+__all__ = ["FILE_RULES", "RULES", "GraphRule"]
 
+EINSUMS: tuple[type[GraphRule], ...] = (EinsumInBatches, EinsumAsMatmul)
 # Normalizations go first, so that they meet the convolutions before those are joined or split.
-RULES: tuple[type[GraphRule], ...] = (
+OTHERS: tuple[type[GraphRule], ...] = (
     NormalizationThroughConcat,
     NormalizationThroughResize,
     NormalizationThroughMatmul,
@@ -35,6 +39,8 @@ RULES: tuple[type[GraphRule], ...] = (
     ScaleIntoConvolution,
     ConvolutionsInParallel,
     PointwiseOverConcat,
-    EinsumAsMatmul,
     BroadcastForTile,
 )
+RULES: tuple[type[GraphRule], ...] = (*EINSUMS, *OTHERS)
+# For files of whatever origin. A layer of ours is left as its recipe, its user or `aaexport tune` wants it written.
+FILE_RULES: tuple[type[GraphRule], ...] = (ReshapeToKnownSizes, *EINSUMS, SkewedRelativeAttention, *OTHERS)

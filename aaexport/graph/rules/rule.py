@@ -38,6 +38,13 @@ class GraphRule(RewriteRuleClassBase):
         self.target = target
         self.refusals: dict[ir.Node, str] = {}
         self.names: set[str | None] = set()  # of all values of the graph
+        self.model: ir.Model
+
+    def begin(self, model: ir.Model) -> None:
+        """Is called before each pass over a model: what was refused in the last one does not count any more."""
+        self.refusals.clear()
+        self.names = _names(model.graph)
+        self.model = model
 
     def is_candidate(self, *_: Any, **matched: Any) -> bool:
         """Whether the match is of the kind that the rule is made for; others are not worth a word."""
@@ -69,8 +76,16 @@ class GraphRule(RewriteRuleClassBase):
         others = (f"{name}_{number}" for number in itertools.count(1))
         free = next(each for each in itertools.chain([name], others) if each not in self.names)
         self.names.add(free)
-        value: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(numbers)), name=free)
+        value: ir.Value = op.initializer(ir.tensor(np.asarray(numbers, order="C")), name=free)
         return value
+
+
+def _names(graph: ir.Graph) -> set[str | None]:
+    """Of every value, in subgraphs too: a new one must not be called like any of them."""
+    nodes = list(graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    inner = {node.graph for node in nodes if node.graph is not None and node.graph is not graph}
+    return {value.name for value in values} | {name for each in inner for name in each.initializers}
 
 
 def constant(value: ir.Value | None, what: str) -> NDArray[Any]:

@@ -1,0 +1,255 @@
+"""A relative attention that was found in a graph → operators that compute it faster, in blocks of queries.
+
+They are those of `aaexport.nn.relative`, where the algebra is, with the tables as constants in the form that is used:
+
+    fold     [s·q, rel_h, rel_w] · [k, onehot(row), onehot(column)]ᵀ
+    shift    s·q·(k + r_height) + rel_w, each row of queries with keys of its own
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from aaexport.graph.rules.fixed_batch import sizes
+from aaexport.graph.rules.movement import Numbers
+from aaexport.graph.rules.rule import Builder
+from aaexport.graph.rules.skewed_attention import Channels, Operand, SkewedAttention
+
+SIZES_AS_INPUT = 13  # the first opset in which Split has them so
+ONE_A_HEAD_AND_IMAGE = 3  # the rank of matrices (B·Nh, rows, columns)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The queries in some rows of the map, all of them or those in some columns: (first, one past the last)."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """How many queries."""
+        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
+
+
+def blocks_of_queries(height: int, width: int, blocks: int) -> list[Block]:
+    """The map in at least so many blocks, in the order of positions: some whole rows each, or a part of one row."""
+    largest = -(-height * width // blocks)
+    rows = _even_parts(height, max(largest // width, 1))
+    columns = _even_parts(width, min(largest, width))
+    return [Block(*both) for both in itertools.product(rows, columns)]
+
+
+def _even_parts(total: int, largest: int) -> list[tuple[int, int]]:
+    """`total` in parts that are no larger, as few as possible, and alike but for the last."""
+    size = -(-total // -(-total // largest))
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+@dataclass
+class AttentionWriter:
+    """Writes one attention.
+
+    Attributes:
+        op: where operators are added.
+        found: the attention.
+        original: a value of the graph in which it was found → the same of the graph that is written.
+        new_constant: makes an initializer.
+        opset: the graph's.
+    """
+
+    op: Builder
+    found: SkewedAttention
+    original: Callable[[ir.Value], ir.Value]
+    new_constant: Callable[[Numbers, str], ir.Value]
+    opset: int
+    _known: dict[tuple[int, ...], ir.Value] = field(default_factory=dict)
+
+    def write(self, *, folded: bool, blocks: int) -> ir.Value:
+        """softmax(logits)·V in the shape that it had, (…, N, dvh)."""
+        queries, keys, values = self._matrices()
+        parts = blocks_of_queries(self.found.height, self.found.width, blocks)
+        logits = self._fold(queries, keys, parts) if folded else self._shift(queries, keys, parts)
+        attended = [self.op.MatMul(self.op.Softmax(each, axis=-1), values) for each in logits]
+        out: ir.Value = attended[0] if len(attended) == 1 else self.op.Concat(*attended, axis=-2)
+        *groups, positions, depth = sizes(self.found.values.value)
+        if len(groups) + 2 == self._rank:
+            return out
+        return self._reshape(out, -1, self.found.heads, positions, depth)
+
+    # Queries, keys and values
+
+    @property
+    def _rank(self) -> int:
+        """Of the matrices that are multiplied: the fewest axes that are possible without asking for sizes."""
+        operands = (self.found.queries, self.found.keys, self.found.values)
+        if all(operand.channels for operand in operands):
+            return ONE_A_HEAD_AND_IMAGE
+        return len(sizes(self.found.queries.value))
+
+    @property
+    def _groups(self) -> list[int]:
+        """For Reshape, the axes before the matrices: as they are."""
+        return [0] * (self._rank - 2)
+
+    def _matrices(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """s·q (…, N, dkh), k (…, dkh, N) and v (…, N, dvh)."""
+        maps = self._feature_maps()
+        queries = self._matrix(self.found.queries, maps, transposed=True)
+        keys = self._matrix(self.found.keys, maps, transposed=False)
+        values = self._matrix(self.found.values, maps, transposed=True)
+        if self.found.scale != 1:
+            queries = self.op.Mul(queries, self._numbers(np.array(self.found.scale), "scale"))
+        return queries, keys, values
+
+    def _matrix(self, operand: Operand, maps: dict[Channels, ir.Value], *, transposed: bool) -> ir.Value:
+        channels = operand.channels
+        if channels is None:
+            return self.original(operand.value)
+        groups = [-1] if self._rank == ONE_A_HEAD_AND_IMAGE else [0, channels.heads]
+        positions = self.found.height * self.found.width
+        matrices = self._reshape(maps[channels], *groups, channels.depth, positions)
+        if not transposed:
+            return matrices
+        *before, last_but_one, last = range(self._rank)
+        rows: ir.Value = self.op.Transpose(matrices, perm=[*before, last, last_but_one])
+        return rows
+
+    def _feature_maps(self) -> dict[Channels, ir.Value]:
+        """The channels of each operand as a tensor of its own, by one Split where they are all that there is."""
+        operands = (self.found.queries, self.found.keys, self.found.values)
+        wanted = {operand.channels for operand in operands if operand.channels is not None}
+        maps: dict[Channels, ir.Value] = {}
+        for source in {channels.source for channels in wanted}:
+            parts = sorted((each for each in wanted if each.source is source), key=lambda each: each.start)
+            edges = [0, *(part.stop for part in parts)]
+            if [part.start for part in parts] != edges[:-1] or edges[-1] != sizes(source)[1]:
+                maps |= {part: self._slice(self.original(source), 1, part.start, part.stop) for part in parts}
+            elif len(parts) == 1:
+                maps[parts[0]] = self.original(source)
+            else:
+                maps |= zip(parts, self._split(source, [part.stop - part.start for part in parts]), strict=True)
+        return maps
+
+    def _split(self, source: ir.Value, channels: list[int]) -> list[ir.Value]:
+        whole, count = self.original(source), len(channels)
+        if self.opset >= SIZES_AS_INPUT:
+            parts = self.op.Split(whole, self._integers(*channels), axis=1, _outputs=count)
+        else:
+            parts = self.op.Split(whole, axis=1, split=channels, _outputs=count)
+        for part, size in zip(parts, channels, strict=True):
+            part.type = whole.type
+            part.shape = ir.Shape([None if whole.shape is None else whole.shape[0], size, *sizes(source)[2:]])
+        return list(parts)
+
+    # Logits, block by block
+
+    def _fold(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
+        height, width, positions = self.found.height, self.found.width, self.found.height * self.found.width
+        maps = self._as_maps(queries)
+        along_height = self.op.MatMul(maps, self._numbers(_gathered(self.found.rel_height), "rel_height"))
+        relative = (
+            self._reshape(along_height, *self._groups, positions, height),
+            self._reshape(self._along_width(maps), *self._groups, positions, width),
+        )
+        queries = self.op.Concat(queries, *relative, axis=-1)
+        before, depth = [0] * (self._rank - 2), sizes(self.found.queries.value)[-1]
+        deeper = self.op.Pad(keys, self._integers(*before, 0, 0, *before, height + width, 0))
+        onehots = np.pad(_onehots(height, width), ((depth, 0), (0, 0)))
+        keys = self.op.Add(deeper, self._numbers(onehots, "onehots"))
+        ends = list(itertools.accumulate((block.count for block in blocks), initial=0))
+        return [self.op.MatMul(self._part(queries, -2, each), keys) for each in itertools.pairwise(ends)]
+
+    def _shift(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
+        height, width = self.found.height, self.found.width
+        positions, depth = height * width, sizes(self.found.queries.value)[-1]
+        maps = self._as_maps(queries)
+        keys = self._reshape(keys, *self._groups, 1, depth, positions)
+        # Repeated by the runtime rather than in the file, where the copies would be the largest part.
+        by_row = self._numbers(_gathered(self.found.rel_height)[..., None], "rel_height")  # (H, dkh, H, 1)
+        repeated = self.op.Expand(by_row, self._integers(height, depth, height, width))
+        along_height = self._reshape(repeated, height, depth, positions)
+        along_width = self._along_width(maps)
+
+        def logits(block: Block) -> ir.Value:
+            own_keys = self.op.Add(keys, self._part(along_height, 0, block.rows))
+            content = self.op.MatMul(self._part_of_maps(maps, block), own_keys)  # (…, h, w, N)
+            across = self._part_of_maps(along_width, block)
+            total = self.op.Add(
+                self._reshape(content, *self._groups, block.count, height, width),
+                self._reshape(across, *self._groups, block.count, 1, width),
+            )
+            return self._reshape(total, *self._groups, block.count, positions)
+
+        return [logits(block) for block in blocks]
+
+    def _as_maps(self, queries: ir.Value) -> ir.Value:
+        """(…, N, dkh) → (…, H, W, dkh)."""
+        depth = sizes(self.found.queries.value)[-1]
+        return self._reshape(queries, *self._groups, self.found.height, self.found.width, depth)
+
+    def _along_width(self, maps: ir.Value) -> ir.Value:
+        """Relative logits (…, H, W, W), [h, w, j], out of those of all offsets without moving a number.
+
+        In memory, the part that is wanted of column w begins one number earlier than that of the column before.
+        """
+        height, width = self.found.height, self.found.width
+        by_offset: ir.Value = self.op.MatMul(
+            maps, self._numbers(self.found.rel_width.T, "rel_width")
+        )  # (…, H, W, 2W − 1)
+        if width == 1:
+            return by_offset
+        flat = self._reshape(by_offset, *self._groups, height, width * (2 * width - 1))
+        flat = self._slice(flat, -1, width - 1, width - 1 + width * (2 * width - 2))
+        shifted = self._reshape(flat, *self._groups, height, width, 2 * width - 2)
+        return self._slice(shifted, -1, 0, width)
+
+    # Parts and constants
+
+    def _part_of_maps(self, maps: ir.Value, block: Block) -> ir.Value:
+        """(…, H, W, ·) → (…, h, w, ·)."""
+        rows = self._part(maps, -3, block.rows, self.found.height)
+        return self._part(rows, -2, block.columns, self.found.width)
+
+    def _part(self, value: ir.Value, axis: int, part: tuple[int, int], total: int | None = None) -> ir.Value:
+        """From the first to one past the last; nothing is done where that is the whole."""
+        whole = self.found.height * self.found.width if total is None else total
+        return value if part == (0, whole) else self._slice(value, axis, *part)
+
+    def _slice(self, value: ir.Value, axis: int, start: int, stop: int) -> ir.Value:
+        part: ir.Value = self.op.Slice(value, self._integers(start), self._integers(stop), self._integers(axis))
+        return part
+
+    def _reshape(self, value: ir.Value, *shape: int) -> ir.Value:
+        reshaped: ir.Value = self.op.Reshape(value, self._integers(*shape))
+        return reshaped
+
+    def _integers(self, *integers: int) -> ir.Value:
+        if integers not in self._known:
+            name = "_".join(["sizes", *map(str, integers)])
+            self._known[integers] = self.new_constant(np.array(integers, np.int64), name)
+        return self._known[integers]
+
+    def _numbers(self, numbers: Numbers, name: str) -> ir.Value:
+        return self.new_constant(numbers.astype(self.found.rel_height.dtype), name)
+
+
+def _gathered(embeddings: Numbers) -> Numbers:
+    """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
+    position = np.arange((len(embeddings) + 1) // 2)
+    offsets = position[None, :] - position[:, None] + len(position) - 1
+    gathered: Numbers = embeddings[offsets].swapaxes(1, 2)
+    return gathered
+
+
+def _onehots(height: int, width: int) -> Numbers:
+    """(H + W, N): 1 where a position lies in that row, or in that column, of the map."""
+    position = np.arange(height * width)
+    rows = np.arange(height)[:, None] == position // width
+    columns = np.arange(width)[:, None] == position % width
+    return np.concatenate([rows, columns]).astype(float)

@@ -1,0 +1,85 @@
+"""Einsum("…ik,…kj->…ij", x, y), each operand's last two axes in either order → MatMul(x or xᵀ, y or yᵀ).
+
+Some public implementations write q·k and the product with V so: `bhid,bhjd->bhij`, `bhij,bhjd->bhid`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, attribute, like, producer
+
+MATRIX_AXES = 2
+
+
+class EinsumInBatches(GraphRule):
+    """A product of two stacks of matrices, one matrix a head and image → MatMul."""
+
+    title = "Einsum of stacked matrices as MatMul"
+
+    def pattern(self, op: Builder, x: ir.Value, y: ir.Value) -> Any:
+        """Of two operands."""
+        return op.Einsum(x, y, _allow_other_attributes=True, _outputs=["summed"])
+
+    def is_candidate(self, x: ir.Value, y: ir.Value, summed: ir.Value) -> bool:
+        """Both are stacks: a product with one matrix is another rule's."""
+        left, right, _ = _axes(attribute(producer(summed), "equation", ""))
+        return len(left) > MATRIX_AXES and len(right) > MATRIX_AXES
+
+    def require(self, x: ir.Value, y: ir.Value, summed: ir.Value) -> None:
+        """The equation is a matrix product, and the summed axis is not repeated to fit."""
+        equation = attribute(producer(summed), "equation", "")
+        if _transposed(equation) is None:
+            raise Refusal(f"{equation} is not a product of stacked matrices")
+        if x.shape is None or y.shape is None:
+            raise Refusal("the sizes of its axes are not known")
+        left, right, _ = _axes(equation)
+        # The specification wants a common axis to be of one size, but runtimes let 1 be any; so does MatMul, but
+        # for the axis that is summed.
+        summed_axis = (set(left[-2:]) & set(right[-2:])).pop()
+        sizes = x.shape[left.index(summed_axis)], y.shape[right.index(summed_axis)]
+        if all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]:
+            raise Refusal("the summed axis is not of one size")
+
+    def rewrite(self, op: Builder, x: ir.Value, y: ir.Value, summed: ir.Value) -> Any:
+        """Operands are transposed where the equation has their axes the other way round."""
+        ways = _transposed(attribute(producer(summed), "equation", ""))
+        assert ways is not None
+        left, right = (
+            _with_last_axes_swapped(op, value) if is_transposed else value
+            for value, is_transposed in zip((x, y), ways, strict=True)
+        )
+        return like(op.MatMul(left, right), summed)
+
+
+def _axes(equation: str) -> tuple[str, str, str]:
+    """Of both operands and of the result; the result's are empty where the equation does not name them."""
+    given, _, result = equation.replace(" ", "").partition("->")
+    left, _, right = given.partition(",")
+    return left, right, result
+
+
+def _transposed(equation: str) -> tuple[bool, bool] | None:
+    """Whether the left and the right matrices have their axes the other way round; None for other equations."""
+    left, right, result = _axes(equation)
+    axes = (left, right, result)
+    if any(
+        len(each) < MATRIX_AXES or not each.isalpha() or len(set(each)) < len(each) or each[:-2] != left[:-2]
+        for each in axes
+    ):
+        return None
+    row, column = result[-2], result[-1]
+    for summed in set(left[-2:]) & set(right[-2:]) - set(result):
+        if set(left[-2:]) == {row, summed} and set(right[-2:]) == {summed, column}:
+            return left[-1] == row, right[-1] == summed
+    return None
+
+
+def _with_last_axes_swapped(op: Builder, value: ir.Value) -> ir.Value:
+    assert value.shape is not None
+    *before, last_but_one, last = range(len(value.shape))
+    turned: ir.Value = op.Transpose(value, perm=[*before, last, last_but_one])
+    turned.type, turned.shape = value.type, ir.Shape([value.shape[axis] for axis in (*before, last, last_but_one)])
+    return turned

@@ -1,0 +1,97 @@
+"""softmax(q·k + tiled(skewed(q·R_h)) + tiled(skewed(q·R_w)))·v → the same as `fold` or `shift`, in blocks of queries.
+
+So the public implementations write 2-D relative attention: logits of every offset, brought from offsets to positions
+by padding, reshaping and slicing, and repeated over the other axis, about 25 operators an axis, and as many ways to
+write them as there are authors, exporters and opsets. What they compute is found by trying it out
+(`aaexport.graph.rules.skewed_attention`); what is written instead is what `convert` writes of a layer of ours, in the
+form that the same model of costs chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+
+from aaexport.graph.rules.attention_forms import AttentionWriter
+from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch, sizes
+from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, like, require_sole_use
+from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised
+
+IMAGES = 2  # of a dynamic batch, to try it out with: as few as can be told apart
+
+
+class SkewedRelativeAttention(GraphRule):
+    """Relative logits of all pairs of positions, written out → folded, or in blocks."""
+
+    title = "skewed relative attention as fold or shift"
+
+    def begin(self, model: ir.Model) -> None:
+        """What was found in the graph before does not hold any more."""
+        super().begin(model)
+        self._fixed: dict[str, ir.Value] = {}
+        self._values: dict[str | None, ir.Value] = {}
+        self._found: dict[str | None, SkewedAttention] = {}
+
+    def pattern(self, op: Builder, logits: ir.Value, values: ir.Value) -> Any:
+        """From the logits on; what they are made of takes more than a pattern."""
+        weights = op.Softmax(logits, _allow_other_attributes=True, _outputs=["weights"])
+        return op.MatMul(weights, values, _outputs=["attended"])
+
+    def is_candidate(self, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> bool:
+        """Two things besides q·k are added to the logits that are products too."""
+        return is_sum_of_products(logits)
+
+    def require(self, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> None:
+        """It is that attention to the last offset, and nobody reads what will not be there any more."""
+        for value in (logits, weights):
+            require_sole_use(value)
+        self._fixed = self._fixed or at_batch(self.model, IMAGES)
+        found = recognised(self._at_fixed_batch(weights), self._at_fixed_batch(attended))
+        self._values = {value.name: value for value in _values(self.model.graph)}
+        for operand in (found.queries, found.keys, found.values):
+            self._original(operand.value if operand.channels is None else operand.channels.source)
+        self._found[attended.name] = found
+
+    def rewrite(self, op: Builder, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> Any:
+        """All of it anew, from the convolution's output on where the heads lie in it one after the other."""
+        from aaexport.nn.choice import (
+            TYPICAL_BATCH,
+            AttentionSizes,
+            choose,
+        )  # brings torch, which most files do not need
+
+        found = self._found[attended.name]
+        dkh, dvh = sizes(found.queries.value)[-1], sizes(found.values.value)[-1]
+        of_layer = AttentionSizes(found.height, found.width, dkh, dvh, found.heads)
+        batch = TYPICAL_BATCH if has_dynamic_batch(self.model) else found.batch
+        choice = choose(of_layer, batch, self.target)
+        writer = AttentionWriter(
+            op,
+            found,
+            self._original,
+            lambda numbers, name: self.new_constant(op, numbers, f"{attended.name}_{name}"),
+            self.model.graph.opset_imports[""],
+        )
+        return like(writer.write(folded=choice.decomposition == "fold", blocks=choice.blocks), attended)
+
+    def _at_fixed_batch(self, value: ir.Value) -> ir.Value:
+        found = self._fixed.get(value.name or "")
+        node = None if found is None else found.producer()
+        if found is None or node is None or node.graph is None:
+            raise Refusal("it is a constant once the batch is fixed")
+        return found
+
+    def _original(self, value: ir.Value) -> ir.Value:
+        """The value of the graph itself that was found as `value` at a fixed batch."""
+        if value.name not in self._values:
+            raise Refusal(f"{value.name} is there at a fixed batch only")
+        return self._values[value.name]
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs

@@ -1,0 +1,187 @@
+import numpy as np
+import onnx
+import pytest
+from graphs import assert_same_function, operators, optimized
+from skewed_graphs import DKH, HEADS, SIDE, SIZES, N, model, skewed
+
+from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import RULES
+from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
+
+NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
+OF_OTHERS = "its relative logits are not of the queries that are multiplied with the keys"
+ACROSS = [0, 1, 2, 4, 3, 5]
+
+
+def attention_of(before, batch=2):
+    rewritten, report = optimized(before, SkewedRelativeAttention)
+    assert (report.applied, report.refused) == (1, {})
+    assert "Tile" not in operators(rewritten)
+    assert_same_function(before, rewritten, batch)
+    return rewritten
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_it_is_the_same_function_without_the_tiles(batch):
+    attention_of(model(), batch)
+
+
+def test_a_static_batch_stays_static():
+    rewritten = attention_of(model(batch=2))
+    assert rewritten.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+
+
+def test_the_queries_keys_and_values_are_split_once():
+    assert operators(attention_of(model())).count("Split") == 1
+
+
+SAME_IN_OTHER_WORDS = {
+    "keys before queries": {
+        "queries_of": ("Identity", ["k"], {}),
+        "scaled": ("Mul", [0.5, "queries_of"], {}),
+        "keys": ("Reshape", ["q", [0, HEADS, DKH, N]], {}),
+    },
+    "logits scaled as a whole": {
+        "sum": ("Add", ["half", "across"], {}),
+        "logits": ("Div", ["sum", 3.0], {}),
+    },
+    "only the content scaled": {
+        "unscaled": ("MatMul", ["queries", "keys"], {}),
+        "content": ("Mul", ["unscaled", 0.25], {}),
+    },
+    "relative logits of the queries before the scale": {
+        "plain": ("Reshape", ["q", [0, HEADS, DKH, N]], {}),
+        "plain_rows": ("Transpose", ["plain"], {"perm": [0, 1, 3, 2]}),
+        "by_position": ("Reshape", ["plain_rows", [0, HEADS, SIDE, SIDE, DKH]], {}),
+    },
+    "both axes added first": {
+        "half": ("Add", ["across", "down"], {}),
+        "logits": ("Add", ["half", "content"], {}),
+    },
+    "tables of the other name": skewed("by_position", "r_height", "across", ACROSS)
+    | skewed("turned", "r_width", "down", [0, 1, 4, 2, 5, 3]),
+    "values that are not a part of the input": {"v_by_head": ("Reshape", ["v_other", [0, HEADS, 2, N]], {}),
+                                                "v_other": ("Relu", ["v"], {})},
+    "queries that are not a part of the input": {"scaled": ("Tanh", ["q"], {})},
+    "keys that lie in another order": {
+        "mixed": ("Reshape", ["k", [0, DKH, HEADS, N]], {}),
+        "keys": ("Transpose", ["mixed"], {"perm": [0, 2, 1, 3]}),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", SAME_IN_OTHER_WORDS.values(), ids=SAME_IN_OTHER_WORDS)
+def test_it_is_found_in_other_words(changed):
+    attention_of(model(changed), 3)
+
+
+REFUSED = {
+    "an offset one too small": (
+        {"across_skewed": ("Slice", ["across_first", [SIDE - 2], [2 * SIDE - 2], [3]], {})},
+        NO_OFFSETS,
+    ),
+    "tiled along the wrong axis": (
+        {"across_placed": ("Transpose", ["across_repeated"], {"perm": [0, 1, 4, 2, 3, 5]})},
+        NO_OFFSETS,
+    ),
+    "queries and keys of the offset exchanged": (
+        {"across_placed": ("Transpose", ["across_repeated"], {"perm": [0, 1, 2, 5, 3, 4]})},
+        NO_OFFSETS,
+    ),
+    "both axes along the width": (
+        skewed("by_position", "r_height", "down", ACROSS),
+        "its relative logits run along the width only",
+    ),
+    "tables of different maps": (
+        {"in_one_row": ("Reshape", ["queries", [0, HEADS, 1, N, DKH]], {}),
+         **skewed("in_one_row", "r_long", "across", ACROSS, others=1, length=N)},
+        "its tables are those of two maps of different height and width",
+    ),
+    "softmax over the queries": (
+        {"weights": ("Softmax", ["logits"], {"axis": -2})},
+        "the softmax is not over the keys, the last axis of its logits",
+    ),
+    "relative logits of the keys": (
+        {"rows_of_keys": ("Transpose", ["keys"], {"perm": [0, 1, 3, 2]}),
+         "by_position": ("Reshape", ["rows_of_keys", [0, HEADS, SIDE, SIDE, DKH]], {})},
+        OF_OTHERS,
+    ),
+    "depths in another order": (
+        {"reversed": ("Slice", ["queries", [-1], [-100], [3], [-1]], {}),
+         "by_position": ("Reshape", ["reversed", [0, HEADS, SIDE, SIDE, DKH]], {})},
+        OF_OTHERS,
+    ),
+    "heads exchanged": (
+        {"other_heads": ("Gather", ["queries", [1, 0]], {"axis": 1}),
+         "by_position": ("Reshape", ["other_heads", [0, HEADS, SIDE, SIDE, DKH]], {})},
+        NO_OFFSETS,
+    ),
+    "a bias": (
+        {"biased": ("Add", ["half", np.ones((N, N))], {}), "logits": ("Add", ["biased", "across"], {})},
+        "biased_1, which is added to its logits, is no product of queries",
+    ),
+    "a nonlinearity": (
+        {"curved": ("Relu", ["down"], {}), "half": ("Add", ["content", "curved"], {}),
+         "more": ("Add", ["half", "across"], {}), "logits": ("Add", ["more", "down"], {})},
+        "curved, which is added to its logits, is no product of queries",
+    ),
+    "queries of two scales": (
+        {"scaled": ("Concat", ["q_low", "q_high"], {"axis": 1}), "q_first": ("Slice", ["q", [0], [2], [1]], {}),
+         "q_low": ("Mul", ["q_first", 0.5], {}), "q_high": ("Slice", ["q", [2], [8], [1]], {})},
+        "queries is padded, or scaled by more than one factor",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_is_something_else_is_left_with_the_reason(changed, reason):
+    before = model(changed)
+    rewritten, report = optimized(before, SkewedRelativeAttention)
+    assert (report.applied, report.refused) == (0, {reason: 1})
+    assert operators(rewritten).count("Tile") == 2
+
+
+def test_a_table_from_outside_is_left():
+    before = model(inputs={"r_width": [DKH, 2 * SIDE - 1]})
+    _, report = optimized(before, SkewedRelativeAttention)
+    assert report.refused == {"a table of embeddings is not a constant": 1}
+
+
+@pytest.mark.parametrize(("name", "node"), [("logits", "Add"), ("weights", "Softmax")])
+def test_what_others_read_is_left(name, node):
+    (reason,) = optimized(model(outputs=("y", name)), SkewedRelativeAttention)[1].refused
+    assert reason.startswith(f"the output of {node} ")
+    assert reason.endswith("is read elsewhere too")
+
+
+def test_sizes_that_are_not_known_are_said():
+    before = model()
+    for size, name in zip(before.graph.input[0].type.tensor_type.shape.dim[2:], ("height", "width"), strict=True):
+        size.dim_param = name
+    del before.graph.value_info[:]
+    _, (report,) = optimize_model(before, rules=[SkewedRelativeAttention])
+    assert report.refused == {"a size does not follow from the batch": 1}
+
+
+def test_plain_attention_is_not_worth_a_word():
+    nodes = {"weights": ("Softmax", ["content"], {"axis": -1})}
+    before = model(nodes)
+    _, report = optimized(before, SkewedRelativeAttention)
+    assert (report.applied, report.refused) == (0, {})
+
+
+def test_a_layer_of_ours_is_written_as_it_was_asked_for():
+    assert SkewedRelativeAttention not in RULES
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_it_is_written_in_operators_of_the_opset(opset):
+    """Split has its sizes as an attribute there."""
+    before = model()
+    (split,) = (node for node in before.graph.node if node.op_type == "Split")
+    del split.input[1]
+    split.attribute.append(onnx.helper.make_attribute("split", SIZES))
+    before.opset_import[0].version = opset
+    del before.graph.value_info[:]
+    onnx.checker.check_model(before, full_check=True)
+    assert attention_of(before).opset_import[0].version == opset
