@@ -87,11 +87,13 @@ def load_program(path: Path) -> SavedProgram:
 
 
 def _example(program: ExportedProgram) -> Tensor:
-    inputs, named = program.example_inputs or ((), {})
+    given: tuple[tuple[Any, ...], dict[str, Any]] = program.example_inputs or ((), {})
+    inputs, named = given
     if len(inputs) != 1 or named or not isinstance(inputs[0], Tensor) or inputs[0].dim() != 4:
         kinds = ", ".join(type(one).__name__ for one in (*inputs, *named.values())) or "none"
         raise ModuleError(broken_rule("the program", "take one batch of images (B, C, H, W)", kinds))
-    return inputs[0]
+    example: Tensor = inputs[0]
+    return example
 
 
 def _fixes_its_batch(program: ExportedProgram) -> bool:

@@ -191,7 +191,7 @@ class SelfAttention2d(nn.Module):
         if self.relative:
             logits += relative_logits(q, self.key_rel_h, self.key_rel_w)
         attended = logits.softmax(dim=-1) @ v.flatten(3).transpose(2, 3)
-        return torch.cat([convolved, self.attn_out(attended.reshape(len(x), self.dv, *size))], dim=1)
+        return torch.cat([convolved, self.attn_out(attended.reshape(x.shape[0], self.dv, *size))], dim=1)
 
     def parts(self, x):
         """Keys, queries and values, (B, depth, H, W) each."""
@@ -258,14 +258,14 @@ class BottleneckAttn(nn.Module):
 
     def forward(self, x):
         parts = self.qkv(x).split([self.dim_out_qk, self.dim_out_qk, self.dim_out_v], dim=1)
-        q, k, v = (part.reshape(len(x) * self.num_heads, -1, x.shape[2] * x.shape[3]) for part in parts)
+        q, k, v = (part.reshape(x.shape[0] * self.num_heads, -1, x.shape[2] * x.shape[3]) for part in parts)
         q = q.transpose(1, 2)
         if self.scale_pos_embed:
             logits = (q @ k + self.pos_embed(q)) * self.scale
         else:
             logits = (q @ k) * self.scale + self.pos_embed(q)
         out = (logits.softmax(dim=-1) @ v.transpose(1, 2)).transpose(1, 2)
-        return self.pool(out.reshape(len(x), self.dim_out_v, *x.shape[2:]))
+        return self.pool(out.reshape(x.shape[0], self.dim_out_v, *x.shape[2:]))
 
 
 # lucidrains/bottleneck-transformer-pytorch

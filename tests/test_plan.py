@@ -180,3 +180,9 @@ def test_a_limit_counts_what_blocks_do_not_divide(side, depth, decomposition, le
         aaexport.convert(module, tmp_path / "model.onnx", max_attention_memory=least * 0.99, **options)
     result = aaexport.convert(module, tmp_path / "model.onnx", max_attention_memory=least, **options)
     assert largest_tensor(result.path) <= max(least, 2 * depth * side**2 * 8 / 2**20) * 2**20
+
+
+def test_a_deep_network_takes_no_more_blocks_than_its_export_can_bear():
+    layers = nn.Sequential(*(layer(side=32) for _ in range(4)))
+    plan_attention(layers, opset=20, batch="dynamic")
+    assert {str(Choice(one.decomposition, one.blocks)) for one in layers} == {"shift/4"}

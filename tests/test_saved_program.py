@@ -117,7 +117,7 @@ def test_what_would_be_evaluated_is_refused(saved, tmp_path, old, new, words):
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
 def test_what_is_no_archive(tmp_path, content):
     (tmp_path / "x.pt2").write_bytes(content)
-    with pytest.raises(ModuleError, match="must be a whole program of torch.export.save"):
+    with pytest.raises(ModuleError, match=r"must be a whole program of torch\.export\.save"):
         load_program(tmp_path / "x.pt2")
 
 

@@ -113,8 +113,8 @@ def test_what_is_wrong_is_said(nets, text, kwargs, words):
     ("code", "words"),
     [
         ("x = (", "SyntaxError: '(' was never closed (broken.py, line 1)"),
-        ("import beside\nbeside.nothing", "AttributeError: module 'beside' has no attribute 'nothing' (broken.py, line 2)"),
-        ("import not_installed_anywhere", "No module named 'not_installed_anywhere' (broken.py, line 1); install not_i"),
+        ("import beside\nbeside.nothing", "module 'beside' has no attribute 'nothing' (broken.py, line 2)"),
+        ("import not_installed_here", "No module named 'not_installed_here' (broken.py, line 1); install not_i"),
         ("import sys\nsys.exit(3)", "it ended the program (3); put what is a script under"),
         ("def f():\n    raise KeyError('k')\nf()", "KeyError: 'k' (broken.py, line 2)"),
     ],
@@ -128,7 +128,9 @@ def test_an_error_of_the_users_file_names_its_place(nets, code, words):
 
 
 def test_a_file_without_a_name_tells_what_is_in_it(nets):
-    with pytest.raises(ModuleError, match=r"must be FILE.py:NAME, got 'nets.py'; it defines Net, make, fails, no_module"):
+    with pytest.raises(
+        ModuleError, match=r"must be FILE.py:NAME, got 'nets.py'; it defines Net, make, fails, no_module"
+    ):
         require_source("nets.py")
 
 
@@ -140,7 +142,7 @@ def test_a_file_called_like_a_library_replaces_nothing(nets):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("n=28", 28), ("n=0.3", 0.3), ("n=true", True), ('n="relu"', "relu"), ("n=[1, 2]", [1, 2]), ("n = {a = 1}", {"a": 1})],
+    [("n=28", 28), ("n=0.3", 0.3), ("n=true", True), ('n="a"', "a"), ("n=[1, 2]", [1, 2]), ("n = {a = 1}", {"a": 1})],
 )  # fmt: skip
 def test_kwargs_are_toml(text, value):
     assert parse_kwargs((text,)) == {"n": value}
@@ -163,7 +165,9 @@ def test_wrong_kwargs(texts, words):
 
 
 def test_a_recipe_of_a_module_is_read_as_it_was_written(tmp_path):
-    module = Module(source='a"b\\é.py:N', kwargs=('act="re\tlu\x7f"', "n=1"), input_shape=(3, 8, 9), outputs=("x", "y"))
+    module = Module(
+        source='a"b\\é.py:N', kwargs=('act="re\tlu\x7f"', "n=1"), input_shape=(3, 8, 9), outputs=("x", "y")
+    )
     recipe = ModuleRecipe(schema=1, description="one\nline", module=module)
     (tmp_path / "model.toml").write_text(module_toml(recipe))
     assert read_module_recipe(tmp_path / "model.toml") == recipe

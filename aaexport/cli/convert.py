@@ -74,7 +74,11 @@ def command(
     if wanted["opset"] is not None:
         check_opset(wanted["opset"])
     of_module: dict[str, Any] = {"kwargs": kwargs, "checkpoint": checkpoint, "input_shape": input_shape}
-    of_folder: dict[str, Any] = {"size": size, "random_weights": random_weights, "with_attention": wanted["with_attention"]}
+    of_folder: dict[str, Any] = {
+        "size": size,
+        "random_weights": random_weights,
+        "with_attention": wanted["with_attention"],
+    }
     is_module = _names_a_module(model)
     _refuse(
         of_folder if is_module else of_module, "a model folder or zoo model" if is_module else "a module of yours"

@@ -8,6 +8,7 @@ import onnx
 from onnx import checker, shape_inference
 
 from aaexport.errors import GraphError, first_line
+from aaexport.graph.light import light
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 # What runtimes that people deploy to lack or run slowly, and what does the same.
@@ -46,11 +47,12 @@ def operator_faults(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def infer_strictly(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every shape that can be inferred.
+    """The model with every shape that can be inferred, and its large initializers as inputs (`light`).
 
     Raises:
         GraphError: the checker or strict shape inference refuses it.
     """
+    model = light(model)
     try:
         checker.check_model(model, full_check=True)
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -86,7 +88,7 @@ def unportable(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _highest_rank(model: onnx.ModelProto) -> tuple[str, int]:
     """The first tensor with the most dimensions of all whose shape can be inferred."""
-    graph = shape_inference.infer_shapes(model).graph
+    graph = shape_inference.infer_shapes(light(model)).graph
     ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     values = [*graph.input, *graph.value_info, *graph.output]
     ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in values}

@@ -24,6 +24,7 @@ from onnxscript.rewriter.rules.common import reshape_reshape_rule
 from aaexport.device import Target
 from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
+from aaexport.graph.light import is_large, light
 from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; should two ever undo each other, it ends all the same
@@ -54,7 +55,7 @@ def optimize_model(
     if declared_opset(model) < OLDEST_OPSET:
         remedy = "bring it there with onnx.version_converter"
         raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
-    graph = ir.serde.deserialize_model(_with_shapes(model))
+    graph = _with_shapes(model)
     InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
     bound = [rule(target) for rule in rules]
     applied: Counter[str] = Counter()
@@ -69,13 +70,24 @@ def optimize_model(
     return ir.serde.serialize_model(graph), reports
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_shapes(model: onnx.ModelProto) -> ir.Model:
+    """The model with the shapes that can be inferred; its numbers stay where they are."""
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
+        inferred = shape_inference.infer_shapes(light(model), data_prop=True)
     except (ValueError, EncodeError) as error:
         raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
     except shape_inference.InferenceError as error:
         raise GraphError(f"the shapes of the model must fit each other, but: {first_line(error)}") from error
+    graph = ir.serde.deserialize_model(inferred)
+    inputs = {value.name: value for value in graph.graph.inputs}
+    given = {value.name for value in model.graph.input}
+    for tensor in filter(is_large, model.graph.initializer):
+        value = inputs[tensor.name]
+        value.const_value = ir.serde.deserialize_tensor(tensor)
+        if tensor.name not in given:
+            graph.graph.inputs.remove(value)
+        graph.graph.register_initializer(value)
+    return graph
 
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:

@@ -33,7 +33,7 @@ from aaexport.parity import (
     failed,
     tolerances,
 )
-from aaexport.pipeline.oracles import in_float32_only, oracles, torch_runner
+from aaexport.pipeline.oracles import Rebuilt, in_float32_only, oracles, torch_runner
 from aaexport.pipeline.subject import Subject
 from aaexport.program import INPUT_NAME
 from aaexport.runners.base import Runner
@@ -209,7 +209,8 @@ class Judge:
     """
 
     def __init__(self, subject: Subject) -> None:
-        self._definition, self.baseline = oracles(subject)
+        definition, self.baseline = oracles(subject)
+        self._definition = Rebuilt(definition)
         self._may_lack_float64 = subject.original is not None
         self._own = OwnErrors()
         self._known_doubts: dict[str, Truth] = {}
@@ -233,7 +234,8 @@ class Judge:
         except RunnerError as error:
             if not may_lack_float64:
                 raise
-            self._definition, self.baseline = in_float32_only(self.baseline)
+            single, self.baseline = in_float32_only(self.baseline)
+            self._definition = Rebuilt(lambda: single)
             self.warnings.append(f"judged by the module's own float32, because {error}")
             return self._definition.infer(feeds)
 
@@ -266,20 +268,13 @@ class Judge:
             ProviderError: a device does not work here, which says nothing about the file.
         """
         with ExitStack() as stack:
-            runners = {}
-            for row in rows:
-                try:
-                    runners[row.name] = runner = stack.enter_context(row.open())
-                    if isinstance(runner, OrtRunner):
-                        row.placement = Placement.of(runner.placement, runner.provider)
-                except RunnerError as error:
-                    if isinstance(error, ProviderError):
-                        raise
-                    row.failure = str(error)
+            runners: dict[str, Runner] = {}
             # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But
             # no more cases at a time than fit the memory, which attention weights fill quickly.
             for truths in self._groups(cases):
                 for row in rows:
+                    if row.name not in runners and row.failure is None:
+                        _open(row, runners, stack)
                     for truth in truths if row.failure is None else ():
                         if row.takes(truth.case):
                             row.outputs += self._judged(row, runners[row.name], truth)[0]
@@ -318,6 +313,7 @@ class Judge:
             if held > ANSWERS_IN_MEMORY:
                 yield group
                 group, held = [], 0
+        self._definition.release()  # a large module has no room in float64 beside the runtimes
         if group:
             yield group
 
@@ -335,6 +331,18 @@ class Judge:
         if is_doubtful and not all(output.passed for output in outputs):
             outputs = judging(self._doubted(truth))
         return outputs, actual
+
+
+def _open(row: Row, runners: dict[str, Runner], stack: ExitStack) -> None:
+    """Adds the row's runner; one that does not open fails the row, but a device that does not work is no verdict."""
+    try:
+        runners[row.name] = runner = stack.enter_context(row.open())
+        if isinstance(runner, OrtRunner):
+            row.placement = Placement.of(runner.placement, runner.provider)
+    except ProviderError:
+        raise
+    except RunnerError as error:
+        row.failure = str(error)
 
 
 def _worse(former: Sequence[OutputParity], latter: Sequence[OutputParity]) -> list[OutputParity]:

@@ -42,6 +42,7 @@ from aaexport.results import ConvertResult
 Say = Callable[[str], None]
 # Images · MACs that `convert` verifies at the most, some seconds of each runtime; `verify` takes whatever it takes.
 VERIFIED_MACS = 4e11
+LARGE = 2**28  # bytes of a file
 
 
 def convert(
@@ -133,16 +134,20 @@ def convert_subject(
 
     module, plan_notes = _planned(subject, settings, say)
     exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
-    onnx_model = exported.model
     _record_provenance(exported, subject, module, settings)
+    operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
+    rules, remarks = exported.rules, exported.notes
     parity: ParityReport | None = None
     truths: list[Truth] = []
     with atomic_path(destination) as temporary:
-        write_onnx(onnx_model, temporary)
+        write_onnx(exported.model, temporary)
         written = temporary.stat().st_size
+        # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
+        at_hand = exported if written < LARGE else None
+        del exported
         if options.verify:
             parity, truths = judge_file(
-                subject, temporary, options.wanted, named=destination, exported=exported, say=say
+                subject, temporary, options.wanted, named=destination, exported=at_hand, say=say
             )
             if not parity.passed:
                 raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
@@ -152,13 +157,13 @@ def convert_subject(
         opset=settings.opset,
         decomposition=decompositions_of(module),
         batch=settings.batch,
-        operators=dict(Counter(node.op_type for node in onnx_model.graph.node).most_common()),
+        operators=operators,
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *_recognition(subject), *plan_notes, *exported.notes),
+        notes=(*subject.notes, *_recognition(subject), *plan_notes, *remarks),
         attention_outputs=attention_outputs(module) if options.with_attention else (),
-        rules=exported.rules,
+        rules=rules,
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
         kept={} if subject.adaptation is None else dict(subject.adaptation.kept),
     )

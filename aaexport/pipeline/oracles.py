@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,21 +18,36 @@ from aaexport.runners.torch import TorchRunner
 NUDGE = 4  # units in the last place of each input, where float32 is all there is
 
 
-def oracles(subject: Subject) -> tuple[Runner, Runner]:
-    """What computes in float64, and what in float32.
+def oracles(subject: Subject) -> tuple[Callable[[], Runner], Runner]:
+    """What opens the one that computes in float64, and the one that computes in float32.
 
     Of our own networks that is the paper's decomposition, in float32 too: a fault in another one, exported or not,
     must not pass for PyTorch's own error. Somebody else's module is run untouched; where it is not there, its golden
     vectors answer.
     """
     if subject.golden is not None:
-        return subject.golden.runners(subject.input_shape)
-    if subject.original is None:
-        module = with_decomposition(subject.module, "skew")
-        return torch_runner(subject, module, torch.float64), torch_runner(subject, module, torch.float32)
-    exact = torch_runner(subject, subject.original, torch.float64)
-    single = torch_runner(subject, subject.original, torch.float32)
-    return exact, single
+        exact, single = subject.golden.runners(subject.input_shape)
+        return lambda: exact, single
+    module = subject.original if subject.original is not None else with_decomposition(subject.module, "skew")
+    return partial(torch_runner, subject, module, torch.float64), torch_runner(subject, module, torch.float32)
+
+
+class Rebuilt:
+    """A runner that is opened when it is asked, and again if it is asked after it was released."""
+
+    def __init__(self, open_runner: Callable[[], Runner]) -> None:
+        self._open = open_runner
+        self._runner: Runner | None = None
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """The runner's outputs."""
+        if self._runner is None:
+            self._runner = self._open()
+        return self._runner.infer(feeds)
+
+    def release(self) -> None:
+        """Lets go of what the runner holds."""
+        self._runner = None
 
 
 def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype) -> TorchRunner:

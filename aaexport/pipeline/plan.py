@@ -17,6 +17,9 @@ from aaexport.recipe import DecompositionName
 ATTENTION_OPSET = 23  # the first that has the operator Attention
 BYTES_A_LOGIT = 4
 MEBIBYTE = 2**20
+# Of all layers that are planned by the model alone. Each block repeats the operators of its layer, for which a deep
+# network pays with minutes of export; they gain some percent, and memory, for which a limit can be set.
+MOST_BLOCKS = 16
 UNBOUNDED = ("skew", "shift")  # they hold relative logits, or keys, of the size of the logits, whatever the blocks
 
 
@@ -53,11 +56,16 @@ def plan_attention(
     fixed = batch if isinstance(batch, int) and batch > 0 else None  # a wrong one is refused where it is used
     images = fixed or TYPICAL_BATCH
     gave_way = set()
-    for path, layer in augmented_layers(module).items():
+    layers = augmented_layers(module)
+    automatic = {
+        path: layer.sizes for path, layer in layers.items() if (decomposition or layer.decomposition) == "auto"
+    }
+    planned = _unmeasured_choices(automatic, tuned or {}, opset, images, target)
+    for path, layer in layers.items():
         name = decomposition or layer.decomposition
         choice = Choice(name, layer.blocks)
         if name == "auto":
-            choice = (tuned or {}).get(layer.sizes) or unmeasured(layer.sizes, opset, images, target)
+            choice = (tuned or {}).get(layer.sizes) or planned[path]
         if choice.decomposition == "fused" and opset < ATTENTION_OPSET:
             rule, remedy = f"be at least {ATTENTION_OPSET} for the decomposition fused", "or take fold"
             raise ArgumentError(broken_rule("opset", rule, opset, remedy))
@@ -80,6 +88,23 @@ def check_max_attention_memory(limit: float | None, *, with_attention: bool = Fa
         raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
     if limit is not None and not (limit > 0 and math.isfinite(limit)):
         raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
+
+
+def _unmeasured_choices(
+    layers: Mapping[str, AttentionSizes],
+    tuned: Mapping[AttentionSizes, Choice],
+    opset: int,
+    images: int,
+    target: Target,
+) -> dict[str, Choice]:
+    """What `auto` means for each layer that was not measured; together they take no more than `MOST_BLOCKS`."""
+    choices = {path: unmeasured(sizes, opset, images, target) for path, sizes in layers.items() if sizes not in tuned}
+    blocks = sum(choice.blocks for choice in choices.values() if choice.blocks > 1)
+    share = min(1.0, MOST_BLOCKS / max(blocks, 1))
+    return {
+        path: Choice(choice.decomposition, max(1, math.floor(choice.blocks * share)) if choice.blocks > 1 else 1)
+        for path, choice in choices.items()
+    }
 
 
 def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = "cpu") -> Choice:

@@ -166,6 +166,8 @@ def judge_file(
     report = replace(report, structure=structure, notes=_notes(subject))
     _require_known_outputs(wanted.judged, subject)
     _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
+    changed = audited.changed_initializers
+    del audited  # and with it the model, which may be large
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("verifying against PyTorch")
@@ -175,7 +177,7 @@ def judge_file(
     if report.passed or not wanted.locate or stale:
         return report, matrix.judge.truths
     say("looking for the first node that went wrong")
-    suspect = Suspect(path, subject, provenance, exported, audited.changed_initializers)
+    suspect = Suspect(path, subject, provenance, exported, changed)
     return diagnose(report, rows, suspect, matrix), matrix.judge.truths
 
 

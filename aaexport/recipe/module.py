@@ -80,8 +80,12 @@ def read_module_recipe(path: Path) -> ModuleRecipe | None:
 def module_toml(recipe: ModuleRecipe) -> str:
     """The text of its model.toml."""
     module = recipe.module
-    values = {"source": module.source, "kwargs": module.kwargs, "input_shape": module.input_shape,
-              "outputs": module.outputs}  # fmt: skip
+    values: dict[str, str | tuple[str, ...] | tuple[int, ...]] = {
+        "source": module.source,
+        "kwargs": module.kwargs,
+        "input_shape": module.input_shape,
+        "outputs": module.outputs,
+    }
     head = f"schema = {recipe.schema}\ndescription = {_text(recipe.description)}\n"
     return head + "\n[module]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
 
