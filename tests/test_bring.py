@@ -21,14 +21,14 @@ from aaexport.pipeline.golden import read_golden
 NETS = """
 import torch
 from torch import nn
-from look_alikes import ReferenceConv
+from mynets import AugmentedConv
 
 class Net(nn.Module):
     def __init__(self, width, classes=5, seed=0):
         super().__init__()
         torch.manual_seed(seed)
         self.stem = nn.Conv2d(1, 6, 3, padding=1)
-        self.attend = ReferenceConv(6, width, 3, dk=8, dv=4, Nh=2, shape=4, relative=True, stride=2)
+        self.attend = AugmentedConv(6, width, 3, dk=8, dv=4, Nh=2, shape=4, relative=True, stride=2)
         self.norm = nn.BatchNorm2d(width)
         self.classify = nn.Linear(width, classes)
 
@@ -53,6 +53,7 @@ def plain():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
 """
+EXAMPLE = Path(__file__).parent.parent / "examples" / "08_bring_your_own_model"
 SHAPE = ("--input-shape", "1x8x8")
 
 
@@ -60,7 +61,7 @@ SHAPE = ("--input-shape", "1x8x8")
 def once(tmp_path_factory):
     """A folder of a user's: their module, a checkpoint of it, and what `convert` made of them."""
     room = tmp_path_factory.mktemp("theirs")
-    shutil.copy(Path(__file__).parent / "look_alikes.py", room)
+    shutil.copy(EXAMPLE / "mynets.py", room)
     (room / "nets.py").write_text(NETS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(room)
@@ -75,7 +76,7 @@ def once(tmp_path_factory):
             "nets.py:Net", "out", kwargs=("width=12",), checkpoint="best_model_ckpt.t7", input_shape=(1, 8, 8)
         )
         yield room
-    for name in ("nets", "look_alikes"):
+    for name in ("nets", "mynets"):
         sys.modules.pop(name, None)
 
 
@@ -84,7 +85,7 @@ def theirs(once, tmp_path, monkeypatch):
     """A copy that a test may spoil, as the working directory."""
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    for name in ("nets", "look_alikes"):
+    for name in ("nets", "mynets"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -123,7 +124,7 @@ def test_the_folder_is_a_model_folder(theirs):
 
 
 def without_code(theirs):
-    for name in ("nets.py", "look_alikes.py"):
+    for name in ("nets.py", "mynets.py"):
         (theirs / name).unlink()
 
 
@@ -215,6 +216,7 @@ def test_a_saved_program(theirs, cli):
     outcome = cli("convert", "net.pt2")
     assert outcome.code == 0, outcome.err
     assert "batch dynamic" in outcome.out
+    assert "1 × skewed relative attention as fold or shift" in outcome.out
     assert cli("verify", "net", "--module", "net.pt2").code == 0
 
 

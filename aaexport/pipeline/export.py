@@ -16,6 +16,7 @@ from aaexport.graph.check import check_model, check_operators
 from aaexport.graph.convert import OnnxModel, to_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import FILE_RULES, RULES
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import read_choice
 from aaexport.pipeline.subject import Subject, with_decomposition
@@ -49,7 +50,9 @@ def export(
         say(f"converting to ONNX opset {opset}")
         written = to_onnx(program, opset=opset, output_names=subject.output_names)
     say("applying the graph rules")
-    model, rules = optimize_model(written.model, target=target)
+    # Attention that is not ours, such as a saved program's, is rewritten like a stranger's file.
+    known = FILE_RULES if subject.original is not None and not augmented_layers(module) else RULES
+    model, rules = optimize_model(written.model, target=target, rules=known)
     check_model(model, opset=opset)
     notes = check_operators(model, ours=subject.recipe is not None)
     return Exported(
