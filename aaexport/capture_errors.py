@@ -8,7 +8,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ KNOWN: tuple[tuple[str, str, str], ...] = (
 )
 
 Frames = Sequence[tuple[FrameType, int]]  # with the line that each is at, the outermost first
+Line = tuple[Path, int]
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,17 @@ def _error_of(run: Callable[[], object]) -> Exception | None:
 # Places
 
 
+def users_line(error: BaseException) -> str | None:
+    """`file:number` of the innermost line of the user's own that `error` passed through; None if there is none.
+
+    A line that Python could not read is theirs too.
+    """
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return _shown(Path(error.filename), error.lineno or 1)
+    own = _outside(_sources(traceback.walk_tb(error.__traceback__)), (TORCH, OURS, *LIBRARIES))
+    return _shown(*own[-1]) if own else None
+
+
 def _place(module: nn.Module, frames: Frames) -> Place | None:
     """None if no layer of `module` was running."""
     paths = {id(layer): path for path, layer in module.named_modules()}
@@ -170,7 +182,7 @@ def _place(module: nn.Module, frames: Frames) -> Place | None:
     if not running:
         return None
     outermost, innermost = running[0][0], running[-1][1]
-    return Place(paths[id(innermost)], innermost, _users_line(frames[outermost:]))
+    return Place(paths[id(innermost)], innermost, _innermost_line(frames[outermost:]))
 
 
 def _owner(frame: FrameType) -> Any:
@@ -179,14 +191,22 @@ def _owner(frame: FrameType) -> Any:
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
-def _users_line(frames: Frames) -> str:
+def _innermost_line(frames: Frames) -> str:
     """The innermost line of the user's; of another library, such as one of models, where there is none."""
-    lines = [(Path(frame.f_code.co_filename), number) for frame, number in frames if _is_source(frame)]
-    foreign = [(path, number) for path, number in lines if not _is_below(path, (TORCH, OURS))]
-    own = [(path, number) for path, number in foreign if not _is_below(path, LIBRARIES)]
-    if not foreign:
-        return ""
-    path, number = (own or foreign)[-1]
+    foreign = _outside(_sources(frames), (TORCH, OURS))
+    own = _outside(foreign, LIBRARIES)
+    return _shown(*(own or foreign)[-1]) if foreign else ""
+
+
+def _sources(frames: Iterable[tuple[FrameType, int]]) -> list[Line]:
+    return [(Path(frame.f_code.co_filename), number) for frame, number in frames if _is_source(frame)]
+
+
+def _outside(lines: Iterable[Line], folders: tuple[Path, ...]) -> list[Line]:
+    return [(path, number) for path, number in lines if not _is_below(path, folders)]
+
+
+def _shown(path: Path, number: int) -> str:
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{number}"
 

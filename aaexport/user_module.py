@@ -10,9 +10,9 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +20,12 @@ from typing import Any
 
 from torch import nn
 
+from aaexport.capture_errors import users_line
 from aaexport.errors import ModuleError, broken_rule, did_you_mean, first_few, first_line
 from aaexport.saved_program import load_program
 
 FAILURES = (Exception, SystemExit)  # what importing or building may raise: an exit() must not end the program
 NAMED = 8
-_OWN = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_module(source: Source, kwargs: Mapping[str, Any]) -> nn.Module:
         if kwargs:
             raise ModuleError(broken_rule("kwargs", "be left out for a program", ", ".join(kwargs)))
         return load_program(Path(source.place))
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _looking_first_in(_folder(source)):
         made = _called(source, _found(source, _imported(source)), kwargs)
     if not isinstance(made, nn.Module):
         raise ModuleError(broken_rule(source.text, "be or make a torch.nn.Module", type(made).__name__))
@@ -99,19 +99,41 @@ def _imported(source: Source) -> ModuleType:
     place = Path(source.place)
     if source.is_file and not place.is_file():
         raise ModuleError(broken_rule("the module", "be in a file that is there", source.place))
-    folder = place.resolve().parent if source.is_file else Path.cwd()
     try:
-        _look_there_first(folder)
         return _import_file(place) if source.is_file else importlib.import_module(source.place)
     except ModuleNotFoundError as error:
         if error.name is not None and source.place.split(".")[0] == error.name:
             raise ModuleError(
                 broken_rule("the module", "be on Python's path or in this folder", source.place)
             ) from error
-        remedy = f"install {error.name}, or run where it can be imported"
-        raise ModuleError(f"{_failed('cannot be imported', source, error)}; {remedy}") from error
+        raise ModuleError(f"{_failed('cannot be imported', source, error)}; {_remedy_for(error)}") from error
     except FAILURES as error:
-        raise ModuleError(_failed("cannot be imported", source, error)) from error
+        remedy = ""
+        if source.is_file and isinstance(error, ImportError) and "no known parent package" in str(error):
+            remedy = f"; give it as package.module:NAME{_as_part_of_its_package(source)}"
+        raise ModuleError(_failed("cannot be imported", source, error) + remedy) from error
+
+
+def _remedy_for(missing: ModuleNotFoundError) -> str:
+    """A module that is missing from a package that is there cannot be installed."""
+    package, _, name = (missing.name or "").rpartition(".")
+    if package not in sys.modules:
+        return f"install {missing.name}, or run where it can be imported"
+    beside = pkgutil.iter_modules(getattr(sys.modules[package], "__path__", []))
+    public = [module.name for module in beside if not module.name.startswith("_")]
+    return f"{package} has no module {name!r}" + (f"; {did_you_mean(name, public)}" if public else "")
+
+
+def _as_part_of_its_package(source: Source) -> str:
+    """` (pk.n:net)`, and where from: the folder above the outermost one that is a package."""
+    path = Path(source.place).resolve()
+    folder = path.parent.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    parts = path.relative_to(folder).with_suffix("").parts
+    if not all(part.isidentifier() for part in parts):
+        return ""
+    return f" ({'.'.join(parts)}:{source.name}){'' if folder == Path.cwd().resolve() else f' in the folder {folder}'}"
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -132,10 +154,25 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _look_there_first(folder: Path) -> None:
-    """Files beside the user's are found as when Python runs theirs; later too, for imports inside functions."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+def _folder(source: Source) -> Path:
+    return Path(source.place).resolve().parent if source.is_file else Path.cwd()
+
+
+@contextlib.contextmanager
+def _looking_first_in(folder: Path) -> Iterator[None]:
+    """Files beside the user's are found as when Python runs theirs.
+
+    Later they are found last, for imports inside functions: what a library imports as it runs is not to be one of
+    theirs.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:  # unless the user's code took it out
+            sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def _found(source: Source, module: ModuleType) -> Any:
@@ -189,16 +226,10 @@ def _failed(what: str, source: Source, error: BaseException) -> str:
     cause = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, SystemExit):
         cause = f'it ended the program ({error.code}); put what is a script under `if __name__ == "__main__"`'
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{source.text} {what}: {cause.partition(' (')[0]} ({Path(error.filename).name}, line {error.lineno})"
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
-    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{source.text} {what}: {cause}{where}"
-
-
-def _is_theirs(filename: str) -> bool:
-    path = Path(filename)
-    return path.is_file() and not path.resolve().is_relative_to(_OWN) and "site-packages" not in path.parts
+    if isinstance(error, SyntaxError):
+        cause = f"{type(error).__name__}: {error.msg}"  # its text has a place too, in other words
+    line = users_line(error)
+    return f"{source.text} {what}: {cause}{f' ({line})' if line else ''}"
 
 
 def _names_in(path: Path) -> str:

@@ -35,8 +35,19 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, st
     """Writes a safetensors file, atomically; `about` is kept in its header."""
     with atomic_path(path) as temporary:
         # Through memory, so that a full disk is the operating system's error and no library's own.
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        whole = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         temporary.write_bytes(save(whole, metadata=about))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, each tensor with memory of its own: the format has no way to share it."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def save_weights(module: nn.Module, path: Path, *, random: bool = False) -> None:
@@ -73,6 +84,8 @@ def weights_digest(module: nn.Module) -> str:
     """sha256 over names, types, shapes and values of the state_dict: the same wherever the weights came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue  # a module's own extra state, which may be anything
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # As bytes, because numpy knows no bfloat16.
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -15,6 +15,7 @@ from look_alikes import (
     ReferenceConv,
     SelfAttention2d,
     WideResNet,
+    relative_logits,
 )
 from torch import nn
 from torch.nn import functional
@@ -610,6 +611,91 @@ DECLINED = {
 def test_a_layer_that_has_more_or_less_than_a_replacement_is_kept(make, reason):
     layer = make()
     assert adapt(layer, maps()).kept == {"": reason}
+
+
+class Unaskable(nn.Module):
+    """One of its attributes, looked at, raises."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.conv_out, self.qkv_conv, self.attn_out = nn.Conv2d(3, 3, 1), nn.Identity(), nn.Identity()
+        self.error = error
+
+    @property
+    def dk(self):
+        raise self.error
+
+    def forward(self, x):
+        return self.conv_out(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not built yet"), AttributeError("none"), KeyError("dk")])
+def test_a_layer_whose_attributes_raise_is_no_candidate(error):
+    layer = Unaskable(error).eval()
+    adaptation = adapt(layer, maps(channels=3))
+    assert (adaptation.module, adaptation.replaced, adaptation.kept) == (layer, {}, {})
+
+
+class AlwaysRelative(ReferenceConv):
+    """It runs with whatever stands for its flag."""
+
+    def logits(self, q, k):
+        return q.flatten(3).transpose(2, 3) @ k.flatten(3) + relative_logits(q, *self.tables(q))
+
+
+class OnlyItself(ReferenceConv):
+    """What its copies say of themselves cannot be asked."""
+
+    copied = False
+
+    def __getattr__(self, name):
+        if name == "qkv_conv" and self.copied:
+            raise RuntimeError("qkv_conv of a copy")
+        return super().__getattr__(name)
+
+    def __deepcopy__(self, memo):
+        other = copy.copy(self)
+        vars(other)["copied"] = True
+        return other
+
+
+class InsistsOnFloat32(ReferenceConv):
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return super().forward(x)
+
+
+RAISING = {
+    "a tensor for a flag": (
+        lambda: changed(lambda layer: setattr(layer, "relative", torch.ones(2)), reference_layer(AlwaysRelative)),
+        "it cannot be replaced: Boolean value of Tensor with more than one value is ambiguous",
+    ),
+    "a convolution that cannot be copied": (
+        lambda: changed(lambda layer: setattr(layer.qkv_conv, "notes", (note for note in ()))),
+        "it cannot be replaced: cannot pickle 'generator' object",
+    ),
+    "a copy that cannot be read": (
+        lambda: reference_layer(OnlyItself), "it cannot be replaced: qkv_conv of a copy",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "reason"), RAISING.values(), ids=RAISING.keys())
+def test_a_layer_that_raises_when_it_is_read_or_checked_is_kept(make, reason):
+    layer = make()
+    adaptation = adapt(layer, maps())
+    assert (adaptation.module, adaptation.replaced, adaptation.kept) == (layer, {}, {"": reason})
+
+
+def test_a_layer_that_raises_when_it_is_read_leaves_the_others_to_be_replaced():
+    make, reason = RAISING["a tensor for a flag"]
+    network = nn.Sequential(reference_layer(), make()).eval()
+    adaptation = adapt(network, maps())
+    assert (list(adaptation.replaced), adaptation.kept) == (["0"], {"1": reason})
+
+
+def test_a_layer_that_asserts_its_dtype_is_compared_in_that():
+    assert adapt(reference_layer(InsistsOnFloat32), maps()).replaced == {"": REFERENCE}
 
 
 # Declined by how the layer is called

@@ -49,6 +49,30 @@ class Moody(Net):
         Moody.calls += 1
         return super().forward(x) * Moody.calls
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.second.weight = self.first.weight
+        whole = torch.arange(6.0)
+        self.register_buffer("one", whole[:3])
+        self.register_buffer("two", whole[3:])
+
+    def get_extra_state(self):
+        return {"version": 2}
+
+    def set_extra_state(self, state):
+        pass
+
+    def forward(self, x):
+        print("hello from forward")
+        return self.second(self.first(x)).mean((2, 3)) + self.one[0] + self.two[1]
+
+class Four(Net):
+    def forward(self, x):
+        return super().forward(x.view(4, 1, 8, 8))
+
 def plain():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
@@ -173,6 +197,7 @@ def test_serve_bench_needs_no_code(theirs, cli):
     outcome = cli("serve-bench", "out", "--duration", "0.2", "--batch", "1", "--json")
     report = json.loads(outcome.out)
     assert (outcome.code, report["comparisons"]) == (0, []), outcome.err
+    assert (report["check"]["against"], report["check"]["wrong"]) == ("golden vectors", 0)
 
 
 def test_serve_bench_with_the_code_compares_with_the_module(theirs, cli):
@@ -181,6 +206,15 @@ def test_serve_bench_with_the_code_compares_with_the_module(theirs, cli):
     report = json.loads(outcome.out)
     assert [one["name"] for one in report["comparisons"]] == ["eager"], outcome.err
     assert report["check"]["wrong"] == 0
+
+
+def test_serve_bench_without_the_code_finds_a_wrong_file(theirs, cli):
+    without_code(theirs)
+    spoilt(theirs / "out" / "model.onnx")
+    outcome = cli("serve-bench", "out", "--duration", "0.2", "--batch", "1", "--json")
+    report = json.loads(outcome.out)
+    assert (outcome.code, report["check"]["against"]) == (4, "golden vectors"), outcome.err
+    assert report["check"]["wrong"] > 0
 
 
 def test_eager_needs_the_code(theirs, cli):
@@ -218,6 +252,38 @@ def test_a_saved_program(theirs, cli):
     assert "batch dynamic" in outcome.out
     assert "1 × skewed relative attention as fold or shift" in outcome.out
     assert cli("verify", "net", "--module", "net.pt2").code == 0
+
+
+def test_a_program_of_a_fixed_batch(theirs, cli):
+    from nets import Net
+
+    with torch.no_grad():
+        torch.export.save(torch.export.export(Net(12).eval(), (torch.zeros(3, 1, 8, 8),)), "three.pt2")
+    outcome = cli("convert", "three.pt2")
+    assert (outcome.code, "batch 3" in outcome.out) == (0, True), outcome.err
+    assert cli("verify", "three").code == 0
+    error = error_of(cli("convert", "three.pt2", "--checkpoint", "best_model_ckpt.t7", "--out", "x"), 2)
+    assert "checkpoint must be left out for a program" in error
+
+
+def test_a_module_of_one_batch_size(theirs, cli):
+    arguments = ["nets.py:Four", "--kwargs", "width=12", *SHAPE]
+    assert "nets.py" in error_of(cli("convert", *arguments), 1)
+    assert cli("convert", *arguments, "--batch", "4", "--no-verify").code == 0
+    assert cli("verify", "Four").code == 0
+
+
+def test_tied_weights_extra_state_and_printing(theirs, cli):
+    outcome = cli("convert", "nets.py:Tied", *SHAPE, "--json")
+    assert json.loads(outcome.out)["parity"]["passed"], outcome.err
+    outcome = cli("verify", "Tied", "--module", "nets.py:Tied", "--json")
+    assert json.loads(outcome.out)["passed"], outcome.err
+
+
+def test_a_file_of_another_fixed_batch_is_judged_without_the_code(theirs, cli):
+    assert cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--checkpoint", "best_model_ckpt.t7",
+               "--batch", "5", "--no-verify", "--out", "five").code == 0  # fmt: skip
+    assert cli("verify", "out", "--onnx", "five/model.onnx").code == 0
 
 
 def test_nothing_recognised_is_said(theirs, cli):

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from aaexport.parity import TOLERANCES
 
 ROOT = Path(__file__).parent.parent
+OWN_MODEL = ROOT / "examples" / "08_bring_your_own_model"
 MAKEFILE = (ROOT / "Makefile").read_text()
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXPECTED_CODES = {"aaexport convert aa_cnn3_digitz": 1, "aaexport convert aa_cnn3_digits --opset 99": 2}
@@ -54,7 +56,12 @@ RUNNABLE = [(command, shown) for command, shown in README_COMMANDS if command.st
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    return tmp_path_factory.mktemp("readme")
+    """Where the README's commands run; the user's own network and checkpoint lie there."""
+    folder = tmp_path_factory.mktemp("readme")
+    for script in OWN_MODEL.glob("*.py"):
+        shutil.copy(script, folder)
+    subprocess.run([sys.executable, "make_checkpoint.py"], cwd=folder, check=True)
+    return folder
 
 
 @pytest.mark.parametrize(("command", "shown"), RUNNABLE, ids=[command for command, _ in RUNNABLE])
@@ -98,6 +105,14 @@ def test_the_first_example_runs_as_its_readme_says(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     assert "parity holds" in outcome.stdout
     assert (tmp_path / "digits.onnx").is_file()
+
+
+def test_the_example_of_an_own_model_runs_as_its_readme_says(here):
+    shown_too = {command for command, _ in RUNNABLE if (here / "mine" / "model.onnx").is_file()}
+    for command, _ in commands_of(OWN_MODEL / "README.md"):
+        outcome = run(command, here) if command not in shown_too else None
+        assert outcome is None or outcome.returncode == 0, outcome.stderr
+    assert (here / "fast.onnx").is_file()
 
 
 def test_the_demo_goes_the_whole_way(tmp_path):

@@ -1,5 +1,6 @@
 """FILE.py:NAME → nn.Module: what is imported, what it is called with, and what is said when that fails."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_what_it_prints_does_not_reach_stdout(nets, capsys):
         ("nets.py:Net", (), "nets.py:Net must be given depth, got none of it; give --kwargs depth=…"),
         ("nets.py:Net", ("depht=1",), "kwargs must be of nets.py:Net, got 'depht'; did you mean 'depth'?"),
         ("nets.py:instance", ("depth=1",), "kwargs must be left out: nets.py:instance is an instance already"),
-        ("nets.py:fails", (), "cannot be built: ZeroDivisionError: division by zero (nets.py, line 15)"),
+        ("nets.py:fails", (), "cannot be built: ZeroDivisionError: division by zero (nets.py:15)"),
         ("other.py:Net", (), "the module must be in a file that is there, got 'other.py'"),
         ("nowhere.nets:Net", (), "the module must be on Python's path or in this folder, got 'nowhere.nets'"),
     ],
@@ -112,11 +113,13 @@ def test_what_is_wrong_is_said(nets, text, kwargs, words):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("x = (", "SyntaxError: '(' was never closed (broken.py, line 1)"),
-        ("import beside\nbeside.nothing", "module 'beside' has no attribute 'nothing' (broken.py, line 2)"),
-        ("import not_installed_here", "No module named 'not_installed_here' (broken.py, line 1); install not_i"),
+        ("x = (", "SyntaxError: '(' was never closed (broken.py:1)"),
+        ("import beside\nbeside.nothing", "module 'beside' has no attribute 'nothing' (broken.py:2)"),
+        ("import not_installed_here", "No module named 'not_installed_here' (broken.py:1); install not_i"),
         ("import sys\nsys.exit(3)", "it ended the program (3); put what is a script under"),
-        ("def f():\n    raise KeyError('k')\nf()", "KeyError: 'k' (broken.py, line 2)"),
+        ("def f():\n    raise KeyError('k')\nf()", "KeyError: 'k' (broken.py:2)"),
+        ("import json\n\njson.loads('{')", "(broken.py:3)"),
+        ("import ast\nast.literal_eval('(')", "SyntaxError: '(' was never closed (broken.py:2)"),
     ],
 )  # fmt: skip
 def test_an_error_of_the_users_file_names_its_place(nets, code, words):
@@ -125,6 +128,63 @@ def test_an_error_of_the_users_file_names_its_place(nets, code, words):
         build("broken.py:Net")
     assert words in str(caught.value)
     assert "broken" not in sys.modules
+
+
+@pytest.fixture
+def package(nets):
+    """A package of a user's, in the working directory, one of whose files imports another by a relative import."""
+    Path("pk").mkdir()
+    Path("pk/__init__.py").touch()
+    Path("pk/widths.py").write_text("WIDTH = 7\n")
+    Path("pk/n.py").write_text("import torch\nfrom .widths import WIDTH\nnet = torch.nn.Linear(WIDTH, 1)\n")
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pk"]:
+        del sys.modules[name]
+
+
+def test_a_file_of_a_package_is_to_be_named_as_a_part_of_it(package):
+    with pytest.raises(ModuleError, match=r"\(pk.n.py:2\); give it as package\.module:NAME \(pk\.n:net\)$"):
+        build("pk/n.py:net")
+    assert isinstance(build("pk.n:net"), nn.Linear)
+
+
+def test_a_package_elsewhere_is_named_with_its_folder(package, monkeypatch):
+    here = Path.cwd()
+    monkeypatch.chdir("pk")
+    with pytest.raises(ModuleError) as caught:
+        build("n.py:net")
+    assert str(caught.value).endswith(f"give it as package.module:NAME (pk.n:net) in the folder {here.resolve()}")
+
+
+def test_a_module_that_a_package_lacks_is_not_to_be_installed(package):
+    with pytest.raises(ModuleError) as caught:
+        build("pk.widhts:net")
+    assert str(caught.value).endswith("pk has no module 'widhts'; did you mean 'widths'?")
+
+
+def test_what_a_library_imports_later_is_not_a_file_beside_the_users(nets, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "imported_later.py").write_text("WHOSE = 'library'\n")
+    monkeypatch.setattr(sys, "path", [str(library), *sys.path])
+    monkeypatch.delitem(sys.modules, "imported_later", raising=False)
+    Path("imported_later.py").write_text("WHOSE = 'user'\n")
+    build("nets.py:instance")
+    try:
+        assert importlib.import_module("imported_later").WHOSE == "library"
+    finally:
+        del sys.modules["imported_later"]
+
+
+def test_imports_inside_functions_find_files_beside_the_users(nets):
+    Path("lazy.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+        "        from beside import WIDTH\n        return x + WIDTH\n"
+    )
+    try:
+        assert build("lazy.py:Net")(1) == 8
+    finally:
+        sys.modules.pop("lazy", None)
 
 
 def test_a_file_without_a_name_tells_what_is_in_it(nets):

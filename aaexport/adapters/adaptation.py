@@ -82,6 +82,8 @@ def _adapted(module: nn.Module, candidates: list[Candidate], example: Tensor) ->
             memo[id(candidate.layer)] = _replacement(candidate, calls, checks, memo)
         except DeclinedError as declined:
             kept |= dict.fromkeys(candidate.paths, str(declined))
+        except Exception as error:  # noqa: BLE001  # reading and running a stranger's layer can raise anything
+            kept |= dict.fromkeys(candidate.paths, f"it cannot be replaced: {first_line(error)}")
         else:
             replaced |= dict.fromkeys(candidate.paths, candidate.adapter.title)
     if not replaced:
@@ -108,7 +110,14 @@ def _candidates(module: nn.Module) -> list[Candidate]:
 def _adapter_of(layer: nn.Module) -> Adapter | None:
     if isinstance(layer, AugmentedConv2d):
         return None
-    return next((adapter for adapter in ADAPTERS if adapter.recognises(layer)), None)
+    return next((adapter for adapter in ADAPTERS if _recognises(adapter, layer)), None)
+
+
+def _recognises(adapter: Adapter, layer: nn.Module) -> bool:
+    try:
+        return adapter.recognises(layer)
+    except Exception:  # noqa: BLE001  # looking at an attribute of a stranger's layer can run any code of its class
+        return False
 
 
 def _replacement(candidate: Candidate, calls: Calls, checks: Checks, memo: dict[int, Any]) -> nn.Module:

@@ -93,10 +93,10 @@ def _objection(pair: Pair, scales: tuple[float, ...]) -> str | None:
 
 def _in_double_if_it_runs(pair: Pair, scales: tuple[float, ...]) -> Pair | None:
     """In float64, unless something in the layer insists on another dtype."""
-    double = pair.in_double()
     try:
+        double = pair.in_double()
         out = double.layer(double.images(scales[:1]))
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001  # a stranger's layer may insist by any error; in its own dtype it is compared
         return None
     return double if isinstance(out, Tensor) and out.dtype == torch.float64 else None
 

@@ -105,6 +105,14 @@ def converted_size(path: Path) -> tuple[int, int] | None:
     return None if provenance is None else provenance.size
 
 
+def converted_batch(path: Path) -> int | None:
+    """The batch that aaexport converted the file for, if it is there and fixed. GraphError as `converted_size`."""
+    if not path.is_file():
+        return None
+    provenance = read_metadata({entry.key: entry.value for entry in _load(path).metadata_props})
+    return provenance.batch if provenance is not None and isinstance(provenance.batch, int) else None
+
+
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Writes one self-contained ONNX file; GraphError above protobuf's 2 GiB.
 

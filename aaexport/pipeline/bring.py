@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,27 +72,48 @@ def convert_source(
     shape = None if input_shape is None else image_shape(input_shape)
     folder = ModelFolder(Path(named.folder_name) if out is None else Path(out))
     _require_free(folder, named)
+    if checkpoint is not None and named.is_program:
+        remedy = "a program has its weights in it; export it again with others"
+        raise ArgumentError(broken_rule("checkpoint", "be left out for a program", str(checkpoint), remedy))
 
-    say(f"importing {named.text}")
-    module = build_module(named, arguments)
+    with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
+        result, notes = _brought(named, arguments, shape, checkpoint, folder, tuple(kwargs), options, say)
+    record_conversion(folder, result.parity)
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _brought(
+    source: Source,
+    arguments: Mapping[str, Any],
+    shape: ImageShape | None,
+    checkpoint: str | Path | None,
+    folder: ModelFolder,
+    kwargs: tuple[str, ...],
+    options: ConvertOptions,
+    say: Say,
+) -> tuple[ConvertResult, tuple[str, ...]]:
+    """The conversion, and notes on the weights."""
+    say(f"importing {source.text}")
+    module = build_module(source, arguments)
     notes = _weights_notes(checkpoint)
     if checkpoint is not None:
         say(f"loading {checkpoint}")
         notes = load_checkpoint(module, Path(checkpoint))
     if isinstance(module, SavedProgram) and options.batch is None:
         options = replace(options, batch=module.batch)
-    subject = module_subject(module, shape or _own_shape(module), is_ours=True)
-    recipe = _recipe(named, tuple(kwargs), subject)
+    example = 1 if options.batch in (None, "dynamic") else int(options.batch)
+    subject = module_subject(module, shape or _own_shape(module), example_batch=example, is_ours=True)
+    recipe = _recipe(source, kwargs, subject)
 
-    def write_rest(truths: tuple[Truth, ...]) -> None:
+    def write_rest(truths: tuple[Truth, ...], warnings: tuple[str, ...]) -> None:
         """All but the file itself, which comes last: a folder that has one is whole."""
         say("writing the folder")
-        _write(folder, recipe, subject, truths or _made_up_truths(subject, options))
+        if not truths:
+            truths, warnings = _made_up_truths(subject, options)
+        _write(folder, recipe, subject, truths, warnings)
 
     with _made(folder):
-        result = convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say)
-    record_conversion(folder, result.parity)
-    return replace(result, notes=(*notes, *result.notes))
+        return convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say), notes
 
 
 def _require_free(folder: ModelFolder, source: Source) -> None:
@@ -122,27 +145,34 @@ def _recipe(source: Source, kwargs: tuple[str, ...], subject: Subject) -> Module
     return ModuleRecipe(schema=SCHEMA, description=f"{source.text}, as `aaexport convert` found it", module=module)
 
 
-def _write(folder: ModelFolder, recipe: ModuleRecipe, subject: Subject, truths: tuple[Truth, ...]) -> None:
+def _write(
+    folder: ModelFolder,
+    recipe: ModuleRecipe,
+    subject: Subject,
+    truths: tuple[Truth, ...],
+    warnings: tuple[str, ...],
+) -> None:
     owner = subject.module if subject.original is None else subject.original
     tensors = {name: value for name, value in owner.state_dict().items() if isinstance(value, Tensor)}
     write_tensors(tensors, folder.weights_path)
-    write_golden(Golden(worth_keeping(truths), subject.weights_digest), folder.golden_path)
+    write_golden(Golden(worth_keeping(truths), subject.weights_digest, warnings), folder.golden_path)
     with atomic_path(folder.recipe_path) as temporary:
         temporary.write_text(module_toml(recipe), encoding="utf-8")
 
 
-def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[Truth, ...]:
+def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[tuple[Truth, ...], tuple[str, ...]]:
     """The answers to a few inputs, where no verification has asked for them."""
     sizes = GOLDEN_BATCHES if options.batch in (None, "dynamic") else (int(options.batch),)
     cases = made_up_cases(subject.input_shape, sizes, 1, options.seed)
     judge = Judge(subject)
-    return tuple(judge.truth(case) for case in cases if case.kind == "ordinary" and not case.degenerate)
+    truths = tuple(judge.truth(case) for case in cases if case.kind == "ordinary" and not case.degenerate)
+    return truths, tuple(judge.warnings)
 
 
 @contextmanager
 def _made(folder: ModelFolder) -> Iterator[None]:
     """The folder is there, and goes again if it was not there before and nothing comes of it."""
-    is_new = not folder.path.exists()
+    absent = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,8 +180,10 @@ def _made(folder: ModelFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if is_new:
-            for path in (folder.recipe_path, folder.weights_path, folder.golden_path):
+        if absent:
+            for path in (folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path):
                 path.unlink(missing_ok=True)
-            folder.path.rmdir()
+        with suppress(OSError):  # somebody else has put something there meanwhile: it is theirs
+            for path in absent:
+                path.rmdir()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
@@ -118,12 +119,13 @@ def convert_subject(
     destination: Path,
     options: ConvertOptions,
     *,
-    before: Callable[[tuple[Truth, ...]], None] = lambda truths: None,
+    before: Callable[[tuple[Truth, ...], tuple[str, ...]], None] = lambda truths, warnings: None,
     say: Say = lambda step: None,
 ) -> ConvertResult:
     """As `convert`, for a subject at hand.
 
-    `before` is called once the file is right, before it gets its name, with what the verification knows to be right.
+    `before` is called once the file is right, before it gets its name, with what the verification knows to be right,
+    and its warnings.
     """
     began = time.perf_counter()
     options.check()
@@ -151,7 +153,7 @@ def convert_subject(
             )
             if not parity.passed:
                 raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
-        before(tuple(truths))
+        before(tuple(truths), () if parity is None else parity.warnings)
     return ConvertResult(
         path=destination,
         opset=settings.opset,
@@ -161,7 +163,7 @@ def convert_subject(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *_recognition(subject), *plan_notes, *remarks),
+        notes=(*subject.notes, *_recognition(subject, rules), *plan_notes, *remarks),
         attention_outputs=attention_outputs(module) if options.with_attention else (),
         rules=rules,
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
@@ -261,10 +263,10 @@ def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, 
     record_digests(exported.model)
 
 
-def _recognition(subject: Subject) -> tuple[str, ...]:
+def _recognition(subject: Subject, rules: Mapping[str, int]) -> tuple[str, ...]:
     """A note where nothing of somebody's module is ours now; what was left although it looked so says why itself."""
     found = subject.adaptation
-    if found is None or found.replaced:
+    if found is None or found.replaced or SkewedRelativeAttention.title in rules:
         return ()
     return ("no augmented layer of a known kind was found: the module was exported as it is",)
 

@@ -29,11 +29,25 @@ class Golden:
 
     truths: tuple[Truth, ...]
     weights_digest: str
+    warnings: tuple[str, ...] = ()  # of the conversion, on what the truths are worth
 
     @property
     def cases(self) -> Iterator[Case]:
         """What was asked."""
         return (truth.case for truth in self.truths)
+
+    @property
+    def images(self) -> Array:
+        """Every image whose pixels are finite, (N, C, H, W)."""
+        return np.concatenate([case.batch for case in self.cases if np.isfinite(case.batch).all()])
+
+    def cases_of(self, batch: int | None) -> Iterator[Case]:
+        """Those for a file that takes that many images, put together anew where nothing else was asked; None: any."""
+        found = [case for case in self.cases if batch in (None, len(case.batch))]
+        if not found and batch is not None:
+            images = self.images
+            found = [Case(f"random, batch {batch}", images[np.arange(batch) % len(images)], made_up=True)]
+        yield from found
 
     def runners(self, input_shape: tuple[int, int, int]) -> tuple[GoldenRunner, GoldenRunner]:
         """What answers as the module did in float64, and in float32."""
@@ -69,6 +83,7 @@ def write_golden(golden: Golden, path: Path) -> None:
             tensors[f"{number}.baseline.{name}"] = torch.from_numpy(np.ascontiguousarray(truth.baseline[name]))
     cases = [{"name": case.name, "kind": case.kind, "made_up": case.made_up} for case in golden.cases]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
+    about["warnings"] = json.dumps(golden.warnings)
     write_tensors(tensors, path, about)
 
 
@@ -88,7 +103,7 @@ def read_golden(path: Path) -> Golden:
                 raise FolderError(broken_rule(str(path), f"have the schema {SCHEMA}", about.get("schema"), remedy))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
         truths = tuple(_truth(n, case, tensors) for n, case in enumerate(json.loads(about["cases"])))
-        return Golden(truths, about["weights_digest"])
+        return Golden(truths, about["weights_digest"], tuple(json.loads(about["warnings"])))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise FolderError(f"{path} must be a whole file of golden vectors, but: {error}; {remedy}") from error
 

@@ -49,7 +49,7 @@ class Inputs:
         """All of them, for a file that fixes its batch or not, in sizes up to `largest`."""
         sizes = sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
         if self.subject.golden is not None:
-            yield from (case for case in self.subject.golden.cases if fixed in (None, len(case.batch)))
+            yield from self.subject.golden.cases_of(fixed)
             return
         if self.given is not None:
             yield from given_cases(self.given_name, self.given, sizes)

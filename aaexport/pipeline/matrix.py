@@ -133,8 +133,10 @@ class Matrix:
             return cases
         order = sorted(cases, key=lambda case: (case.kind != "ordinary", case.degenerate, len(case.batch)))
         self.is_cut_short = True
-        chosen, images = order[:2], sum(len(case.batch) for case in order[:2])
-        for case in order[2:]:
+        other = next((case for case in order if len(case.batch) != len(order[0].batch)), order[0])
+        chosen = [order[0], other]
+        images = sum(len(case.batch) for case in chosen)
+        for case in (case for case in order if case is not order[0] and case is not other):
             if macs * (images + len(case.batch)) <= budget:
                 chosen.append(case)
                 images += len(case.batch)

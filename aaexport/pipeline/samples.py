@@ -12,6 +12,7 @@ from aaexport.data import evaluation_batch, load_images, sample
 from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary, TensorInfo
+from aaexport.pipeline.golden import read_golden
 from aaexport.runners.base import Array, numpy_type
 
 COUNT = 64
@@ -59,6 +60,9 @@ def gather_samples(
     _check_dims(summary, dims)
     batched, fixed = _batching(summary.inputs)
     name = "random inputs"
+    if folder is not None and folder.module_recipe is not None and folder.golden_path.is_file():
+        images = read_golden(folder.golden_path).images
+        return Samples({summary.inputs[0].name: images}, True, fixed, "golden vectors")
     if folder is not None and folder.module_recipe is None and batched and _is_one_image(summary.inputs):
         try:
             return Samples(_images(summary, folder, seed), True, fixed, "held-out images")

@@ -207,6 +207,10 @@ def _truth_spec(
     folder: ModelFolder | None, options: BenchOptions, ours: WorkerSpec, summary: GraphSummary, room: Path
 ) -> WorkerSpec | None:
     """What answers are compared with: PyTorch's, where there is one; on the CPU, in float32 and nothing less."""
+    if folder is not None and folder.module_recipe is not None and options.module is None:
+        is_whole = folder.golden_path.is_file()
+        golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1)
+        return golden if is_whole and not options.dims else None
     if folder is None or not runs_in_torch(folder, options):
         return None
     return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)

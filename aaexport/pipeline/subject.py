@@ -24,6 +24,7 @@ from aaexport.nn.copies import copied
 from aaexport.pipeline.golden import Golden, read_golden
 from aaexport.program import INPUT_NAME
 from aaexport.recipe import DecompositionName, ModuleRecipe, Recipe, parse_kwargs
+from aaexport.saved_program import SavedProgram
 from aaexport.user_module import Source, build_module
 from aaexport.weights import load_weights, save_weights, weights_digest
 
@@ -164,10 +165,12 @@ def decompositions_of(module: nn.Module) -> str:
     return ",".join(sorted(names)) or "none"
 
 
-def module_subject(module: nn.Module, input_shape: Sequence[int] | None, *, is_ours: bool = False) -> Subject:
+def module_subject(
+    module: nn.Module, input_shape: Sequence[int] | None, *, example_batch: int = 1, is_ours: bool = False
+) -> Subject:
     """Somebody's module, and a copy of it whose augmented layers are ours; `as_subject` says what it raises.
 
-    `is_ours`: nobody else has the module, so that it need not be copied.
+    `example_batch` is a number of images that it takes; `is_ours`: nobody else has it, so that it need not be copied.
     """
     shape = image_shape(input_shape)
     dtypes = {p.dtype for p in module.parameters()}
@@ -176,10 +179,10 @@ def module_subject(module: nn.Module, input_shape: Sequence[int] | None, *, is_o
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
     original = module if is_ours else copy.deepcopy(module)  # the caller's stays as it is, wherever it is
     original.eval().cpu()
-    outputs = _output_names(original, shape)
-    if augmented_layers(original):  # written with our layer, which is its own definition
+    outputs = _output_names(original, shape, example_batch)
+    adaptation = adapt(original, torch.zeros(example_batch, *shape))
+    if augmented_layers(original) and not adaptation.replaced:  # written with our layer, which is its own definition
         return Subject(original, shape, outputs)
-    adaptation = adapt(original, torch.zeros(1, *shape))
     return Subject(adaptation.module, shape, outputs, original=original, adaptation=adaptation)
 
 
@@ -199,9 +202,13 @@ def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | N
         golden = read_golden(folder.golden_path)
         note = f"judged by the golden vectors that {recipe.module.source} gave when it was converted"
         return Subject(nn.Module(), shape, names, folder, notes=(note,), golden=golden)
+    from aaexport.graph.files import converted_batch  # and with it onnx, which nobody else here needs
+
     module = build_module(source, parse_kwargs(recipe.module.kwargs))
+    batch = module.batch if isinstance(module, SavedProgram) else converted_batch(folder.onnx_path)
     load_checkpoint(module, folder.require_weights())
-    return replace(module_subject(module, shape), folder=folder)
+    example = batch if isinstance(batch, int) else 1
+    return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder)
 
 
 def _require_own_size(size: tuple[int, int] | None, recipe: ModuleRecipe) -> None:
@@ -217,13 +224,13 @@ def _own_names(module: nn.Module) -> tuple[str, ...]:
     return own if isinstance(own, tuple) and all(isinstance(name, str) for name in own) else ()
 
 
-def _output_names(module: nn.Module, shape: ImageShape) -> tuple[str, ...]:
+def _output_names(module: nn.Module, shape: ImageShape, batch: int = 1) -> tuple[str, ...]:
     """Names for what the module returns: its own `output_names` if it has such (our networks do), the keys of a
     dict, `output`, or `output_0`, `output_1` …
     """
     try:
         with torch.no_grad():
-            outputs = module(torch.zeros(1, *shape))
+            outputs = module(torch.zeros(batch, *shape))
     except AaexportError:
         raise  # our layers' own complaint about the shape is the clearest there is
     # Whatever the user's module raises.

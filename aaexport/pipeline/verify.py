@@ -7,7 +7,9 @@ went wrong is looked for (`aaexport.pipeline.locate`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,8 +117,10 @@ def verify_folder(
     path = folder.onnx_path if onnx is None else Path(onnx)
     if onnx is None and not path.is_file():
         raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
-    subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
-    report = verify_subject(subject, path, wanted, say=say)
+    # The user's code may print whenever it runs, and stdout is for results.
+    with nullcontext() if source is None else redirect_stdout(sys.stderr):
+        subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
+        report = verify_subject(subject, path, wanted, say=say)
     if path == folder.onnx_path:
         write_json(folder.parity_path, parity_json(report))
         folder.write_manifest()
@@ -163,7 +167,8 @@ def judge_file(
         subject = subject if subject.with_attention else subject.observed()
     stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
     structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
-    report = replace(report, structure=structure, notes=_notes(subject))
+    warnings = (*report.warnings, *(subject.golden.warnings if subject.golden is not None else ()))
+    report = replace(report, structure=structure, notes=_notes(subject), warnings=warnings)
     _require_known_outputs(wanted.judged, subject)
     _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers

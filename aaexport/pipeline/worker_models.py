@@ -93,6 +93,16 @@ def _load_compiled(spec: WorkerSpec) -> Loaded:
     return Loaded((runner,) * spec.sessions, {"provider": "torch.compile", "load_s": seconds})
 
 
+def _load_golden(spec: WorkerSpec) -> Loaded:
+    from aaexport.folder import ModelFolder
+    from aaexport.pipeline.subject import as_subject
+
+    subject = as_subject(ModelFolder(Path(spec.model)))
+    assert subject.golden is not None
+    _, runner = subject.golden.runners(subject.input_shape)
+    return Loaded((runner,), {"provider": "golden", "load_s": 0.0})
+
+
 def _timed(open_runner: Callable[[], Any]) -> tuple[Any, float]:
     began = time.perf_counter()
     return open_runner(), time.perf_counter() - began
@@ -123,4 +133,5 @@ LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {
     "onnxruntime": _load_onnxruntime,
     "torch": _load_torch,
     "torch.compile": _load_compiled,
+    "golden": _load_golden,
 }

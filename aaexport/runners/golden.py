@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -12,7 +12,7 @@ from aaexport.runners.base import Array, Arrays, Port
 
 
 class GoldenRunner:
-    """Knows the answers to a few batches, and nothing else.
+    """Knows the answers to a few batches, and to any batch of the images in them; nothing else.
 
     Args:
         input_name: of the one input.
@@ -30,14 +30,19 @@ class GoldenRunner:
     ) -> None:
         self.inputs = (Port(input_name, np.dtype(np.float32), (None, *input_shape)),)
         self._answers = {_key(batch): dict(outputs) for batch, outputs in answers}
+        self._images = {_key(image): outputs for image, outputs in _one_by_one(answers)}
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
-        """The outputs to that very batch; RunnerError for any other."""
+        """The outputs to that very batch, or those to its images; RunnerError if one is not known."""
         batch = feeds[self.inputs[0].name]
         found = self._answers.get(_key(batch))
-        if found is None:
+        if found is not None:
+            return found
+        answers = [self._images.get(_key(image)) for image in batch]
+        known = [answer for answer in answers if answer is not None]
+        if len(known) < len(answers) or not known:
             raise RunnerError(f"the golden vectors have no answer to these {len(batch)} inputs: the module is needed")
-        return found
+        return {name: np.stack([answer[name] for answer in known]) for name in known[0]}
 
     def __enter__(self) -> GoldenRunner:
         return self
@@ -46,6 +51,16 @@ class GoldenRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing is held."""
+
+
+def _one_by_one(
+    answers: Sequence[tuple[Array, Mapping[str, Array]]],
+) -> Iterator[tuple[Array, dict[str, Array]]]:
+    """Each image with its part of the outputs, where every output has one for it."""
+    for batch, outputs in answers:
+        if np.isfinite(batch).all() and all(len(output) == len(batch) for output in outputs.values() if output.ndim):
+            for number, image in enumerate(batch):
+                yield image, {name: output[number] for name, output in outputs.items() if output.ndim}
 
 
 def _key(batch: Array) -> tuple[tuple[int, ...], bytes]:

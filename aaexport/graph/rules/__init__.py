@@ -26,7 +26,7 @@ from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
 
-__all__ = ["FILE_RULES", "RULES", "GraphRule"]
+__all__ = ["FILE_RULES", "RULES", "GraphRule", "SkewedRelativeAttention"]
 
 EINSUMS: tuple[type[GraphRule], ...] = (EinsumInBatches, EinsumAsMatmul)
 # Normalizations go first, so that they meet the convolutions before those are joined or split.
