@@ -94,11 +94,8 @@ class ReshapeToKnownSizes(GraphRule):
 
     def _require_product(self, node: ir.Node) -> None:
         """Of numbers that do not depend on the batch, any operator makes some that do not."""
-        factors = 0 if node.op_type not in PRODUCTS else len(node.inputs) if node.op_type in ("Concat", "Mul") else 1
-        if node.op_type == "Cast" and node.attributes["to"].value not in INTEGERS:
-            factors = 0  # fractions of the batch are rounded sooner or later
-        others = [] if node.op_type == "Shape" else [value for value in node.inputs[factors:] if value is not None]
-        if _has_branches(node) or not all(self._is_same(value) for value in others):
+        rest = operands(node)[_factors(node) :]
+        if _has_branches(node) or not all(self._is_same(value) for value in rest):
             raise Refusal(f"a size is computed from the batch by {node.op_type}, not by products alone")
 
     def _require_whole_batch(self, node: ir.Node) -> None:
@@ -176,6 +173,15 @@ class ReshapeToKnownSizes(GraphRule):
             return sizes_
         minus = self._numbers_of(operands(equal)[1])
         return given if minus and all((each == -1).all() for each in minus) else sizes_
+
+
+def _factors(node: ir.Node) -> int:
+    """How many inputs, the first ones, may be products of the batch for the output to be some too."""
+    if node.op_type == "Cast" and node.attributes["to"].value not in INTEGERS:
+        return 0  # fractions of the batch are rounded sooner or later
+    if node.op_type in ("Concat", "Mul"):
+        return len(operands(node))
+    return 1 if node.op_type in PRODUCTS else 0
 
 
 def _has_branches(node: ir.Node) -> bool:
