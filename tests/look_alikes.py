@@ -5,10 +5,9 @@ Each is what its public source computes, told in other words: tests hold the ada
 
 import torch
 from mynets import AugmentedConv as ReferenceConv
-from mynets import relative_logits, skewed
+from mynets import relative_logits
 from torch import nn
 from torch.nn import functional
-
 
 # leaderj1001/Attention-Augmented-Conv2d; its layer is examples/08_bring_your_own_model/mynets.py
 

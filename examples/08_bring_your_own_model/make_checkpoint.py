@@ -1,7 +1,5 @@
 """Stands for your training: writes a checkpoint as that code does, random weights wrapped in "model"."""
 
-import sys
-
 import torch
 from mynets import Net
 
@@ -11,4 +9,4 @@ for layer in net.modules():
     if isinstance(layer, torch.nn.BatchNorm2d):
         layer.running_mean.normal_(0, 0.1)
         layer.running_var.uniform_(0.5, 1.5)
-torch.save({"model": net.state_dict(), "acc": 61.6, "epoch": 99}, sys.argv[1] if sys.argv[1:] else "best_model_ckpt.t7")
+torch.save({"model": net.state_dict(), "acc": 61.6, "epoch": 99}, "best_model_ckpt.t7")
