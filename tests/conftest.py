@@ -18,6 +18,15 @@ from aaexport.folder import checkout, open_folder
 TINY = (("channels = [64, 128, 192]", "channels = [8, 8, 8]"), ("num_heads = 4", "num_heads = 2"))
 
 
+# Files that take longest: begun first, so that no process is left with one of them when the others are done.
+LONGEST = ("test_readme.py", "test_bring.py", "test_optimize_attention.py", "test_mutants.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Brings the longest files to the front; the order within each stays."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -104,7 +104,8 @@ class Mixing(nn.Module):
 def test_a_module_with_operators_that_runtimes_lack_is_converted_and_noted(tmp_path):
     result = aaexport.convert(Mixing(), tmp_path / "x.onnx", input_shape=(3, 4, 5))
     assert result.parity.passed
-    assert [note.partition("it holds ")[2] for note in result.notes] == ["Einsum; write it as a matrix product"]
+    held = [note.partition("it holds ")[2] for note in result.notes if "it holds " in note]
+    assert held == ["Einsum; write it as a matrix product"]
 
 
 def test_a_network_of_ours_with_operators_that_runtimes_lack_is_not_written(converted, tmp_path, monkeypatch):

@@ -96,9 +96,7 @@ def command(
 
 def _names_a_module(model: str) -> bool:
     """Whether it is none of our folders and has the form of a module's name."""
-    if Path(model).is_dir() or model in zoo_models():
-        return False
-    if not (":" in model or model.endswith((".py", ".pt2"))):
+    if not (":" in model or model.endswith((".py", ".pt2"))) or model in zoo_models() or Path(model).is_dir():
         return False
     from aaexport.user_module import read_source
 

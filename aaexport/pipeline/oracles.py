@@ -53,7 +53,8 @@ class Rebuilt:
 def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype) -> TorchRunner:
     """The module, which is the subject's or a variant of it, with the subject's outputs."""
     names = ((INPUT_NAME,), subject.output_names)
-    return TorchRunner(subject.runnable(module), *names, input_shape=subject.input_shape, dtype=dtype)
+    shape = subject.input_shape
+    return TorchRunner(subject.runnable(module), *names, input_shape=shape, dtype=dtype, shares=True)
 
 
 def in_float32_only(single: Runner) -> tuple[Runner, Runner]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -27,6 +28,7 @@ class TorchRunner:
         device: `cpu`, `cuda` or `cuda:N`.
         tf32: on CUDA, whether float32 products may be computed in TF32, until the runner is left; None leaves torch's
             own defaults, which are not onnxruntime's.
+        shares: whether the copy may read the memory of the module's parameters, which nobody then may write.
 
     Raises:
         ProviderError: torch cannot use `device` here.
@@ -42,13 +44,14 @@ class TorchRunner:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         tf32: bool | None = None,
+        shares: bool = False,
     ) -> None:
         kind, index = parse_device(device)
         if kind == "cuda" and not torch.cuda.is_available():
             raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
         self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
         self.dtype = dtype
-        self.module = copied(module).eval().to(device=self.device, dtype=dtype)
+        self.module = (copied(module) if shares else copy.deepcopy(module)).eval().to(self.device, dtype)
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
