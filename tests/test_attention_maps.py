@@ -240,6 +240,7 @@ def test_verify_knows_a_file_with_attention_by_its_metadata(observed_once):
     assert report.accuracy is not None
 
 
+@pytest.mark.slow
 def test_verify_fails_where_two_heads_are_mixed_up(observed_once, tmp_path):
     model = onnx.load(observed_once[0].onnx_path)
     swapped = {HEADS[0]: HEADS[1], HEADS[1]: HEADS[0]}

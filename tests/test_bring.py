@@ -185,6 +185,7 @@ def test_a_wrong_file_fails_without_the_code(theirs, cli):
     assert error_of(outcome, 3).startswith("parity failed: ")
 
 
+@pytest.mark.slow
 def test_other_weights_make_the_file_stale(theirs, cli):
     cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "fresh", "--no-verify")
     shutil.copy("fresh/weights.safetensors", "out/weights.safetensors")
@@ -344,6 +345,7 @@ def test_bad_input_leaves_nothing(theirs, cli, arguments, code, words):
     assert not (theirs / "Net").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_is_made_anew_of_the_same_source_only(theirs, cli):
     arguments = ["--kwargs", "width=12", *SHAPE, "--out", "out", "--no-verify"]
     assert cli("convert", "nets.py:Net", *arguments).code == 0
@@ -391,6 +393,7 @@ def test_a_large_module_is_judged_by_fewer_inputs(theirs, cli, monkeypatch):
 
 
 @pytest.mark.usefixtures("theirs")
+@pytest.mark.slow
 def test_a_module_goes_with_its_own_folders(cli):
     error = error_of(cli("verify", "aa_cnn3_digits", "--module", "nets.py:Net"), 2)
     assert "module must be given for a folder that was made of one" in error

@@ -107,6 +107,7 @@ def test_the_first_example_runs_as_its_readme_says(tmp_path):
     assert (tmp_path / "digits.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_the_example_of_an_own_model_runs_as_its_readme_says(here):
     shown_too = {command for command, _ in RUNNABLE if (here / "mine" / "model.onnx").is_file()}
     for command, _ in commands_of(OWN_MODEL / "README.md"):
@@ -124,6 +125,7 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_example_of_a_wrong_node_finds_it(tmp_path):
     outcome = run(f"python {ROOT / 'examples/06_find_the_wrong_node/break_it.py'}", tmp_path)
     assert outcome.returncode == 0, outcome.stderr
@@ -141,6 +143,7 @@ def test_the_readme_tells_every_tolerance(precision, runtime):
     assert re.search(rf"^\| {precision}, .*{re.escape(told)}$", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_table_of_runtimes_tells_of_each_that_it_agrees_or_is_not_installed(tmp_path):
     folder = ROOT / "examples/05_run_elsewhere"
     (command, _), *_ = commands_of(folder / "README.md")
