@@ -183,8 +183,7 @@ def checkout(
     if out is None and not source.is_zoo:
         return source
     target = ModelFolder(out if out is not None else Path(source.name))
-    if target.path.resolve().is_relative_to(zoo_root().resolve()):
-        raise FolderError(f"out must lie outside the zoo, got {target.path}; name another folder with --out")
+    require_outside_zoo(target.path)
     if target.path.exists() and source.path.resolve() == target.path.resolve():
         return source
     if target.recipe_path.is_file():
@@ -196,6 +195,12 @@ def checkout(
     _copy(source, target)
     say(f"copied {source.name} to {target.path}")
     return target
+
+
+def require_outside_zoo(out: Path) -> None:
+    """FolderError for a folder to work in that is the zoo's own."""
+    if out.resolve().is_relative_to(zoo_root().resolve()):
+        raise FolderError(f"out must lie outside the zoo, got {out}; name another folder with --out")
 
 
 def _copy(source: ModelFolder, target: ModelFolder) -> None:

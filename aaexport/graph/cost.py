@@ -7,7 +7,7 @@ import math
 import onnx
 from onnx import shape_inference
 
-from aaexport.graph.light import is_large, light
+from aaexport.graph.light import light_at_batch
 
 Shape = tuple[int, ...]
 
@@ -50,17 +50,8 @@ _FORMULAS = {
 
 def _shapes_at_batch_1(model: onnx.ModelProto) -> dict[str, Shape]:
     """Every shape that is known once the dynamic first dimension of the inputs is 1."""
-    fixed = light(model)
-    large = {tensor.name for tensor in model.graph.initializer if is_large(tensor)}
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    for value in fixed.graph.input:
-        dimensions = value.type.tensor_type.shape.dim
-        if value.name not in large and dimensions and not dimensions[0].HasField("dim_value"):
-            dimensions[0].dim_value = 1
     try:
-        fixed = shape_inference.infer_shapes(fixed, data_prop=True)
+        fixed = shape_inference.infer_shapes(light_at_batch(model, 1), data_prop=True)
     except shape_inference.InferenceError:
         return {}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in fixed.graph.initializer}

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from aaexport.errors import GraphError, broken_rule
 from aaexport.graph.check import all_nodes
+from aaexport.graph.light import light_at_batch
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 MODULE_PATH = "pkg.torch.onnx.name_scopes"
-SMALL = 1024  # numbers; shapes are inferred from the values of smaller constants only
 WIDEST = 8  # bytes of a number whose type is not known
 GUESS = 64 * 2**20  # bytes of a tensor, where the size of none is known
 
@@ -138,7 +138,7 @@ def plan_chunks(names: Sequence[str], sizes: Mapping[str, int], budget: int) -> 
 def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
     """The size of every tensor that nodes write and whose shape can be inferred, for inputs of `batch` images."""
     try:
-        graph = shape_inference.infer_shapes(_without_weights(model, batch), data_prop=True).graph
+        graph = shape_inference.infer_shapes(light_at_batch(model, batch), data_prop=True).graph
     except (shape_inference.InferenceError, ValueError, EncodeError):
         return {}
     sizes = {}
@@ -204,25 +204,6 @@ def _module_path(node: onnx.NodeProto) -> str | None:
     if not isinstance(scopes, list) or len(scopes) < 2 or not isinstance(scopes[-2], str):
         return None
     return scopes[-2]
-
-
-def _without_weights(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The graph for that batch, its large constants as inputs: shape inference copies all that it is given."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    light.graph.node.extend(model.graph.node)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    light.graph.input.extend(value for value in model.graph.input if value.name not in constants)
-    for value in light.graph.input:
-        dimensions = value.type.tensor_type.shape.dim
-        if dimensions and not dimensions[0].HasField("dim_value"):
-            dimensions[0].dim_value = batch
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= SMALL:
-            light.graph.initializer.append(tensor)
-        else:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    light.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
-    return light
 
 
 def _bytes_per_number(data_type: int) -> int:

@@ -65,7 +65,7 @@ class BenchOptions:
         session: fields of `aaexport.runners.ort.SessionSettings` that differ from its defaults.
         seed: of arrivals, samples, and random inputs.
         module: `FILE.py:NAME` and the like, of a folder that was converted from it: it is imported, compared with and
-            checks the answers. Without it such a folder is measured as a bare file.
+            checks the answers. Without it the folder's golden vectors are what is asked and what must be answered.
     """
 
     scenario: str = "single-stream"

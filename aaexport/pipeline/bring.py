@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aaexport.checkpoints import load_checkpoint
 from aaexport.errors import ArgumentError, FolderError, broken_rule
-from aaexport.folder import ModelFolder, atomic_path, zoo_root
+from aaexport.folder import ModelFolder, atomic_path, require_outside_zoo
 from aaexport.parity import Truth, made_up_cases
 from aaexport.pipeline.computations import Judge
 from aaexport.pipeline.convert import ConvertOptions, convert_subject, record_conversion
@@ -119,8 +119,7 @@ def _brought(
 def _require_free(folder: ModelFolder, source: Source) -> None:
     """FolderError if the folder holds anything but a former conversion of the same source."""
     path = folder.path
-    if path.resolve().is_relative_to(zoo_root().resolve()):
-        raise FolderError(f"out must lie outside the zoo, got {path}; name another folder with --out")
+    require_outside_zoo(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     former = folder.module_recipe if folder.recipe_path.is_file() else None

@@ -100,7 +100,8 @@ def verify(
         raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
     if onnx is None:
         raise ArgumentError("onnx must be given for a module, got None")
-    return verify_subject(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
+    report, _ = judge_file(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
+    return report
 
 
 def verify_folder(
@@ -120,24 +121,11 @@ def verify_folder(
     # The user's code may print whenever it runs, and stdout is for results.
     with nullcontext() if source is None else redirect_stdout(sys.stderr):
         subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
-        report = verify_subject(subject, path, wanted, say=say)
+        report, _ = judge_file(subject, path, wanted, say=say)
     if path == folder.onnx_path:
         write_json(folder.parity_path, parity_json(report))
         folder.write_manifest()
     return report
-
-
-def verify_subject(
-    subject: Subject,
-    path: Path,
-    wanted: Wanted,
-    *,
-    named: Path | None = None,
-    exported: Exported | None = None,
-    say: Say = lambda step: None,
-) -> ParityReport:
-    """As `verify`, for a subject at hand; `named` is what the report calls the file, `exported` what it was."""
-    return judge_file(subject, path, wanted, named=named, exported=exported, say=say)[0]
 
 
 def judge_file(
@@ -149,7 +137,10 @@ def judge_file(
     exported: Exported | None = None,
     say: Say = lambda step: None,
 ) -> tuple[ParityReport, list[Truth]]:
-    """As `verify_subject`, with what the file was judged by."""
+    """As `verify`, for a subject at hand, and what the file was judged by.
+
+    `named` is what the report calls the file, `exported` what it was.
+    """
     wanted.check()
     audited = audit(path)
     report = ParityReport(
