@@ -14,7 +14,7 @@ def attention(q, k, v, rel_height=None, rel_width=None):
     """out(h, w) = Σ softmax over (i, j) of q(h, w)·(k(i, j) + r_height[i − h] + r_width[j − w]) / √dkh · v(i, j).
 
     q, k (M, dkh, H, W), v (M, dvh, H, W), tables (2H − 1, dkh) and (2W − 1, dkh) whose middle row is offset 0,
-    or None for no relative terms. → (M, dvh, H, W), float64.
+    or None for no relative terms. → (M, H·W, dvh), a row a query, float64.
     """
     q, k, v = (_array(tensor) for tensor in (q, k, v))
     count, key_depth, height, width = q.shape
@@ -22,7 +22,7 @@ def attention(q, k, v, rel_height=None, rel_width=None):
         rel_height, rel_width = np.zeros((2 * height - 1, key_depth)), np.zeros((2 * width - 1, key_depth))
     rel_height, rel_width = _array(rel_height), _array(rel_width)
     positions = [(row, column) for row in range(height) for column in range(width)]
-    out = np.zeros((count, v.shape[1], height, width))
+    out = np.zeros((count, height, width, v.shape[1]))
     for m in range(count):
         for h, w in positions:
             logits = [
@@ -33,8 +33,8 @@ def attention(q, k, v, rel_height=None, rel_width=None):
             ]
             weights = [math.exp(logit - max(logits)) for logit in logits]
             for (i, j), weight in zip(positions, weights, strict=True):
-                out[m, :, h, w] += weight / math.fsum(weights) * v[m, :, i, j]
-    return torch.from_numpy(out)
+                out[m, h, w] += weight / math.fsum(weights) * v[m, :, i, j]
+    return torch.from_numpy(out).flatten(1, 2)
 
 
 def attention_at_once(q, k, v, rel_height=None, rel_width=None):
@@ -50,7 +50,7 @@ def attention_at_once(q, k, v, rel_height=None, rel_width=None):
         keys = keys + rel_width[width - 1 + columns[None, :] - columns[:, None]][:, None, :]
     logits = torch.einsum("mdhw,mhwijd->mhwij", q, keys) / math.sqrt(q.shape[1])
     weights = logits.flatten(3).softmax(dim=3).view_as(logits)
-    return torch.einsum("mhwij,mdij->mdhw", weights, v)
+    return torch.einsum("mhwij,mdij->mhwd", weights, v).flatten(1, 2)
 
 
 def up_to_whole(size, step):
@@ -82,8 +82,9 @@ def reference(layer, x, attend=attention):
         )
         for head in range(layer.num_heads)
     ]
-    if layer.head_layout == "unpermuted":  # channels last in memory, read as if they came first
-        heads = [head.permute(0, 2, 3, 1).contiguous().view(head.shape) for head in heads]
+    if layer.head_layout == "permuted":  # else channels are last in memory, and read as if they came first
+        heads = [head.transpose(1, 2).contiguous() for head in heads]
+    heads = [head.view(len(x), dvh, *q.shape[2:]) for head in heads]
     attended = convolved(layer.projection, torch.cat(heads, dim=1), 1)
     if layer.attention_downsample == 2:
         size = [up_to_whole(side, layer.stride) for side in x.shape[2:]]

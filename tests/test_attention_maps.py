@@ -47,7 +47,7 @@ def weights_by_definition(q, k, rel_height, rel_width):
     """(M, N, N): what the definition's loops make of values that are 1 at one key and 0 elsewhere."""
     height, width = q.shape[-2:]
     keys = torch.eye(height * width, dtype=torch.float64).reshape(1, -1, height, width).expand(len(q), -1, -1, -1)
-    return attention(q, k, keys, rel_height, rel_width).flatten(2).transpose(1, 2)
+    return attention(q, k, keys, rel_height, rel_width)
 
 
 class Pair(nn.Module):

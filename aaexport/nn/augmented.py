@@ -214,8 +214,8 @@ class AugmentedConv2d(nn.Module):
             k.reshape(-1, dkh, rows, columns),
             v.reshape(-1, dvh, rows, columns),
         )
-        if self.head_layout == "unpermuted":
-            heads = heads.flatten(2).transpose(1, 2)  # (B·Nh, H·W, dvh), read on as if it were (B·Nh, dvh, H, W)
+        if self.head_layout == "permuted":
+            heads = heads.transpose(1, 2)  # (B·Nh, dvh, H·W); else (B·Nh, H·W, dvh) is read on as if it were that
         out = heads.reshape(-1, self.dv, rows, columns)  # (B, dv, H, W)
         if self.projection is not None:
             out = self.projection(out)

@@ -11,12 +11,15 @@ Every decomposition has the signature `Decomposition` and computes exactly this,
     v            (M, dvh, H, W)
     rel_height   (2H − 1, dkh)       embeddings of i − h; None: no relative terms
     rel_width    (2W − 1, dkh)       embeddings of j − w
-    → out        (M, dvh, H, W)
+    → out        (M, N, dvh)         a row a query, row by row of the map; N = H·W
 
 The heads share their embeddings, so heads are to attention what images are to a convolution: M independent ones.
-Feature maps come in and go out because that is how the convolutions around them hold the data; each decomposition
-decides itself what to transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1
-the H·W queries are attended in so many blocks, one after the other: no more than a block's logits are ever there.
+Feature maps come in because that is how the convolutions hold the data; each decomposition decides itself what to
+transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1 the N queries are attended
+in so many blocks, one after the other: no more than a block's logits are ever there.
+
+Tracing and converting an operator takes torch some 20 ms, whatever it computes: none is here that need not be, and
+what depends on sizes alone comes from numpy, as one constant.
 
 All but `fused` differ in their logits alone, so that `with_weights` can give away what the softmax makes of them.
 
@@ -27,8 +30,10 @@ name to `aaexport.recipe.DecompositionName`; tests/test_relative.py then holds i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -77,8 +82,8 @@ def _skew_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Ten
     rows, k = _rows(q), k.flatten(2)
 
     def logits(block: slice) -> Tensor:
-        content = torch.bmm(rows[:, block], k)
-        return content if tiled is None else content + tiled[:, block]
+        content = torch.bmm(_part(rows, block), k)
+        return content if tiled is None else content + _part(tiled, block)
 
     return logits
 
@@ -95,16 +100,17 @@ def table(
 
 def _table_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
     height, width = q.shape[-2:]
-    rows, k = _rows(_scaled(q)), k.flatten(2)
-    relative = _relative_logits(rows, height, width, rel_height, rel_width)
+    q = _scaled(q)
+    rows, k = _rows(q), k.flatten(2)
+    if rel_height is None or rel_width is None:
+        return lambda block: torch.bmm(_part(rows, block), k)
+    along_height, along_width = _relative_logits(_channels_last(q), rel_height, rel_width)
+    along_height = along_height.reshape(-1, height * width, height, 1)  # (M, N, H, 1)
+    along_width = along_width.reshape(-1, height * width, 1, width)  # (M, N, 1, W)
 
     def logits(block: slice) -> Tensor:
-        content = torch.bmm(rows[:, block], k)  # (M, n, N)
-        if relative is None:
-            return content
-        along_height, along_width = relative
-        both = along_height[:, block].unsqueeze(3) + along_width[:, block].unsqueeze(2)  # (M, n, H, W)
-        return content + both.flatten(2)
+        both = _part(along_height, block) + _part(along_width, block)  # (M, n, H, W)
+        return torch.bmm(_part(rows, block), k) + both.flatten(2)
 
     return logits
 
@@ -124,16 +130,16 @@ def _shift_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Te
         return _table_logits(q, k, None, None)
     depth, height, width = q.shape[1:]
     positions = height * width
-    maps = _rows(_scaled(q)).reshape(-1, height, width, depth)
+    maps = _channels_last(_scaled(q))
     keys = k.flatten(2).unsqueeze(1)  # (M, 1, d, N)
     along_height = _gathered(rel_height).unsqueeze(3).expand(-1, -1, -1, width).reshape(height, depth, positions)
     along_width = _skewed(maps @ rel_width.transpose(0, 1))  # (M, H, W, W)
 
     def logits(block: slice) -> Tensor:
         rows, columns = _of_the_map(block, width)
-        content = maps[:, rows, columns] @ (keys + along_height[rows])  # (M, h, w, N)
+        content = _part(maps, rows, columns) @ (keys + along_height[rows])  # (M, h, w, N)
         count = block.stop - block.start
-        across = along_width[:, rows, columns].reshape(-1, count, 1, width)
+        across = _part(along_width, rows, columns).reshape(-1, count, 1, width)
         return (content.reshape(-1, count, height, width) + across).flatten(2)
 
     return logits
@@ -151,7 +157,7 @@ def fold(
 
 def _fold_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> BlockLogits:
     queries, keys = _folded(q, k, rel_height, rel_width)
-    return lambda block: torch.bmm(queries[:, block], keys)
+    return lambda block: torch.bmm(_part(queries, block), keys)
 
 
 def fused(
@@ -168,10 +174,11 @@ def fused(
         rows, columns, values = (functional.pad(x, (0, depth - x.shape[-1])) for x in (rows, columns, values))
 
     def attend(block: slice) -> Tensor:
-        out = functional.scaled_dot_product_attention(rows[:, :, block], columns, values, scale=1.0)
-        return out.squeeze(1)[..., : v.shape[1]]
+        part = _part(rows, slice(1), block)
+        out = functional.scaled_dot_product_attention(part, columns, values, scale=1.0).squeeze(1)
+        return _part(out, slice(out.shape[1]), slice(v.shape[1]))
 
-    return _in_blocks(attend, blocks, q, v)
+    return _in_blocks(attend, blocks, q)
 
 
 DECOMPOSITIONS: dict[DecompositionName, Decomposition] = {
@@ -211,7 +218,7 @@ def with_weights(
         weights.append(torch.softmax(logits(block), dim=-1))
         return torch.bmm(weights[-1], _rows(v))
 
-    out = _in_blocks(attend, blocks, q, v)
+    out = _in_blocks(attend, blocks, q)
     return out, _joined(weights)
 
 
@@ -226,11 +233,24 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor, v: Tensor) -> Tensor:
-    """What `attend` makes of each block of queries, (M, n, dvh), together as feature maps, (M, dvh, H, W)."""
+def _channels_last(x: Tensor) -> Tensor:
+    """(M, d, H, W) → (M, H, W, d)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def _part(x: Tensor, *slices: slice) -> Tensor:
+    """x[:, *slices]; x itself where that is all of it."""
+    for axis, part in enumerate(slices, start=1):
+        start, stop = part.start or 0, part.stop
+        if (start, stop) != (0, x.shape[axis]):
+            x = x.narrow(axis, start, stop - start)
+    return x
+
+
+def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor) -> Tensor:
+    """What `attend` makes of each block of queries, (M, n, dvh), together: (M, N, dvh)."""
     height, width = q.shape[-2:]
-    out = _joined([attend(block) for block in _blocks(height, width, blocks)])
-    return out.transpose(1, 2).reshape(-1, v.shape[1], height, width)
+    return _joined([attend(block) for block in _blocks(height, width, blocks)])
 
 
 def _blocks(height: int, width: int, blocks: int) -> list[slice]:
@@ -258,8 +278,9 @@ def _of_the_map(block: slice, width: int) -> tuple[slice, slice]:
 
 
 def _attended(logits: BlockLogits, q: Tensor, v: Tensor, blocks: int) -> Tensor:
-    """softmax(logits)·V, (M, dvh, H, W)."""
-    return _in_blocks(lambda block: torch.bmm(torch.softmax(logits(block), dim=-1), _rows(v)), blocks, q, v)
+    """softmax(logits)·V, (M, N, dvh)."""
+    values = _rows(v)
+    return _in_blocks(lambda block: torch.bmm(torch.softmax(logits(block), dim=-1), values), blocks, q)
 
 
 def _joined(blocks: list[Tensor]) -> Tensor:
@@ -269,34 +290,25 @@ def _joined(blocks: list[Tensor]) -> Tensor:
 
 def _folded(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Tensor | None) -> tuple[Tensor, Tensor]:
     """Queries (M, N, D) and keys (M, D, N) whose product is the whole logit, D = dkh + H + W."""
-    height, width = q.shape[-2:]
-    rows, k = _rows(_scaled(q)), k.flatten(2)
-    relative = _relative_logits(rows, height, width, rel_height, rel_width)
-    if relative is None:
-        return rows, k
-    queries = torch.cat([rows, *relative], dim=-1)
+    depth, height, width = q.shape[1:]
+    q, k = _scaled(q), k.flatten(2)
+    if rel_height is None or rel_width is None:
+        return _rows(q), k
+    maps = _channels_last(q)
+    queries = torch.cat([maps, *_relative_logits(maps, rel_height, rel_width)], dim=-1)
     # Padded and added rather than concatenated: M, the only size that need not be known, then appears nowhere.
-    depth = k.shape[1]
-    onehots = functional.pad(_onehots(height, width, k), (0, 0, depth, 0))
-    return queries, functional.pad(k, (0, 0, 0, height + width)) + onehots
+    keys = functional.pad(k, (0, 0, 0, height + width)) + _onehots(depth, height, width, k)
+    return queries.reshape(-1, height * width, depth + height + width), keys
 
 
-def _relative_logits(
-    rows: Tensor, height: int, width: int, rel_height: Tensor | None, rel_width: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """Along the height, (M, N, H): [·, i], and the width, (M, N, W): [·, j], of scaled queries (M, N, dkh).
+def _relative_logits(maps: Tensor, rel_height: Tensor, rel_width: Tensor) -> tuple[Tensor, Tensor]:
+    """Along the height, (M, H, W, H): [·, i], and the width, (M, H, W, W): [·, j], of scaled queries (M, H, W, dkh).
 
     The height's are one small product for each row of the map, with the row's table; the width's are products with
     all offsets, and then views: in memory, the wanted part of each column of the map begins one number earlier than
     that of the column before. So q is in one layout for both.
     """
-    if rel_height is None or rel_width is None:
-        return None
-    depth, positions = rows.shape[-1], height * width
-    maps = rows.reshape(-1, height, width, depth)
-    along_height = maps @ _gathered(rel_height)  # (M, H, W, H)
-    along_width = _skewed(maps @ rel_width.transpose(0, 1))  # (M, H, W, W)
-    return along_height.reshape(-1, positions, height), along_width.reshape(-1, positions, width)
+    return maps @ _gathered(rel_height), _skewed(maps @ rel_width.transpose(0, 1))
 
 
 def _skewed(by_offset: Tensor) -> Tensor:
@@ -327,14 +339,21 @@ def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
 def _gathered(embeddings: Tensor) -> Tensor:
     """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
     length = (embeddings.shape[0] + 1) // 2
-    position = torch.arange(length, device=embeddings.device)
+    position = np.arange(length)
     offset = position[None, :] - position[:, None] + length - 1  # (L, L): [a, b]
-    return embeddings[offset.flatten()].reshape(length, length, -1).transpose(1, 2)
+    return embeddings[_constant(offset, embeddings.device)].transpose(1, 2)
 
 
-def _onehots(height: int, width: int, like: Tensor) -> Tensor:
-    """(H + W, N): 1 where a position lies in that row, or in that column, of the map."""
-    position = torch.arange(height * width, device=like.device)
-    rows = torch.arange(height, device=like.device)[:, None] == position // width
-    columns = torch.arange(width, device=like.device)[:, None] == position % width
-    return torch.cat([rows, columns]).to(like.dtype)
+def _onehots(depth: int, height: int, width: int, like: Tensor) -> Tensor:
+    """(depth + H + W, N): zeros, then 1 where a position lies in that row, or in that column, of the map."""
+    position = np.arange(height * width)
+    rows = np.arange(height)[:, None] == position // width
+    columns = np.arange(width)[:, None] == position % width
+    zeros = np.zeros((depth, height * width), bool)
+    onehots = _constant(np.concatenate([zeros, rows, columns]).astype(np.float32), like.device)
+    return onehots if like.dtype == onehots.dtype else onehots.to(like.dtype)
+
+
+def _constant(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device == tensor.device else tensor.to(device)

@@ -14,8 +14,7 @@ def naive(q, k, v, rel_height, rel_width, blocks=1):
     along_height = relative_logits(by_position.transpose(1, 2), rel_height, width)  # [w, j, h, i]
     logits = logits + along_width.permute(0, 1, 3, 2, 4).reshape(logits.shape)
     logits = logits + along_height.permute(0, 3, 1, 4, 2).reshape(logits.shape)
-    out = torch.matmul(torch.softmax(logits, dim=-1), flat_v.transpose(1, 2))
-    return out.transpose(1, 2).reshape(maps, -1, height, width)
+    return torch.matmul(torch.softmax(logits, dim=-1), flat_v.transpose(1, 2))
 
 
 def relative_logits(q, embeddings, repeats):
