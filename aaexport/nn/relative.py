@@ -133,7 +133,7 @@ def _shift_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Te
     maps = _channels_last(_scaled(q))
     keys = k.flatten(2).unsqueeze(1)  # (M, 1, d, N)
     along_height = _gathered(rel_height).unsqueeze(3).expand(-1, -1, -1, width).reshape(height, depth, positions)
-    along_width = _skewed(maps @ rel_width.transpose(0, 1))  # (M, H, W, W)
+    along_width = _skewed(functional.linear(maps, rel_width))  # (M, H, W, W)
 
     def logits(block: slice) -> Tensor:
         rows, columns = _of_the_map(block, width)
@@ -308,7 +308,7 @@ def _relative_logits(maps: Tensor, rel_height: Tensor, rel_width: Tensor) -> tup
     all offsets, and then views: in memory, the wanted part of each column of the map begins one number earlier than
     that of the column before. So q is in one layout for both.
     """
-    return maps @ _gathered(rel_height), _skewed(maps @ rel_width.transpose(0, 1))
+    return maps @ _gathered(rel_height), _skewed(functional.linear(maps, rel_width))
 
 
 def _skewed(by_offset: Tensor) -> Tensor:

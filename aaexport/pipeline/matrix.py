@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -167,11 +168,14 @@ class Matrix:
         """By PyTorch and by the row that is nearest to what will be served; the scores are judged as well."""
         if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
             return None  # nothing that could be compared: scores of another shape, say
+        batches = self.inputs.labelled_batches(self.fixed, self.summary.macs)
+        if (first := next(batches, None)) is None:
+            return None
         judged_before = len(served.outputs)
         scores = self.subject.output_names[0]
         seen, right = 0, [0, 0]
         with served.open() as runner:
-            batches = self.inputs.labelled_batches(self.fixed, self.summary.macs)
+            batches = chain([first], batches)
             for labels, *answers in self.judge.judge_more(served, runner, batches):
                 seen += len(labels)
                 right = [

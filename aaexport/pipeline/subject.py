@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class Subject:
     golden: Golden | None = None
     adaptation: Adaptation | None = None
 
-    @property
+    @cached_property
     def weights_digest(self) -> str:
         """Of the weights as their owner has them: an adapted copy may keep them otherwise."""
         if self.golden is not None:
