@@ -149,7 +149,10 @@ def offsets_read_one_later(graph: GraphProto) -> None:
 
 
 def keys_by_column_and_row(graph: GraphProto) -> None:
-    first, second = find(graph, "Unsqueeze", 0), find(graph, "Unsqueeze", 1)
+    """Logits along the height are added as (…, H, 1) and those along the width as (…, 1, W)."""
+    made = {node.output[0]: node for node in graph.node}
+    both = ([made.get(name) for name in node.input] for node in graph.node if node.op_type == "Add")
+    first, second = next(pair for pair in both if all(node is not None and node.op_type == "Reshape" for node in pair))
     first.input[1], second.input[1] = second.input[1], first.input[1]
 
 

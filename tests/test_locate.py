@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from surgery import convolution
 
 from aaexport.errors import RunnerError
 from aaexport.folder import open_folder
@@ -84,18 +85,25 @@ def consumers(model, tensor):
     return [node for node in model.graph.node if tensor in node.input]
 
 
+def queries_of(model, layer):
+    """The convolution of a layer's queries, keys and values."""
+    return convolution(model.graph, f"{layer}.qkv").name
+
+
 def one_weight(model):
     def off(array):
         array.flat[np.abs(array).argmax()] *= 1.001
         return array
 
     change(model, "features.3.qkv.weight_scaled", off)
-    return "node_Conv_635"
+    return queries_of(model, "features.3")
 
 
 def tables_swapped(model):
-    node_of(model, "node_matmul_2").input[1], node_of(model, "node_matmul_3").input[1] = "transpose_7", "transpose_6"
-    return "node_matmul_2"
+    """Those of the height, of two layers."""
+    one, other = node_of(model, "node_matmul_1"), node_of(model, "node_matmul_2")
+    one.input[1], other.input[1] = other.input[1], one.input[1]
+    return "node_matmul_1"
 
 
 def softmax_axis(model):
@@ -111,7 +119,7 @@ def scale_doubled(model):
         return array
 
     change(model, "features.6.qkv.weight_scaled", twice)
-    return "node_Conv_662"
+    return queries_of(model, "features.6")
 
 
 def relu_dropped(model):
@@ -130,18 +138,18 @@ def transpose_inserted(model):
 def one_class_nan(model):
     values = np.zeros(10, np.float32)
     values[3] = np.nan
-    insert_behind(model, node_of(model, "node_linear"), "Add", [values])
+    insert_behind(model, node_of(model, "node_linear_3"), "Add", [values])
     return "inserted"
 
 
 def keys_for_values(model):
-    node = node_of(model, "node_Reshape_658")
+    node = consumers(model, "split_with_sizes_1_split_2")[0]
     node.input[0] = "split_with_sizes_1_split_1"
     return node.name
 
 
 def batch_baked_in(model):
-    node = node_of(model, "node_Reshape_691")
+    node = consumers(model, "mean")[0]
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 8], np.int64), "one_image"))
     node.input[1] = "one_image"
     return node.name
@@ -175,7 +183,7 @@ def test_a_change_too_small_for_the_numbers_to_show_is_still_laid_at_its_node(go
         return array
 
     change(model, "features.3.qkv.weight_scaled", a_hair)
-    assert located(model).node == "node_Conv_635"
+    assert located(model).node == queries_of(model, "features.3")
 
 
 def test_a_small_fault_is_not_laid_at_an_unchanged_node_where_it_has_grown(good, located):
@@ -213,7 +221,7 @@ def test_a_rule_that_goes_wrong_is_found(good):
     model = good.model()
     change(model, "features.3.qkv.weight_scaled", lambda array: array * np.float32(1.5))
     broken = replace(good.exported, model=model)
-    assert locate_in_rules(broken, CASE).node == "node_Conv_635"
+    assert locate_in_rules(broken, CASE).node == queries_of(model, "features.3")
 
 
 @contextlib.contextmanager

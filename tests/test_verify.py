@@ -77,7 +77,7 @@ def test_a_file_that_was_changed_is_told_from_a_wrong_export(converted):
     assert [row.stage for row in report.computations if row.passed] == ["decomposition", "exporter", "graph rules"]
     assert report.divergence.output == "logits"
     assert report.divergence.hints
-    assert report.complaint.endswith("; the first wrong node is node_linear (Gemm) of classifier")
+    assert report.complaint.endswith("; the first wrong node is node_linear_3 (Gemm) of classifier")
 
 
 def test_a_batch_that_is_baked_in_is_hinted_at(converted):

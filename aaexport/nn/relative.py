@@ -15,8 +15,8 @@ Every decomposition has the signature `Decomposition` and computes exactly this,
 
 The heads share their embeddings, so heads are to attention what images are to a convolution: M independent ones.
 Feature maps come in because that is how the convolutions hold the data; each decomposition decides itself what to
-transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1 the N queries are attended
-in so many blocks, one after the other: no more than a block's logits are ever there.
+transpose. M appears in no shape, so that an exported graph computes none. With `blocks` > 1 the N queries are
+attended in so many blocks, one after the other: no more than a block's logits are ever there.
 
 Tracing and converting an operator takes torch some 20 ms, whatever it computes: none is here that need not be, and
 what depends on sizes alone comes from numpy, as one constant.

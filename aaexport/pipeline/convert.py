@@ -41,7 +41,7 @@ from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 
 Say = Callable[[str], None]
-# Images · MACs that `convert` verifies at the most: ten seconds of float64 on two cores; `verify` takes what it takes.
+# Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
 VERIFIED_MACS = 1.5e11
 LARGE = 2**28  # bytes of a file
 
