@@ -150,9 +150,9 @@ def offsets_read_one_later(graph: GraphProto) -> None:
 
 def keys_by_column_and_row(graph: GraphProto) -> None:
     """Logits along the height are added as (…, H, 1) and those along the width as (…, 1, W)."""
-    made = {node.output[0]: node for node in graph.node}
-    both = ([made.get(name) for name in node.input] for node in graph.node if node.op_type == "Add")
-    first, second = next(pair for pair in both if all(node is not None and node.op_type == "Reshape" for node in pair))
+    made = {node.output[0]: node for node in graph.node if node.op_type == "Reshape"}
+    additions = (list(node.input) for node in graph.node if node.op_type == "Add")
+    first, second = next([made[a], made[b]] for a, b in additions if a in made and b in made)
     first.input[1], second.input[1] = second.input[1], first.input[1]
 
 

@@ -14,12 +14,12 @@ from look_alikes import (
     PooledBottleneck,
     ReferenceConv,
     SelfAttention2d,
-    WideResNet,
     relative_logits,
 )
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
+from wide_resnet import WideResNet
 
 from aaexport.adapters import ADAPTERS, adapt
 from aaexport.errors import ArgumentError
