@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aaexport.cli import options
+from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.parity import showing_parity
 from aaexport.folder import ModelFolder, checkout, zoo_models
@@ -83,6 +84,7 @@ def command(
     _refuse(
         of_folder if is_module else of_module, "a model folder or zoo model" if is_module else "a module of yours"
     )
+    keep_freed_memory()
     with showing_parity(as_json=as_json):
         if is_module:
             from aaexport.pipeline.bring import convert_source

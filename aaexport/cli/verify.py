@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from aaexport.cli import options
+from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
 from aaexport.errors import ParityError
@@ -78,6 +79,7 @@ def command(
         raise click.UsageError("--json and --markdown contradict each other")
     if junit is not None:
         check_writable(junit)
+    keep_freed_memory()
     from aaexport.pipeline.computations import Judged
     from aaexport.pipeline.matrix import Wanted
     from aaexport.pipeline.verify import verify_folder
