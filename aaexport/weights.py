@@ -6,12 +6,13 @@ A file may say of itself that its weights are random ones (`RANDOM`), which is t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aaexport.errors import WeightsError
@@ -19,6 +20,7 @@ from aaexport.folder import atomic_path
 from aaexport.nn.retarget import retargeted
 
 RANDOM = {"aaexport.weights": "random"}
+IO_ERROR = re.compile(r"I/O error: (.*?) \(os error")
 RANDOM_NOTE = "the weights are random ones, never trained"
 
 
@@ -34,9 +36,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
     """Writes a safetensors file, atomically; `about` is kept in its header."""
     with atomic_path(path) as temporary:
-        # Through memory, so that a full disk is the operating system's error and no library's own.
         whole = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        temporary.write_bytes(save(whole, metadata=about))
+        try:
+            save_file(whole, temporary, metadata=about)
+        except SafetensorError as error:  # such as a full disk's, which `atomic_path` tells of
+            found = IO_ERROR.search(str(error))
+            raise OSError(found[1] if found else str(error)) from error
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

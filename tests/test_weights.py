@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -177,3 +180,19 @@ def test_the_digest_does_not_depend_on_the_mode():
 
 def test_a_module_in_bfloat16_has_a_digest():
     assert weights_digest(network().to(torch.bfloat16))
+
+
+def test_a_full_disk_keeps_the_old_weights(path):
+    """A limit on the size of files stands in for a full disk, in a process of its own."""
+    before = path.read_bytes()
+    code = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from aaexport.weights import write_tensors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_tensors({'a': torch.zeros(10**6)}, Path(sys.argv[1]))\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert outcome.stderr.splitlines()[-1].endswith(f"FolderError: {path} cannot be written: File too large")
+    assert path.read_bytes() == before
+    assert [other.name for other in path.parent.iterdir()] == [path.name]

@@ -141,12 +141,14 @@ def convert_subject(
     rules, remarks = exported.rules, exported.notes
     parity: ParityReport | None = None
     truths: list[Truth] = []
+    model = exported.model
+    # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
+    at_hand = exported if model.ByteSize() < LARGE else None
+    del exported
     with atomic_path(destination) as temporary:
-        write_onnx(exported.model, temporary)
+        write_onnx(model, temporary)
+        del model
         written = temporary.stat().st_size
-        # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
-        at_hand = exported if written < LARGE else None
-        del exported
         if options.verify:
             parity, truths = judge_file(
                 subject, temporary, options.wanted, named=destination, exported=at_hand, say=say
