@@ -39,9 +39,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, st
         whole = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         try:
             save_file(whole, temporary, metadata=about)
-        except SafetensorError as error:  # such as a full disk's, which `atomic_path` tells of
-            found = IO_ERROR.search(str(error))
-            raise OSError(found[1] if found else str(error)) from error
+        except SafetensorError as error:
+            if found := IO_ERROR.search(str(error)):  # a full disk's, say, which `atomic_path` tells of
+                raise OSError(found[1]) from error
+            raise WeightsError(f"{path} cannot be written: {error}") from error
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

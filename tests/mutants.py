@@ -153,6 +153,7 @@ def keys_by_column_and_row(graph: GraphProto) -> None:
     made = {node.output[0]: node for node in graph.node if node.op_type == "Reshape"}
     additions = (list(node.input) for node in graph.node if node.op_type == "Add")
     first, second = next([made[a], made[b]] for a, b in additions if a in made and b in made)
+    assert first.input[1] != second.input[1], "no other shape to read it as"
     first.input[1], second.input[1] = second.input[1], first.input[1]
 
 

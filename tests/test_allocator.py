@@ -3,8 +3,13 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import aaexport.cli
+
+CLI = Path(aaexport.cli.__file__).parent
 
 FAULTS = """
 import resource, sys
@@ -23,6 +28,26 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def faults(how):
     done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
     return int(done.stdout)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """How often a command asked for it; the allocator of the tests' own process stays as it is."""
+    calls = []
+    for command in ("convert", "verify"):
+        monkeypatch.setattr(f"aaexport.cli.{command}.keep_freed_memory", lambda: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_commands_that_run_pytorch_and_measure_nothing_keep_it(cli, kept, tmp_path, command):
+    cli(command, str(tmp_path / "nothing"))
+    assert kept == [1]
+
+
+def test_commands_that_measure_have_a_plain_process():
+    for command in ("serve_bench", "tune", "train", "list", "inspect"):
+        assert "keep_freed_memory" not in (CLI / f"{command}.py").read_text()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")

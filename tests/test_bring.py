@@ -232,7 +232,8 @@ def test_inspect_tells_what_it_was_made_of(theirs, cli):
 
 def test_converting_anew_needs_the_source(theirs, cli):
     error = error_of(cli("convert", "out"), 1)
-    assert error.endswith("convert it anew with `aaexport convert nets.py:Net --out out`")
+    again = "--kwargs width=12 --input-shape 1x8x8 --checkpoint out/weights.safetensors --out out"
+    assert error.endswith(f"convert it anew with `aaexport convert nets.py:Net {again}`")
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -368,6 +369,30 @@ def test_attention_weights_cannot_be_judged(theirs):
     with pytest.raises(ArgumentError, match="the module itself gives no attention weights to judge them by"):
         aaexport.convert_source("nets.py:Net", "w", input_shape=(1, 8, 8),
                                 options=aaexport.ConvertOptions(with_attention=True))  # fmt: skip
+
+
+def test_a_module_that_cannot_be_kept_leaves_an_empty_folder_empty(theirs, cli, monkeypatch):
+    def fails(*_):
+        raise FolderError("golden.safetensors cannot be written: No space left on device")
+
+    Path("empty").mkdir()
+    monkeypatch.setattr("aaexport.pipeline.bring.write_golden", fails)
+    order = ("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "empty", "--no-verify")
+    assert "No space left" in error_of(cli(*order), 1)
+    assert list(Path("empty").iterdir()) == []
+
+
+def test_a_former_conversion_is_kept_whole_where_the_next_one_fails(theirs, cli, monkeypatch):
+    order = ("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "twice", "--no-verify")
+    assert cli(*order).code == 0
+    before = {path.name: path.read_bytes() for path in Path("twice").iterdir()}
+
+    def fails(*_):
+        raise FolderError("golden.safetensors cannot be written: No space left on device")
+
+    monkeypatch.setattr("aaexport.pipeline.bring.write_golden", fails)
+    assert "No space left" in error_of(cli(*order), 1)
+    assert {path.name: path.read_bytes() for path in Path("twice").iterdir()} == before
 
 
 def test_a_module_at_hand_is_adapted_too(theirs):

@@ -284,7 +284,7 @@ def test_no_command_shows_the_help(cli):
     assert "Commands:" in outcome.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_convert_leaves_the_old_file_and_no_other(converted, number):
     before = files_of(converted)
     code, error = interrupted(["convert", str(converted.path)], "converting to ONNX", number)

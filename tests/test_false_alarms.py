@@ -118,7 +118,7 @@ def test_a_right_file_of_the_zoo_passes(folder_of, frugal, tmp_path, name, decom
     assert alarms(folder, tmp_path / "model.onnx", decomposition, opset, size=size) == {}
 
 
-@pytest.mark.parametrize(("decomposition", "opset"), [("skew", 18), ("auto", 25)])
+@pytest.mark.parametrize(("decomposition", "opset"), [pytest.param("skew", 18, marks=pytest.mark.slow), ("auto", 25)])
 def test_a_right_file_of_a_tiny_network_passes(tiny, tmp_path, decomposition, opset):
     assert alarms(tiny, tmp_path / "model.onnx", decomposition, opset) == {}
 

@@ -77,8 +77,8 @@ def test_build_model_says_when_there_are_no_weights():
     [
         (OPSETS[0], "skew", "skew"),
         (OPSETS[-1], "table", "table"),
-        (OPSETS[-1], "fold", "fold"),
-        (OPSETS[-1], "fused", "fused"),
+        pytest.param(OPSETS[-1], "fold", "fold", marks=pytest.mark.slow),  # `auto` takes both
+        pytest.param(OPSETS[-1], "fused", "fused", marks=pytest.mark.slow),
         (OPSETS[0], "auto", "fold"),
         (OPSETS[-1], "auto", "fused"),
     ],

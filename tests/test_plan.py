@@ -125,7 +125,7 @@ def largest_tensor(path):
     return largest
 
 
-@pytest.mark.parametrize("decomposition", ["table", "fold", "auto"])
+@pytest.mark.parametrize("decomposition", ["table", pytest.param("fold", marks=pytest.mark.slow), "auto"])
 def test_no_tensor_of_the_file_exceeds_the_limit(tmp_path, decomposition):
     module = layer(side=16)
     free = aaexport.convert(

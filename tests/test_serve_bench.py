@@ -251,7 +251,7 @@ def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monke
 # How it ends
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_record(measured, sent):
     before = measured.bench_path.read_bytes()
     code = (

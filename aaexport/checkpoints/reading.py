@@ -127,8 +127,12 @@ def _holds_a_module(path: Path, zipped: bool) -> bool:
 
 
 def _zipped_pickle(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return b"".join(archive.open(name).read(PICKLE_HEAD) for name in pickles[:1])
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):  # damaged, or in a way of its own
+        return b""
 
 
 def _head(path: Path) -> bytes:

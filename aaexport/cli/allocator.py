@@ -8,6 +8,7 @@ import platform
 # As <malloc.h> of glibc numbers them.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 MOST = 2**31 - 1  # bytes, of a C int
+MOST_OF_OLD = 2**25  # what glibc took at the most in former versions
 PADDING = 2**26  # bytes
 
 
@@ -20,6 +21,8 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    libc = ctypes.CDLL(None)
-    for parameter, value in ((TRIM_THRESHOLD, MOST), (TOP_PAD, PADDING), (MMAP_THRESHOLD, MOST)):
-        libc.mallopt(parameter, value)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # The threshold first: without it the others would only keep glibc from adapting by itself.
+    if mallopt is not None and (mallopt(MMAP_THRESHOLD, MOST) or mallopt(MMAP_THRESHOLD, MOST_OF_OLD)):
+        mallopt(TRIM_THRESHOLD, MOST)
+        mallopt(TOP_PAD, PADDING)

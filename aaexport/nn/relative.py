@@ -33,7 +33,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -339,21 +338,24 @@ def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
 def _gathered(embeddings: Tensor) -> Tensor:
     """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
     length = (embeddings.shape[0] + 1) // 2
-    position = np.arange(length)
+    position = _integers(length, embeddings.device)
     offset = position[None, :] - position[:, None] + length - 1  # (L, L): [a, b]
-    return embeddings[_constant(offset, embeddings.device)].transpose(1, 2)
+    offset = torch.from_numpy(offset) if isinstance(offset, np.ndarray) else offset
+    return embeddings[offset].transpose(1, 2)
 
 
 def _onehots(depth: int, height: int, width: int, like: Tensor) -> Tensor:
     """(depth + H + W, N): zeros, then 1 where a position lies in that row, or in that column, of the map."""
-    position = np.arange(height * width)
-    rows = np.arange(height)[:, None] == position // width
-    columns = np.arange(width)[:, None] == position % width
-    zeros = np.zeros((depth, height * width), bool)
-    onehots = _constant(np.concatenate([zeros, rows, columns]).astype(np.float32), like.device)
-    return onehots if like.dtype == onehots.dtype else onehots.to(like.dtype)
+    number = _integers(depth + height + width, like.device)[:, None] - depth  # below 0 nothing equals it
+    position = _integers(height * width, like.device)
+    found = (number == position // width) | (number - height == position % width)
+    onehots: Tensor = torch.from_numpy(found.astype(np.float32)) if isinstance(found, np.ndarray) else found
+    return onehots if onehots.dtype == like.dtype else onehots.to(like.dtype)
 
 
-def _constant(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor if device == tensor.device else tensor.to(device)
+def _integers(count: int, device: torch.device) -> Any:
+    """0 … count − 1: of numpy for the CPU, so that what is computed of them is one constant of an export.
+
+    On another device a tensor, because a copy to it would have to be waited for.
+    """
+    return np.arange(count) if device.type == "cpu" else torch.arange(count, device=device)

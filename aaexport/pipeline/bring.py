@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
@@ -151,12 +152,20 @@ def _write(
     truths: tuple[Truth, ...],
     warnings: tuple[str, ...],
 ) -> None:
+    """Weights, golden vectors and model.toml, all beside the folder's first: a former conversion stays whole."""
     owner = subject.module if subject.original is None else subject.original
     tensors = {name: value for name, value in owner.state_dict().items() if isinstance(value, Tensor)}
-    write_tensors(tensors, folder.weights_path)
-    write_golden(Golden(worth_keeping(truths), subject.weights_digest, warnings), folder.golden_path)
-    with atomic_path(folder.recipe_path) as temporary:
-        temporary.write_text(module_toml(recipe), encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new.", dir=folder.path) as room:
+            new = ModelFolder(Path(room))
+            write_tensors(tensors, new.weights_path)
+            write_golden(Golden(worth_keeping(truths), subject.weights_digest, warnings), new.golden_path)
+            with atomic_path(new.recipe_path) as temporary:
+                temporary.write_text(module_toml(recipe), encoding="utf-8")
+            for path in (new.weights_path, new.golden_path, new.recipe_path):
+                path.replace(folder.path / path.name)
+    except OSError as error:
+        raise FolderError(f"{folder.path} cannot be written: {error.strerror or error}") from error
 
 
 def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[tuple[Truth, ...], tuple[str, ...]]:
@@ -170,7 +179,8 @@ def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[tuple[Tr
 
 @contextmanager
 def _made(folder: ModelFolder) -> Iterator[None]:
-    """The folder is there, and goes again if it was not there before and nothing comes of it."""
+    """The folder is there; what was not there before goes again if nothing comes of it."""
+    was_there = folder.recipe_path.exists()
     absent = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -179,7 +189,7 @@ def _made(folder: ModelFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if absent:
+        if not was_there:
             for path in (folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path):
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # somebody else has put something there meanwhile: it is theirs

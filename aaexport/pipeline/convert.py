@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -36,14 +37,14 @@ from aaexport.pipeline.subject import (
 from aaexport.pipeline.tuning import tuned_choices
 from aaexport.pipeline.verify import judge_file
 from aaexport.program import Batch
-from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, check_opset
+from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, Module, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 
 Say = Callable[[str], None]
 # Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
 VERIFIED_MACS = 1.5e11
-LARGE = 2**28  # bytes of a file
+LARGE = 2**28  # bytes of parameters
 
 
 def convert(
@@ -104,9 +105,7 @@ def convert(
     if subject.golden is not None:
         assert subject.folder is not None
         assert subject.folder.module_recipe is not None
-        source = subject.folder.module_recipe.module.source
-        remedy = f"convert it anew with `aaexport convert {source} --out {subject.folder.path}`"
-        raise FolderError(f"{subject.folder.path} was made of {source}, whose code is needed for this; {remedy}")
+        raise _of_a_module(subject.folder, subject.folder.module_recipe.module)
     destination = _destination(subject, path)
     result = convert_subject(subject, destination, options, say=say)
     if subject.folder is not None and destination == subject.folder.onnx_path:
@@ -143,7 +142,7 @@ def convert_subject(
     truths: list[Truth] = []
     model = exported.model
     # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
-    at_hand = exported if model.ByteSize() < LARGE else None
+    at_hand = exported if _bytes_of(module) < LARGE else None
     del exported
     with atomic_path(destination) as temporary:
         write_onnx(model, temporary)
@@ -245,6 +244,21 @@ def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module
     module = with_decomposition(subject.module, None).requires_grad_(False)
     notes = plan_attention(module, tuned=tuned, **dataclasses.asdict(settings))
     return module, (*remarks, *notes)
+
+
+def _of_a_module(folder: ModelFolder, module: Module) -> FolderError:
+    """Whose folder cannot be converted by itself."""
+    shape = "x".join(map(str, module.input_shape))
+    kwargs = "".join(f" --kwargs {shlex.quote(each)}" for each in module.kwargs)
+    again = f"aaexport convert {module.source}{kwargs} --input-shape {shape}"
+    if not module.source.endswith(".pt2"):
+        again += f" --checkpoint {folder.weights_path}"
+    remedy = f"convert it anew with `{again} --out {folder.path}`"
+    return FolderError(f"{folder.path} was made of {module.source}, whose code is needed for this; {remedy}")
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, settings: _Settings) -> None:

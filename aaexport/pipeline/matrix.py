@@ -30,6 +30,7 @@ from aaexport.pipeline.inputs import check_largest_batch, gather_inputs
 from aaexport.pipeline.subject import Subject, decompositions_of
 from aaexport.program import INPUT_NAME
 
+LEAST_CASES = 2
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
 
 
@@ -128,13 +129,15 @@ class Matrix:
         )
 
     def _affordable(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
-        """As many as may be computed, small ordinary ones first; never less than two sizes of the batch."""
+        """As many as may be computed, small ordinary ones first; two at least, of two batch sizes where there are."""
         budget, macs = self.wanted.most_macs, self.summary.macs
-        if budget is None or macs is None or macs * sum(len(case.batch) for case in cases) <= budget:
+        if budget is None or macs is None or len(cases) <= LEAST_CASES:
+            return cases
+        if macs * sum(len(case.batch) for case in cases) <= budget:
             return cases
         order = sorted(cases, key=lambda case: (case.kind != "ordinary", case.degenerate, len(case.batch)))
         self.is_cut_short = True
-        other = next((case for case in order if len(case.batch) != len(order[0].batch)), order[0])
+        other = next((case for case in order if len(case.batch) != len(order[0].batch)), order[1])
         chosen = [order[0], other]
         images = sum(len(case.batch) for case in chosen)
         for case in (case for case in order if case is not order[0] and case is not other):
