@@ -1,5 +1,6 @@
 """README and examples are true: their commands run, and print what they are shown to print."""
 
+import json
 import os
 import re
 import shlex
@@ -166,6 +167,17 @@ def test_the_side_that_is_compared_with_computes_the_definition():
         "torch.testing.assert_close(naive(*inputs), attention(*inputs))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(folder), str(ROOT / "tests")], check=True)
+
+
+@pytest.mark.slow
+def test_the_measurement_of_somebodys_networks_prints_its_table(tmp_path):
+    command = f"python {OWN_MODEL}/measure.py --networks 10-1 --pairs 1 --seconds 0.05 --side 8"
+    outcome = run(f"{command} --json {tmp_path}/rows.json", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 7
+    assert all(f"| {row['what']} |" in outcome.stdout for row in rows)
+    assert 0 < next(row["median"] for row in rows if "largest error" in row["what"]) < 1e-5
 
 
 @pytest.mark.slow
