@@ -141,6 +141,7 @@ def test_serve_bench_refuses_another_size_than_the_files(cli, digits):
     )
 
 
+@pytest.mark.slow
 def test_the_verification_of_random_weights_says_that_they_are_random(cli, tmp_path):
     outcome = cli("convert", "resnet20_cifar10", "--random-weights", "--out", tmp_path / "plain")
     assert outcome.code == 0, outcome.err
