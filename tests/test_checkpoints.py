@@ -4,6 +4,8 @@ import collections
 import copy
 import os
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -442,3 +444,17 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         == f"{tmp_path}/none.pt must be a readable file, but: No such file or directory"
     )
     assert complaint(tmp_path) == f"{tmp_path} must be a readable file, but: Is a directory"
+
+
+def test_a_pickled_module_in_a_damaged_archive_is_refused_in_one_line(tmp_path):
+    """Its checksum is another one: torch does not look at it, Python does."""
+    path = tmp_path / "model.pt"
+    torch.save(nn.Linear(2, 2), path)
+    with zipfile.ZipFile(path) as archive:
+        (held,) = (entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
+    damaged = path.read_bytes().replace(struct.pack("<I", held.CRC), struct.pack("<I", held.CRC ^ 1))
+    path.write_bytes(damaged)
+    with pytest.raises(
+        WeightsError, match=r"got torch\.nn\.modules\.linear\.Linear, for which code would have to run"
+    ):
+        load_checkpoint(nn.Linear(2, 2), path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def _zipped_pickle(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
             return b"".join(archive.open(name).read(PICKLE_HEAD) for name in pickles[:1])
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):  # damaged, or in a way of its own
+    # Damaged, encrypted, or compressed in a way that nobody knows here: the file is refused all the same, and only not
+    # said to hold a module.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):
         return b""
 
 
