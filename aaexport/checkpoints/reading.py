@@ -132,8 +132,7 @@ def _zipped_pickle(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
             return b"".join(archive.open(name).read(PICKLE_HEAD) for name in pickles[:1])
-    # Damaged, encrypted, or compressed in a way that nobody knows here: the file is refused all the same, and only not
-    # said to hold a module.
+    # Damaged, encrypted, or compressed in an unknown way: the file is refused all the same, only in other words.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):
         return b""
 

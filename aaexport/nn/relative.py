@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aaexport.index_maps import is_row_or_column, offsets
 from aaexport.recipe import DecompositionName
 
 BlockLogits = Callable[[slice], Tensor]  # a block of n queries → (M, n, N)
@@ -338,17 +339,15 @@ def _skewed_logits(q: Tensor, embeddings: Tensor) -> Tensor:
 def _gathered(embeddings: Tensor) -> Tensor:
     """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
     length = (embeddings.shape[0] + 1) // 2
-    position = _integers(length, embeddings.device)
-    offset = position[None, :] - position[:, None] + length - 1  # (L, L): [a, b]
+    offset = offsets(_integers(length, embeddings.device))
     offset = torch.from_numpy(offset) if isinstance(offset, np.ndarray) else offset
     return embeddings[offset].transpose(1, 2)
 
 
 def _onehots(depth: int, height: int, width: int, like: Tensor) -> Tensor:
     """(depth + H + W, N): zeros, then 1 where a position lies in that row, or in that column, of the map."""
-    number = _integers(depth + height + width, like.device)[:, None] - depth  # below 0 nothing equals it
-    position = _integers(height * width, like.device)
-    found = (number == position // width) | (number - height == position % width)
+    number = _integers(depth + height + width, like.device) - depth
+    found = is_row_or_column(number, _integers(height * width, like.device), height, width)
     onehots: Tensor = torch.from_numpy(found.astype(np.float32)) if isinstance(found, np.ndarray) else found
     return onehots if onehots.dtype == like.dtype else onehots.to(like.dtype)
 

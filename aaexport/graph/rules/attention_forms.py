@@ -19,6 +19,7 @@ from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.movement import Numbers
 from aaexport.graph.rules.rule import Builder
 from aaexport.graph.rules.skewed_attention import Channels, Operand, SkewedAttention
+from aaexport.index_maps import is_row_or_column, offsets
 
 SIZES_AS_INPUT = 13  # the first opset in which Split has them so
 ONE_A_HEAD_AND_IMAGE = 3  # the rank of matrices (B·Nh, rows, columns)
@@ -160,7 +161,7 @@ class AttentionWriter:
         queries = self.op.Concat(queries, *relative, axis=-1)
         before, depth = [0] * (self._rank - 2), sizes(self.found.queries.value)[-1]
         deeper = self.op.Pad(keys, self._integers(*before, 0, 0, *before, height + width, 0))
-        onehots = np.pad(_onehots(height, width), ((depth, 0), (0, 0)))
+        onehots = _onehots(depth, height, width)
         keys = self.op.Add(deeper, self._numbers(onehots, "onehots"))
         ends = list(itertools.accumulate((block.count for block in blocks), initial=0))
         return [self.op.MatMul(self._part(queries, -2, each), keys) for each in itertools.pairwise(ends)]
@@ -241,15 +242,12 @@ class AttentionWriter:
 
 def _gathered(embeddings: Numbers) -> Numbers:
     """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
-    position = np.arange((len(embeddings) + 1) // 2)
-    offsets = position[None, :] - position[:, None] + len(position) - 1
-    gathered: Numbers = embeddings[offsets].swapaxes(1, 2)
+    gathered: Numbers = embeddings[offsets(np.arange((len(embeddings) + 1) // 2))].swapaxes(1, 2)
     return gathered
 
 
-def _onehots(height: int, width: int) -> Numbers:
-    """(H + W, N): 1 where a position lies in that row, or in that column, of the map."""
-    position = np.arange(height * width)
-    rows = np.arange(height)[:, None] == position // width
-    columns = np.arange(width)[:, None] == position % width
-    return np.concatenate([rows, columns]).astype(float)
+def _onehots(depth: int, height: int, width: int) -> Numbers:
+    """(depth + H + W, N): zeros, then 1 where a position lies in that row, or in that column, of the map."""
+    number = np.arange(depth + height + width) - depth
+    onehots: Numbers = is_row_or_column(number, np.arange(height * width), height, width).astype(float)
+    return onehots
