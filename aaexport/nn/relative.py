@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aaexport.index_maps import is_row_or_column, offsets
+from aaexport.nn.index_maps import is_row_or_column, offsets
 from aaexport.recipe import DecompositionName
 
 BlockLogits = Callable[[slice], Tensor]  # a block of n queries → (M, n, N)

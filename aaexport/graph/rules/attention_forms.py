@@ -19,7 +19,6 @@ from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.movement import Numbers
 from aaexport.graph.rules.rule import Builder
 from aaexport.graph.rules.skewed_attention import Channels, Operand, SkewedAttention
-from aaexport.index_maps import is_row_or_column, offsets
 
 SIZES_AS_INPUT = 13  # the first opset in which Split has them so
 ONE_A_HEAD_AND_IMAGE = 3  # the rank of matrices (B·Nh, rows, columns)
@@ -242,12 +241,16 @@ class AttentionWriter:
 
 def _gathered(embeddings: Numbers) -> Numbers:
     """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
+    from aaexport.nn.index_maps import offsets  # brings torch, which most files do not need
+
     gathered: Numbers = embeddings[offsets(np.arange((len(embeddings) + 1) // 2))].swapaxes(1, 2)
     return gathered
 
 
 def _onehots(depth: int, height: int, width: int) -> Numbers:
     """(depth + H + W, N): zeros, then 1 where a position lies in that row, or in that column, of the map."""
+    from aaexport.nn.index_maps import is_row_or_column  # brings torch, which most files do not need
+
     number = np.arange(depth + height + width) - depth
     onehots: Numbers = is_row_or_column(number, np.arange(height * width), height, width).astype(float)
     return onehots

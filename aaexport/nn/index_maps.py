@@ -1,4 +1,4 @@
-"""Which number of a table, and which row and column of a map, goes with which pair of positions; without torch.
+"""Which number of a table, and which row and column of a map, goes with which pair of positions.
 
 The formulas take integers of numpy or of torch alike: `aaexport.nn.relative` has either, graph rules have numpy's.
 """
