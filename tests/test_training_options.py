@@ -170,13 +170,19 @@ def test_a_compiled_training_comes_to_what_the_plain_one_comes_to(tmp_path):
 # channels last
 
 
-# torch 2.13 on the CPU crashes, as a process, in the gradients of such convolutions where there is no AVX-512.
 NEEDS_AVX512 = pytest.mark.skipif(
-    not Path("/proc/cpuinfo").is_file() or "avx512f" not in Path("/proc/cpuinfo").read_text(),
-    reason="torch crashes in channels-last gradients on CPUs without AVX-512",
+    torch.backends.cpu.get_cpu_capability() == "AVX2",
+    reason="torch crashes in channels-last gradients on CPUs without AVX-512, so train refuses them",
 )
 
 
+def test_channels_last_is_refused_where_torch_crashes(tiny, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.raises(ArgumentError, match="channels_last must be off on a CPU without AVX-512.* got 'AVX2'; leave it"):
+        Learner(tiny().recipe, Options(channels_last=True), Processes(CPU))
+
+
+@NEEDS_AVX512
 def test_channels_last_lays_out_the_weights(tiny):
     taught = Learner(tiny().recipe, Options(channels_last=True), Processes(CPU))
     kernels = [weight for weight in taught.module.parameters() if weight.dim() == 4 and min(weight.shape[1:]) > 1]

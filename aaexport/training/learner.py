@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aaexport.errors import TrainingError, first_line
+from aaexport.errors import ArgumentError, TrainingError, broken_rule, first_line
 from aaexport.nn.build import build_network
 from aaexport.recipe import Recipe, Training
 from aaexport.training.distributed import Processes
@@ -34,7 +34,7 @@ class Learner:
         device = processes.device
         module, init = build_network(recipe), options.init_path()
         self.notes = load_weights(module, init) if init is not None else ()
-        self.format = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.format = _memory_format(options, device)
         self.module = processes.prepared(module).to(device)
         self.module.to(memory_format=self.format)  # type: ignore[call-overload]  # torch's hints leave it out
         self.average = _moving_average(self.module, recipe.training.ema_decay)
@@ -140,6 +140,17 @@ class Learner:
         for average, own in zip(self.average.module.buffers(), self.module.buffers(), strict=True):
             if not own.is_floating_point():  # a count or an index, of which the averaging would round down a mean
                 average.copy_(own)
+
+
+def _memory_format(options: Options, device: torch.device) -> torch.memory_format:
+    if not options.channels_last:
+        return torch.contiguous_format
+    capability = torch.backends.cpu.get_cpu_capability()
+    if device.type == "cpu" and capability == "AVX2":
+        # oneDNN's gradients by AVX2 write past their memory there, torch 2.13: a crash, or worse, none.
+        rule = "be off on a CPU without AVX-512, where torch's gradients may crash"
+        raise ArgumentError(broken_rule("channels_last", rule, capability, "leave it out, or train on a GPU"))
+    return torch.channels_last
 
 
 def _moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
