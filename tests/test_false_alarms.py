@@ -1,11 +1,11 @@
 """Right files pass: every zoo model, by every decomposition, at four opsets, with inputs of five seeds.
 
-Hours of work, so all but a tiny network are `slow`. A part of it: `-k aa_resnet50-fold`, or AAEXPORT_SHARD=2/5 for the
-second of five shares. Networks for ImageNet take images of 64 × 64, and the Wide-ResNets 28-10, which need ten billion
-operations for an image, of 16 × 16, unless AAEXPORT_FULL_SIZE=1. With AAEXPORT_FALSE_ALARMS=FILE every verification
-adds one line of JSON to FILE, and exports that FILE already tells of are skipped: a run that was cut off goes on.
-PyTorch answers each input once for all exports of a model, and onnx's reference evaluator, which takes most of the
-time where it is not too slow anyway, is given the first seed's alone.
+Hours of work, so all but a tiny network are `slow`. A part of it: `-k aa_resnet50-fold`, or AAEXPORT_SHARD=2/5 for
+the second of five shares. Networks for ImageNet take images of 64 × 64, and the Wide-ResNets 28-10, which need ten
+billion operations for an image, of 16 × 16, unless AAEXPORT_FULL_SIZE=1. With AAEXPORT_FALSE_ALARMS=FILE every
+verification adds one line of JSON to FILE, and exports that FILE already tells of are skipped: a run that was cut
+off goes on. PyTorch answers each input once for all exports of a model, and onnx's reference evaluator, which takes
+most of the time where it is not too slow anyway, is given the first seed's alone.
 """
 
 import hashlib
