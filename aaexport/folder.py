@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -252,9 +253,16 @@ def zoo_models() -> dict[str, ModelFolder]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
 
+    A link stays, and what it names is replaced. A device or a pipe is written to.
+
     Raises:
         FolderError: the folder cannot be written; `path` is then as it was before.
     """
+    if _is_stream(path):
+        with _streamed(path) as temporary:
+            yield temporary
+        return
+    path = path.resolve() if path.is_symlink() else path
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(descriptor)
@@ -271,6 +279,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a device, a pipe or the like, and not a file that could be replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _streamed(path: Path) -> Iterator[Path]:
+    """A temporary file whose bytes go into `path` when the block ends well. FolderError if it does not take them."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "result"
+        yield temporary
+        try:
+            with path.open("wb") as stream:
+                stream.write(temporary.read_bytes())
+        except OSError as error:
+            raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -298,6 +324,11 @@ def tool_versions() -> dict[str, str]:
 
 def check_writable(path: Path) -> None:
     """FolderError now, rather than after minutes of work, if nothing can be written beside `path`."""
+    if _is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise FolderError(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
+        return
+    path = path.resolve() if path.is_symlink() else path
     if not path.parent.is_dir():
         raise FolderError(f"{path.parent} must be a folder, got none; create it first")
     if path.is_dir():

@@ -4,13 +4,14 @@ Hours of work, so all but a tiny network are `slow`. A part of it: `-k aa_resnet
 the second of five shares. Networks for ImageNet take images of 64 × 64, and the Wide-ResNets 28-10, which need ten
 billion operations for an image, of 16 × 16, unless AAEXPORT_FULL_SIZE=1. With AAEXPORT_FALSE_ALARMS=FILE every
 verification adds one line of JSON to FILE, and exports that FILE already tells of are skipped: a run that was cut
-off goes on. PyTorch answers each input once for all exports of a model, and onnx's reference evaluator, which takes
-most of the time where it is not too slow anyway, is given the first seed's alone.
+off goes on. What does not depend on the opset, PyTorch's answers and the captured program, is made once; and onnx's
+reference evaluator, which takes most of the time where it is not too slow anyway, is given the first seed's alone.
 """
 
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,17 @@ from conftest import tiny_folder
 
 import aaexport
 from aaexport.folder import checkout, zoo_models
-from aaexport.pipeline import matrix
-from aaexport.pipeline.computations import Judge
+from aaexport.nn.augmented import augmented_layers
+from aaexport.pipeline import export, matrix
+from aaexport.pipeline.computations import Judge, torch_row
 from aaexport.pipeline.subject import write_random_weights
+from aaexport.program import export_program
 from aaexport.recipe import DECOMPOSITION_NAMES
 
 OPSETS = (18, 20, 23, 25)
 SEEDS = range(5)
-ANSWERS = {}  # what PyTorch computes in float64 and in float32 for the inputs of one model, by input
+ANSWERS = {}  # what PyTorch computes for the inputs of one model: by precision or decomposition, and by input
+PROGRAMS = {}  # what torch.export captured of it
 SMALL, SMALLEST = 64, 16  # multiples of the total strides of the networks that take them
 NEEDS_23 = pytest.mark.skip(reason="convert refuses `fused` below opset 23: there is no Attention operator")
 
@@ -81,6 +85,7 @@ class Remembering:
 
     def __init__(self, runner, answers):
         self.runner, self.answers = runner, answers
+        self.inputs = getattr(runner, "inputs", ())
 
     def infer(self, feeds):
         key = hashlib.sha256(b"".join(str(a.shape).encode() + a.tobytes() for a in feeds.values())).digest()
@@ -91,23 +96,53 @@ class Remembering:
     def release(self):
         """What was computed stays; what computes it is small."""
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.runner.__exit__(None, None, None)
+
 
 @pytest.fixture
 def frugal(monkeypatch):
-    """Lets `verify` take PyTorch's answers to a model's inputs from the model's verification before."""
+    """Lets `convert` and `verify` take what does not depend on the opset from the export of the model before.
+
+    That is what PyTorch answers, and the program that torch.export captures, by how each layer is written out.
+    """
 
     class FrugalJudge(Judge):
         def __init__(self, subject):
             super().__init__(subject)
-            name = subject.folder.name
-            if name not in ANSWERS:
-                ANSWERS.clear()  # the models come one after the other
-                ANSWERS[name] = ({}, {})
-            exact, single = ANSWERS[name]
-            self._definition = Remembering(self._definition, exact)
-            self.baseline = Remembering(self.baseline, single)
+            self._definition = Remembering(self._definition, ANSWERS.setdefault("float64", {}))
+            self.baseline = Remembering(self.baseline, ANSWERS.setdefault("float32", {}))
+
+    def frugal_row(subject, module, *rest):
+        row = torch_row(subject, module, *rest)
+        opened, answers = row.open, ANSWERS.setdefault(choices(module), {})
+        return replace(row, open=lambda: Remembering(opened(), answers))
+
+    def frugal_capture(module, *settings):
+        key = (choices(module), *settings)
+        if key not in PROGRAMS:
+            PROGRAMS[key] = export_program(module, *settings)
+        return PROGRAMS[key]
 
     monkeypatch.setattr(matrix, "Judge", FrugalJudge)
+    monkeypatch.setattr(matrix, "torch_row", frugal_row)
+    monkeypatch.setattr(export, "export_program", frugal_capture)
+
+
+def choices(module):
+    """How each augmented layer is written out."""
+    return tuple((layer.decomposition, layer.blocks) for layer in augmented_layers(module).values())
+
+
+def forget_other_models(name):
+    """The models come one after the other; what is remembered is of one alone."""
+    if ANSWERS.get("model") != name:
+        ANSWERS.clear()
+        PROGRAMS.clear()
+        ANSWERS["model"] = name
 
 
 @pytest.mark.slow
@@ -116,6 +151,7 @@ def test_a_right_file_of_the_zoo_passes(folder_of, frugal, tmp_path, name, decom
     if len(SEEDS) <= sum(line == [name, decomposition, opset] for line in already_told()):
         pytest.skip("the file of AAEXPORT_FALSE_ALARMS tells of it")
     folder = folder_of(name)
+    forget_other_models(name)
     assert alarms(folder, tmp_path / "model.onnx", decomposition, opset, size=affordable_size(folder)) == {}
 
 

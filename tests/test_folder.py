@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 
 import pytest
 
@@ -278,6 +279,28 @@ def test_an_atomic_write_onto_a_folder_is_refused_and_leaves_no_temporary_file(t
     with pytest.raises(FolderError, match="a_folder cannot be written"), atomic_path(tmp_path / "a_folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a_folder"]
+
+
+def test_an_atomic_write_through_a_link_replaces_what_it_names(target, tmp_path):
+    link = tmp_path / "link.txt"
+    link.symlink_to(target)
+    check_writable(link)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert contents(target.parent) == {"file.txt": b"new"}
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_path(pipe) as temporary:
+        temporary.write_text("new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_json_is_written_as_it_is_read(target):

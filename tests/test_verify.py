@@ -1,5 +1,6 @@
 """verify: which stage broke parity, what is warned of, what is tried, and what the command prints and writes."""
 
+import hashlib
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import aaexport
-from aaexport.errors import ArgumentError, ParityError, RunnerError
+from aaexport.errors import ArgumentError, GraphError, ParityError, RunnerError
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.nn import relative
 from aaexport.parity import Case, tolerances
@@ -207,6 +208,83 @@ def test_the_command_takes_a_bound_for_one_output_and_says_so(cli, converted):
     assert "set by hand: atol 0 of logits" in report["notes"]
 
 
+def test_a_looser_bound_by_hand_holds(cli, converted):
+    onnx.save(wrong(onnx.load(converted.onnx_path)), converted.onnx_path)
+    strip_metadata(converted.onnx_path)
+    assert cli("verify", converted.path, "--no-locate").code == 3
+    outcome = cli("verify", converted.path, "--atol", "logits=0.1", "--no-locate", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "set by hand: atol 0.1 of logits" in json.loads(outcome.out)["notes"]
+
+
+def strip_metadata(path, *keys):
+    """Takes entries of aaexport out of the file's metadata; all, if none is named."""
+    model = onnx.load(path)
+    kept = [e for e in model.metadata_props if keys and e.key.removeprefix("aaexport.") not in keys]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (("weights_digest",), "the file's metadata must be whole, got parts of them"),
+        (("weights_digest", "decomposition", "opset", "graph_digest"), "metadata must be whole, got parts of them"),
+        (("recipe_digest", "labels"), "metadata aaexport.labels must be the recipe's"),
+    ],
+    ids=" ".join,
+)
+def test_metadata_that_were_taken_out_in_part_are_a_failure(converted, keys, words):
+    strip_metadata(converted.onnx_path, *keys)
+    assert any(words in line for line in aaexport.verify(converted, locate=False).failures)
+
+
+def test_a_file_that_does_not_tell_its_recipe_is_warned_of(converted):
+    strip_metadata(converted.onnx_path, "recipe_digest")
+    report = aaexport.verify(converted)
+    assert report.passed
+    assert any("must tell the recipe that it was made from" in line for line in report.warnings)
+
+
+def test_a_file_that_tells_nothing_is_said_to(converted):
+    strip_metadata(converted.onnx_path)
+    report = aaexport.verify(converted)
+    assert report.passed
+    assert any(note.startswith("the file tells nothing of its origin") for note in report.notes)
+
+
+def test_a_report_that_cannot_be_kept_is_given_all_the_same(cli, converted):
+    converted.parity_path.unlink()
+    converted.parity_path.mkdir()
+    outcome = cli("verify", converted.path, "--json")
+    report = json.loads(outcome.out)
+    assert (outcome.code, report["passed"]) == (0, True)
+    assert any("the report is not kept: " in note for note in report["notes"])
+
+
+def test_the_report_names_the_file_by_its_digest(converted):
+    report = aaexport.verify(converted)
+    assert report.onnx_sha256 == hashlib.sha256(converted.onnx_path.read_bytes()).hexdigest()
+
+
+def test_junit_of_what_cannot_be_judged_is_not_the_former_green_one(cli, converted, tmp_path):
+    junit = tmp_path / "parity.xml"
+    junit.write_text("<testsuites/>")
+    converted.onnx_path.write_text("text")
+    assert cli("verify", converted.path, "--junit", junit).code == 1
+    suite = ET.parse(junit).getroot().find("testsuite")
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == ("1", "1")
+    assert "its bytes are not an ONNX model" in suite.find("testcase/error").attrib["message"]
+
+
+def test_junit_replaces_no_file_of_another_kind(cli, converted):
+    before = converted.onnx_path.read_bytes()
+    outcome = cli("verify", converted.path, "--junit", converted.onnx_path)
+    assert (outcome.code, converted.onnx_path.read_bytes()) == (2, before)
+    assert "junit must name a new file or an XML file to replace" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -359,6 +437,105 @@ def test_metadata_out_of_all_bounds_are_no_accident(converted, key):
         entry.value = "[" * 100_000 if key == "layers" else "9" * 5000
 
     assert edited(converted, edit).passed == (key != "opset")
+
+
+class Forgetful(nn.Module):
+    """Drops numbers in evaluation too."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5)  # without `training=self.training`
+
+
+class Pooled(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x, 2)
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return torch.sqrt(-1 - x * x)
+
+
+def test_a_model_that_answers_otherwise_each_time_cannot_be_judged(tmp_path):
+    aaexport.convert(nn.Identity(), tmp_path / "x.onnx", input_shape=(1, 4, 4), verify=False)
+    with pytest.raises(RunnerError, match="must answer the same images with the same output"):
+        aaexport.verify(Forgetful(), tmp_path / "x.onnx", input_shape=(1, 4, 4))
+
+
+def test_a_model_without_one_finite_answer_does_not_pass(tmp_path):
+    aaexport.convert(Broken(), tmp_path / "x.onnx", input_shape=(1, 4, 4), verify=False)
+    report = aaexport.verify(Broken(), tmp_path / "x.onnx", input_shape=(1, 4, 4))
+    assert (report.passed, report.complaint) == (False, "nothing was compared")
+
+
+def without_nan(model, *more):
+    """Lets the file take 0 for every NaN of the input; `more` are further nodes."""
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    asked = helper.make_node("IsNaN", ["input"], ["is_nan"])
+    taken = helper.make_node("Where", ["is_nan", "zero", "input"], ["masked"])
+    for node in graph.node:
+        node.input[:] = ["masked" if name == "input" else name for name in node.input]
+    nodes = [asked, taken, *more, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize("excuse", ["none", "Clip of what is masked", "Clip of the input"])
+def test_a_file_brings_no_excuse_of_its_own_for_nan_that_is_lost(tmp_path, excuse):
+    """ONNX leaves open what a maximum makes of NaN, but there is none in the model."""
+    aaexport.convert(nn.ReLU(), tmp_path / "x.onnx", input_shape=(1, 4, 4), verify=False)
+    model = onnx.load(tmp_path / "x.onnx")
+    low, high = (numpy_helper.from_array(np.float32(limit), name) for limit, name in ((-1e30, "low"), (1e30, "high")))
+    model.graph.initializer.extend([low, high])
+    what = "masked" if "masked" in excuse else "input"
+    without_nan(model, *([] if excuse == "none" else [helper.make_node("Clip", [what, "low", "high"], ["clipped"])]))
+    if excuse != "none":
+        model.graph.node[-1].input[0] = "clipped"
+    onnx.save(model, tmp_path / "x.onnx")
+    report = aaexport.verify(nn.ReLU(), tmp_path / "x.onnx", input_shape=(1, 4, 4), locate=False)
+    assert any("NaN and infinity must spread" in line for line in report.failures)
+
+
+def test_nan_that_never_arrives_at_the_models_maximum_is_no_fault_of_a_kernel(tmp_path):
+    path = tmp_path / "x.onnx"
+    aaexport.convert(Pooled(), path, input_shape=(1, 4, 4), verify=False)
+    assert aaexport.verify(Pooled(), path, input_shape=(1, 4, 4)).passed
+    model = onnx.load(path)
+    without_nan(model)
+    onnx.save(model, path)
+    report = aaexport.verify(Pooled(), path, input_shape=(1, 4, 4), locate=False)
+    assert any("NaN and infinity must spread" in line for line in report.failures)
+
+
+def test_an_output_of_text_is_a_failure_and_no_accident(converted):
+    def edit(model):
+        last = model.graph.node[-1]
+        last.output[0] = "numbers"
+        model.graph.node.append(helper.make_node("Cast", ["numbers"], ["logits"], to=TensorProto.STRING))
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+
+    edited(converted, edit)
+    report = aaexport.verify(converted)
+    assert any("dtype must be float32" in line for line in report.failures)
+
+
+def test_names_that_are_no_text_are_refused_in_one_line(converted):
+    data = converted.onnx_path.read_bytes()
+    name = onnx.load(converted.onnx_path).graph.node[0].name.encode()
+    converted.onnx_path.write_bytes(data.replace(name, b"\xff" * len(name)))
+    with pytest.raises(GraphError, match="it holds names that are not UTF-8"):
+        aaexport.verify(converted)
+
+
+def test_a_file_that_computes_in_float16_by_casts_alone_may_be_meant_to(tmp_path):
+    class Half(nn.Module):
+        def forward(self, x):
+            return ((x + 1).half() * 2).float()
+
+    path = tmp_path / "x.onnx"
+    aaexport.convert(Half(), path, input_shape=(1, 2, 2), verify=False)
+    assert aaexport.verify(Half(), path, input_shape=(1, 2, 2), dtype="float16").passed
 
 
 class Canned:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,11 +13,13 @@ from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
-from aaexport.errors import ParityError
+from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
 from aaexport.folder import atomic_path, check_writable, checkout
 
 if TYPE_CHECKING:
     from aaexport.parity import ParityReport, Precision
+
+XML_BEGIN = 64  # bytes, by which an XML file is told from others
 
 
 @click.command("verify")
@@ -78,7 +82,7 @@ def command(
     if as_json and markdown:
         raise click.UsageError("--json and --markdown contradict each other")
     if junit is not None:
-        check_writable(junit)
+        _check_junit(junit)
     keep_freed_memory()
     from aaexport.pipeline.computations import Judged
     from aaexport.pipeline.matrix import Wanted
@@ -89,18 +93,50 @@ def command(
     wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
     wanted.check()  # wrong options are refused before anything is copied or converted
     source = None if module is None else require_source(module)
-    folder = checkout(model, out, say)
-    if onnx is None:
-        ensure_converted(folder, size)
-    report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
+    with _no_verdict_in(junit):
+        folder = checkout(model, out, say)
+        if onnx is None:
+            ensure_converted(folder, size)
+        report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:
         from aaexport.report.junit import parity_junit
 
-        with atomic_path(junit) as temporary:
-            temporary.write_text(parity_junit(report), encoding="utf-8")
+        _write(parity_junit(report), junit)
     if not report.passed:
         raise ParityError(f"parity failed: {report.complaint}", report)
+
+
+def _check_junit(path: Path) -> None:
+    """ArgumentError or FolderError before any work, if the report cannot be written there, or would cost a file."""
+    check_writable(path)
+    if path.is_file() and _holds_something_else(path):
+        rule = "name a new file or an XML file to replace"
+        raise ArgumentError(broken_rule("junit", rule, str(path), "it holds something else: choose another name"))
+
+
+def _holds_something_else(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(XML_BEGIN).lstrip()
+    return bool(begin) and not begin.startswith(b"<")
+
+
+@contextmanager
+def _no_verdict_in(junit: Path | None) -> Iterator[None]:
+    """Where the file cannot be judged the JUnit XML says so: a former green one must not stand for it."""
+    try:
+        yield
+    except AaexportError as error:
+        if junit is not None and not isinstance(error, ParityError):
+            from aaexport.report.junit import no_verdict_junit
+
+            _write(no_verdict_junit(str(error)), junit)
+        raise
+
+
+def _write(text: str, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:

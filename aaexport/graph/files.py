@@ -70,6 +70,8 @@ def parse_onnx(path: Path) -> onnx.ModelProto:
         raise GraphError(f"{path} must be a whole ONNX file, but: it holds no graph")
     if not model.opset_import:
         raise GraphError(f"{path} must be a whole ONNX file, but: it declares no opset")
+    if any(isinstance(name, bytes) for name in _names(model)):  # protobuf gives what is no text as bytes
+        raise GraphError(f"{path} must be a whole ONNX file, but: it holds names that are not UTF-8")
     return model
 
 
@@ -151,6 +153,8 @@ def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bflo
     """The floating-point type of fewest digits that the model computes in: `bfloat16`, `float16`, or `float32`."""
     held = {tensor.data_type for _, tensor in named_tensors(model)}
     held |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    casts = (node for node in all_nodes(model.graph) if node.op_type == "Cast")
+    held |= {attribute.i for node in casts for attribute in node.attribute if attribute.name == "to"}
     if TensorProto.BFLOAT16 in held:
         return "bfloat16"
     return "float16" if TensorProto.FLOAT16 in held else "float32"
@@ -176,6 +180,13 @@ def _load(path: Path) -> onnx.ModelProto:
     except (OSError, DecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "its bytes are not an ONNX model"
         raise GraphError(f"{path} must be a whole ONNX file, but: {cause}") from error
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    graph = model.graph
+    yield from (each.name for each in (*graph.input, *graph.output, *graph.initializer))
+    for node in all_nodes(graph):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
 
 
 def _locations(tensor: TensorProto) -> list[str]:

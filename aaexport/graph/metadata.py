@@ -16,6 +16,7 @@ from aaexport.graph.check import all_nodes
 from aaexport.recipe import Input
 
 PREFIX = "aaexport."
+RULES_KEY = PREFIX + "rules"  # the one that a rewritten file of somebody else has too
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ def preprocessing(image: Input | None) -> dict[str, str]:
 
 def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
     """Adds which graph rules were applied, and how often, to what the file says of itself already."""
-    key, total = PREFIX + "rules", Counter(applied)
-    for entry in [entry for entry in model.metadata_props if entry.key == key]:
+    total = Counter(applied)
+    for entry in [entry for entry in model.metadata_props if entry.key == RULES_KEY]:
         total.update(_read_counts(entry.value))
         model.metadata_props.remove(entry)
     if total:
-        model.metadata_props.add(key=key, value=json.dumps(total, ensure_ascii=False))
+        model.metadata_props.add(key=RULES_KEY, value=json.dumps(total, ensure_ascii=False))
 
 
 def _read_counts(text: str) -> dict[str, int]:

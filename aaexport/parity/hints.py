@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from aaexport.parity.cases import Array, Case
+from aaexport.parity.tensors import are_numbers
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 CLOSE = 1e-4  # relative; of numbers that are the same but for rounding
@@ -16,6 +17,8 @@ LARGEST_DEPTH = 1024  # of a head, in the search for the factor √dkh
 
 def tensor_hints(actual: Array, expected: Array) -> tuple[str, ...]:
     """What a node's output looks like, beside what it should be."""
+    if not are_numbers(actual, expected):
+        return ()
     found = [float16_overflow(actual, expected), lost_slices(actual, expected), another_order(actual, expected)]
     found += [constant_factor(actual, expected)]
     return tuple(hint for hint in found if hint)

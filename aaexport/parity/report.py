@@ -52,6 +52,7 @@ class OutputParity:
         sqnr_db: signal to noise, 10 · log10(Σ expected² / Σ error²) in dB; None without noise or without signal.
         top1_agreement, top5_agreement: the share of rows of (batch, classes) with the same largest entry, and the
             mean share of the five largest that are the same; None for other outputs, or fewer than five classes.
+        compared: whether there was a number to compare; none is where all that should come out is NaN or infinite.
     """
 
     case: str
@@ -70,6 +71,7 @@ class OutputParity:
     sqnr_db: float | None = None
     top1_agreement: float | None = None
     top5_agreement: float | None = None
+    compared: bool = True
 
     @property
     def passed(self) -> bool:
@@ -204,6 +206,7 @@ class ParityReport:
 
     Attributes:
         onnx: the file, as it was named.
+        onnx_sha256: of the file; None where numbers outside its folder forbid to run it.
         computations: the rows of the matrix, in the order of the way from the definition to the answer.
         structure: failures of the file itself: a stale digest, a wrong signature.
         warnings: what does not make the file wrong, and should be looked at; failures with `strict`.
@@ -227,6 +230,7 @@ class ParityReport:
     baseline: str = "PyTorch"
     seed: int = 0
     strict: bool = False
+    onnx_sha256: str | None = None
 
     @property
     def outputs(self) -> tuple[OutputParity, ...]:
@@ -246,9 +250,9 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """True if at least one output of the file was compared and nothing is wrong."""
-        was_run = any(done.outputs for done in self.computations if done.stage not in BEFORE_THE_FILE)
-        return was_run and not self.failures
+        """True if numbers of the file were compared, be it of one output, and nothing is wrong."""
+        of_file = (done for done in self.computations if done.stage not in BEFORE_THE_FILE)
+        return any(o.compared for done in of_file for o in done.outputs) and not self.failures
 
     @property
     def complaint(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from aaexport.parity import (
     failed,
     tolerances,
 )
-from aaexport.pipeline.oracles import Rebuilt, in_float32_only, oracles, torch_runner
+from aaexport.pipeline.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
+from aaexport.pipeline.spoilt import ALL_LOSE_NAN, Arrivals, losing_nan
 from aaexport.pipeline.subject import Subject
 from aaexport.program import INPUT_NAME
 from aaexport.runners.base import Runner
@@ -42,6 +43,7 @@ from aaexport.runners.openvino import OpenvinoRunner, require_openvino
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
+from aaexport.runners.torch import TorchRunner
 
 RUNTIMES = {
     "reference": "onnx's reference evaluator, for small models",
@@ -58,10 +60,9 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
-# Operators that lose NaN in onnxruntime's kernels for the CPU.
-LOSE_NAN = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "TopK", "Clip", "LSTM", "GRU", "RNN"}
 REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
 TENSORRT = SessionSettings(tensorrt=True)
+REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 
@@ -87,7 +88,7 @@ class Row:
         name, stage, tolerances: as of the Computation that it becomes.
         open: gives what computes.
         takes: which cases it is given.
-        may_lose_nan: whether NaN that does not spread as in PyTorch is a warning only.
+        arrivals: where in its file NaN arrives; None where there is no file.
         placement: of the nodes, once it has been loaded; None where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
@@ -101,7 +102,7 @@ class Row:
     placement: Placement | None = None
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
-    may_lose_nan: bool = False
+    arrivals: Arrivals | None = None
 
     def result(self) -> Computation:
         """What has been found so far."""
@@ -161,9 +162,9 @@ def file_rows(
     if not suits_reference(summary):
         rows["reference"] = []
     found = tuple(row for name in runtimes for row in rows[name])
+    arrivals = Arrivals(path)
     for row in found:
-        # ONNX does not say what becomes of NaN in a maximum: where a device loses it the file is right.
-        row.may_lose_nan = row.stage in DEVICE_STAGES or bool(LOSE_NAN & summary.operators.keys())
+        row.arrivals = arrivals
     return found
 
 
@@ -205,17 +206,20 @@ class Judge:
 
     Attributes:
         baseline: PyTorch in float32, or what stands for it.
-        truths: of all cases so far.
+        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others none.
         warnings: what a user should know of the definition.
     """
 
     def __init__(self, subject: Subject) -> None:
         definition, self.baseline = oracles(subject)
+        self._single = self.baseline
         self._definition = Rebuilt(definition)
         self._may_lack_float64 = subject.original is not None
         self._answers_anything = subject.golden is None
         self._own = OwnErrors()
         self._known_doubts: dict[str, Truth] = {}
+        self._first: Array | None = None
+        self._keeps_truths = subject.original is not None
         self.truths: list[Truth] = []
         self.warnings: list[str] = []
 
@@ -223,10 +227,15 @@ class Judge:
         """What must come out. RunnerError if PyTorch cannot compute it."""
         feeds = {INPUT_NAME: case.batch}
         expected, baseline = self._defined(feeds), self.baseline.infer(feeds)
+        if self._first is None:
+            self._first = case.batch
+            _require_the_same(expected, self._definition.infer(feeds))
         if case.kind == "ordinary":
             self._own.learn(expected, baseline)
-        self.truths.append(Truth(case, expected, baseline, self._own.of(expected)))
-        return self.truths[-1]
+        truth = Truth(case, expected, baseline, self._own.of(expected))
+        if self._keeps_truths:
+            self.truths.append(truth)
+        return truth
 
     def _defined(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Somebody's module may hold to float32 whatever it is told: then what it answers in float32 is the truth."""
@@ -249,14 +258,13 @@ class Judge:
         """
         if truth.case.name not in self._known_doubts:
             largest = {name: own.largest for name, own in truth.own.items()}
-            rng, eps = np.random.default_rng(0), np.finfo(np.float32).eps
-            batch = truth.case.batch
-            scale = np.float32(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else np.abs(batch)
+            rng, batch = np.random.default_rng(0), truth.case.batch
+            scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
             for units in NUDGES:
-                signs = rng.choice([-units, units], batch.shape).astype(np.float32)
-                nudged = self.baseline.infer({INPUT_NAME: batch + signs * eps * scale})
+                answers = self.baseline.infer({INPUT_NAME: nudged(batch, units, rng, scale)})
                 for name, array in truth.expected.items():
-                    error = np.abs(nudged[name].astype(np.float64) - array)
+                    with np.errstate(invalid="ignore"):  # infinity − infinity
+                        error = np.abs(answers[name].astype(np.float64) - array)
                     largest[name] = max(largest[name], float(error[np.isfinite(error)].max(initial=0.0)))
             own = {name: Own(value) for name, value in largest.items()}
             self._known_doubts[truth.case.name] = replace(truth, own=own, doubted=True)
@@ -327,13 +335,45 @@ class Judge:
             actual = runner.infer({runner.inputs[0].name: truth.case.batch})
         except RunnerError as error:
             return failed(truth.case.name, truth.expected, str(error)), None
-        judging = partial(compare, actual=actual, tolerances=row.tolerances, may_lose_nan=row.may_lose_nan)
+        judging = partial(compare, actual=actual, tolerances=row.tolerances)
         outputs = judging(truth)
-        is_doubtful = truth.case.kind == "extreme" or truth.case.degenerate
+        if not all(output.passed for output in outputs) and self._may_lose_nan(row, truth):
+            judging = partial(judging, may_lose_nan=True)
+            outputs = judging(truth)
+        is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
         is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
         if is_doubtful and self._answers_anything and not all(output.passed for output in outputs):
             outputs = judging(self._doubted(truth))
         return outputs, actual
+
+    def _may_lose_nan(self, row: Row, truth: Truth) -> bool:
+        """Whether NaN that did not spread as in PyTorch may have got lost in a device or a kernel."""
+        if all(_is_finite(array) for array in (truth.case.batch, *truth.expected.values(), *truth.baseline.values())):
+            return False
+        if row.stage in DEVICE_STAGES:
+            return True
+        return row.arrivals is not None and row.arrivals.at(self._losing_nan, truth.case.batch)
+
+    @cached_property
+    def _losing_nan(self) -> frozenset[str]:
+        """The operators of ONNX that may lose NaN in the place of the model's own; all, if those are not known."""
+        if not isinstance(self._single, TorchRunner) or self._first is None:
+            return ALL_LOSE_NAN
+        return losing_nan(self._single.operators({INPUT_NAME: self._first}))
+
+
+def _require_the_same(answers: Mapping[str, Array], again: Mapping[str, Array]) -> None:
+    """RunnerError if a model answers the same images otherwise each time: then there is nothing to hold a file to."""
+    for name, array in answers.items():
+        unit = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
+        scale = float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) if unit else 0.0
+        if not np.allclose(array, again[name], rtol=0.0, atol=REORDERED * unit * scale, equal_nan=True):
+            rule = f"the model must answer the same images with the same {name}, got others the second time"
+            raise RunnerError(f"{rule}; is there a dropout that does not know of evaluation, or other randomness?")
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _is_ill_conditioned(truth: Truth, tolerances: Tolerances) -> bool:

@@ -79,8 +79,8 @@ def write_golden(golden: Golden, path: Path) -> None:
     for number, truth in enumerate(golden.truths):
         tensors[f"{number}.input"] = torch.from_numpy(truth.case.batch)
         for name, array in truth.expected.items():
-            tensors[f"{number}.expected.{name}"] = torch.from_numpy(np.ascontiguousarray(array))
-            tensors[f"{number}.baseline.{name}"] = torch.from_numpy(np.ascontiguousarray(truth.baseline[name]))
+            tensors[f"{number}.expected.{name}"] = _tensor(array)
+            tensors[f"{number}.baseline.{name}"] = _tensor(truth.baseline[name])
     cases = [{"name": case.name, "kind": case.kind, "made_up": case.made_up} for case in golden.cases]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
     about["warnings"] = json.dumps(golden.warnings)
@@ -116,6 +116,10 @@ def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Trut
     batch = tensors[f"{number}.input"]
     asked = Case(case["name"], batch, case["kind"], made_up=case["made_up"])
     return Truth(asked, side("expected"), side("baseline"))
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)  # numpy makes a row of a scalar
 
 
 def _bytes(truth: Truth) -> int:

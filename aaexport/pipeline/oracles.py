@@ -62,6 +62,15 @@ def in_float32_only(single: Runner) -> tuple[Runner, Runner]:
     return single, Nudged(single)
 
 
+def nudged(array: Array, units: int, rng: np.random.Generator, scale: float | None = None) -> Array:
+    """Every number `units` in the last place off, up or down: of its own size, or of `scale`."""
+    signs = rng.choice([-units, units], array.shape).astype(np.float32)
+    size = np.abs(array) if scale is None else np.float32(scale)
+    with np.errstate(invalid="ignore"):  # infinity stays what it is, or becomes NaN: spoilt either way
+        moved: Array = array + signs * np.finfo(np.float32).eps * size
+    return moved
+
+
 class Nudged:
     """A runner whose inputs are rounded once more: how far its answers move is what its own rounding is worth.
 
@@ -84,13 +93,8 @@ class Nudged:
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """What comes out for inputs that are a few units in the last place off."""
-        rng, eps = np.random.default_rng(0), np.finfo(np.float32).eps
-        nudged = {}
-        for name, array in feeds.items():
-            signs = rng.choice([-NUDGE, NUDGE], array.shape).astype(np.float32)
-            with np.errstate(invalid="ignore"):  # infinity stays what it is, or becomes NaN: spoilt either way
-                nudged[name] = array + signs * eps * np.abs(array)
-        return self._runner.infer(nudged)
+        rng = np.random.default_rng(0)
+        return self._runner.infer({name: nudged(array, NUDGE, rng) for name, array in feeds.items()})
 
     def __enter__(self) -> Nudged:
         return self

@@ -207,7 +207,8 @@ def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | N
 
     module = build_module(source, parse_kwargs(recipe.module.kwargs))
     batch = module.batch if isinstance(module, SavedProgram) else converted_batch(folder.onnx_path)
-    load_checkpoint(module, folder.require_weights())
+    if module.state_dict():  # a module without a single tensor has no weights to load
+        load_checkpoint(module, folder.require_weights())
     example = batch if isinstance(batch, int) else 1
     return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder)
 

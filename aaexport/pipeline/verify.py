@@ -22,10 +22,10 @@ from aaexport.errors import (
     broken_rule,
     did_you_mean,
 )
-from aaexport.folder import ModelFolder, find_model, write_json
+from aaexport.folder import ModelFolder, find_model, sha256, write_json
 from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
-from aaexport.graph.metadata import PREFIX, Provenance, preprocessing, read_metadata
+from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
 from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
 from aaexport.pipeline.computations import Judged
@@ -37,6 +37,7 @@ from aaexport.report.machine import parity_json
 from aaexport.user_module import Source, require_source
 
 NAMED_OUTPUTS = 5
+NO_METADATA = "the file tells nothing of its origin: whether it is stale, or a little changed, is not known"
 Say = Callable[[str], None]
 
 
@@ -122,9 +123,16 @@ def verify_folder(
     with nullcontext() if source is None else redirect_stdout(sys.stderr):
         subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
         report, _ = judge_file(subject, path, wanted, say=say)
-    if path == folder.onnx_path:
+    return _kept(report, folder) if path == folder.onnx_path else report
+
+
+def _kept(report: ParityReport, folder: ModelFolder) -> ParityReport:
+    """The report, written into the folder; with a note of it where that cannot be written: the verdict counts."""
+    try:
         write_json(folder.parity_path, parity_json(report))
         folder.write_manifest()
+    except FolderError as error:
+        return replace(report, notes=(*report.notes, f"the report is not kept: {error}"))
     return report
 
 
@@ -152,14 +160,17 @@ def judge_file(
     )
     if audited.model is None:  # numbers outside its folder: nothing may run it
         return report, []
+    report = replace(report, onnx_sha256=sha256(path))
     summary = summarize_model(audited.model, path)
     provenance = read_metadata(summary.metadata)
     if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
         subject = subject if subject.with_attention else subject.observed()
     stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
     structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
-    warnings = (*report.warnings, *(subject.golden.warnings if subject.golden is not None else ()))
-    report = replace(report, structure=structure, notes=_notes(subject), warnings=warnings)
+    golden = subject.golden.warnings if subject.golden is not None else ()
+    warnings = (*report.warnings, *golden, *_unknown_origin(provenance, subject))
+    notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []))
+    report = replace(report, structure=structure, notes=notes, warnings=warnings)
     _require_known_outputs(wanted.judged, subject)
     _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
@@ -205,9 +216,11 @@ def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]
 def _misinformation(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
     """What a file of ours tells of preprocessing and labels, and is not what the recipe says."""
     provenance = read_metadata(summary.metadata)
-    if subject.recipe is None or provenance is None or provenance.recipe_digest is None:
-        return ()  # a file of a bare module says nothing of it
+    if subject.recipe is None or provenance is None:
+        return ()
     wanted = {PREFIX + key: value for key, value in preprocessing(subject.recipe.input).items()}
+    if provenance.recipe_digest is None and not wanted.keys() & summary.metadata.keys():
+        return ()  # a file of a bare module says nothing of it
     remedy = "whoever feeds the file would do it wrongly: convert again"
     return tuple(
         broken_rule(f"metadata {key}", f"be the recipe's {value}", summary.metadata.get(key, "none"), remedy)
@@ -233,10 +246,8 @@ def _require_coarse_enough(precision: Precision, held: Precision) -> None:
 
 def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
     if provenance is None:
-        is_broken = PREFIX + "weights_digest" in summary.metadata
-        return (
-            ("the file's metadata must be whole, got parts that cannot be read; convert again",) if is_broken else ()
-        )
+        is_broken = any(key.startswith(PREFIX) for key in summary.metadata.keys() - {RULES_KEY})
+        return ("the file's metadata must be whole, got parts of them; convert again",) if is_broken else ()
     failures = []
     remedy = "the file is stale: convert again"
     if provenance.weights_digest != subject.weights_digest:
@@ -245,6 +256,13 @@ def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Su
     if recipe is not None and provenance.recipe_digest not in (None, recipe.digest()):
         failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
     return tuple(failures)
+
+
+def _unknown_origin(provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
+    """A warning of a file of ours that does not say which recipe it was made from, though there is one."""
+    if provenance is None or subject.recipe is None or provenance.recipe_digest is not None:
+        return ()
+    return ("the file must tell the recipe that it was made from, got none: a change of the recipe goes unseen",)
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:

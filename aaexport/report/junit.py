@@ -6,7 +6,7 @@ warning, which counts as skipped unless it is a failure. Times are left out: non
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree as Xml
 
 from aaexport.parity import Computation, Divergence, OutputParity, ParityReport
@@ -17,20 +17,27 @@ DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 def parity_junit(report: ParityReport) -> str:
     """The report as a document for a file in UTF-8. Whatever did not pass has at least one failed test."""
-    cases = list(_cases(report))
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(case.find("failure") is not None for case in cases)),
-        "errors": "0",
-        "skipped": str(sum(case.find("skipped") is not None for case in cases)),
-    }
+    return _document(f"parity of {report.onnx}", list(_cases(report)), _properties(report), _said(report))
+
+
+def no_verdict_junit(reason: str) -> str:
+    """A document with one test in error: the file could not be judged."""
+    case = Xml.Element("testcase", classname="parity", name="could be judged")
+    Xml.SubElement(case, "error", message=wording.printable(reason), type="parity").text = wording.printable(reason)
+    return _document("parity", [case], {}, [reason])
+
+
+def _document(name: str, cases: list[Xml.Element], properties: dict[str, str], said: Iterable[str]) -> str:
+    found = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    counts = {"tests": str(len(cases))}
+    counts |= {many: str(sum(case.find(one) is not None for case in cases)) for many, one in found.items()}
     root = Xml.Element("testsuites", counts)
-    suite = Xml.SubElement(root, "testsuite", {"name": wording.printable(f"parity of {report.onnx}"), **counts})
-    properties = Xml.SubElement(suite, "properties")
-    for name, value in _properties(report).items():
-        Xml.SubElement(properties, "property", name=wording.printable(name), value=wording.printable(value))
+    suite = Xml.SubElement(root, "testsuite", {"name": wording.printable(name), **counts})
+    entries = Xml.SubElement(suite, "properties") if properties else suite
+    for key, value in properties.items():
+        Xml.SubElement(entries, "property", name=wording.printable(key), value=wording.printable(value))
     suite.extend(cases)
-    Xml.SubElement(suite, "system-out").text = "\n".join(map(wording.printable, _said(report)))
+    Xml.SubElement(suite, "system-out").text = "\n".join(map(wording.printable, said))
     Xml.indent(root)
     return DECLARATION + Xml.tostring(root, encoding="unicode") + "\n"
 
@@ -59,7 +66,7 @@ def _cases(report: ParityReport) -> Iterator[Xml.Element]:
         if not report.strict:
             Xml.SubElement(case, "skipped", message=wording.printable(warning))
         yield case
-    if not report.outputs:
+    if not any(output.compared for output in report.outputs):
         yield _case("parity", "something was compared", "nothing was compared")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line
@@ -87,6 +89,12 @@ class TorchRunner:
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
 
+    def operators(self, feeds: Arrays) -> frozenset[str]:
+        """The names, as in `aten`, of the operators that the module calls for such inputs. RunnerError as `infer`."""
+        with _Calls() as calls:
+            self.infer(feeds)
+        return frozenset(calls.names)
+
     def __enter__(self) -> TorchRunner:
         return self
 
@@ -95,3 +103,15 @@ class TorchRunner:
     ) -> None:
         self._held.close()
         del self.module
+
+
+class _Calls(TorchDispatchMode):
+    """Takes down which operators are called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
