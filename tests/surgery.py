@@ -61,6 +61,13 @@ def replace_input(node: NodeProto, old: str, new: str) -> None:
     node.input[:] = [new if name == old else name for name in node.input]
 
 
+def forget_type(graph: GraphProto, *names: str) -> None:
+    """Takes away what the file notes of those tensors, where another shape would contradict it."""
+    kept = [value for value in graph.value_info if value.name not in names]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
 def drop(graph: GraphProto, node: NodeProto) -> None:
     """Takes a node out: who read its output reads its first input."""
     for reader in readers(graph, node.output[0]):
@@ -70,8 +77,7 @@ def drop(graph: GraphProto, node: NodeProto) -> None:
 
 def insert_before(graph: GraphProto, node: NodeProto, index: int, op_type: str, *extra: str, **attributes):
     """One more operator on the way to an input of a node, with the initializers `extra` as its further inputs."""
-    new = _make(graph, op_type, [node.input[index], *extra], **attributes)
-    graph.node.insert(list(graph.node).index(node), new)
+    new = _put(graph, list(graph.node).index(node), _make(graph, op_type, [node.input[index], *extra], **attributes))
     node.input[index] = new.output[0]
     return new
 
@@ -89,8 +95,13 @@ def insert_after(graph: GraphProto, value: str, op_type: str, *extra: str, **att
         source.output[:] = [before if name == value else name for name in source.output]
         new = _make(graph, op_type, [before, *extra], **attributes)
         new.output[0] = value
-    graph.node.insert(position, new)
-    return new
+    return _put(graph, position, new)
+
+
+def _put(graph: GraphProto, position: int, node: NodeProto) -> NodeProto:
+    """The node in the graph, which is a copy of the one that was given."""
+    graph.node.insert(position, node)
+    return graph.node[position]
 
 
 def _make(graph: GraphProto, op_type: str, inputs: list[str], **attributes) -> NodeProto:

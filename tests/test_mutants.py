@@ -7,7 +7,7 @@ import onnx
 import pytest
 from good_files import make_good_files
 from misleading import MISLEADING, input_in_float64, on_graph
-from mutants import MISCOMPUTING, UNSEEN
+from mutants import MISCOMPUTING, SAYS, UNSEEN
 from surgery import touched
 
 from aaexport.errors import GraphError
@@ -78,6 +78,20 @@ def test_a_fault_of_the_function_is_caught_and_located(mutant, name):
         f"located in {found.node} ({found.operator}, {found.relative_error} off); "
         f"the fault is in {sorted(changed)}, read by {sorted(consumers)}"
     )
+
+
+@pytest.mark.parametrize("name", MISCOMPUTING)
+def test_a_fault_of_the_function_leaves_a_valid_graph(mutant, name):
+    kind, spoil = MISCOMPUTING[name]
+    onnx.checker.check_model(onnx.load(mutant(kind, on_graph(spoil))[1]), full_check=True)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_fault_of_the_function_is_the_one_that_it_is_called(mutant, name):
+    kind, spoil = MISCOMPUTING[name]
+    good, path = mutant(kind, on_graph(spoil))
+    report = good.verify(path, locate=False)
+    assert any(SAYS[name] in failure for failure in report.failures), report.failures
 
 
 @pytest.mark.parametrize("name", MISLEADING)
