@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from surgery import convolution
+from surgery import constant, convolution, insert_before, numbers
 
 from aaexport.errors import RunnerError
 from aaexport.folder import open_folder
@@ -88,6 +88,11 @@ def consumers(model, tensor):
 def queries_of(model, layer):
     """The convolution of a layer's queries, keys and values."""
     return convolution(model.graph, f"{layer}.qkv").name
+
+
+def a_hair(array):
+    array.flat[0] = np.nextafter(array.flat[0], np.float32(9))
+    return array
 
 
 def one_weight(model):
@@ -177,11 +182,6 @@ def test_a_chunk_of_a_few_tensors_finds_the_same_as_one_of_all(good):
 
 def test_a_change_too_small_for_the_numbers_to_show_is_still_laid_at_its_node(good, located):
     model = good.model()
-
-    def a_hair(array):
-        array.flat[0] = np.nextafter(array.flat[0], np.float32(9))
-        return array
-
     change(model, "features.3.qkv.weight_scaled", a_hair)
     assert located(model).node == queries_of(model, "features.3")
 
@@ -207,6 +207,112 @@ def test_a_file_of_other_names_is_matched_by_its_numbers(good, located):
     assert found.node == "node_Concat_17_of_mine"
     assert found.output == "logits"
     assert "numbers" in found.compared_with
+
+
+def bias_off(model):
+    """A hundredth, which the digests of the file tell of."""
+    change(model, "classifier.bias", lambda array: array + np.float32(1e-2))
+
+
+def passed_on(model):
+    insert_before(model.graph, node_of(model, "node_linear_3"), 0, "Identity")
+
+
+def passed_on_in_a_sequence(model):
+    first_of = constant(model.graph, 0, np.int64)
+    taken = insert_before(model.graph, node_of(model, "node_linear_3"), 0, "SequenceAt", first_of)
+    insert_before(model.graph, taken, 0, "SequenceConstruct")
+
+
+def passed_on_by_a_branch(model):
+    """On a condition that is computed."""
+    classifier = node_of(model, "node_linear_3")
+    reads = classifier.input[0]
+    chosen = insert_before(
+        model.graph,
+        classifier,
+        0,
+        "If",
+        **{
+            branch: helper.make_graph(
+                [helper.make_node("Identity", [reads], [branch])],
+                branch,
+                [],
+                [helper.make_empty_tensor_value_info(branch)],
+            )
+            for branch in ("then_branch", "else_branch")
+        },
+    )
+    size = insert_before(
+        model.graph, insert_before(model.graph, chosen, 0, "Cast", to=onnx.TensorProto.BOOL), 0, "Size"
+    )
+    assert size.input[0] == reads
+
+
+def split_in_two(model):
+    """The classifier's product and its sum: between the two is a tensor that the model does not have."""
+    classifier = node_of(model, "node_linear_3")
+    weight = constant(model.graph, numbers(model.graph, "classifier.weight").T)
+    product = helper.make_node("MatMul", [classifier.input[0], weight], ["product"], "product")
+    total = helper.make_node("Add", ["product", "classifier.bias"], ["logits"], "node_linear_3")
+    model.graph.node.remove(classifier)
+    model.graph.node.extend([product, total])
+
+
+HARMLESS = [passed_on, passed_on_in_a_sequence, passed_on_by_a_branch, split_in_two]
+
+
+@pytest.mark.parametrize("rewrite", HARMLESS, ids=lambda rewrite: rewrite.__name__)
+def test_a_harmless_node_is_not_taken_for_the_fault_behind_it(good, located, rewrite):
+    model = good.model()
+    rewrite(model)
+    assert located(model).relative_error < 1e-6, "it is not harmless"
+    bias_off(model)
+    assert located(model).node == "node_linear_3"
+    assert located(model, changed_initializers=("classifier.bias",)).node == "node_linear_3"
+
+
+def test_a_new_node_that_only_reorders_is_a_fault_all_the_same(good, located):
+    model = good.model()
+    node = insert_before(model.graph, node_of(model, "node_bmm"), 1, "Transpose", perm=[0, 2, 1])
+    insert_before(model.graph, node_of(model, "node_bmm"), 1, "Reshape", constant(model.graph, [0, 36, 64], np.int64))
+    assert located(model).node == node.name
+
+
+def test_a_number_that_no_output_shows_is_not_laid_at_a_harmless_node(good, located):
+    model = good.model()
+    change(model, "features.3.qkv.weight_scaled", a_hair)
+    passed_on(model)
+    insert_before(model.graph, first(model, "Conv"), 0, "Identity")
+    assert located(model).node == queries_of(model, "features.3")
+
+
+def renamed(names, seed=0):
+    """The same names, dealt out anew."""
+    return dict(zip(names, np.random.default_rng(seed).permutation(names).tolist(), strict=True))
+
+
+def test_names_of_nodes_mean_nothing(good, located):
+    model = good.model()
+    bias_off(model)
+    classifier, new = node_of(model, "node_linear_3"), renamed([node.name for node in model.graph.node])
+    for node in model.graph.node:
+        node.name = new[node.name]
+    found = located(model)
+    assert (found.node, found.operator) == (classifier.name, "Gemm")
+    assert found.hints == ("initializer classifier.bias holds other numbers",)
+
+
+@pytest.mark.parametrize("how", [lambda bias: bias + np.float32(1e-2), a_hair], ids=["a hundredth", "a hair"])
+def test_names_of_tensors_that_were_dealt_out_anew_mean_nothing(good, located, how):
+    model = good.model()
+    change(model, "classifier.bias", how)
+    new = renamed([name for node in model.graph.node for name in node.output if name != "logits"])
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+    del model.graph.value_info[:]
+    assert located(model, changed_initializers=("classifier.bias",)).node == "node_linear_3"
 
 
 def test_a_right_file_has_no_diverging_node(good, located):

@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 MODULE_PATH = "pkg.torch.onnx.name_scopes"
 WIDEST = 8  # bytes of a number whose type is not known
+POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", "Identity", "Cast")  # what images are normalised with
 GUESS = 64 * 2**20  # bytes of a tensor, where the size of none is known
 
 
@@ -137,17 +138,32 @@ def plan_chunks(names: Sequence[str], sizes: Mapping[str, int], budget: int) -> 
 
 def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
     """The size of every tensor that nodes write and whose shape can be inferred, for inputs of `batch` images."""
-    try:
-        graph = shape_inference.infer_shapes(light_at_batch(model, batch), data_prop=True).graph
-    except (shape_inference.InferenceError, ValueError, EncodeError):
-        return {}
     sizes = {}
-    for value in [*graph.value_info, *graph.output]:
+    for value in _inferred(model, batch):
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and all(size.HasField("dim_value") for size in tensor.shape.dim):
             width = _bytes_per_number(tensor.elem_type)
             sizes[value.name] = math.prod(size.dim_value for size in tensor.shape.dim) * width
     return sizes
+
+
+def no_tensors(model: onnx.ModelProto) -> set[str]:
+    """What nodes write that is known to be something else: a sequence, an optional value."""
+    types = {value.name: value.type for value in _inferred(model, 1)}
+    return {name for name, kind in types.items() if kind.WhichOneof("value") not in (None, "tensor_type")}
+
+
+def pointwise_of_input(model: onnx.ModelProto) -> set[str]:
+    """The first input, and all that operators of `POINTWISE` alone make of it and of constants."""
+    constants = set(_initializers(model))
+    near = set(input_names(model)[:1])
+    for node in model.graph.node:
+        reads = set(node.input)
+        if node.op_type == "Constant":
+            constants.update(node.output)
+        elif node.op_type in POINTWISE and near.intersection(reads) and reads <= near | constants:
+            near.update(node.output)
+    return near
 
 
 def changed_nodes(suspect: onnx.ModelProto, trusted: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
@@ -157,17 +173,24 @@ def changed_nodes(suspect: onnx.ModelProto, trusted: onnx.ModelProto) -> dict[st
     """
     names = [node.name for node in read_nodes(suspect)]
     others = {facts.name: node for facts, node in zip(read_nodes(trusted), trusted.graph.node, strict=True)}
-    constants, expected = _initializers(suspect), _initializers(trusted)
+    writers = {name: node for node in trusted.graph.node for name in node.output if name}
+    wrong = changed_constants(suspect, trusted)
     changed: dict[str, tuple[str, ...]] = {}
     for name, node in zip(names, suspect.graph.node, strict=True):
-        if name not in others:
+        other = _counterpart(node, others.get(name), writers)
+        if other is None:
             changed[name] = ("no such node was exported",)
             continue
-        lines = tuple(_other_definition(node, others[name]))
-        read = [each for each in node.input if each in constants and each in expected]
-        if lines or not all(_equal(constants[each], expected[each]) for each in read):
+        lines = tuple(_other_definition(node, other))
+        if lines or wrong.intersection(node.input):
             changed[name] = lines
     return changed
+
+
+def changed_constants(suspect: onnx.ModelProto, trusted: onnx.ModelProto) -> set[str]:
+    """Names of the initializers that both have, with other numbers."""
+    constants, expected = _initializers(suspect), _initializers(trusted)
+    return {name for name in constants.keys() & expected.keys() if not _equal(constants[name], expected[name])}
 
 
 def constants_of(model: onnx.ModelProto, node: NodeFacts) -> dict[str, Array]:
@@ -206,6 +229,15 @@ def _module_path(node: onnx.NodeProto) -> str | None:
     return scopes[-2]
 
 
+def _inferred(model: onnx.ModelProto, batch: int) -> list[onnx.ValueInfoProto]:
+    """Types of what nodes write, for inputs of `batch` images; none where they contradict each other."""
+    try:
+        graph = shape_inference.infer_shapes(light_at_batch(model, batch), data_prop=True).graph
+    except (shape_inference.InferenceError, ValueError, EncodeError):
+        return []
+    return [*graph.value_info, *graph.output]
+
+
 def _bytes_per_number(data_type: int) -> int:
     known = data_type in TensorProto.DataType.values() and data_type != TensorProto.UNDEFINED
     return max(1, np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize) if known else WIDEST
@@ -228,6 +260,17 @@ def _other_definition(node: onnx.NodeProto, other: onnx.NodeProto) -> list[str]:
     if list(node.input) != list(other.input):
         lines.append(f"inputs must be {', '.join(other.input)}, got {', '.join(node.input)}")
     return lines
+
+
+def _counterpart(
+    node: onnx.NodeProto, namesake: onnx.NodeProto | None, writers: Mapping[str, onnx.NodeProto]
+) -> onnx.NodeProto | None:
+    """The node that was exported as `node`: one of the same operator that writes the same tensor, or the namesake.
+
+    Names of nodes mean nothing to ONNX, and tools give new ones.
+    """
+    written = (writers[name] for name in node.output if name in writers)
+    return next((each for each in written if each.op_type == node.op_type), namesake)
 
 
 def _shown(attribute: onnx.AttributeProto | None) -> Any:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.graph.files import read_onnx
-from aaexport.graph.intermediate import NodeFacts, changed_nodes, input_names, namesakes, output_names, read_nodes
+from aaexport.graph.intermediate import (
+    NodeFacts,
+    changed_constants,
+    changed_nodes,
+    input_names,
+    namesakes,
+    output_names,
+    read_nodes,
+)
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Divergence
 from aaexport.pipeline.computations import UNOPTIMIZED
@@ -52,12 +60,11 @@ def locate_in_file(
     model = read_onnx(path)
     nodes = read_nodes(model)
     fresh = max((exported.model, exported.written_by_torch), key=lambda each: len(namesakes(nodes, read_nodes(each))))
-    changed = changed_nodes(model, fresh)
-    for node in nodes:
-        if any(name in changed_initializers for name in node.inputs):
-            changed.setdefault(node.name, ())
-    suspect = Side(model, as_written, "the file")
-    return locate(suspect, Side(fresh, as_written, "the model exported afresh"), case, changed=changed)
+    wrong = changed_constants(model, fresh).union(changed_initializers)
+    accused = {node.name for node in nodes if wrong.intersection(node.inputs)}
+    changed = dict.fromkeys(accused, ()) | changed_nodes(model, fresh)
+    suspect, trusted = Side(model, as_written, "the file"), Side(fresh, as_written, "the model exported afresh")
+    return locate(suspect, trusted, case, changed=changed, accused=accused)
 
 
 def locate_in_export(exported: Exported, case: Case) -> Divergence | None:
@@ -106,19 +113,21 @@ def locate(
     case: Case,
     *,
     changed: Mapping[str, tuple[str, ...]] | None = None,
+    accused: Collection[str] = (),
     slack: float | None = None,
     budget: int = BUDGET,
 ) -> Divergence | None:
     """The first node of `suspect` whose output differs from the trusted one although its inputs do not.
 
-    Tensors are compared with their namesakes. Where most have none, they are looked for among all trusted ones, by
-    what does not depend on the order of their numbers.
+    Tensors are compared with their namesakes, and those that have none with all trusted ones. Where names tell
+    nothing, all are looked for among all trusted ones, by what does not depend on the order of their numbers.
 
     Args:
         suspect, trusted: what is wrong, and what is right.
         case: the inputs.
         changed: names of nodes known to be written otherwise, with what is different. If there are any, only they
             can be at fault; and one of them is, however small the difference.
+        accused: names of nodes whose numbers are known to be wrong: where it may be one of several nodes, it is they.
         slack: units in the last place that a tensor may be off by; by default 4 if both models are alike, else 256.
         budget: bytes of tensors of one model held at a time.
 
@@ -129,18 +138,19 @@ def locate(
         RunnerError: the trusted model does not run.
     """
     search = Search(suspect, trusted, case, slack, budget)
-    by_numbers = 2 * len(search.names) < sum(len(node.outputs) for node in search.nodes)
+    by_numbers = not search.names_tell
     if by_numbers:
         search.compare_by_numbers()
-        changed = None
     else:
         search.compare()
-    node = search.first_diverging()
-    if changed and (node is None or node.name not in changed) and search.stopped is None:
-        node = _nearest_changed(search.nodes, node, changed) or node
+        search.match_unnamed()
+    changed = {} if by_numbers or changed is None else changed
+    node = search.first_diverging(accused)
+    if (node is None or (changed and node.name not in changed)) and search.stopped is None:
+        node = _nearest_changed(search.nodes, node, accused) or _nearest_changed(search.nodes, node, changed) or node
     if node is None:
         return None
-    found = search.describe(node, () if changed is None else changed.get(node.name, ()))
+    found = search.describe(node, changed.get(node.name, ()))
     return replace(found, compared_with=f"{trusted.name}, {BY_NUMBERS}") if by_numbers else found
 
 

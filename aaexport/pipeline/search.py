@@ -22,6 +22,7 @@ from aaexport.graph.intermediate import (
     constants_of,
     exposing,
     namesakes,
+    no_tensors,
     output_names,
     plan_chunks,
     read_nodes,
@@ -67,6 +68,12 @@ class Side:
     def constants(self, shapes: Collection[tuple[int, ...]]) -> dict[str, Array]:
         """Its initializers of these shapes, by name."""
         return all_constants(self.model, set(shapes))
+
+    @property
+    def tensors(self) -> list[str]:
+        """What its nodes write and can be asked for, in order."""
+        hidden = no_tensors(self.model)
+        return [name for node in self.nodes for name in node.outputs if name not in hidden]
 
     def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
         """The tensors `names` of the model for the images of `case`. RunnerError if the runtime refuses."""
@@ -124,10 +131,25 @@ class Search:
 
     def __post_init__(self) -> None:
         self.nodes, others = self.suspect.nodes, self.trusted.nodes
-        self.names = namesakes(self.nodes, others)
+        self.tensors = self.suspect.tensors
+        found = namesakes(self.nodes, others)
+        self.names = {name: found[name] for name in self.tensors if name in found}
         self.alike = [_outline(node) for node in self.nodes] == [_outline(node) for node in others]
         self.outputs = self.suspect.output_names
-        self.chunks = self._plan(self.suspect, [t for node in self.nodes for t in node.outputs if t in self.names])
+        self.chunks = self._plan(self.suspect, list(self.names))
+
+    @property
+    def names_tell(self) -> bool:
+        """Whether most tensors have a namesake that the same operator computes: tools may use old names for others.
+
+        Of a program the names are all there is: what its nodes give need not be tensors.
+        """
+        if not isinstance(self.trusted, Side):
+            return True
+        known = {name: node.operator for node in self.trusted.nodes for name in node.outputs}
+        own = {name: node.operator for node in self.nodes for name in node.outputs}
+        same = [name for name, other in self.names.items() if known[other] in ("", own[name])]
+        return 2 * len(same) >= len(self.tensors)
 
     def compare(self) -> None:
         """Compares chunk by chunk; in models that are alike, the first difference is a fault, and the end."""
@@ -136,33 +158,61 @@ class Search:
             if self.stopped or (self.alike and any(name not in self.agreeing for name in chunk)):
                 return
 
+    def match_unnamed(self) -> None:
+        """Looks among all trusted tensors for those without a namesake that might be where the difference begins.
+
+        A node that only passes a tensor on is no fault. Here the order of the numbers counts: it may be the fault.
+        """
+        if self.stopped or not isinstance(self.trusted, Side):
+            return
+        asked = {name for node in self._suspicious() for name in node.outputs} - self.names.keys()
+        unnamed = self._plan(self.suspect, [name for name in self.tensors if name in asked])
+        known = self._plan(self.trusted, self.trusted.tensors) if unnamed else []
+        for names in unnamed:
+            given = self._given_away(names)
+            for wanted in (array for chunk in known for array in self.trusted.run(chunk, self.case).values()):
+                self.agreeing.update(name for name, array in given.items() if self._is(array, wanted))
+
     def compare_by_numbers(self) -> None:
         """Looks for each tensor among all trusted ones, and compares outputs with the ones of the same name."""
-        known = np.stack([print_ for prints in self._fingerprints(self.trusted) for print_ in prints.values()])
+        trusted = self.trusted
+        assert isinstance(trusted, Side), "a program is compared by its names"
+        known = np.stack([print_ for prints in self._fingerprints(trusted) for print_ in prints.values()])
         limit = OTHER_WAY * float(np.finfo(np.float32).eps)
         for prints in self._fingerprints(self.suspect):
             for name, given in prints.items():
                 near = np.abs(known[:, 1:] - given[1:]).max(axis=1) <= limit * np.abs(given[1:]).max()
                 if bool(np.any(near & (known[:, 0] == given[0]))):
                     self.agreeing.add(name)
-        expected = self.trusted.output_names
+        expected = trusted.output_names
         self.names = {name: name for name in self.outputs if name in expected}
         self.agreeing -= self.names.keys()
         self.chunks = [tuple(self.names)]
         self._compare_chunk(self.chunks[0])
 
-    def first_diverging(self) -> NodeFacts | None:
-        """The first node with a tensor from which a difference goes all the way to an output."""
+    def first_diverging(self, accused: Collection[str] = ()) -> NodeFacts | None:
+        """The first node with a tensor from which a difference goes all the way to an output.
+
+        Where nodes before it have tensors that could not be compared, it may be any of them: then one whose name is
+        in `accused`, or else the first.
+        """
         if self.stopped and all(name in self.agreeing for name in self.errors):
             return self.stopped[0]
+        found = self._suspicious()
+        return next((node for node in found if node.name in accused), found[0] if found else None)
+
+    def _suspicious(self) -> list[NodeFacts]:
+        """On the ways of a difference to an output: the first node that was seen to differ, behind all before it of
+        which that is not known.
+        """
         differing = {name for name in self.errors if name not in self.agreeing}
         reached = differing if self.alike or self.stopped else differing.intersection(self.outputs)
-        first = None
+        found: list[NodeFacts] = []
         for node in reversed(self.nodes):
             if any(name in reached and name not in self.agreeing for name in node.outputs):
-                first = node
+                found = [node] if differing.intersection(node.outputs) else [node, *found]
                 reached = reached.union(node.inputs)
-        return first
+        return found
 
     def describe(self, node: NodeFacts, changes: Sequence[str]) -> Divergence:
         """The report on `node`, its tensor computed once more."""
@@ -201,6 +251,18 @@ class Search:
             if error is not None and error <= self._limit(given, wanted):
                 self.agreeing.add(name)
 
+    def _given_away(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors `names` of the suspect; none where the runtime has a type among them that numpy has not."""
+        try:
+            return self.suspect.run(names, self.case)
+        except RunnerError:
+            return {}
+
+    def _is(self, actual: Array, expected: Array) -> bool:
+        """Whether a tensor of any name is that one; what rounds it to a coarser type does more than pass it on."""
+        error = relative_error(actual, expected)
+        return error is not None and error <= self._limit(expected, expected)
+
     def _run_suspect(self, chunk: Sequence[str]) -> tuple[Sequence[str], dict[str, Array]]:
         """What the runtime gives of `chunk`; where it refuses to load, it may name a later node than when it runs."""
         while chunk:
@@ -223,9 +285,8 @@ class Search:
     def _plan(self, side: Trusted, names: Sequence[str]) -> list[tuple[str, ...]]:
         return plan_chunks(names, side.sizes(len(self.case.batch)), self.budget)
 
-    def _fingerprints(self, side: Trusted) -> Iterable[dict[str, Array]]:
-        tensors = [name for node in side.nodes for name in node.outputs]
-        for chunk in self._plan(side, tensors):
+    def _fingerprints(self, side: Side) -> Iterable[dict[str, Array]]:
+        for chunk in self._plan(side, side.tensors):
             arrays = side.run(chunk, self.case)
             yield {name: fingerprint(arrays.pop(name)) for name in chunk}
 
