@@ -6,6 +6,7 @@ import pytest
 from aaexport.parity import Case
 from aaexport.parity.hints import (
     another_order,
+    another_preprocessing,
     baked_in_batch,
     constant_factor,
     constant_hints,
@@ -80,6 +81,70 @@ def test_what_became_of_an_initializer(rng):
     ):
         assert constant_hints("height", wrong, height, others) == (f"initializer height {said}",)
     assert constant_hints("height", height.copy(), height, others) == ()
+
+
+def spread(embeddings):
+    """T[a, :, b] = embeddings[b − a + L − 1]: (2L − 1, d) → (L, d, L)."""
+    length = (len(embeddings) + 1) // 2
+    offset = np.arange(length)[None, :] - np.arange(length)[:, None] + length - 1
+    return embeddings[offset].transpose(0, 2, 1)
+
+
+def test_tables_that_lie_in_a_file_in_two_layouts(rng):
+    height, width = (rng.standard_normal((7, 3)).astype(np.float32) for _ in range(2))
+    others = {"height": spread(height), "width": width.T}
+
+    def told(wrong):
+        return constant_hints("height", wrong, spread(height), others)
+
+    assert told(spread(width)) == ("initializer height holds what width should: two tables swapped",)
+    for wrong in (spread(width + 1), spread(height[::-1]), np.ones((4, 3, 4), np.float32)):
+        assert "swapped" not in told(wrong)[0]
+
+
+def test_tables_of_the_same_numbers_are_not_swapped(rng):
+    table = rng.standard_normal((7, 3)).astype(np.float32)
+    (hint,) = constant_hints(
+        "height", spread(table)[::-1], spread(table), {"height": spread(table), "width": table.T}
+    )
+    assert hint.startswith("initializer height holds the right numbers in another order")
+
+
+@pytest.fixture
+def images(rng):
+    return rng.standard_normal((2, 3, 4, 5)).astype(np.float32)
+
+
+def of_channels(*numbers):
+    return np.asarray(numbers, np.float32).reshape(-1, 1, 1)
+
+
+MEAN, STD = of_channels(0.485, 0.456, 0.406), of_channels(0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda images: images * 255, "the image × 255"),
+        (lambda images: images / 255, "the image ÷ 255"),
+        (lambda images: images - 0.5, "the image − 0.5"),
+        (lambda images: (images - MEAN) / STD, "(the image − (0.485, 0.456, 0.406)) ÷ (0.229, 0.224, 0.225)"),
+    ],
+)
+def test_images_that_are_normalised_otherwise(images, make, said):
+    other = make(images)
+    expected = f"preprocessing mismatch: the file takes {said} where the model takes the image"
+    assert another_preprocessing(other, [images], images) == expected
+    expected = f"preprocessing mismatch: the file takes the image where the model takes {said}"
+    assert another_preprocessing(images, [other], images) == expected
+    assert another_preprocessing(other, [images, other], images) is None
+
+
+def test_what_is_no_other_normalisation(images, rng):
+    for other in (images.copy(), images**2, images[..., ::-1], images[:, :2], rng.standard_normal(images.shape)):
+        assert another_preprocessing(other, [images], images) is None
+    assert another_preprocessing(np.ones_like(images), [images], images) is None
+    assert another_preprocessing(images * 0 + 255, [images * 0 + 1], images * 0 + 1) is None
 
 
 def test_a_batch_that_is_baked_in():

@@ -1,13 +1,14 @@
 """The first diverging node: of a spoilt file, of a wrong rule, of a runtime, each fault once."""
 
 import contextlib
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from surgery import constant, convolution, insert_before, numbers
+from surgery import constant, convolution, insert_after, insert_before, numbers
 
 from aaexport.errors import RunnerError
 from aaexport.folder import open_folder
@@ -15,10 +16,10 @@ from aaexport.graph.files import read_onnx, summarize
 from aaexport.graph.intermediate import namesakes, plan_chunks, read_nodes, tensor_bytes
 from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.parity import Case
-from aaexport.pipeline.export import Exported, export_again
+from aaexport.pipeline.export import Exported, export, export_again
 from aaexport.pipeline.locate import as_written, locate, locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.search import Side
-from aaexport.pipeline.subject import Subject, as_subject
+from aaexport.pipeline.subject import Subject, as_subject, with_decomposition
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN
 
@@ -313,6 +314,68 @@ def test_names_of_tensors_that_were_dealt_out_anew_mean_nothing(good, located, h
             names[:] = [new.get(name, name) for name in names]
     del model.graph.value_info[:]
     assert located(model, changed_initializers=("classifier.bias",)).node == "node_linear_3"
+
+
+def written(subject, decomposition, swapped):
+    """A fresh export, with the tables of the first layer in each other's place or not."""
+    module = with_decomposition(copy.deepcopy(subject.module), decomposition).requires_grad_(False)
+    if swapped:
+        layer = module.features[0]
+        layer.rel_height, layer.rel_width = layer.rel_width, layer.rel_height
+    return export(subject, module, opset=20, batch="dynamic", target="cpu")
+
+
+@pytest.mark.parametrize("decomposition", ["fold", "shift", "skew"])
+def test_tables_of_height_and_width_in_each_others_place_are_told(good, tmp_path, decomposition):
+    right, wrong = (written(good.subject, decomposition, swapped) for swapped in (False, True))
+    onnx.save(wrong.model, tmp_path / "swapped.onnx")
+    found = locate_in_file(tmp_path / "swapped.onnx", good.subject, None, CASE, right)
+    assert any(hint.endswith(": two tables swapped") for hint in found.hints), found.hints
+
+
+def times_255(model):
+    insert_after(model.graph, "input", "Mul", constant(model.graph, 255.0))
+    return "the image × 255"
+
+
+def normalised_once_more(model):
+    subtracted = insert_after(model.graph, "input", "Sub", constant(model.graph, 0.305))
+    insert_after(model.graph, subtracted.output[0], "Div", constant(model.graph, 0.376))
+    return "(the image − 0.305) ÷ 0.376"
+
+
+@pytest.mark.parametrize("spoil", [times_255, normalised_once_more], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("for_one", [False, True], ids=["for all", "for one of two"])
+def test_images_that_are_normalised_in_the_file_too_are_told(good, located, spoil, for_one):
+    model = good.model()
+    said = spoil(model)
+    if for_one:
+        node_of(model, "node_Conv_9").input[0] = "input"
+    found = located(model)
+    assert found.node.startswith("mutant_")
+    assert f"preprocessing mismatch: the file takes {said} where the model takes the image" in found.hints
+
+
+def kernel_doubled(model):
+    change(model, "features.0.qkv.weight_scaled", lambda array: array * 2)
+
+
+def image_turned(model):
+    insert_after(model.graph, "input", "Transpose", perm=[0, 1, 3, 2])
+
+
+def normalised_and_undone(model):
+    """With a fault elsewhere: that the numbers are others on the way is not it."""
+    doubled = insert_after(model.graph, "input", "Mul", constant(model.graph, 2.0))
+    insert_after(model.graph, doubled.output[0], "Div", constant(model.graph, 2.0))
+    bias_off(model)
+
+
+@pytest.mark.parametrize("spoil", [kernel_doubled, image_turned, normalised_and_undone], ids=lambda s: s.__name__)
+def test_other_faults_are_not_taken_for_the_preprocessing(good, located, spoil):
+    model = good.model()
+    spoil(model)
+    assert not any("preprocessing" in hint for hint in located(model).hints)
 
 
 def test_a_right_file_has_no_diverging_node(good, located):

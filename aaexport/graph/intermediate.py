@@ -205,6 +205,12 @@ def all_constants(model: onnx.ModelProto, shapes: Iterable[Shape]) -> dict[str, 
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if tuple(t.dims) in wanted}
 
 
+def constant_shapes(model: onnx.ModelProto, nodes: Iterable[NodeFacts]) -> set[Shape]:
+    """Of the initializers that `nodes` read."""
+    held = _initializers(model)
+    return {tuple(held[name].dims) for node in nodes for name in node.inputs if name in held}
+
+
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     inner = [each.g for each in node.attribute if each.HasField("g")]
     inner += [graph for each in node.attribute for graph in each.graphs]

@@ -94,6 +94,16 @@ def constant_hints(name: str, actual: Array, expected: Array, others: Mapping[st
     return tuple(f"initializer {name} {how}" for how in _what_became(name, actual, expected, others))
 
 
+def another_preprocessing(fed: Array, right: Sequence[Array], images: Array) -> str | None:
+    """The network is fed another affine function of each channel of the images than one that it should be fed."""
+    given = _affine(fed, images)
+    if given is None or any(each.shape == fed.shape and _same(fed, each) for each in right):
+        return None
+    wanted = next((found for found in (_affine(each, images) for each in right) if found is not None), None)
+    instead = "" if wanted is None else f" where the model takes {_described(*wanted)}"
+    return f"preprocessing mismatch: the file takes {_described(*given)}{instead}"
+
+
 def baked_in_batch(failing: Sequence[Case], passing: Sequence[Case]) -> str | None:
     """One batch size is right, and all others are wrong."""
     right = {len(case.batch) for case in passing if case.kind == "ordinary"}
@@ -110,7 +120,9 @@ def _what_became(name: str, actual: Array, expected: Array, others: Mapping[str,
     if actual.size < FEW:
         yield "holds other numbers"
         return
-    twin = next((n for n, array in others.items() if n != name and _equal(array, actual)), None)
+    twins = (n for n, array in others.items() if n != name and _equal(array, actual))
+    laid_out = (n for n, array in others.items() if n != name and _relaid(actual, array, expected))
+    twin = next(twins, None) or next(laid_out, None)
     if twin is not None:
         yield f"holds what {twin} should: two tables swapped"
         return
@@ -132,6 +144,19 @@ def _what_became(name: str, actual: Array, expected: Array, others: Mapping[str,
         yield "holds other numbers"
 
 
+def _relaid(actual: Array, other: Array, expected: Array) -> bool:
+    """Whether it holds the numbers of `other`, and none but those, in another layout, and those of `expected` not.
+
+    A table may lie in a file as it is, transposed, or spread out so that numbers come several times.
+    """
+    if not other.size or not all(np.issubdtype(array.dtype, np.floating) for array in (actual, other)):
+        return False
+    if actual.max() != other.max() or actual.min() != other.min():
+        return False
+    numbers = np.unique(actual)
+    return numbers.size >= FEW and _equal(numbers, np.unique(other)) and not _equal(numbers, np.unique(expected))
+
+
 def _shifted(actual: Array, expected: Array, step: int, axis: int) -> bool:
     """Whether all but what fell off the edge is the neighbour's; what came in at the other edge may be anything."""
     size = actual.shape[axis]
@@ -145,6 +170,37 @@ def _rounded_to_half(actual: Array, expected: Array) -> bool:
         return False
     with np.errstate(over="ignore"):
         return _equal(expected.astype(np.float16).astype(actual.dtype), actual)
+
+
+def _affine(array: Array, images: Array) -> tuple[Array, Array] | None:
+    """(scale, shift), each (C,), with which `array` is scale · images + shift; None if it is nothing of the kind."""
+    if array.shape != images.shape or images.ndim < 2 or not _all_finite(array, images):
+        return None
+    given, fed = (np.moveaxis(each.astype(np.float64), 1, 0).reshape(each.shape[1], -1) for each in (array, images))
+    mean = fed.mean(axis=1, keepdims=True)
+    spread = ((fed - mean) ** 2).sum(axis=1, keepdims=True)
+    if not np.all(spread > 0):
+        return None
+    scale = ((fed - mean) * given).sum(axis=1, keepdims=True) / spread
+    shift = given.mean(axis=1, keepdims=True) - scale * mean
+    if np.any(scale == 0) or not _same(scale * fed + shift, given):
+        return None
+    return scale.ravel(), shift.ravel()
+
+
+def _described(scale: Array, shift: Array) -> str:
+    """`the image × 255`, or `(the image − 0.305) ÷ 0.376`, by channels where these differ."""
+    mean, moved = -shift / scale, bool(np.any(np.abs(shift) > CLOSE * np.abs(scale)))
+    image = f"(the image − {_by_channel(mean)})" if moved else "the image"
+    if np.allclose(scale, 1, rtol=CLOSE):
+        return image.strip("()")
+    larger = bool(np.all(np.abs(scale) > 1)) and not moved
+    return f"{image} × {_by_channel(scale)}" if larger else f"{image} ÷ {_by_channel(1 / scale)}"
+
+
+def _by_channel(numbers: Array) -> str:
+    shown = [f"{number:.4g}" for number in numbers]
+    return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
 
 
 def _as_root(factor: float) -> str:

@@ -19,17 +19,20 @@ from aaexport.graph.convert import OnnxModel
 from aaexport.graph.intermediate import (
     NodeFacts,
     all_constants,
+    constant_shapes,
     constants_of,
     exposing,
+    input_names,
     namesakes,
     no_tensors,
     output_names,
     plan_chunks,
+    pointwise_of_input,
     read_nodes,
     tensor_bytes,
 )
 from aaexport.parity import Array, Case, Divergence, ErrorStep, TensorFacts
-from aaexport.parity.hints import constant_hints, other_axis, tensor_hints
+from aaexport.parity.hints import another_preprocessing, constant_hints, other_axis, tensor_hints
 from aaexport.parity.tensors import facts, fingerprint, relative_error, unit
 from aaexport.runners.base import Runner
 
@@ -74,6 +77,20 @@ class Side:
         """What its nodes write and can be asked for, in order."""
         hidden = no_tensors(self.model)
         return [name for node in self.nodes for name in node.outputs if name not in hidden]
+
+    @property
+    def near_input(self) -> set[str]:
+        """The images, and what is made of them number by number."""
+        return pointwise_of_input(self.model)
+
+    def fed(self, case: Case) -> list[Array]:
+        """What the network is fed for `case`: the images, unless it is something that is near the input."""
+        near = self.near_input
+        network = (node for node in self.nodes if not near.intersection(node.outputs))
+        names = _each_once(name for node in network for name in node.inputs if name in near)
+        made = [name for name in names if name not in input_names(self.model)]
+        arrays = self.run(made, case) if made else {}
+        return [arrays.get(name, case.batch) for name in names]
 
     def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
         """The tensors `names` of the model for the images of `case`. RunnerError if the runtime refuses."""
@@ -236,7 +253,7 @@ class Search:
         actual = self.suspect.run(self._runnable(chunk), self.case)[tensor]
         expected = self.trusted.run(_each_once(self.names[name] for name in chunk), self.case)[self.names[tensor]]
         error = relative_error(actual, expected)
-        hints = (*changes, *self._constant_hints(node), *tensor_hints(actual, expected))
+        hints = (*changes, *self._input_hints(node), *self._constant_hints(node), *tensor_hints(actual, expected))
         if node.operator == "Softmax":
             hints = (*hints, *filter(None, [other_axis(actual, expected)]))
         error = None if error is None or not np.isfinite(error) else error
@@ -347,10 +364,22 @@ class Search:
         kept = np.linspace(len(steps) - 1, 0, min(MAX_STEPS, len(steps))).round().astype(int)
         return tuple(steps[index] for index in kept)
 
+    def _input_hints(self, node: NodeFacts) -> tuple[str, ...]:
+        """What the network is fed instead, where the node reads the image or what pointwise operators make of it."""
+        if not isinstance(self.trusted, Side) or not self.suspect.near_input.intersection(node.inputs):
+            return ()
+        right = self.trusted.fed(self.case)
+        found = (another_preprocessing(array, right, self.case.batch) for array in self.suspect.fed(self.case))
+        return _each_once(hint for hint in found if hint)
+
     def _constant_hints(self, node: NodeFacts) -> tuple[str, ...]:
-        """What became of the node's initializers, where they have namesakes in the trusted model."""
+        """What became of the node's initializers, where they have namesakes in the trusted model.
+
+        They may hold what others of the same module should: a layer has tables of its own.
+        """
         held = constants_of(self.suspect.model, node)
-        right = self.trusted.constants({array.shape for array in held.values()})
+        neighbours = (each for each in self.nodes if each.module == node.module)
+        right = self.trusted.constants(constant_shapes(self.suspect.model, neighbours))
         return tuple(
             hint
             for name, array in held.items()
