@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
 from aaexport.errors import GraphError, first_line
-from aaexport.graph.check import all_nodes, declared_opset
+from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.tensors import named_tensors
@@ -202,7 +202,7 @@ def _is_inside(location: str, folder: Path) -> bool:
 
 
 def _qualified(node: onnx.NodeProto) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+    return f"{node.domain}.{node.op_type}" if node.domain not in STANDARD_DOMAINS else str(node.op_type)
 
 
 def _size(tensor: TensorProto) -> int:

@@ -15,12 +15,13 @@ from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from aaexport.errors import GraphError, broken_rule
-from aaexport.graph.check import all_nodes
+from aaexport.graph.check import STANDARD_DOMAINS, all_nodes
+from aaexport.graph.files import model_inputs
 from aaexport.graph.light import light_at_batch
+from aaexport.graph.metadata import MODULE_PATH
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-MODULE_PATH = "pkg.torch.onnx.name_scopes"
 WIDEST = 8  # bytes of a number whose type is not known
 POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", "Identity", "Cast")  # what images are normalised with
 GUESS = 64 * 2**20  # bytes of a tensor, where the size of none is known
@@ -54,15 +55,14 @@ def read_nodes(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
         if module is None:
             module = next((modules[name] for name in reads if modules.get(name) is not None), None)
         modules.update(dict.fromkeys(writes, module))
-        operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        operator = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
         facts.append(NodeFacts(node.name or ", ".join(writes[:1]), operator, reads, writes, module or None))
     return tuple(facts)
 
 
 def input_names(model: onnx.ModelProto) -> tuple[str, ...]:
     """What the model must be fed, in order."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return tuple(value.name for value in model.graph.input if value.name not in constants)
+    return tuple(tensor.name for tensor in model_inputs(model))
 
 
 def output_names(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from aaexport.graph.check import all_nodes
 from aaexport.recipe import Input
 
 PREFIX = "aaexport."
+MODULE_PATH = "pkg.torch.onnx.name_scopes"  # of a node, in its own metadata: what the exporter writes
 RULES_KEY = PREFIX + "rules"  # the one that a rewritten file of somebody else has too
 
 
@@ -136,13 +137,10 @@ def _drop_node_notes(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
     for node in all_nodes(model.graph):
         node.doc_string = ""
-        module_path = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == _MODULE_PATH]
+        module_path = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == MODULE_PATH]
         del node.metadata_props[:]
         for key, value in module_path:
             node.metadata_props.add(key=key, value=value)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
         value.doc_string = ""
         del value.metadata_props[:]
-
-
-_MODULE_PATH = "pkg.torch.onnx.name_scopes"
