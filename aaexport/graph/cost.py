@@ -7,6 +7,7 @@ import math
 import onnx
 from onnx import shape_inference
 
+from aaexport.graph.check import STANDARD_DOMAINS
 from aaexport.graph.light import light_at_batch
 
 Shape = tuple[int, ...]
@@ -17,7 +18,7 @@ def count_macs(model: onnx.ModelProto) -> int | None:
     shapes = _shapes_at_batch_1(model)
     total = 0.0
     for node in model.graph.node:
-        if node.op_type not in _FORMULAS or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in _FORMULAS or node.domain not in STANDARD_DOMAINS:
             continue
         inputs, output = [shapes.get(name) for name in node.input[:2]], shapes.get(node.output[0])
         if output is None or None in inputs:
