@@ -325,7 +325,9 @@ def written(subject, decomposition, swapped):
     return export(subject, module, opset=20, batch="dynamic", target="cpu")
 
 
-@pytest.mark.parametrize("decomposition", ["fold", "shift", "skew"])
+@pytest.mark.parametrize(
+    "decomposition", ["fold", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shift", "skew"))]
+)
 def test_tables_of_height_and_width_in_each_others_place_are_told(good, tmp_path, decomposition):
     right, wrong = (written(good.subject, decomposition, swapped) for swapped in (False, True))
     onnx.save(wrong.model, tmp_path / "swapped.onnx")
