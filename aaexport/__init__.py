@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from aaexport.errors import AaexportError
     from aaexport.load.measurement import BenchReport
     from aaexport.parity import ParityReport
-    from aaexport.pipeline.attention import draw_attention
-    from aaexport.pipeline.bench_options import BenchOptions
-    from aaexport.pipeline.bring import convert_source
-    from aaexport.pipeline.convert import ConvertOptions, convert
-    from aaexport.pipeline.inspect import inspect
-    from aaexport.pipeline.optimize import optimize
-    from aaexport.pipeline.serve_bench import serve_bench
-    from aaexport.pipeline.subject import build_model
-    from aaexport.pipeline.tune import tune
-    from aaexport.pipeline.verify import verify
+    from aaexport.pipeline.bench.options import BenchOptions
+    from aaexport.pipeline.bench.serve_bench import serve_bench
+    from aaexport.pipeline.convert.bring import convert_source
+    from aaexport.pipeline.convert.convert import ConvertOptions, convert
+    from aaexport.pipeline.convert.optimize import optimize
+    from aaexport.pipeline.look.attention import draw_attention
+    from aaexport.pipeline.look.inspect import inspect
+    from aaexport.pipeline.subject.subject import build_model
+    from aaexport.pipeline.tune.tune import tune
+    from aaexport.pipeline.verify.verify import verify
     from aaexport.results import ConvertResult, InspectResult, OptimizeResult, TuneResult
     from aaexport.training import TrainingComparison, TrainResult, compare_training, train
 
@@ -57,9 +57,9 @@ __all__ = [
 
 _HOMES = {
     "AaexportError": "aaexport.errors",
-    "BenchOptions": "aaexport.pipeline.bench_options",
+    "BenchOptions": "aaexport.pipeline.bench.options",
     "BenchReport": "aaexport.load.measurement",
-    "ConvertOptions": "aaexport.pipeline.convert",
+    "ConvertOptions": "aaexport.pipeline.convert.convert",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
     "OptimizeResult": "aaexport.results",
@@ -67,17 +67,17 @@ _HOMES = {
     "TrainResult": "aaexport.training",
     "TrainingComparison": "aaexport.training",
     "TuneResult": "aaexport.results",
-    "build_model": "aaexport.pipeline.subject",
+    "build_model": "aaexport.pipeline.subject.subject",
     "compare_training": "aaexport.training",
-    "convert": "aaexport.pipeline.convert",
-    "convert_source": "aaexport.pipeline.bring",
-    "draw_attention": "aaexport.pipeline.attention",
-    "inspect": "aaexport.pipeline.inspect",
-    "optimize": "aaexport.pipeline.optimize",
-    "serve_bench": "aaexport.pipeline.serve_bench",
+    "convert": "aaexport.pipeline.convert.convert",
+    "convert_source": "aaexport.pipeline.convert.bring",
+    "draw_attention": "aaexport.pipeline.look.attention",
+    "inspect": "aaexport.pipeline.look.inspect",
+    "optimize": "aaexport.pipeline.convert.optimize",
+    "serve_bench": "aaexport.pipeline.bench.serve_bench",
     "train": "aaexport.training",
-    "tune": "aaexport.pipeline.tune",
-    "verify": "aaexport.pipeline.verify",
+    "tune": "aaexport.pipeline.tune.tune",
+    "verify": "aaexport.pipeline.verify.verify",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from aaexport.capture.program import Batch
 from aaexport.device import Target
 from aaexport.graph.files import GraphSummary
 from aaexport.load.machine import Environment
@@ -16,7 +17,6 @@ from aaexport.load.statistics import Milliseconds, Ratio, typical
 from aaexport.nn.build import Cost
 from aaexport.nn.choice import AttentionSizes, Choice
 from aaexport.parity import ParityReport
-from aaexport.program import Batch
 from aaexport.recipe import Module, Recipe
 
 if TYPE_CHECKING:  # the rewriter takes a second to import

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 
 # Test processes share the cores: torch's threads of one would spin against those of the other. Before torch is there.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -10,13 +9,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from folders import tiny_folder
+from outcomes import Outcome
 
 from aaexport.cli import main as cli_main
 from aaexport.cli.console import settings
-from aaexport.folder import checkout, open_folder
-
-TINY = (("channels = [64, 128, 192]", "channels = [8, 8, 8]"), ("num_heads = 4", "num_heads = 2"))
-
+from aaexport.folder import open_folder
 
 # Files that take longest: begun first, so that no process is left with one of them when the others are done.
 LONGEST = ("test_readme.py", "test_bring.py", "test_optimize_attention.py", "test_mutants.py")
@@ -47,15 +45,6 @@ def cuda():
     pytest.skip(reason)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run of the command line left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path):
     """Runs `aaexport …` in this process, in a folder of its own."""
@@ -74,8 +63,8 @@ def cli(monkeypatch, capfd, tmp_path):
 @pytest.fixture(scope="session")
 def converted_once(tmp_path_factory):
     """A tiny augmented network with random weights, converted and verified once for all tests."""
-    from aaexport.pipeline.convert import convert
-    from aaexport.pipeline.subject import write_random_weights
+    from aaexport.pipeline.convert.convert import convert
+    from aaexport.pipeline.subject.subject import write_random_weights
 
     folder = tiny_folder(tmp_path_factory.mktemp("converted") / "tiny")
     write_random_weights(folder)
@@ -88,16 +77,3 @@ def converted(converted_once, tmp_path):
     """A copy of it that a test may spoil."""
     shutil.copytree(converted_once, tmp_path / "tiny")
     return open_folder(tmp_path / "tiny")
-
-
-def tiny_folder(path):
-    """aa_cnn3_digits with 8 channels a layer, without weights."""
-    folder = checkout("aa_cnn3_digits", path)
-    for trained in (folder.weights_path, folder.golden_path, folder.training_log_path):
-        trained.unlink()
-    text = folder.recipe_path.read_text()
-    for old, new in TINY:
-        assert old in text
-        text = text.replace(old, new)
-    folder.recipe_path.write_text(text)
-    return folder

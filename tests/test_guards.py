@@ -23,13 +23,9 @@ ROOMS = (
     "nn",
     "adapters",
     "weights",
-    "checkpoints",
-    "capture_errors",
-    "saved_program",
-    "user_module",
+    "capture",
     "data",
     "training",
-    "program",
     "graph",
     "runners",
     "parity",
@@ -40,6 +36,19 @@ ROOMS = (
     "cli",
     "__main__",
 )
+# Within a room that has wings, which other wings each imports, beside itself.
+WINGS = {
+    "pipeline": {
+        "subject": (),
+        "export": ("subject",),
+        "verify": ("subject", "export"),
+        "convert": ("subject", "export", "verify"),
+        "bench": ("subject",),
+        "look": ("subject",),
+        "tune": ("subject", "export", "verify", "convert", "bench"),
+    },
+    "report": {"page": (), "parity": (), "bench": ("page",)},
+}
 WALLS = {
     "onnx": ("graph",),
     "onnxscript": ("graph",),
@@ -79,6 +88,49 @@ def test_a_room_imports_only_from_rooms_above_it(path):
     for name in imported(path):
         if name.startswith("aaexport.") and name.split(".")[1] in ROOMS:
             assert ROOMS.index(name.split(".")[1]) <= own, f"{path} imports {name}"
+
+
+def wing_of(name):
+    """(room, wing) of a dotted module name; the wing is None where the room has none, or the module lies outside."""
+    _, room, *inner = name.split(".")
+    return room, inner[0] if inner and inner[0] in WINGS.get(room, ()) else None
+
+
+@pytest.mark.parametrize("path", [path for path in INNER if room_of(path) in WINGS], ids=str)
+def test_a_wing_imports_only_from_wings_below_it(path):
+    room, own = wing_of(dotted(path))
+    if own is None:
+        return
+    for name in imported(path):
+        if name.startswith("aaexport."):
+            other_room, wing = wing_of(name)
+            if other_room == room and wing is not None:
+                assert wing in (own, *WINGS[room][own]), f"{path} imports {name}"
+
+
+def test_the_pipeline_has_no_file_outside_its_wings():
+    """What joins rooms belongs to a verb; a file of its own between the wings is a hall without walls again."""
+    loose = [path for path in INNER if room_of(path) == "pipeline" and len(path.parts) == 2]
+    assert loose == [Path("pipeline/__init__.py")]
+
+
+def test_no_two_files_import_each_other():
+    files = {dotted(path): path for path in INNER}
+    reads = {
+        own: {known for name in imported(path) if (known := as_file(name, files)) not in (None, own)}
+        for own, path in files.items()
+    }
+    mutual = sorted({tuple(sorted((own, other))) for own in reads for other in reads[own] if own in reads[other]})
+    assert not mutual
+
+
+def dotted(path):
+    return ".".join(("aaexport", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def as_file(name, files):
+    """The file that `from a.b import c` reads: a.b.c if that is a module, else a.b; None if neither is ours."""
+    return next((known for known in (name, name.rpartition(".")[0]) if known in files), None)
 
 
 def test_every_module_belongs_to_a_room():
@@ -144,7 +196,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_verbs_stay_functions_after_their_modules_were_imported():
     for name in ("convert", "inspect", "optimize", "serve_bench", "tune", "verify"):
-        importlib.import_module(f"aaexport.pipeline.{name}")
+        importlib.import_module(aaexport._HOMES[name])
         assert inspect.isfunction(getattr(aaexport, name))
 
 

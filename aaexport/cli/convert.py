@@ -87,8 +87,8 @@ def command(
     keep_freed_memory()
     with showing_parity(as_json=as_json):
         if is_module:
-            from aaexport.pipeline.bring import convert_source
-            from aaexport.pipeline.convert import ConvertOptions
+            from aaexport.pipeline.convert.bring import convert_source
+            from aaexport.pipeline.convert.convert import ConvertOptions
 
             result = convert_source(model, out, **of_module, options=ConvertOptions(**wanted, seed=seed), say=say)
         else:
@@ -100,7 +100,7 @@ def _names_a_module(model: str) -> bool:
     """Whether it is none of our folders and has the form of a module's name."""
     if not (":" in model or model.endswith((".py", ".pt2"))) or model in zoo_models() or Path(model).is_dir():
         return False
-    from aaexport.user_module import read_source
+    from aaexport.capture.user_module import read_source
 
     return read_source(model) is not None
 
@@ -115,8 +115,8 @@ def _refuse(given: dict[str, Any], whose: str) -> None:
 def _convert_folder(
     folder: ModelFolder, size: tuple[int, int] | None, random_weights: bool, seed: int, wanted: dict[str, Any]
 ) -> ConvertResult:
-    from aaexport.pipeline.convert import convert
-    from aaexport.pipeline.subject import write_random_weights
+    from aaexport.pipeline.convert.convert import convert
+    from aaexport.pipeline.subject.subject import write_random_weights
 
     if random_weights and folder.weights_path.is_file():
         say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")

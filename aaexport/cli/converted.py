@@ -18,7 +18,7 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -
         return
     folder.require_weights()
     say(f"{folder.path} has no model.onnx yet: converting it first")
-    from aaexport.pipeline.convert import convert
+    from aaexport.pipeline.convert.convert import convert
 
     convert(folder, size=size, say=say)
 

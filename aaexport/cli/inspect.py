@@ -63,7 +63,7 @@ def command(
     for option, value in given.items():
         if value:
             raise click.UsageError(f"{option} needs --attention IMAGE")
-    from aaexport.pipeline.inspect import inspect
+    from aaexport.pipeline.look.inspect import inspect
     from aaexport.report.machine import inspect_json
     from aaexport.report.terminal import inspect_view
 
@@ -83,7 +83,7 @@ def _draw(
     heads: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    from aaexport.pipeline.attention import draw_attention
+    from aaexport.pipeline.look.attention import draw_attention
     from aaexport.report.machine import attention_json
     from aaexport.report.terminal import attention_view
 

@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
     """List the zoo, the decompositions, the data sets, and the providers that really work here."""
     from aaexport.data import SOURCES
     from aaexport.nn.relative import DECOMPOSITIONS
-    from aaexport.pipeline.inspect import inspect_zoo
+    from aaexport.pipeline.look.inspect import inspect_zoo
     from aaexport.report.machine import list_json
     from aaexport.report.terminal import models_view, names_view
     from aaexport.runners.ort import working_providers

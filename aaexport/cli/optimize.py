@@ -35,7 +35,7 @@ def command(
 
     Exits with 3, and writes nothing, if the new file would compute something else.
     """
-    from aaexport.pipeline.optimize import optimize
+    from aaexport.pipeline.convert.optimize import optimize
     from aaexport.report.machine import optimize_json
     from aaexport.report.optimize import optimize_view
 

@@ -16,7 +16,7 @@ def showing_parity(*, as_json: bool) -> Iterator[None]:
         yield
     except ParityError as error:
         from aaexport.report.machine import parity_json
-        from aaexport.report.parity import parity_view
+        from aaexport.report.parity.terminal import parity_view
 
         if as_json:
             show_json(parity_json(error.report))

@@ -126,7 +126,7 @@ def command(
 
     Exits with 4 if the measurement is not valid or a regression is real, and with 5 if the device does not work.
     """
-    from aaexport.pipeline.bench_options import BenchOptions
+    from aaexport.pipeline.bench.options import BenchOptions
 
     session = {name: given.pop(name) for name in SESSION}
     session = {name: value for name, value in session.items() if value is not None}
@@ -143,7 +143,7 @@ def command(
     elif out is not None or size is not None:
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
     from aaexport.load.regression import why_regressed
-    from aaexport.pipeline.serve_bench import Interrupted, serve_bench
+    from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
 
     try:
         with progress("measuring") as tick:
@@ -162,11 +162,11 @@ def command(
 
 
 def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> None:
-    from aaexport.report.bench import bench_view
-    from aaexport.report.bench_json import bench_json
+    from aaexport.report.bench.as_json import bench_json
+    from aaexport.report.bench.terminal import bench_view
 
     if page is not None:
-        from aaexport.report.html import bench_html
+        from aaexport.report.bench.html import bench_html
 
         with atomic_path(page) as temporary:
             temporary.write_text(bench_html(report), encoding="utf-8")

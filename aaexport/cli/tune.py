@@ -47,7 +47,7 @@ def command(
     Another than the cost model's choice wins only if it is faster beyond doubt, and none wins that leaves the parity
     bound. Exits with 3 if all leave it, with 4 if none could be run, with 5 if the device does not work.
     """
-    from aaexport.pipeline.tune import check_arguments, tune
+    from aaexport.pipeline.tune.tune import check_arguments, tune
 
     check_arguments(opset, device, batch, threads, duration, seed)
     folder = checkout(model, out, say)

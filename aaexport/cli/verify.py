@@ -84,10 +84,10 @@ def command(
     if junit is not None:
         _check_junit(junit)
     keep_freed_memory()
-    from aaexport.pipeline.computations import Judged
-    from aaexport.pipeline.matrix import Wanted
-    from aaexport.pipeline.verify import verify_folder
-    from aaexport.user_module import require_source
+    from aaexport.capture.user_module import require_source
+    from aaexport.pipeline.verify.computations import Judged
+    from aaexport.pipeline.verify.matrix import Wanted
+    from aaexport.pipeline.verify.verify import verify_folder
 
     judged = Judged(cast("Precision", dtype), dict(atol) or None, dict(rtol) or None)
     wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
@@ -100,7 +100,7 @@ def command(
         report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:
-        from aaexport.report.junit import parity_junit
+        from aaexport.report.parity.junit import parity_junit
 
         _write(parity_junit(report), junit)
     if not report.passed:
@@ -128,7 +128,7 @@ def _no_verdict_in(junit: Path | None) -> Iterator[None]:
         yield
     except AaexportError as error:
         if junit is not None and not isinstance(error, ParityError):
-            from aaexport.report.junit import no_verdict_junit
+            from aaexport.report.parity.junit import no_verdict_junit
 
             _write(no_verdict_junit(str(error)), junit)
         raise
@@ -141,8 +141,8 @@ def _write(text: str, path: Path) -> None:
 
 def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:
     from aaexport.report.machine import parity_json
-    from aaexport.report.markdown import parity_markdown
-    from aaexport.report.parity import parity_view
+    from aaexport.report.parity.markdown import parity_markdown
+    from aaexport.report.parity.terminal import parity_view
 
     if as_json:
         show_json(parity_json(report))

@@ -16,9 +16,9 @@ import torch
 from onnxscript import rewriter
 from torch.export import ExportedProgram
 
+from aaexport.capture.program import INPUT_NAME
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.check import check_model
-from aaexport.program import INPUT_NAME
 from aaexport.recipe import check_opset
 
 OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from aaexport.capture.program import EXAMPLE_BATCH, Batch
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.convert import quiet_exporter
-from aaexport.program import EXAMPLE_BATCH, Batch
 
 
 def export_plainly(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], batch: Batch) -> None:

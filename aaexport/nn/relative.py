@@ -24,7 +24,7 @@ what depends on sizes alone comes from numpy, as one constant.
 All but `fused` differ in their logits alone, so that `with_weights` can give away what the softmax makes of them.
 
 To add a decomposition: write the function, put it into `DECOMPOSITIONS` and its logits into `LOGITS`, and add its
-name to `aaexport.recipe.DecompositionName`; tests/test_relative.py then holds it to the definition.
+name to `aaexport.recipe.DecompositionName`; tests/nn/test_relative.py then holds it to the definition.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
+from aaexport.report.parity.wording import scientific
 from aaexport.report.terminal import facts, histogram, new_table
-from aaexport.report.wording import scientific
 from aaexport.results import OptimizeResult
 
 

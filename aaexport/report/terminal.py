@@ -13,9 +13,9 @@ from rich.text import Text
 from aaexport.errors import first_few
 from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.recipe import Input
-from aaexport.report import wording
 from aaexport.report.attention import head_of, listed
-from aaexport.report.parity import verdict_view
+from aaexport.report.parity import wording
+from aaexport.report.parity.terminal import verdict_view
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult
 
 NAMED_LAYERS = 4

@@ -6,16 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 
 from aaexport.errors import RunnerError, broken_rule, first_line
-from aaexport.runners.base import Array, Arrays, Port
-
-if TYPE_CHECKING:
-    from aaexport.runners.ort import OrtRunner
+from aaexport.runners.base import Array, Arrays, Port, Runner
 
 GRAPH_ID = "gpu_graph_id"  # of a captured CUDA graph; a run with -1 neither captures nor replays one
 NO_GRAPH = -1
@@ -107,13 +104,20 @@ class BoundRun:
             raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
+class Bindable(Runner, Protocol):
+    """A runner whose inputs and outputs can lie in buffers of their own."""
+
+    def bound(self, feeds: Arrays) -> BoundRun:
+        """Such buffers, for feeds of these shapes."""
+
+
 class BoundRunner:
     """A runner whose queries go through bound buffers, one set for every shape that comes.
 
     A shape's first query allocates them, and records its CUDA graph where there is to be one: warm every shape.
     """
 
-    def __init__(self, runner: OrtRunner) -> None:
+    def __init__(self, runner: Bindable) -> None:
         self._runner = runner
         self._bound: dict[tuple[tuple[int, ...], ...], BoundRun] = {}
 

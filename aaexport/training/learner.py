@@ -15,7 +15,7 @@ from aaexport.nn.build import build_network
 from aaexport.recipe import Recipe, Training
 from aaexport.training.distributed import Processes
 from aaexport.training.options import Options
-from aaexport.weights import load_weights
+from aaexport.weights.safetensors import load_weights
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

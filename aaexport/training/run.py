@@ -34,7 +34,7 @@ from aaexport.training.randomness import seeded, stream_seed
 from aaexport.training.records import Epoch, NobodyWatches, TrainResult, Watcher, best_epoch
 from aaexport.training.schedule import learning_rate
 from aaexport.training.tally import Tally
-from aaexport.weights import save_weights, write_tensors
+from aaexport.weights.safetensors import save_weights, write_tensors
 
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait for it
 

@@ -19,9 +19,9 @@ from aaexport.folder import checkout, find_model
 from aaexport.nn import AugmentedConv2d, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.relative import DECOMPOSITIONS
-from aaexport.pipeline.contender import Contender
-from aaexport.pipeline.subject import write_random_weights
-from aaexport.pipeline.worker_models import WorkerSpec
+from aaexport.pipeline.bench.contender import Contender
+from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.pipeline.subject.subject import write_random_weights
 
 WIDE = Path(__file__).parent / "aa_wrn16_2_reference"
 LAYER = {"dk": 64, "dv": 32, "num_heads": 4, "qkv_kernel_size": 3, "bias": True}  # the reference's, 64 → 128 channels

@@ -11,7 +11,7 @@ import aaexport
 from aaexport.folder import find_model
 from aaexport.nn import AugmentedConv2d
 from aaexport.parity import Case, Truth, compare, tolerances
-from aaexport.pipeline.subject import with_decomposition
+from aaexport.pipeline.subject.subject import with_decomposition
 
 FORMS = (("fold", 20), ("shift", 20), ("table", 20), ("skew", 20), ("fused", 23))  # (decomposition, opset)
 LONGEST = 60  # of what a runtime says

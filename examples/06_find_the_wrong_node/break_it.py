@@ -8,7 +8,7 @@ from rich.console import Console
 
 import aaexport
 from aaexport.folder import checkout
-from aaexport.report.parity import parity_view
+from aaexport.report.parity.terminal import parity_view
 
 folder = checkout("aa_cnn3_digits")
 if not folder.onnx_path.is_file():

@@ -12,9 +12,9 @@ from aaexport.folder import checkout, tool_versions, write_json
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import Load
 from aaexport.load.single_stream import BlockPlan
-from aaexport.pipeline.contender import Contender
-from aaexport.pipeline.run_order import RunOrder
-from aaexport.pipeline.worker_models import WorkerSpec
+from aaexport.pipeline.bench.contender import Contender
+from aaexport.pipeline.bench.run_order import RunOrder
+from aaexport.pipeline.bench.worker_models import WorkerSpec
 
 SCHEMA = "aaexport.under-load/1"
 PEAKS = {"default": {}, "threads 1": {"threads": 1}, "workers 2": {"workers": 2}}

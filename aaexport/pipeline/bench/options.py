@@ -1,0 +1,238 @@
+"""What is asked of serve-bench, and which of it contradicts the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from aaexport.device import parse_device, usable_cores
+from aaexport.errors import ArgumentError, broken_rule
+from aaexport.load.arrivals import constant, trace
+from aaexport.load.measurement import Load
+from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES, queries_required
+from aaexport.load.mlperf import RULES as MLPERF
+from aaexport.load.statistics import queries_needed
+from aaexport.load.validity import Rules
+from aaexport.pipeline.bench.rivals import check_rivals
+
+SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
+ARRIVALS = ("poisson", "constant", "trace")
+MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
+OFFLINE_BATCH = 32
+SERVER_BATCH = 32
+ALLOWED_REGRESSION = 0.05
+MAX_THREADS = 1024
+AS_OPTIONS = {"latency_bound": "p99"}  # what a user types, where it is called otherwise
+LONGEST = 86_400  # seconds: a day
+QUERIES_OVER = 1  # the bound, that a sample must be large enough for
+INFINITY = float("inf")
+
+Rule = tuple[bool, str, str, object]  # whether it holds, of what, which, and what was given instead
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """As the arguments of `aaexport serve-bench`; times in seconds, but for those that are compared to latencies.
+
+    Attributes:
+        scenario: one of `SCENARIOS`.
+        device: `cpu`, `cuda` or `cuda:N`, the same for onnxruntime and PyTorch; None: `cuda` where its provider ran
+            a session, and the report says which provider it was.
+        duration: seconds of counted queries, of each contender; of each rate in the server scenario.
+        warmup: seconds of uncounted queries before every block.
+        batches: batch sizes of the throughput part; None for 1, 8 and 32. A file that fixes its batch runs at that.
+        concurrency: numbers of clients of the throughput part, each with one query under way at any time.
+        threads: intra-op threads of every session; None leaves the default, or shares the cores between `workers`.
+        workers: sessions that answer at the same time.
+        samples_per_query: images of a query; None for 8 in multi-stream, else 1.
+        rate: queries a second of the server scenario.
+        arrivals: `poisson`, `constant` or `trace`; None for `trace` with a trace, else `poisson`.
+        trace: a file of times to replay.
+        latency_bound: milliseconds that the 99th percentile must keep.
+        find_peak: whether to search the highest rate that stays valid.
+        max_batch: most images that a session takes at once, of several queries; None for 32, or what the file fixes.
+        max_delay: milliseconds that a query waits for others to share its batch.
+        compare: what is measured in alternation (`rivals` in this wing); None for `eager` in closed loops of a
+            model folder, and nothing in the server scenario.
+        check: whether answers are compared with PyTorch's while measuring.
+        allow_fallback: whether nodes may run on the CPU where another provider was asked for.
+        rules: `quick`, or `mlperf` for the least durations and numbers of queries of MLPerf Inference.
+        baseline: an older bench.json to compare with.
+        max_regression: how much slower than it p50 may be, as a share; None for 5 %.
+        dims: sizes of dimensions that the file leaves open, by name.
+        session: fields of `aaexport.runners.ort.SessionSettings` that differ from its defaults.
+        seed: of arrivals, samples, and random inputs.
+        module: `FILE.py:NAME` and the like, of a folder that was converted from it: it is imported, compared with and
+            checks the answers. Without it the folder's golden vectors are what is asked and what must be answered.
+    """
+
+    scenario: str = "single-stream"
+    device: str | None = None
+    duration: float = 6.0
+    warmup: float = 0.3
+    batches: Sequence[int] | None = None
+    concurrency: Sequence[int] = ()
+    threads: int | None = None
+    workers: int = 1
+    samples_per_query: int | None = None
+    rate: float | None = None
+    arrivals: str | None = None
+    trace: str | Path | None = None
+    latency_bound: float | None = None
+    find_peak: bool = False
+    max_batch: int | None = None
+    max_delay: float | None = None
+    compare: Sequence[str] | None = None
+    check: bool = True
+    allow_fallback: bool = False
+    rules: Rules = "quick"
+    baseline: str | Path | None = None
+    max_regression: float | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+    session: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    module: str | None = None
+
+    def validate(self) -> None:
+        """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
+        if self.device is not None:
+            parse_device(self.device)
+        for holds, name, rule, got in (*self._ranges(), *self._contradictions()):
+            if not holds:
+                raise ArgumentError(broken_rule(name, rule, got))
+        if self.compare is not None:
+            check_rivals(self.compare)
+        if self.trace is not None:
+            trace(self.trace)
+        elif self.rate is not None:  # how many queries that would be, is said before anything is done
+            constant(self.rate, self.seconds, self.least_queries)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether queries come when they come, not when the last is answered."""
+        return self.scenario == "server"
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether queries go through the dynamic batching."""
+        return self.is_server or self.scenario == "offline" or bool(self.concurrency)
+
+    def threads_each(self) -> int | None:
+        """Of one session: several of them share the cores, else each would have threads for all of them."""
+        if self.threads is None and self.workers > 1:
+            return max(1, usable_cores() // self.workers)
+        return self.threads
+
+    @property
+    def seconds(self) -> float:
+        """Of counted queries: MLPerf's rules ask for ten minutes at the least."""
+        return self.duration if self.rules == "quick" else max(self.duration, MIN_SECONDS)
+
+    @property
+    def least_queries(self) -> int:
+        """That must be counted."""
+        if self.rules == "mlperf":
+            return MLPERF[self.scenario].min_queries
+        if self.latency_bound is not None:
+            return queries_required(QUERIES_OVER, 99)
+        return 1 if self.is_server or self.scenario == "offline" else queries_needed(90)
+
+    def load(
+        self,
+        fixed_batch: int | None,
+        *,
+        rate: float | None = None,
+        batched: bool = True,
+        shares_batches: bool = False,
+    ) -> Load:
+        """What the system under test has to bear, at `rate` if that is not the one asked for."""
+        shares_batches = shares_batches or self.is_server or self.scenario == "offline"
+        default = MULTI_STREAM_SAMPLES if self.scenario == "multi-stream" else 1
+        samples = self.samples_per_query or (default if batched else 1)
+        most = fixed_batch or (self.max_batch or (OFFLINE_BATCH if self.scenario == "offline" else SERVER_BATCH))
+        return Load(
+            scenario=self.scenario,
+            samples_per_query=samples if shares_batches else fixed_batch or samples,
+            arrivals=(self.arrivals or ("trace" if self.trace else "poisson")) if self.is_server else None,
+            rate=rate or self.rate,
+            latency_bound=self.latency_bound,
+            workers=self.workers if shares_batches else 1,
+            max_batch=most if shares_batches and batched else 1,
+            max_delay=(self.max_delay or 0.0) if shares_batches else 0.0,
+            seed=self.seed,
+        )
+
+    @property
+    def least_samples(self) -> int:
+        """Of an offline query."""
+        return OFFLINE_SAMPLES if self.rules == "mlperf" else 1
+
+    def _ranges(self) -> Iterator[Rule]:
+        yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
+        yield self.rules in get_args(Rules), "rules", f"be one of {', '.join(get_args(Rules))}", self.rules
+        yield self.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", self.arrivals
+        yield 0 < self.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", self.duration
+        yield 0 <= self.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", self.warmup
+        yield (
+            self.batches is None or min(self.batches, default=0) >= 1,
+            "batch",
+            "be one or more numbers ≥ 1",
+            self.batches,
+        )
+        yield min(self.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", self.concurrency
+        yield 1 <= self.workers <= MAX_THREADS, "workers", f"be between 1 and {MAX_THREADS}", self.workers
+        yield self.threads is None or self.threads >= 1, "threads", "be at least 1", self.threads
+        yield (
+            self.threads is None or self.threads <= MAX_THREADS,
+            "threads",
+            f"be at most {MAX_THREADS}",
+            self.threads,
+        )
+        for name in ("samples_per_query", "max_batch"):
+            got = getattr(self, name)
+            yield got is None or got >= 1, name, "be at least 1", got
+        for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
+            got = getattr(self, name)
+            yield got is None or 0 < got < INFINITY, AS_OPTIONS.get(name, name), f"be above 0 {unit}", got
+        yield (
+            self.max_delay is None or 0 <= self.max_delay < INFINITY,
+            "max_delay",
+            "be at least 0 ms",
+            self.max_delay,
+        )
+        allowed = self.max_regression
+        yield allowed is None or 0 <= allowed < INFINITY, "max_regression", "be at least 0 %", allowed
+
+    def _contradictions(self) -> Iterator[Rule]:
+        schedules = [name for name in ("rate", "trace", "find_peak") if getattr(self, name)]
+        if self.is_server:
+            rule = "have exactly one of rate, trace and find_peak"
+            yield len(schedules) == 1, "the server scenario", rule, " and ".join(schedules) or "none"
+            bounded = not self.find_peak or self.latency_bound is not None
+            yield bounded, "find_peak", "have a latency bound (--p99 20ms)", "none"
+            fits = self.arrivals is None or (self.arrivals == "trace") == (self.trace is not None)
+            yield fits, "arrivals", "be trace with a trace, and only then", self.arrivals
+            yield not self.concurrency, "concurrency", "go with a closed loop", "the server scenario"
+            yield self.batches is None, "batch", "go with a closed loop (max_batch is the server's)", self.batches
+        else:
+            for name in ("rate", "arrivals", "trace", "latency_bound", "find_peak"):
+                got = getattr(self, name)
+                yield not got, AS_OPTIONS.get(name, name), "go with the server scenario", self.scenario
+        if not self.shares_batches:
+            for name in ("max_batch", "max_delay"):
+                yield getattr(self, name) is None, name, "go with server, offline or concurrency", self.scenario
+            yield self.workers == 1, "workers", "go with server, offline or concurrency", self.scenario
+        if self.find_peak or self.scenario == "offline":
+            what = "find_peak" if self.find_peak else "offline"
+            yield self.baseline is None, "baseline", "go with a given load", what
+        if self.trace is not None:
+            yield not self.compare, "compare", "go with a rate, not with a trace", "trace"
+        if self.find_peak:
+            yield not self.compare, "compare", "go with a given rate, not with a search", "find_peak"
+        if self.scenario in ("single-stream", "offline"):
+            rule = "go with multi-stream or server"
+            yield self.samples_per_query is None, "samples_per_query", rule, self.scenario
+        has_baseline = self.max_regression is None or self.baseline is not None
+        yield has_baseline, "max_regression", "go with a baseline", "none"

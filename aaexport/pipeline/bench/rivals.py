@@ -1,0 +1,117 @@
+"""A converted folder → what its model.onnx is compared with.
+
+That is the same network, as one runs it without aaexport, or another file that takes the same inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from aaexport.capture.program import Batch, fast_tracing
+from aaexport.capture.user_module import require_source
+from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean
+from aaexport.folder import ModelFolder, find_model
+from aaexport.graph.files import GraphSummary
+from aaexport.graph.metadata import read_metadata
+from aaexport.graph.plain import export_plainly
+from aaexport.nn.augmented import set_decomposition
+from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.pipeline.subject.subject import Subject, as_subject
+
+RIVALS = ("eager", "compile", "skew")
+OTHERS = ("onnx", "folder")  # before a colon and a path
+
+
+def is_other_model(name: str) -> bool:
+    """Whether it is another file, which needs no PyTorch and may well answer otherwise."""
+    return name.partition(":")[0] in OTHERS and ":" in name
+
+
+def check_rivals(names: Sequence[str]) -> None:
+    """ArgumentError unless it is a sequence of different names of `RIVALS`, `onnx:FILE` and `folder:PATH`."""
+    rule = "be different names in a sequence"
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ArgumentError(broken_rule("compare", rule, names, "as ('eager',), or () for none"))
+    for name in names:
+        kind, _, path = str(name).partition(":")
+        if kind in OTHERS and not path:
+            raise ArgumentError(broken_rule(f"compare {kind}:", "be followed by a path", name))
+        if name not in RIVALS and kind not in OTHERS:
+            known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
+            raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
+    if len(set(names)) < len(names):
+        raise ArgumentError(broken_rule("compare", rule, ",".join(names)))
+
+
+def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:
+    """What the worker of `onnx:FILE` or `folder:PATH` loads.
+
+    Raises:
+        GraphError: FILE is not there.
+        FolderError: PATH is no model folder, or has no model.onnx.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "onnx":
+        if not Path(path).is_file():
+            raise GraphError(f"compare {name}: there is no such file")
+        return replace(ours, model=path)
+    folder = find_model(path)
+    if not folder.onnx_path.is_file():
+        raise FolderError(f"{path} has no model.onnx yet; write it with `aaexport convert {path}`")
+    return replace(ours, model=str(folder.onnx_path))
+
+
+def rival_spec(
+    name: str,
+    folder: ModelFolder,
+    ours: WorkerSpec,
+    summary: GraphSummary,
+    room: Path,
+    module: str | None = None,
+) -> WorkerSpec:
+    """What the worker of that rival of `RIVALS` loads, for images, device and threads as `ours` has them.
+
+    `skew` is every augmented layer in the paper's own formulas, exported as users do who export without aaexport; of
+    a module that was brought along, which is then imported from `module`, it is the module's own code. The others
+    compute what the module computes. `room` is a folder for files that the worker needs as long as it lives.
+
+    Raises:
+        WeightsError: the folder's weights do not fit.
+        ExportError: torch cannot export the network.
+    """
+    origin = read_metadata(summary.metadata)
+    size, observed = (None, False) if origin is None else (origin.size, origin.with_attention)
+    if name == "skew":
+        subject = as_subject(folder, size=size, source=None if module is None else require_source(module))
+        path = room / "skew.onnx"
+        _export_skew(subject.observed() if observed else subject, summary, path)
+        return replace(ours, model=str(path))
+    runtime = {"eager": "torch", "compile": "torch.compile"}[name]
+    return replace(
+        ours,
+        runtime=runtime,
+        model=str(folder.path),
+        size=size,
+        with_attention=observed,
+        scratch=str(room / "compiled"),
+        module=module,
+    )
+
+
+def rival_label(name: str, label: str) -> str:
+    """What a report calls that rival, whose runner calls itself `label`."""
+    if is_other_model(name):
+        return f"{Path(name.partition(':')[2]).name}, {label}"
+    return f"plain skew, {label}" if name == "skew" else label
+
+
+def _export_skew(subject: Subject, summary: GraphSummary, path: Path) -> None:
+    plain = subject.module if subject.original is None else subject.original.requires_grad_(False)
+    set_decomposition(plain, "skew")
+    found = summary.inputs[0].shape[0]
+    batch: Batch = found if isinstance(found, int) else "dynamic"
+    with fast_tracing():
+        module = subject.runnable(plain)
+        export_plainly(module, path, input_shape=subject.input_shape, batch=batch)

@@ -1,0 +1,326 @@
+"""(model.onnx, options) → BenchReport: latency and throughput through onnxruntime, beside other ways to run it.
+
+Every contender has a process of its own and they take turns in warm blocks, because two models that alternate
+run by run in one process slow each other down: one's threads spin on while the other runs, and each empties the
+other's caches. Ratios are taken pair by pair between blocks of one round.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaexport.capture.user_module import require_source
+from aaexport.device import usable_cores
+from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
+from aaexport.folder import ModelFolder, atomic_path, find_model, sha256, tool_versions
+from aaexport.graph.files import GraphSummary, summarize
+from aaexport.load.doubts import warnings_about
+from aaexport.load.machine import MachineWatch
+from aaexport.load.measurement import BenchReport
+from aaexport.load.regression import compare_with_baseline
+from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
+from aaexport.parity.report import Placement
+from aaexport.pipeline.bench.contender import OURS, Contender, blaming
+from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
+from aaexport.pipeline.bench.rivals import is_other_model, other_spec, rival_spec
+from aaexport.pipeline.bench.samples import Samples, gather_samples
+from aaexport.pipeline.bench.session import BenchSession
+from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.report.bench.as_json import bench_json, bench_text
+from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
+from aaexport.runners.ort import best_device
+from aaexport.runners.ort_settings import SessionSettings
+
+Tick = Callable[[str, float], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while measuring; `report` is what was measured until then, marked as incomplete."""
+
+    def __init__(self, report: BenchReport) -> None:
+        super().__init__()
+        self.report = report
+
+
+def serve_bench(
+    model: str | Path | ModelFolder,
+    options: BenchOptions | None = None,
+    *,
+    tick: Tick = lambda step, share: None,
+    **changes: Any,
+) -> BenchReport:
+    """Measures a model folder's model.onnx, or any ONNX file.
+
+    A folder's report is kept in it as bench.json, unless it was interrupted.
+
+    Args:
+        model: a model folder with a model.onnx, or the path of an ONNX file.
+        options: what to measure, and how.
+        tick: is told what is measured and the share that is done.
+        changes: fields of `BenchOptions` that are to be other than in `options`, or than their defaults.
+
+    Raises:
+        ArgumentError: an option breaks its rule, or contradicts another.
+        FolderError: the folder has no model.onnx.
+        GraphError, RunnerError: the file cannot be loaded, or torch.compile finds no compiler.
+        ExportError: torch cannot export the network as `skew`.
+        ProviderError: the device does not work here.
+        DataError: the baseline, or the trace, cannot be read, or the baseline is of something else.
+        MeasurementError: a contender died or hung.
+        Interrupted: Ctrl-C came while it measured.
+    """
+    options = replace(options or BenchOptions(), **changes)
+    options.validate()
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
+    path, folder = _find(model)
+    _require_its_module(options, folder)
+    _require_comparable_models(options, folder)
+    device = options.device or best_device()
+    options = replace(options, device=device)
+    SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
+    summary = summarize(path)
+    samples = gather_samples(summary, folder, options.seed, options.dims)
+    with ExitStack() as stack:
+        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
+        samples.save(room / "samples.npz")
+        spec = _spec(path, room, samples, options)
+        ours = stack.enter_context(Contender(spec))  # before anything slow: it may be the device that does not work
+        specs = _rival_specs(options, folder, spec, summary, room, tick)
+        rivals = {}
+        for name, one in specs.items():
+            with blaming(name):
+                rivals[name] = stack.enter_context(Contender(one))
+        session = BenchSession(ours, rivals, options, samples, room, tick)
+        session.start()
+        bench = _Bench(path, folder, options, samples, session)
+        if baseline is not None:
+            _require_comparable(baseline, bench.report())
+        try:
+            session.check_answers(_truth_spec(folder, options, spec, summary, room))
+            session.measure()
+        except KeyboardInterrupt:
+            if not session.has_measured:
+                raise
+            raise Interrupted(bench.report()) from None
+        report = bench.report(baseline)
+    if folder is not None and path == folder.onnx_path and not _would_replace_its_baseline(report, options, folder):
+        with atomic_path(folder.bench_path) as temporary:
+            temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
+        folder.write_manifest()
+    return report
+
+
+def _require_its_module(options: BenchOptions, folder: ModelFolder | None) -> None:
+    """ArgumentError if a module is named that the folder was not made of."""
+    if options.module is None:
+        return
+    require_source(options.module)
+    if folder is None or folder.module_recipe is None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", options.module))
+
+
+def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
+    """ArgumentError if what was asked for by name needs weights that are not there."""
+    missing = [name for name in options.compare or () if not is_other_model(name)]
+    if missing and not runs_in_torch(folder, options):
+        rule, remedy = "have PyTorch weights beside the file", "leave it out"
+        if folder is not None and folder.module_recipe is not None:
+            rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
+        raise ArgumentError(broken_rule(f"compare {','.join(missing)}", rule, "none", remedy))
+
+
+def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:
+    """Whether the record is the baseline, and what comes now is slower or invalid: it would pass the next time."""
+    if options.baseline is None or Path(options.baseline).resolve() != folder.bench_path.resolve():
+        return False
+    regression = report.regression
+    return not report.valid or regression is None or regression.is_real or regression.unclear is not None
+
+
+def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
+    if not isinstance(model, ModelFolder):
+        if Path(model).suffix == ".onnx" or Path(model).is_file():
+            return Path(model), None
+        model = find_model(model)
+    if not model.onnx_path.is_file():
+        remedy = f"write it with `aaexport convert {model.path}`"
+        raise FolderError(f"{model.path} has no model.onnx yet; {remedy}")
+    return model.onnx_path, model
+
+
+def _spec(path: Path, room: Path, samples: Samples, options: BenchOptions) -> WorkerSpec:
+    assert options.device is not None
+    return WorkerSpec(
+        "onnxruntime",
+        str(path),
+        str(room / "samples.npz"),
+        options.device,
+        options.threads_each(),
+        sessions=options.workers,
+        batched=samples.batched,
+        session=_plain(options.session),
+    )
+
+
+def _plain(session: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON can carry it to the worker."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in session.items()}
+
+
+def _rival_specs(
+    options: BenchOptions, folder: ModelFolder | None, ours: WorkerSpec, summary: GraphSummary, room: Path, tick: Tick
+) -> dict[str, WorkerSpec]:
+    """Of those that can be measured beside a file: the network itself needs its weights."""
+    specs = {}
+    for name in rivals_of(options, folder):
+        tick(f"preparing {name}", 0.0)
+        if is_other_model(name):
+            specs[name] = other_spec(name, ours)
+        elif runs_in_torch(folder, options):
+            assert folder is not None
+            specs[name] = rival_spec(name, folder, ours, summary, room, options.module)
+    return specs
+
+
+def rivals_of(options: BenchOptions, folder: ModelFolder | None) -> Sequence[str]:
+    """What was asked for, or by default eager PyTorch, where there is such and the load suits it."""
+    if options.compare is not None:
+        return options.compare
+    return () if options.is_server or not runs_in_torch(folder, options) else ("eager",)
+
+
+def runs_in_torch(folder: ModelFolder | None, options: BenchOptions) -> bool:
+    """Whether PyTorch can run the network: it has weights, and its code is ours or may be imported."""
+    if folder is None or not folder.weights_path.is_file():
+        return False
+    return folder.module_recipe is None or options.module is not None
+
+
+def _truth_spec(
+    folder: ModelFolder | None, options: BenchOptions, ours: WorkerSpec, summary: GraphSummary, room: Path
+) -> WorkerSpec | None:
+    """What answers are compared with: PyTorch's, where there is one; on the CPU, in float32 and nothing less."""
+    if folder is not None and folder.module_recipe is not None and options.module is None:
+        is_whole = folder.golden_path.is_file()
+        golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1)
+        return golden if is_whole and not options.dims else None
+    if folder is None or not runs_in_torch(folder, options):
+        return None
+    return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)
+
+
+def _warnings(report: BenchReport) -> tuple[str, ...]:
+    return warnings_about(
+        report.blocks,
+        report.load,
+        report.environment,
+        comparisons=report.comparisons,
+        phases=report.phases,
+        gpu_before=report.gpu_before,
+        gpu_after=report.gpu_after,
+    )
+
+
+def _require_comparable(baseline: Baseline, report: BenchReport) -> None:
+    """DataError, before the time is spent: what was measured of something else says nothing of a regression."""
+    reason = why_not_comparable(baseline, report)
+    if reason is not None:
+        raise DataError(reason)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A session and what it measures."""
+
+    path: Path
+    folder: ModelFolder | None
+    options: BenchOptions
+    samples: Samples
+    session: BenchSession
+
+    def report(self, baseline: Baseline | None = None) -> BenchReport:
+        """With the verdict, of what is measured by now; incomplete until the session is at its end."""
+        measured, options, ours = self.session.measured, self.options, self.session.ours
+        report = BenchReport(
+            model=self.folder.name if self.folder is not None else self.path.name,
+            onnx_sha256=sha256(self.path),
+            load=measured.load,
+            label=ours.label,
+            provider=ours.provider,
+            threads=options.threads_each(),
+            inputs=self.samples.name,
+            blocks=tuple(measured.blocks),
+            cold_start=self.session.cold_starts[OURS],
+            environment=measured.environment or MachineWatch().environment(),
+            tools=tool_versions(),
+            settings=ours.settings,
+            throughput=tuple(measured.throughput),
+            comparisons=tuple(measured.comparisons),
+            check=measured.check,
+            peak=measured.peak,
+            placement=Placement.of(ours.placement, ours.provider),
+            phases=measured.phases,
+            gpu_before=measured.gpu_before,
+            gpu_after=measured.gpu_after,
+            notes=(*self.samples.notes, *self._left_out(), *measured.notes),
+            complete=measured.complete,
+        )
+        report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
+        remarks = [note_on_mlperf(report.blocks, report.load, options.rules)]
+        if options.allow_fallback and report.placement is not None:
+            remarks.append(report.placement.fallen_back)
+        report = replace(report, notes=(*report.notes, *filter(None, remarks)))
+        return report if baseline is None else self._beside(baseline, report)
+
+    def _reasons(self, report: BenchReport) -> tuple[str, ...]:
+        measured, options = self.session.measured, self.options
+        return why_invalid(
+            report.blocks,
+            report.load,
+            None if options.trace is not None else options.duration,
+            rules=options.rules,
+            trouble=measured.trouble,
+            aborted=measured.aborted,
+            check=report.check,
+            comparisons=report.comparisons,
+            placement=report.placement,
+            allow_fallback=options.allow_fallback,
+        )
+
+    def _beside(self, baseline: Baseline, report: BenchReport) -> BenchReport:
+        """The report with what has become of p50 since the baseline."""
+        old = [block.latencies for block in baseline.blocks] or [np.asarray([median]) for median in baseline.medians]
+        new = [block.latencies for block in report.blocks]
+        allowed = self.options.max_regression
+        allowed = ALLOWED_REGRESSION if allowed is None else allowed
+        regression = compare_with_baseline(old, new, allowed, str(baseline.path))
+        disturbed = why_no_ratio(report.environment)
+        if disturbed is not None:
+            regression = replace(regression, is_real=False, unclear=disturbed)
+        return replace(report, regression=regression)
+
+    def _has_no_attention(self) -> bool:
+        folder = self.folder
+        return folder is not None and folder.module_recipe is None and folder.recipe.attention is None
+
+    def _left_out(self) -> Iterator[str]:
+        """What was asked for and could not be compared, or is not what its name makes one expect."""
+        fixed, options = self.samples.fixed_batch, self.options
+        for name, asked in (("max_batch", options.max_batch), ("samples_per_query", options.samples_per_query)):
+            if fixed is not None and self.samples.batched and asked not in (None, fixed):
+                yield f"the file fixes the batch at {fixed}: {name} {asked} was not used"
+        threads = (options.threads_each() or 0) * options.workers
+        if threads > usable_cores():
+            yield f"{threads} threads share {usable_cores()} cores: they wait for each other; lower --threads"
+        if "skew" in self.session.rivals and self._has_no_attention():
+            yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
+        if self.options.workers > 1 and self.options.threads is None:
+            each = self.options.threads_each()
+            yield f"{self.options.workers} sessions share the cores, {each} threads each; --threads sets it"

@@ -1,0 +1,372 @@
+"""Worker processes × options → everything that was measured of them, in the order in which it may be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaexport.device import parse_device
+from aaexport.errors import MeasurementError
+from aaexport.load.arrivals import mean_rate, trace
+from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
+from aaexport.load.machine import Environment, MachineWatch
+from aaexport.load.measurement import (
+    AnswerCheck,
+    ColdStart,
+    Comparison,
+    Load,
+    Peak,
+    Throughput,
+)
+from aaexport.load.peak import MOST_TRIALS
+from aaexport.load.run import QueryLog
+from aaexport.load.single_stream import BlockPlan
+from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
+from aaexport.load.validity import why_no_ratio
+from aaexport.pipeline.bench.answer_check import agreement, expected_answers
+from aaexport.pipeline.bench.contender import OURS, Contender, RunInterrupted, Served, blaming
+from aaexport.pipeline.bench.measured import Measured
+from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.peak_search import PeakSearch
+from aaexport.pipeline.bench.rivals import rival_label
+from aaexport.pipeline.bench.run_order import RunOrder
+from aaexport.pipeline.bench.samples import Samples
+from aaexport.pipeline.bench.worker_models import WorkerSpec
+
+BATCHES = (1, 8, 32)
+BLOCKS = 10  # so many that a slowdown of 10 % is told from the noise between blocks (`aaexport.load.regression`)
+THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
+PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
+LEAST_PATIENCE = 10.0  # seconds for an answer
+SLOW_ANSWER = 20  # first queries
+QUEUED_BATCHES = 3
+LEAST_IN_A_BLOCK = 7  # queries, for a median
+SCHEDULE_MARGIN = 1.5  # Poisson arrivals may take longer than they should
+PILOTS, PILOT_BATCHES, PILOT_SECONDS = 5, 4, 0.3
+MOST_OFFLINE_SAMPLES = 1_000_000  # each of them is held until all are answered
+SEEDS_APART = 1000
+OFFLINE_MARGIN = 1.1  # how long all samples will take is a guess
+
+Tick = Callable[[str, float], None]
+
+
+class BenchSession:
+    """One measurement of `ours` beside `rivals`; what is done is in `measured`, also after an interrupt."""
+
+    def __init__(
+        self,
+        ours: Contender,
+        rivals: Mapping[str, Contender],
+        options: BenchOptions,
+        samples: Samples,
+        room: Path,
+        tick: Tick,
+    ) -> None:
+        self.ours, self.rivals, self.options = ours, rivals, options
+        self.contenders = {OURS: ours, **rivals}
+        self.fixed, self.batched, self.count = samples.fixed_batch, samples.batched, len(samples)
+        self.room, self.tick = room, tick
+        self.measured = Measured(options.load(samples.fixed_batch, batched=samples.batched))
+        self.rival_blocks: dict[str, list[Milliseconds]] = {name: [] for name in rivals}
+        self.our_blocks: list[Milliseconds] = []  # those that were measured in turns with the rivals'
+        self.cold_starts: dict[str, ColdStart] = {}
+        self.agreements: dict[str, bool | None] = {}
+        self.first_runs: dict[int, float] = {}
+        self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
+        self._share = 0.0
+
+    @property
+    def has_measured(self) -> bool:
+        """Whether anything is worth a report."""
+        return any(len(block) for block in self.measured.blocks)
+
+    def start(self) -> None:
+        """Cold starts and first runs of every shape; to be asked before anything else."""
+        batch = self.fixed or 1
+        for name, contender in self.contenders.items():
+            self.tick(f"cold start of {name}", 0.0)
+            with blaming(name):
+                self.cold_starts[name] = contender.cold_start(batch)
+        self.first_runs[batch] = self.cold_starts[OURS].first_query
+        for size in self._sizes():
+            if size not in self.first_runs:
+                self.first_runs[size] = self.ours.first_query(size)
+        self.measured.gpu_before = self._gpu()
+        if self.options.trace is not None:
+            self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
+
+    def check_answers(self, torch: WorkerSpec | None) -> None:
+        """Whether all contenders answer alike, and what answers are compared with from now on.
+
+        `torch` is what PyTorch would load; None where there is no PyTorch to ask.
+        """
+        if not self.options.check:
+            self.measured.notes.append("answers were not compared with PyTorch's (--no-check)")
+            return
+        self.tick("answers to compare with", 0.0)
+        eager = self.rivals.get("eager") if self.options.device == "cpu" else None
+        truth = expected_answers(self.ours, eager, torch, self.count, self.fixed, self.room / "expected.npz")
+        self.measured.notes += truth.notes
+        if truth.fault is not None:
+            self.measured.reasons.append(truth.fault)
+        if truth.is_empty:
+            self.measured.notes.append("answers were not compared: no output has an entry for each sample")
+            return
+        self.ours.expect(truth.path)
+        self.measured.check = AnswerCheck(truth.against, 0, 0, 0.0)
+        for name, rival in self.rivals.items():
+            with blaming(name):
+                self.agreements[name], note = agreement(name, rival, truth, self.count, self.fixed)
+            self.measured.notes += [note] if note else []
+
+    def measure(self) -> None:
+        """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
+        # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
+        watch = MachineWatch([contender.process_id for contender in self.contenders.values()])
+        try:
+            if self.options.is_server:
+                self._server()
+            elif self.options.scenario == "offline":
+                self._offline()
+            else:
+                self._alternate(self._closed_order)
+            if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
+                self._throughput()
+                self.measured.phases = self.ours.phases(self.fixed or 1)
+            self.measured.complete = True
+        except MeasurementError as error:
+            if not self.has_measured:
+                raise
+            self.measured.aborted = str(error)  # what was measured before is not lost
+            self.measured.complete = True
+        finally:
+            self.measured.environment = watch.environment()
+            self.measured.gpu_after = self._gpu()
+            self._compare(self.measured.environment)
+
+    def _gpu(self) -> GpuState | None:
+        kind, index = parse_device(self.options.device or "cpu")
+        if kind == "cpu":
+            return None
+        state = read_gpu(index)
+        reason = None if state is not None else f"the GPU's clocks and heat were not read: {why_unreadable(index)}"
+        if reason and reason not in self.measured.notes:
+            self.measured.notes.append(reason)
+        return state
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Batch sizes of the throughput part."""
+        if self.options.is_server:
+            return ()
+        if self.batched and self.fixed is None:
+            return tuple(self.options.batches or BATCHES)
+        return (self.fixed or 1,)
+
+    def _closed_order(self, block: int) -> RunOrder:
+        least = -(-self.options.least_queries // BLOCKS)
+        return self._order(self.measured.load, self.options.seconds / BLOCKS, least, block)
+
+    def _order(self, load: Load, duration: float, least: int, block: int, **given: Any) -> RunOrder:
+        """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
+        longest = max(duration, 1.0) * PATIENCE
+        # Of the first query, which is slow itself; a queue of several whole batches may be before a query.
+        images = max(SLOW_ANSWER * min(load.samples_per_query, load.max_batch), QUEUED_BATCHES * load.max_batch)
+        patience = max(LEAST_PATIENCE, images * self.cold_starts[OURS].first_query)
+        load = replace(load, seed=load.seed * SEEDS_APART + block)
+        more: dict[str, Any] = {
+            "answer_patience": patience,
+            "warm_sizes": self._sizes_to_warm(load.max_batch),
+            **given,
+        }
+        return RunOrder(load, duration, self.options.warmup, least, longest, **more)
+
+    def _sizes_to_warm(self, most: int) -> tuple[int, ...]:
+        """Batch sizes that may come: on CUDA the first run of each searches for algorithms."""
+        on_cuda = parse_device(self.options.device or "cpu")[0] == "cuda"
+        return tuple(range(1, most + 1)) if on_cuda and self.fixed is None else (self.fixed or most,)
+
+    def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
+        """`BLOCKS` rounds of a block each; who goes later runs on a warmer machine: they take turns in that too."""
+        names = list(self.contenders)
+        for block in range(BLOCKS):
+            for place, name in enumerate(names):
+                if self.given_up.keys() & {OURS, name}:
+                    continue
+                self._begin((block * len(names) + place) / (BLOCKS * len(names)))
+                self._run(name, order(block), counts=counts)
+            names = names[1:] + names[:1]
+
+    def _run(self, name: str, order: RunOrder, *, counts: bool = True) -> Served:
+        """One block; what it leaves is kept if it `counts`, or if it was interrupted before anything was kept."""
+        what = f"{name}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
+        self.tick(what, self._share)
+        try:
+            with blaming(name):
+                served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
+        except RunInterrupted as interrupted:
+            if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
+                self._keep(interrupted.served)
+            raise
+        except MeasurementError as error:
+            if name == OURS:
+                raise
+            self.given_up[name] = str(error)  # the others go on
+            return Served(QueryLog.empty())
+        if served.aborted is not None:
+            self.given_up[name] = served.aborted
+        if name != OURS:
+            self.rival_blocks[name].append(served.log.latencies)
+            return served
+        self.our_blocks.append(served.log.latencies)
+        if counts:
+            self._keep(served)
+        return served
+
+    def _keep(self, served: Served) -> None:
+        """Ours, and what its answers were worth."""
+        self.measured.blocks.append(served.log)
+        self._keep_trouble(served)
+
+    def _keep_trouble(self, served: Served) -> None:
+        measured = self.measured
+        measured.trouble = measured.trouble + served.trouble
+        measured.aborted = measured.aborted or served.aborted
+        if measured.check is not None:
+            measured.check = AnswerCheck(
+                measured.check.against,
+                measured.check.checked + served.checked,
+                measured.check.wrong + served.wrong,
+                max(measured.check.largest_error, served.largest_error),
+            )
+
+    def _begin(self, share: float) -> None:
+        """Of the counted part, which is most of the time."""
+        self._share = 0.9 * share
+
+    def _server(self) -> None:
+        load, seconds = self.measured.load, self.options.seconds
+        if self.options.find_peak:
+            self._find_peak()
+            return
+        self._run(OURS, self._server_order(load, seconds, self.options.least_queries))
+        if self.rivals:
+            self._beside(lambda block: self._server_order(load, seconds / BLOCKS, LEAST_IN_A_BLOCK, block))
+
+    def _server_order(self, load: Load, duration: float, least: int, block: int = 0, **more: Any) -> RunOrder:
+        path = self.options.trace
+        if path is not None:
+            lasts = float(trace(path)[-1]) / 1e9
+        else:
+            assert load.rate is not None
+            lasts = SCHEDULE_MARGIN * max(duration, least / load.rate)
+        more = {"trace": None if path is None else str(path), "lasts": lasts, "shares_batches": True, **more}
+        return self._order(load, duration, least, block, **more)
+
+    def _beside(self, order: Callable[[int], RunOrder]) -> None:
+        """Blocks for the comparisons alone, after the run that the report is of."""
+        self.our_blocks.clear()
+        self._alternate(order, counts=False)
+
+    def _find_peak(self) -> None:
+        bound = self.options.latency_bound
+        assert bound is not None
+        alone = self._latency_alone()
+        # Every server holds about half of what one stream does. If one query alone is too slow, no rate helps.
+        most = MOST_TRIALS if alone < bound else 1
+        PeakSearch(self, self.options, bound).run(start=500 / alone, most_trials=most)
+
+    def load_at(self, rate: float) -> Load:
+        """The server's load with that rate."""
+        return self.options.load(self.fixed, rate=rate, batched=self.batched)
+
+    def serve(self, load: Load, number: int, patience: float, share: float) -> Served:
+        """A trial of a search; it does not count, and a rate that is too high is no fault of the session."""
+        self._begin(share)
+        options = self.options
+        order = self._server_order(load, options.seconds, options.least_queries, number, answer_patience=patience)
+        served = self._run(OURS, order, counts=False)
+        self.given_up.clear()
+        return served
+
+    def settle_on(self, load: Load, served: Served, peak: Peak) -> None:
+        """Takes a trial for the measurement that the report is of."""
+        self.measured.blocks.clear()  # of a trial that was interrupted
+        self.measured.load, self.measured.peak = load, peak
+        self._keep(served)
+
+    def _latency_alone(self) -> float:
+        """Of one query after the other, in milliseconds."""
+        return float(np.median(self.ours.block(self.fixed or 1, BlockPlan(self.options.warmup, 0.5, 10, 5.0))))
+
+    def _offline(self) -> None:
+        load, seconds = self.measured.load, self.options.seconds
+        total, rate = load.max_batch * PILOT_BATCHES, 0.0
+        for _ in range(PILOTS):  # how long it takes is known only from the same way of serving
+            order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
+            pilot = self._run(OURS, order, counts=False)
+            rate = pilot.log.throughput
+            if pilot.aborted is not None or pilot.log.seconds >= PILOT_SECONDS:
+                break
+            total = max(total, int(rate * PILOT_SECONDS * 2))
+        total = min(max(int(OFFLINE_MARGIN * rate * seconds), self.options.least_samples, 1), MOST_OFFLINE_SAMPLES)
+        self.measured.load = replace(load, samples_per_query=total)
+        self._run(OURS, self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True))
+        if self.rivals:
+            stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
+            self._beside(lambda block: self._order(stream, seconds / BLOCKS, 2, block))
+
+    def _throughput(self) -> None:
+        """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
+        sizes = self._sizes()
+        if sizes and self.options.batches is not None and set(self.options.batches) != set(sizes):
+            self.measured.notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
+        for size in sizes:
+            self._add_throughput(size, 1, self.first_runs[size] * 1000)
+        for clients in self.options.concurrency:
+            self._add_throughput(self.fixed or 1, clients, None)
+
+    def _add_throughput(self, size: int, clients: int, first_run: float | None) -> None:
+        shared = clients > 1
+        load = self.options.load(self.fixed, batched=self.batched, shares_batches=shared)
+        load = replace(load, scenario="single-stream", samples_per_query=size)
+        seconds = self.options.duration * THROUGHPUT_SHARE
+        order = self._order(load, seconds, 1, 0, clients=clients, shares_batches=shared)
+        self._share = 0.95
+        served = self._run(OURS, order, counts=False)
+        self._keep_trouble(served)
+        log = served.log
+        p50, p99 = percentile(log.latencies, 50), percentile(log.latencies, 99)
+        self.measured.throughput.append(Throughput(size, clients, log.throughput, p50, p99, first_run))
+
+    def _compare(self, environment: Environment) -> None:
+        withheld = why_no_ratio(environment)
+        for name, rival in self.rivals.items():
+            blocks = self.rival_blocks[name]
+            why = self.given_up.get(name) or withheld
+            # Fewer if it was interrupted; a block without an answer has no median.
+            pairs = [pair for pair in zip(blocks, self.our_blocks, strict=False) if len(pair[0]) and len(pair[1])]
+            ratio = pairwise_ratio(*map(list, zip(*pairs, strict=True))) if pairs and not why else None
+            self.measured.comparisons.append(
+                Comparison(
+                    name=name,
+                    label=rival_label(name, rival.label),
+                    p50=percentile(np.concatenate(blocks), 50) if blocks else None,
+                    cold_start=self.cold_starts[name].first_query,
+                    ratio=ratio,
+                    withheld=why if pairs or why else "it was not measured to the end",
+                    blocks=tuple(blocks),
+                    same_answers=self.agreements.get(name),
+                )
+            )
+
+
+def _running(what: str, state: Mapping[str, Any]) -> str:
+    """For the line of progress."""
+    if state["is_warmup"]:
+        return f"{what}: warming up"
+    figures = "".join(f", {p} {state[p]:.3f} ms" for p in ("p50", "p99") if state[p] is not None)
+    return f"{what}: {state['queries']:,} queries{figures}"

@@ -1,0 +1,137 @@
+"""WorkerSpec → loaded runners: what a measuring process loads, and how long that takes.
+
+Nothing heavy is imported before a loader asks for it: onnxruntime is not measured beside torch's threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aaexport.device import parse_device
+from aaexport.runners.base import Runner
+
+if TYPE_CHECKING:
+    from aaexport.runners.torch import TorchRunner
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker loads: one of `LOADERS`, and what it needs.
+
+    `model` is an ONNX file or, for torch, a model folder; `samples` a .npy of images, or a .npz with an array for
+    every input; `scratch` a folder that is empty and will be thrown away.
+    """
+
+    runtime: str
+    model: str
+    samples: str
+    device: str
+    threads: int | None
+    size: tuple[int, int] | None = None  # (H, W) that the model is built for; None: its recipe's
+    with_attention: bool = False  # whether PyTorch too answers with its attention weights
+    scratch: str | None = None
+    sessions: int = 1  # that answer at the same time
+    batched: bool = True  # whether samples are stacked to a batch, or fed as they are
+    session: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime's settings, as of SessionSettings
+    module: str | None = None  # where a folder's module comes from, which is then imported
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One runner for each session, and facts for the parent."""
+
+    runners: tuple[Runner, ...]
+    facts: Mapping[str, Any]
+
+
+def load(spec: WorkerSpec) -> Loaded:
+    """What `spec` names. `facts["load_s"]` is the time of the first session alone, without importing its runtime."""
+    return LOADERS[spec.runtime](spec)
+
+
+def _load_onnxruntime(spec: WorkerSpec) -> Loaded:
+    from aaexport.runners.ort import OrtRunner
+    from aaexport.runners.ort_settings import SessionSettings
+
+    settings = SessionSettings(threads=spec.threads, **_with_paths(spec.session))
+    # On the CPU there is nothing to fall back from, and a record of it makes loading slower.
+    record_placement = parse_device(spec.device)[0] != "cpu"
+
+    def open_session() -> OrtRunner:
+        return OrtRunner(Path(spec.model), settings, device=spec.device, record_placement=record_placement)
+
+    first, seconds = _timed(open_session)
+    runners = (first, *(open_session() for _ in range(spec.sessions - 1)))
+    facts = {"provider": first.provider, "settings": settings.described(), "placement": first.placement}
+    return Loaded(tuple(runner.serving() for runner in runners), {**facts, "load_s": seconds})
+
+
+def _with_paths(session: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON made of the settings, back again."""
+    return {name: Path(value) if name == "engine_cache" else value for name, value in session.items()}
+
+
+def _load_torch(spec: WorkerSpec) -> Loaded:
+    import torch  # noqa: F401  before the clock starts
+
+    runner, seconds = _timed(lambda: _eager(spec))
+    return Loaded((runner,) * spec.sessions, {"provider": "torch", "load_s": seconds})
+
+
+def _load_compiled(spec: WorkerSpec) -> Loaded:
+    # Before torch is imported. What another run has compiled must not make this cold start a warm one, and torch's
+    # pool of compiling processes would be a load that nobody accounts for.
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(spec.scratch), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    from aaexport.runners.compiled import CompiledRunner
+
+    runner, seconds = _timed(lambda: CompiledRunner(_eager(spec)))
+    return Loaded((runner,) * spec.sessions, {"provider": "torch.compile", "load_s": seconds})
+
+
+def _load_golden(spec: WorkerSpec) -> Loaded:
+    from aaexport.folder import ModelFolder
+    from aaexport.pipeline.subject.subject import as_subject
+
+    subject = as_subject(ModelFolder(Path(spec.model)))
+    assert subject.golden is not None
+    _, runner = subject.golden.runners(subject.input_shape)
+    return Loaded((runner,), {"provider": "golden", "load_s": 0.0})
+
+
+def _timed(open_runner: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return open_runner(), time.perf_counter() - began
+
+
+def _eager(spec: WorkerSpec) -> TorchRunner:
+    import torch
+
+    from aaexport.capture.program import INPUT_NAME
+    from aaexport.capture.user_module import require_source
+    from aaexport.pipeline.subject.subject import as_subject
+    from aaexport.runners.torch import TorchRunner
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    source = None if spec.module is None else require_source(spec.module)
+    subject = as_subject(spec.model, size=spec.size, source=source)
+    if spec.with_attention:
+        subject = subject.observed()
+    shape, names = subject.input_shape, subject.output_names
+    # The same precision of products as onnxruntime's, whose default differs from torch's.
+    tf32 = spec.session.get("tf32", True) if parse_device(spec.device)[0] == "cuda" else None
+    module = subject.runnable(subject.module if subject.original is None else subject.original)
+    return TorchRunner(module, (INPUT_NAME,), names, input_shape=shape, device=spec.device, tf32=tf32)
+
+
+LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {
+    "onnxruntime": _load_onnxruntime,
+    "torch": _load_torch,
+    "torch.compile": _load_compiled,
+    "golden": _load_golden,
+}

@@ -1,0 +1,305 @@
+"""(model, options) → model.onnx: captured, converted, checked, verified, and only then put in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from aaexport.capture.program import Batch
+from aaexport.device import TARGETS, Target
+from aaexport.errors import ArgumentError, FolderError, ParityError, broken_rule, did_you_mean
+from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
+from aaexport.graph.digests import record_digests
+from aaexport.graph.files import write_onnx
+from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.rules import SkewedRelativeAttention
+from aaexport.nn.attention_maps import attention_outputs
+from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.choice import Choice
+from aaexport.parity import ParityReport, Truth
+from aaexport.pipeline.export.export import Exported, export
+from aaexport.pipeline.export.plan import check_max_attention_memory, plan_attention
+from aaexport.pipeline.export.tuned import tuned_choices
+from aaexport.pipeline.subject.subject import (
+    ImageShape,
+    Subject,
+    as_subject,
+    decompositions_of,
+    with_decomposition,
+)
+from aaexport.pipeline.verify.computations import Judged
+from aaexport.pipeline.verify.matrix import Wanted
+from aaexport.pipeline.verify.verify import judge_file
+from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, Module, check_opset
+from aaexport.report.machine import parity_json
+from aaexport.results import ConvertResult
+
+Say = Callable[[str], None]
+# Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
+VERIFIED_MACS = 1.5e11
+LARGE = 2**28  # bytes of parameters
+
+
+def convert(
+    model: nn.Module | str | Path | ModelFolder,
+    path: str | Path | None = None,
+    *,
+    input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
+    opset: int | None = None,
+    decomposition: DecompositionName | None = None,
+    batch: Batch | None = None,
+    max_attention_memory: float | None = None,
+    target: Target = "cpu",
+    with_attention: bool = False,
+    verify: bool = True,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    say: Say = lambda step: None,
+) -> ConvertResult:
+    """Writes `model` as one ONNX file of plain `ai.onnx` operators that was verified before it got its name.
+
+    Below opset 23 our own networks use nothing but what every common runtime has (`aaexport.graph.check`). What else
+    a module of the user's brings along is exported as it is, and named in the result's notes.
+
+    Args:
+        model: a zoo name, a model folder with weights, or a module in float32, which is left as it is.
+        path: the file to write; the folder's model.onnx by default.
+        input_shape: (C, H, W) of one image; needed for a module, the recipe's for a folder.
+        size: (H, W) of the images instead of the recipe's: trained relative tables are brought to it, exactly for a
+            smaller size, by interpolation for a larger one, and the result's notes say so.
+        opset: 18–25; the recipe's, or 20.
+        decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
+            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
+            in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
+        batch: "dynamic" or a number; the recipe's, or "dynamic".
+        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic.
+        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
+        with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
+            `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
+            much query position (h, w) takes from key position (i, j) of the layer's map.
+        verify: whether parity must hold before the file gets its name.
+        atol, rtol, seed: as for `aaexport.verify`.
+        say: is told each step as it begins.
+
+    Raises:
+        ArgumentError: an argument breaks its rule.
+        NoWeightsError: the folder has not been trained yet.
+        ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
+        ParityError: the file computes something else; an older file at `path` is untouched.
+        FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
+    """
+    options = ConvertOptions(
+        opset, decomposition, batch, max_attention_memory, target, with_attention, verify, atol, rtol, seed
+    )
+    options.check()
+    subject = as_subject(model, input_shape, size)
+    if subject.golden is not None:
+        assert subject.folder is not None
+        assert subject.folder.module_recipe is not None
+        raise _of_a_module(subject.folder, subject.folder.module_recipe.module)
+    destination = _destination(subject, path)
+    result = convert_subject(subject, destination, options, say=say)
+    if subject.folder is not None and destination == subject.folder.onnx_path:
+        record_conversion(subject.folder, result.parity)
+    return result
+
+
+def convert_subject(
+    subject: Subject,
+    destination: Path,
+    options: ConvertOptions,
+    *,
+    before: Callable[[tuple[Truth, ...], tuple[str, ...]], None] = lambda truths, warnings: None,
+    say: Say = lambda step: None,
+) -> ConvertResult:
+    """As `convert`, for a subject at hand.
+
+    `before` is called once the file is right, before it gets its name, with what the verification knows to be right,
+    and its warnings.
+    """
+    began = time.perf_counter()
+    options.check()
+    if options.with_attention:
+        subject = subject.observed()
+    check_writable(destination)
+    settings = _settled(subject, options)
+
+    module, plan_notes = _planned(subject, settings, say)
+    exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
+    _record_provenance(exported, subject, module, settings)
+    operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
+    rules, remarks = exported.rules, exported.notes
+    parity: ParityReport | None = None
+    truths: list[Truth] = []
+    model = exported.model
+    # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
+    at_hand = exported if _bytes_of(module) < LARGE else None
+    del exported
+    with atomic_path(destination) as temporary:
+        write_onnx(model, temporary)
+        del model
+        written = temporary.stat().st_size
+        if options.verify:
+            parity, truths = judge_file(
+                subject, temporary, options.wanted, named=destination, exported=at_hand, say=say
+            )
+            if not parity.passed:
+                raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
+        before(tuple(truths), () if parity is None else parity.warnings)
+    return ConvertResult(
+        path=destination,
+        opset=settings.opset,
+        decomposition=decompositions_of(module),
+        batch=settings.batch,
+        operators=operators,
+        bytes=written,
+        seconds=time.perf_counter() - began,
+        parity=parity,
+        notes=(*subject.notes, *_recognition(subject, rules), *plan_notes, *remarks),
+        attention_outputs=attention_outputs(module) if options.with_attention else (),
+        rules=rules,
+        replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
+        kept={} if subject.adaptation is None else dict(subject.adaptation.kept),
+    )
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is asked of a conversion; as the arguments of `convert`."""
+
+    opset: int | None = None
+    decomposition: DecompositionName | None = None
+    batch: Batch | None = None
+    max_attention_memory: float | None = None
+    target: Target = "cpu"
+    with_attention: bool = False
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    @property
+    def wanted(self) -> Wanted:
+        """Of the verification."""
+        return Wanted(judged=Judged(atol=self.atol, rtol=self.rtol), seed=self.seed, most_macs=VERIFIED_MACS)
+
+    def check(self) -> None:
+        """ArgumentError for what can be seen to be wrong before any work."""
+        if self.opset is not None:
+            check_opset(self.opset)
+        if self.decomposition is not None and self.decomposition not in DECOMPOSITION_NAMES:
+            remedy = did_you_mean(str(self.decomposition), DECOMPOSITION_NAMES)
+            raise ArgumentError(broken_rule("decomposition", "be a known one", self.decomposition, remedy))
+        if self.target not in TARGETS:
+            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
+        self.wanted.check()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is wanted of the file, with a default in the place of whatever nobody asked for."""
+
+    opset: int
+    batch: Batch
+    decomposition: DecompositionName | None
+    max_attention_memory: float | None
+    with_attention: bool
+    target: Target
+
+
+def _settled(subject: Subject, options: ConvertOptions) -> _Settings:
+    """What was asked for, then the recipe's defaults, then the general ones."""
+    opset, decomposition, batch = options.opset, options.decomposition, options.batch
+    if subject.recipe is not None:
+        export = subject.recipe.export
+        opset = export.opset if opset is None else opset
+        decomposition = export.decomposition if decomposition is None else decomposition
+        batch = export.batch if batch is None else batch
+    return _Settings(
+        DEFAULT_OPSET if opset is None else opset,
+        "dynamic" if batch is None else batch,
+        decomposition,
+        options.max_attention_memory,
+        options.with_attention,
+        options.target,
+    )
+
+
+def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of the module whose layers know how they are written out, and what a user should know of that."""
+    tuned, remarks = tuned_choices(subject, settings.decomposition, settings.opset, settings.batch, settings.target)
+    for remark in remarks:
+        say(remark)
+    # Parameters that want no gradient are traced with fewer steps; the copy is thrown away afterwards.
+    module = with_decomposition(subject.module, None).requires_grad_(False)
+    notes = plan_attention(module, tuned=tuned, **dataclasses.asdict(settings))
+    return module, (*remarks, *notes)
+
+
+def _of_a_module(folder: ModelFolder, module: Module) -> FolderError:
+    """Whose folder cannot be converted by itself."""
+    shape = "x".join(map(str, module.input_shape))
+    kwargs = "".join(f" --kwargs {shlex.quote(each)}" for each in module.kwargs)
+    again = f"aaexport convert {module.source}{kwargs} --input-shape {shape}"
+    if not module.source.endswith(".pt2"):
+        again += f" --checkpoint {folder.weights_path}"
+    remedy = f"convert it anew with `{again} --out {folder.path}`"
+    return FolderError(f"{folder.path} was made of {module.source}, whose code is needed for this; {remedy}")
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, settings: _Settings) -> None:
+    provenance = Provenance(
+        subject.weights_digest,
+        None if subject.folder is None or subject.recipe is None else subject.folder.recipe.digest(),
+        decompositions_of(module),
+        settings.opset,
+        subject.own_size,
+        subject.notes,
+        settings.with_attention,
+        settings.batch,
+        settings.target,
+        {path: str(Choice(layer.decomposition, layer.blocks)) for path, layer in augmented_layers(module).items()},
+    )
+    write_metadata(exported.model, provenance, None if subject.recipe is None else subject.recipe.input)
+    record_rules(exported.model, exported.rules)
+    record_digests(exported.model)
+
+
+def _recognition(subject: Subject, rules: Mapping[str, int]) -> tuple[str, ...]:
+    """A note where nothing of somebody's module is ours now; what was left although it looked so says why itself."""
+    found = subject.adaptation
+    if found is None or found.replaced or SkewedRelativeAttention.title in rules:
+        return ()
+    return ("no augmented layer of a known kind was found: the module was exported as it is",)
+
+
+def _destination(subject: Subject, path: str | Path | None) -> Path:
+    if path is not None:
+        return Path(path)
+    if subject.folder is None or subject.folder.is_zoo:
+        raise ArgumentError("path must be given for a module or a zoo model, got None; name the file to write")
+    return subject.folder.onnx_path
+
+
+def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:
+    """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement."""
+    folder.bench_path.unlink(missing_ok=True)
+    if parity is None:
+        folder.parity_path.unlink(missing_ok=True)
+    else:
+        write_json(folder.parity_path, parity_json(parity))
+    folder.write_manifest()

@@ -1,0 +1,88 @@
+"""(module, settings) → ONNX model, as the exporter wrote it and after the graph rules.
+
+`convert` writes the result; `verify` makes it anew when a file is wrong, to see which stage broke it and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from aaexport.capture.program import Batch, export_program, fast_tracing
+from aaexport.device import TARGETS, Target
+from aaexport.graph.check import check_model, check_operators
+from aaexport.graph.convert import OnnxModel, to_onnx
+from aaexport.graph.metadata import Provenance
+from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import FILE_RULES, RULES
+from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.choice import read_choice
+from aaexport.pipeline.subject.subject import Subject, with_decomposition
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The traced program, the model in both forms, how often each graph rule was applied, and what to know of it."""
+
+    program: ExportedProgram
+    written_by_torch: OnnxModel
+    model: OnnxModel
+    rules: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def export(
+    subject: Subject, module: nn.Module, *, opset: int, batch: Batch, target: Target, say: Say = lambda step: None
+) -> Exported:
+    """`module`, the subject's own with its layers set as they are to be written out, as a checked ONNX model.
+
+    Raises:
+        ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
+    """
+    with fast_tracing():
+        say("capturing the module with torch.export")
+        program = export_program(subject.runnable(module), subject.input_shape, batch)
+        say(f"converting to ONNX opset {opset}")
+        written = to_onnx(program, opset=opset, output_names=subject.output_names)
+    say("applying the graph rules")
+    # Attention that is not ours, such as a saved program's, is rewritten like a stranger's file.
+    known = FILE_RULES if subject.original is not None and not augmented_layers(module) else RULES
+    model, rules = optimize_model(written.model, target=target, rules=known)
+    check_model(model, opset=opset)
+    notes = check_operators(model, ours=subject.recipe is not None)
+    return Exported(
+        written.program, written.model, model, {rule.title: rule.applied for rule in rules if rule.applied}, notes
+    )
+
+
+def as_converted(subject: Subject, provenance: Provenance | None) -> nn.Module | None:
+    """The subject's module with its layers written out as a file's metadata tell; None where they do not."""
+    layers = augmented_layers(subject.module)
+    written = {} if provenance is None else {path: read_choice(how) for path, how in provenance.layers.items()}
+    if written.keys() != layers.keys() or None in written.values():
+        return None
+    module = with_decomposition(subject.module, None)
+    for path, layer in augmented_layers(module).items():
+        choice = written[path]
+        assert choice is not None
+        layer.decomposition, layer.blocks = choice.decomposition, choice.blocks
+    return module
+
+
+def export_again(subject: Subject, provenance: Provenance | None) -> Exported | None:
+    """What `convert` would write with the settings in a file's metadata; None where they are not all there.
+
+    Raises:
+        As `export`.
+    """
+    module = as_converted(subject, provenance)
+    if module is None or provenance is None or provenance.batch is None or provenance.target not in TARGETS:
+        return None
+    batch: Batch = "dynamic" if provenance.batch == "dynamic" else int(provenance.batch)
+    target: Target = "cuda" if provenance.target == "cuda" else "cpu"
+    return export(subject, module.requires_grad_(False), opset=provenance.opset, batch=batch, target=target)

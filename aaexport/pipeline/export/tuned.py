@@ -1,0 +1,108 @@
+"""tuning.json of a model folder → what `auto` means for the layers that are converted now, if it fits them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aaexport.capture.program import Batch
+from aaexport.device import Target
+from aaexport.errors import FolderError, broken_rule, first_line
+from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice
+from aaexport.nn.relative import DECOMPOSITIONS
+from aaexport.pipeline.export.plan import ATTENTION_OPSET
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.recipe import DEFAULT_DECOMPOSITION, OPSETS, DecompositionName
+from aaexport.report.tuning import TUNING_SCHEMA
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `convert` needs of a tuning.json. `device` says in words what was measured."""
+
+    device: str
+    target: Target
+    opset: int
+    batch: int
+    choices: dict[AttentionSizes, Choice]
+
+
+def tuned_choices(
+    subject: Subject, decomposition: DecompositionName | None, opset: int, batch: Batch, target: Target
+) -> tuple[dict[AttentionSizes, Choice], tuple[str, ...]]:
+    """The measured choices that hold for this conversion, and a note on them or on why there are none.
+
+    FolderError if there is a tuning.json that `tune` did not write so.
+    """
+    path = None if subject.folder is None else subject.folder.tuning_path
+    sizes = [layer.sizes for layer in augmented_layers(subject.module).values()]
+    if path is None or not sizes or decomposition != DEFAULT_DECOMPOSITION or not path.exists():
+        return {}, ()
+    tuning = read_tuning(path)
+    reason = _why_not(tuning, opset, batch, target)
+    if reason is None and not set(sizes) & tuning.choices.keys():
+        reason = "it is for attention of other sizes"
+    if reason is not None:
+        return {}, (f"{path.name} is left aside: {reason}; run `aaexport tune` again to use it",)
+    known = sum(size in tuning.choices for size in sizes)
+    note = f"auto is what {path.name} measured on {tuning.device}, batch {tuning.batch}"
+    if known < len(sizes):
+        note += f", for {known} of {len(sizes)} layers; the others are of other sizes"
+    return tuning.choices, (note,)
+
+
+def read_tuning(path: Path) -> Tuning:
+    """FolderError if the file cannot be read, or holds something else than `aaexport tune` writes."""
+    remedy = "delete it, or run `aaexport tune` again"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FolderError(f"{path} must be readable JSON, but: {first_line(error)}; {remedy}") from error
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != TUNING_SCHEMA:
+        raise FolderError(broken_rule(str(path), f"have the schema {TUNING_SCHEMA}", schema, remedy))
+    try:
+        return _parsed(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        cause = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise FolderError(f"{path} must be as `aaexport tune` wrote it, but: {cause}; {remedy}") from error
+
+
+def _why_not(tuning: Tuning, opset: int, batch: Batch, target: Target) -> str | None:
+    if target != tuning.target:
+        return f"it is for {tuning.target}"
+    if (opset >= ATTENTION_OPSET) != (tuning.opset >= ATTENTION_OPSET):
+        return f"it is for opset {tuning.opset}, and {opset} has other candidates"
+    if batch not in ("dynamic", tuning.batch):
+        return f"it is for batch {tuning.batch}"
+    return None
+
+
+def _parsed(value: dict[str, Any]) -> Tuning:
+    opset, batch = _whole(value["opset"], "opset"), _whole(value["batch"], "batch")
+    _require(opset in OPSETS, "opset", opset)
+    choices = {AttentionSizes(**layer["sizes"]): _choice(layer["chosen"], opset) for layer in value["layers"]}
+    device = f"{value['device']}, {value['environment']['cpu']}"
+    return Tuning(device, "cuda" if "CUDA" in value["provider"] else "cpu", opset, batch, choices)
+
+
+def _choice(value: dict[str, Any], opset: int) -> Choice:
+    choice = Choice(value["decomposition"], _whole(value["blocks"], "blocks"))
+    known = choice.decomposition in DECOMPOSITIONS
+    _require(known and (choice.decomposition != "fused" or opset >= ATTENTION_OPSET), "chosen", choice.decomposition)
+    _require(choice.blocks <= MAX_BLOCKS, "blocks", choice.blocks)
+    return choice
+
+
+def _whole(value: object, name: str) -> int:
+    _require(isinstance(value, int) and not isinstance(value, bool) and value >= 1, name, value)
+    assert isinstance(value, int)
+    return value
+
+
+def _require(holds: bool, name: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"its {name} is {got!r}")

@@ -1,0 +1,125 @@
+"""(model folder, image file) → a picture of what chosen heads attend to from chosen pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from aaexport.data import read_image
+from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mean
+from aaexport.folder import ModelFolder, atomic_path, check_writable, find_model
+from aaexport.nn.attention_maps import attention_weights, require_augmented_layers
+from aaexport.nn.augmented import AugmentedConv2d
+from aaexport.pipeline.subject.subject import as_subject
+from aaexport.report.attention_picture import attention_png
+from aaexport.results import AttentionPicture, LayerAttention
+
+Pixel = tuple[int, int]  # (row, column)
+
+
+def draw_attention(
+    model: str | Path | ModelFolder,
+    image: str | Path,
+    path: str | Path,
+    *,
+    layers: Sequence[str] = (),
+    queries: Sequence[Pixel] = (),
+    heads: Sequence[int] = (),
+) -> AttentionPicture:
+    """Runs the PyTorch model on an image file and draws its attention weights over the image, as a PNG.
+
+    The image is cropped, resized and normalised as the images of the recipe's data set are when they are evaluated.
+
+    Args:
+        model: a zoo name or a model folder, with weights.
+        image: any file that Pillow reads.
+        path: the PNG to write.
+        layers: paths of augmented layers, as in `attention.LAYER.headN`; the last one by default.
+        queries: (row, column) in pixels of the network's input, counted from 0 at the top left; a layer's query is
+            the position of its map that the pixel lies in. By default the centre and the centres of the quarters.
+        heads: numbers from 0; all by default.
+
+    Raises:
+        ArgumentError: there is no such layer, head or pixel, no attention at all, `model` is an ONNX file, or
+            `path` names no new PNG.
+        DataError: the image cannot be read.
+        NoWeightsError: the folder has not been trained yet.
+        Others as `aaexport.build_model` raises for `model`.
+    """
+    image, path = Path(image), Path(path)
+    _check_target(path, image)
+    folder = _folder_of(model)
+    subject = as_subject(folder)
+    assert subject.recipe is not None
+    chosen = _chosen_layers(require_augmented_layers(subject.module), layers)
+    queries = tuple(dict.fromkeys(queries or _default_queries(subject.recipe.input.size)))
+    _check_queries(queries, subject.recipe.input.size)
+    _check_heads(heads, chosen)
+    pixels, batch = read_image(image, subject.recipe)
+    weights = attention_weights(subject.module, batch)
+    drawn = tuple(
+        _layer_attention(name, weights[name][0], queries, heads, subject.recipe.input.size) for name in chosen
+    )
+    png = attention_png(pixels.permute(1, 2, 0).numpy(), drawn)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(png)
+    return AttentionPicture(path, image, folder.name, drawn, subject.notes)
+
+
+def _check_target(path: Path, image: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ArgumentError(broken_rule("out", "name a .png file", str(path)))
+    if path.resolve() == image.resolve():
+        raise ArgumentError(broken_rule("out", "be another file than the image", str(path)))
+    check_writable(path)
+
+
+def _folder_of(model: str | Path | ModelFolder) -> ModelFolder:
+    if isinstance(model, ModelFolder):
+        return model
+    if Path(model).suffix == ".onnx" or Path(model).is_file():
+        rule = "be a model folder or a zoo name where attention is drawn"
+        remedy = "give the folder that the file was converted from: the PyTorch model is run"
+        raise ArgumentError(broken_rule("model", rule, str(model), remedy))
+    return find_model(model)
+
+
+def _chosen_layers(layers: Mapping[str, AugmentedConv2d], names: Sequence[str]) -> dict[str, AugmentedConv2d]:
+    for name in names:
+        if name not in layers:
+            raise ArgumentError(broken_rule("layer", "be an augmented one", name, did_you_mean(name, layers)))
+    return {name: layers[name] for name in names or list(layers)[-1:]}
+
+
+def _default_queries(size: tuple[int, int]) -> tuple[Pixel, ...]:
+    (top, middle, bottom), (left, centre, right) = ((side // 4, side // 2, side * 3 // 4) for side in size)
+    return (top, left), (top, right), (middle, centre), (bottom, left), (bottom, right)
+
+
+def _check_queries(queries: Sequence[Pixel], size: tuple[int, int]) -> None:
+    for row, column in queries:
+        if not (0 <= row < size[0] and 0 <= column < size[1]):
+            rule = f"be ROW,COLUMN from 0,0 to {size[0] - 1},{size[1] - 1} in the network's input"
+            raise ArgumentError(broken_rule("query", rule, f"{row},{column}"))
+
+
+def _check_heads(heads: Sequence[int], layers: Mapping[str, AugmentedConv2d]) -> None:
+    for head in heads:
+        for name, layer in layers.items():
+            if not 0 <= head < layer.num_heads:
+                raise ArgumentError(broken_rule("head", f"be from 0 to {layer.num_heads - 1} in {name}", head))
+
+
+def _layer_attention(
+    name: str, weights: torch.Tensor, queries: Sequence[Pixel], heads: Sequence[int], size: tuple[int, int]
+) -> LayerAttention:
+    """The chosen rows of one image's weights, (Nh, H, W, H, W)."""
+    num_heads, height, width = weights.shape[:3]
+    if not weights.isfinite().all():
+        raise RunnerError(f"layer {name} attends with NaN or infinity; look at the weights of the model")
+    chosen = tuple(dict.fromkeys(heads)) or tuple(range(num_heads))
+    positions = tuple((row * height // size[0], column * width // size[1]) for row, column in queries)
+    maps = torch.stack([weights[list(chosen), row, column] for row, column in positions])
+    return LayerAttention(name, chosen, tuple(queries), positions, maps.numpy())

@@ -1,0 +1,127 @@
+"""What a module answered when it was converted ↔ golden.safetensors, by which its file is judged without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from aaexport.capture.program import INPUT_NAME
+from aaexport.errors import FolderError, broken_rule
+from aaexport.parity import Array, Case, Truth
+from aaexport.runners.golden import GoldenRunner
+from aaexport.weights.safetensors import write_tensors
+
+SCHEMA = "aaexport.golden/1"
+MOST_BYTES = 2**26  # of inputs and answers together: a folder is not to be filled with feature maps
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Cases with their truths, and the digest of the weights that gave them."""
+
+    truths: tuple[Truth, ...]
+    weights_digest: str
+    warnings: tuple[str, ...] = ()  # of the conversion, on what the truths are worth
+
+    @property
+    def cases(self) -> Iterator[Case]:
+        """What was asked."""
+        return (truth.case for truth in self.truths)
+
+    @property
+    def images(self) -> Array:
+        """Every image whose pixels are finite, (N, C, H, W)."""
+        return np.concatenate([case.batch for case in self.cases if np.isfinite(case.batch).all()])
+
+    def cases_of(self, batch: int | None) -> Iterator[Case]:
+        """Those for a file that takes that many images, put together anew where nothing else was asked; None: any."""
+        found = [case for case in self.cases if batch in (None, len(case.batch))]
+        if not found and batch is not None:
+            images = self.images
+            found = [Case(f"random, batch {batch}", images[np.arange(batch) % len(images)], made_up=True)]
+        yield from found
+
+    def runners(self, input_shape: tuple[int, int, int]) -> tuple[GoldenRunner, GoldenRunner]:
+        """What answers as the module did in float64, and in float32."""
+        exact = [(truth.case.batch, truth.expected) for truth in self.truths]
+        single = [(truth.case.batch, truth.baseline) for truth in self.truths]
+        return GoldenRunner(INPUT_NAME, input_shape, exact), GoldenRunner(INPUT_NAME, input_shape, single)
+
+
+def worth_keeping(truths: Iterable[Truth]) -> tuple[Truth, ...]:
+    """Those by which a file can be judged without the module, smallest first, as many as `MOST_BYTES` hold.
+
+    Numbers that are far too large, or all equal, are left out: whether a difference there is a fault is found out by
+    asking the module again, with its inputs nudged.
+    """
+    steady = [truth for truth in truths if truth.case.kind != "extreme" and not truth.case.degenerate]
+    kept: list[Truth] = []
+    held = 0
+    for truth in sorted(steady, key=_bytes):
+        held += _bytes(truth)
+        if kept and held > MOST_BYTES:
+            break
+        kept.append(truth)
+    return tuple(kept)
+
+
+def write_golden(golden: Golden, path: Path) -> None:
+    """Writes golden.safetensors, atomically."""
+    tensors: dict[str, Tensor] = {}
+    for number, truth in enumerate(golden.truths):
+        tensors[f"{number}.input"] = torch.from_numpy(truth.case.batch)
+        for name, array in truth.expected.items():
+            tensors[f"{number}.expected.{name}"] = _tensor(array)
+            tensors[f"{number}.baseline.{name}"] = _tensor(truth.baseline[name])
+    cases = [{"name": case.name, "kind": case.kind, "made_up": case.made_up} for case in golden.cases]
+    about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
+    about["warnings"] = json.dumps(golden.warnings)
+    write_tensors(tensors, path, about)
+
+
+def read_golden(path: Path) -> Golden:
+    """Reads what `write_golden` wrote.
+
+    Raises:
+        FolderError: it is not there, not whole, or of another kind.
+    """
+    remedy = "convert the module again"
+    if not path.is_file():
+        raise FolderError(f"{path} must be there to judge a file without its module; {remedy}, or give --module")
+    try:
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+            if about.get("schema") != SCHEMA:
+                raise FolderError(broken_rule(str(path), f"have the schema {SCHEMA}", about.get("schema"), remedy))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
+        truths = tuple(_truth(n, case, tensors) for n, case in enumerate(json.loads(about["cases"])))
+        return Golden(truths, about["weights_digest"], tuple(json.loads(about["warnings"])))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise FolderError(f"{path} must be a whole file of golden vectors, but: {error}; {remedy}") from error
+
+
+def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Truth:
+    def side(which: str) -> dict[str, Array]:
+        prefix = f"{number}.{which}."
+        return {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
+
+    batch = tensors[f"{number}.input"]
+    asked = Case(case["name"], batch, case["kind"], made_up=case["made_up"])
+    return Truth(asked, side("expected"), side("baseline"))
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)  # numpy makes a row of a scalar
+
+
+def _bytes(truth: Truth) -> int:
+    answers = (*truth.expected.values(), *truth.baseline.values())
+    return truth.case.batch.nbytes + sum(array.nbytes for array in answers)

@@ -1,0 +1,180 @@
+"""(model folder, device) → tuning.json: how every distinct attention of the network is best written out there.
+
+Layers are one if their `AttentionSizes` are equal: a decomposition sees queries, keys and values, and nothing else of
+a layer. One of each such group is timed, of the kind that is most frequent in it (`layer_contest` beside this file).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from torch import nn
+
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, FolderError, broken_rule
+from aaexport.folder import ModelFolder, check_writable, find_model, tool_versions, write_json
+from aaexport.graph.files import probe_model
+from aaexport.load.machine import MachineWatch
+from aaexport.load.validity import warnings_about_the_machine
+from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
+from aaexport.nn.build import build_network
+from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
+from aaexport.pipeline.bench.options import MAX_THREADS
+from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
+from aaexport.recipe import DEFAULT_DECOMPOSITION, MAX_SEED, Recipe, check_opset
+from aaexport.report.tuning import tuning_json
+from aaexport.results import TunedLayer, TuneResult
+from aaexport.runners.ort import OrtRunner, best_device
+from aaexport.weights.safetensors import load_weights
+
+MAX_BATCH = 65536
+
+
+def tune(
+    model: str | Path | ModelFolder,
+    *,
+    size: tuple[int, int] | None = None,
+    opset: int | None = None,
+    device: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    duration: float = 2.0,
+    seed: int = 0,
+    tick: Tick = lambda step, share: None,
+) -> TuneResult:
+    """Times every decomposition of every distinct augmented layer through onnxruntime, and keeps what it found.
+
+    `convert` takes the winners from the folder's tuning.json for layers that are left to `auto`. A winner is inside
+    the parity bound, and is another than the cost model's choice only if it is faster beyond doubt
+    (`aaexport.load.contest`). Times depend on shapes only: a folder without weights is tuned with random ones.
+
+    Args:
+        model: a model folder, which is written to; not the zoo's own.
+        size: (H, W) of the images; the recipe's by default.
+        opset: 18–25; the recipe's by default. From 23 on `fused` is a candidate.
+        device: `cpu`, `cuda` or `cuda:N`; by default `cuda` where its provider ran a session.
+        batch: images a query; by default the recipe's, or 4 where that is dynamic.
+        threads: intra-op threads; None leaves onnxruntime's default.
+        duration: seconds of counted queries for each candidate that is not clearly slower than the best.
+        seed: of the inputs.
+        tick: is told each step, and the share that is done.
+
+    Raises:
+        ArgumentError: an argument breaks its rule, or the network has no augmented layer.
+        ModelNotFoundError, FolderError, RecipeError, WeightsError: the folder is not there, not one, or not whole.
+        ProviderError: `device` does not work here.
+        ParityError: no decomposition of a layer is inside the parity bound.
+        MeasurementError: no decomposition of a layer could be run.
+    """
+    began = time.perf_counter()
+    check_arguments(opset, device, batch, threads, duration, seed)
+    folder = _own_folder(model)
+    recipe = folder.recipe.for_size(size)
+    groups = _attentions(folder, recipe)
+    device = best_device() if device is None else device
+    with OrtRunner(probe_model(), device=device) as probe:
+        label, provider = probe.label, probe.provider
+    fixed = recipe.export.batch if isinstance(recipe.export.batch, int) else TYPICAL_BATCH
+    conditions = Conditions(opset or recipe.export.opset, batch or fixed, device, threads, duration, seed)
+    watch = MachineWatch()
+    layers = _contests(groups, conditions, tick)
+    environment = watch.environment()
+    result = TuneResult(
+        path=folder.tuning_path,
+        label=label,
+        provider=provider,
+        opset=conditions.opset,
+        batch=conditions.images,
+        threads=threads,
+        duration=duration,
+        seed=seed,
+        layers=layers,
+        environment=environment,
+        tools=tool_versions(),
+        seconds=time.perf_counter() - began,
+        warnings=warnings_about_the_machine(environment),
+        notes=_notes(folder),
+    )
+    write_json(folder.tuning_path, tuning_json(result, raw=True))
+    folder.write_manifest()
+    return result
+
+
+def distinct_layers(module: nn.Module) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
+    """The augmented layers of `module` by the sizes of their attention, in the order of the network."""
+    groups: dict[AttentionSizes, dict[str, AugmentedConv2d]] = defaultdict(dict)
+    for path, layer in augmented_layers(module).items():
+        groups[layer.sizes][path] = layer
+    return dict(groups)
+
+
+def check_arguments(
+    opset: int | None, device: str | None, batch: int | None, threads: int | None, duration: float, seed: int
+) -> None:
+    """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
+    if opset is not None:
+        check_opset(opset)
+    if device is not None:
+        parse_device(device)
+    rules = (
+        (batch is None or 1 <= batch <= MAX_BATCH, "batch", f"be between 1 and {MAX_BATCH}", batch),
+        (threads is None or 1 <= threads <= MAX_THREADS, "threads", f"be between 1 and {MAX_THREADS}", threads),
+        (0 < duration < float("inf"), "duration", "be above 0 seconds", duration),
+        (0 <= seed <= MAX_SEED, "seed", f"be between 0 and {MAX_SEED}", seed),
+    )
+    for holds, name, rule, got in rules:
+        if not holds:
+            raise ArgumentError(broken_rule(name, rule, got))
+
+
+def _own_folder(model: str | Path | ModelFolder) -> ModelFolder:
+    folder = model if isinstance(model, ModelFolder) else find_model(model)
+    if folder.is_zoo:
+        raise FolderError(f"{folder.name} must be copied out of the zoo to be tuned; `aaexport tune` does so")
+    check_writable(folder.tuning_path)
+    return folder
+
+
+def _attentions(folder: ModelFolder, recipe: Recipe) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
+    module = build_network(recipe)
+    if folder.weights_path.is_file():
+        load_weights(module, folder.weights_path)
+    groups = distinct_layers(module)
+    if not groups:
+        raise ArgumentError(broken_rule("model", "have augmented layers to tune", f"{folder.name}, which has none"))
+    return groups
+
+
+def _notes(folder: ModelFolder) -> tuple[str, ...]:
+    notes = []
+    if not folder.weights_path.is_file():
+        notes.append("no weights yet: random ones were timed, which take as long")
+    own = folder.recipe.export.decomposition
+    if own != DEFAULT_DECOMPOSITION:
+        remedy = f"`convert` uses the tuning with --decomposition {DEFAULT_DECOMPOSITION} only"
+        notes.append(f'model.toml has decomposition = "{own}": {remedy}')
+    return tuple(notes)
+
+
+def _contests(
+    groups: dict[AttentionSizes, dict[str, AugmentedConv2d]], conditions: Conditions, tick: Tick
+) -> tuple[TunedLayer, ...]:
+    tuned = []
+    for number, (sizes, layers) in enumerate(groups.items()):
+
+        def tell(step: str, share: float, number: int = number, sizes: AttentionSizes = sizes) -> None:
+            tick(f"attention {number + 1} of {len(groups)}, {sizes}: {step}", (number + share) / len(groups))
+
+        with tempfile.TemporaryDirectory(prefix="aaexport-") as scratch:
+            contest = LayerContest(_most_frequent(layers), conditions, Path(scratch))
+            tuned.append(contest.run(tuple(layers), tell))
+    return tuple(tuned)
+
+
+def _most_frequent(layers: dict[str, AugmentedConv2d]) -> AugmentedConv2d:
+    """The first of the kind that most of them are; a layer's text holds all its sizes."""
+    (kind, _), *_ = Counter(map(str, layers.values())).most_common(1)
+    return next(layer for layer in layers.values() if str(layer) == kind)

@@ -1,0 +1,409 @@
+"""(file, device) → the rows of the parity matrix: who computes, in the order of the way from definition to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from aaexport.capture.program import INPUT_NAME
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, ProviderError, RunnerError, broken_rule, did_you_mean
+from aaexport.graph.files import GraphSummary
+from aaexport.parity import (
+    Array,
+    Bounds,
+    Case,
+    Computation,
+    OutputParity,
+    Own,
+    OwnErrors,
+    Placement,
+    Precision,
+    Stage,
+    Tolerance,
+    Tolerances,
+    Truth,
+    compare,
+    failed,
+    tolerances,
+)
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
+from aaexport.pipeline.verify.spoilt import ALL_LOSE_NAN, Arrivals, losing_nan
+from aaexport.runners.base import Runner
+from aaexport.runners.openvino import OpenvinoRunner, require_openvino
+from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
+from aaexport.runners.reference import ReferenceRunner
+from aaexport.runners.torch import TorchRunner
+
+RUNTIMES = {
+    "reference": "onnx's reference evaluator, for small models",
+    "unoptimized": "onnxruntime on the CPU with its graph optimizer off",
+    "onnxruntime": "onnxruntime on the CPU as it is served, and on --device if that is another",
+    "tf32": "onnxruntime on CUDA with TF32 on",
+    "tensorrt": "onnxruntime's TensorRT provider",
+    "openvino": "OpenVINO on the CPU, in float32",
+}
+# What is taken by itself; on the CPU `tf32` is not there to be taken.
+USUAL: dict[str, tuple[str, ...]] = {
+    "cpu": ("reference", "unoptimized", "onnxruntime"),
+    "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
+}
+REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
+NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
+REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
+TENSORRT = SessionSettings(tensorrt=True)
+REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
+DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
+ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Bounds by hand and the precision that the file is meant to have: with a runtime they give its tolerance."""
+
+    precision: Precision = "float32"
+    atol: float | Bounds | None = None
+    rtol: float | Bounds | None = None
+
+    def on(self, runtime: str) -> Tolerances:
+        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt` or `openvino`. ArgumentError as `tolerances`."""
+        return tolerances(self.precision, runtime, self.atol, self.rtol)
+
+
+@dataclass
+class Row:
+    """A computation that is being judged.
+
+    Attributes:
+        name, stage, tolerances: as of the Computation that it becomes.
+        open: gives what computes.
+        takes: which cases it is given.
+        arrivals: where in its file NaN arrives; None where there is no file.
+        placement: of the nodes, once it has been loaded; None where that is not known.
+        open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
+    """
+
+    name: str
+    stage: Stage
+    tolerances: Tolerances
+    open: Callable[[], Runner]
+    takes: Callable[[Case], bool] = lambda case: True
+    open_model: Callable[[bytes], Runner] | None = None
+    placement: Placement | None = None
+    outputs: list[OutputParity] = field(default_factory=list)
+    failure: str | None = None
+    arrivals: Arrivals | None = None
+
+    def result(self) -> Computation:
+        """What has been found so far."""
+        return Computation(self.name, self.stage, self.tolerances.common, tuple(self.outputs), self.failure)
+
+
+def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:
+    """Those to run on, in the order of RUNTIMES.
+
+    Raises:
+        ArgumentError: one is not known, or wants CUDA on another device.
+        ProviderError: one was asked for by name and is not installed.
+    """
+    kind, _ = parse_device(device)
+    wanted = USUAL[kind] if runtimes is None else tuple(runtimes)
+    for name in wanted:
+        if name not in RUNTIMES:
+            raise ArgumentError(broken_rule("runtimes", "be known ones", name, did_you_mean(name, RUNTIMES)))
+        if name in ("tf32", "tensorrt") and kind != "cuda":
+            raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
+    if not wanted:
+        raise ArgumentError(broken_rule("runtimes", "name at least one", "none", f"choose of {', '.join(RUNTIMES)}"))
+    if "openvino" in wanted:
+        require_openvino()
+    return tuple(name for name in RUNTIMES if name in wanted)
+
+
+def file_rows(
+    path: Path, summary: GraphSummary, runtimes: Iterable[str], device: str, judged: Judged, stage: Stage = "file"
+) -> tuple[Row, ...]:
+    """The rows of one ONNX file.
+
+    Args:
+        path: the file.
+        summary: what is in it.
+        runtimes: keys of RUNTIMES.
+        device: for those that run elsewhere than on the CPU.
+        judged: what is allowed.
+        stage: what is to blame if the file is wrong by whatever computes it.
+    """
+    kind, _ = parse_device(device)
+    cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
+    rows: dict[str, list[Row]] = {
+        "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
+        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, AS_WRITTEN)],
+        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
+        "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
+        "tensorrt": [
+            _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
+        ],
+        "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
+    }
+    if kind == "cuda":
+        rows["onnxruntime"].append(
+            _session("onnxruntime CUDA", "device", cuda, path, EXACT, device=device, record_placement=True)
+        )
+    if not suits_reference(summary):
+        rows["reference"] = []
+    found = tuple(row for name in runtimes for row in rows[name])
+    arrivals = Arrivals(path)
+    for row in found:
+        row.arrivals = arrivals
+    return found
+
+
+def suits_reference(summary: GraphSummary) -> bool:
+    """Whether the file is small enough for onnx's reference evaluator."""
+    return summary.macs is not None and summary.macs <= REFERENCE_MACS
+
+
+def _for_reference(summary: GraphSummary) -> Callable[[Case], bool]:
+    def takes(case: Case) -> bool:
+        # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
+        return case.kind != "poisoned" and (summary.macs or 0) * len(case.batch) <= REFERENCE_MACS
+
+    return takes
+
+
+def _session(
+    name: str, stage: Stage, judging: Tolerances, path: Path, settings: SessionSettings = DEFAULTS, **options: Any
+) -> Row:
+    """A row of onnxruntime; `options` as of OrtRunner."""
+    return Row(
+        name,
+        stage,
+        judging,
+        lambda: OrtRunner(path, settings, **options),
+        open_model=lambda model: OrtRunner(model, settings, **options),
+    )
+
+
+def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> Row:
+    """PyTorch in float32 with the layers computed as they are written out."""
+    return Row(
+        f"PyTorch, {how}", "decomposition", judged.on("cpu"), lambda: torch_runner(subject, module, torch.float32)
+    )
+
+
+class Judge:
+    """The definition in float64 and PyTorch in float32, which give the truth for a case, and judge rows by it.
+
+    Attributes:
+        baseline: PyTorch in float32, or what stands for it.
+        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others none.
+        warnings: what a user should know of the definition.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        definition, self.baseline = oracles(subject)
+        self._single = self.baseline
+        self._definition = Rebuilt(definition)
+        self._may_lack_float64 = subject.original is not None
+        self._answers_anything = subject.golden is None
+        self._own = OwnErrors()
+        self._known_doubts: dict[str, Truth] = {}
+        self._first: Array | None = None
+        self._keeps_truths = subject.original is not None
+        self.truths: list[Truth] = []
+        self.warnings: list[str] = []
+
+    def truth(self, case: Case) -> Truth:
+        """What must come out. RunnerError if PyTorch cannot compute it."""
+        feeds = {INPUT_NAME: case.batch}
+        expected, baseline = self._defined(feeds), self.baseline.infer(feeds)
+        if self._first is None:
+            self._first = case.batch
+            _require_the_same(expected, self._definition.infer(feeds))
+        if case.kind == "ordinary":
+            self._own.learn(expected, baseline)
+        truth = Truth(case, expected, baseline, self._own.of(expected))
+        if self._keeps_truths:
+            self.truths.append(truth)
+        return truth
+
+    def _defined(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Somebody's module may hold to float32 whatever it is told: then what it answers in float32 is the truth."""
+        may_lack_float64, self._may_lack_float64 = self._may_lack_float64, False
+        try:
+            return self._definition.infer(feeds)
+        except RunnerError as error:
+            if not may_lack_float64:
+                raise
+            single, self.baseline = in_float32_only(self.baseline)
+            self._definition = Rebuilt(lambda: single)
+            self.warnings.append(f"judged by the module's own float32, because {error}")
+            return self._definition.infer(feeds)
+
+    def _doubted(self, truth: Truth) -> Truth:
+        """The truth with what float32 makes of the case when its inputs are rounded differently.
+
+        A softmax of huge numbers can tip over at a touch, and a normalization of equal ones is left with nothing but
+        rounding: one run in float32 then says little about another.
+        """
+        if truth.case.name not in self._known_doubts:
+            largest = {name: own.largest for name, own in truth.own.items()}
+            rng, batch = np.random.default_rng(0), truth.case.batch
+            scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
+            for units in NUDGES:
+                answers = self.baseline.infer({INPUT_NAME: nudged(batch, units, rng, scale)})
+                for name, array in truth.expected.items():
+                    with np.errstate(invalid="ignore"):  # infinity − infinity
+                        error = np.abs(answers[name].astype(np.float64) - array)
+                    largest[name] = max(largest[name], float(error[np.isfinite(error)].max(initial=0.0)))
+            own = {name: Own(value) for name, value in largest.items()}
+            self._known_doubts[truth.case.name] = replace(truth, own=own, doubted=True)
+        return self._known_doubts[truth.case.name]
+
+    def judge(self, rows: Sequence[Row], cases: Iterable[Case]) -> None:
+        """Adds to every row what comes out of the cases that it takes.
+
+        Raises:
+            RunnerError: PyTorch cannot compute a case.
+            ProviderError: a device does not work here, which says nothing about the file.
+        """
+        with ExitStack() as stack:
+            runners: dict[str, Runner] = {}
+            # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But
+            # no more cases at a time than fit the memory, which attention weights fill quickly.
+            for truths in self._groups(cases):
+                for row in rows:
+                    if row.name not in runners and row.failure is None:
+                        _open(row, runners, stack)
+                    for truth in truths if row.failure is None else ():
+                        if row.takes(truth.case):
+                            row.outputs += self._judged(row, runners[row.name], truth)[0]
+
+    def judge_more(
+        self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]]
+    ) -> Iterator[tuple[Array, Mapping[str, Array], Mapping[str, Array] | None]]:
+        """Adds a case of many images to the row, the worst of `batches`, against PyTorch in float32 alone.
+
+        That is quick, and its own error is known by now. `batches` are images and their labels.
+
+        Yields:
+            The labels, what PyTorch answers to the images, and what the runner does; None if it refuses.
+
+        Raises:
+            RunnerError: PyTorch refuses.
+        """
+        worst: list[OutputParity] = []
+        name = ""
+        for images, labels in batches:
+            name = name or f"images, batch {len(images)}"
+            baseline = self.baseline.infer({INPUT_NAME: images})
+            expected = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in baseline.items()}
+            truth = Truth(Case(name, images), expected, baseline, self._own.of(expected))
+            outputs, actual = self._judged(row, runner, truth)
+            worst = _worse(worst, outputs)
+            yield labels, baseline, actual
+        row.outputs += worst
+
+    def _groups(self, cases: Iterable[Case]) -> Iterator[list[Truth]]:
+        group: list[Truth] = []
+        held = 0
+        for case in cases:
+            group.append(self.truth(case))
+            held += sum(array.nbytes for side in (group[-1].expected, group[-1].baseline) for array in side.values())
+            if held > ANSWERS_IN_MEMORY:
+                yield group
+                group, held = [], 0
+        self._definition.release()  # a large module has no room in float64 beside the runtimes
+        if group:
+            yield group
+
+    def _judged(
+        self, row: Row, runner: Runner, truth: Truth
+    ) -> tuple[tuple[OutputParity, ...], Mapping[str, Array] | None]:
+        """The verdicts on a case, and what they are on; None if the runner refuses it."""
+        try:
+            actual = runner.infer({runner.inputs[0].name: truth.case.batch})
+        except RunnerError as error:
+            return failed(truth.case.name, truth.expected, str(error)), None
+        judging = partial(compare, actual=actual, tolerances=row.tolerances)
+        outputs = judging(truth)
+        if not all(output.passed for output in outputs) and self._may_lose_nan(row, truth):
+            judging = partial(judging, may_lose_nan=True)
+            outputs = judging(truth)
+        is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
+        is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
+        if is_doubtful and self._answers_anything and not all(output.passed for output in outputs):
+            outputs = judging(self._doubted(truth))
+        return outputs, actual
+
+    def _may_lose_nan(self, row: Row, truth: Truth) -> bool:
+        """Whether NaN that did not spread as in PyTorch may have got lost in a device or a kernel."""
+        if all(_is_finite(array) for array in (truth.case.batch, *truth.expected.values(), *truth.baseline.values())):
+            return False
+        if row.stage in DEVICE_STAGES:
+            return True
+        return row.arrivals is not None and row.arrivals.at(self._losing_nan, truth.case.batch)
+
+    @cached_property
+    def _losing_nan(self) -> frozenset[str]:
+        """The operators of ONNX that may lose NaN in the place of the model's own; all, if those are not known."""
+        if not isinstance(self._single, TorchRunner) or self._first is None:
+            return ALL_LOSE_NAN
+        return losing_nan(self._single.operators({INPUT_NAME: self._first}))
+
+
+def _require_the_same(answers: Mapping[str, Array], again: Mapping[str, Array]) -> None:
+    """RunnerError if a model answers the same images otherwise each time: then there is nothing to hold a file to."""
+    for name, array in answers.items():
+        unit = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
+        scale = float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) if unit else 0.0
+        if not np.allclose(array, again[name], rtol=0.0, atol=REORDERED * unit * scale, equal_nan=True):
+            rule = f"the model must answer the same images with the same {name}, got others the second time"
+            raise RunnerError(f"{rule}; is there a dropout that does not know of evaluation, or other randomness?")
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _is_ill_conditioned(truth: Truth, tolerances: Tolerances) -> bool:
+    """Whether PyTorch itself breaks the absolute bound: a division by what may be nearly 0, say."""
+    return any(
+        not tolerances.is_by_hand(name) and own.largest > _bound(tolerances.of(name), truth.expected[name])
+        for name, own in truth.own.items()
+    )
+
+
+def _bound(tolerance: Tolerance, expected: Array) -> float:
+    finite = np.abs(expected[np.isfinite(expected)]) if expected.dtype.kind == "f" else np.zeros(0)
+    return tolerance.atol + tolerance.rtol * float(finite.max(initial=0.0))
+
+
+def _open(row: Row, runners: dict[str, Runner], stack: ExitStack) -> None:
+    """Adds the row's runner; one that does not open fails the row, but a device that does not work is no verdict."""
+    try:
+        runners[row.name] = runner = stack.enter_context(row.open())
+        if isinstance(runner, OrtRunner):
+            row.placement = Placement.of(runner.placement, runner.provider)
+    except ProviderError:
+        raise
+    except RunnerError as error:
+        row.failure = str(error)
+
+
+def _worse(former: Sequence[OutputParity], latter: Sequence[OutputParity]) -> list[OutputParity]:
+    """Output by output the one that fails, or is further off."""
+    if len(former) != len(latter):  # another set of outputs is a failure of its own
+        return list(former or latter)
+    pairs = zip(former, latter, strict=True)
+    return [max(pair, key=lambda one: (not one.passed, one.max_abs_error or 0.0)) for pair in pairs]

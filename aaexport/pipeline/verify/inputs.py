@@ -1,0 +1,173 @@
+"""What a verification feeds: held-out images or the user's own, beside numbers that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from aaexport.capture.program import INPUT_NAME
+from aaexport.data import Images, evaluation_batch, load_images, sample
+from aaexport.data.one_image import read_image
+from aaexport.errors import ArgumentError, DataError, broken_rule, first_line
+from aaexport.parity import Array, Case, given_cases, made_up_cases
+from aaexport.parity.cases import SIDE_BATCH
+from aaexport.pipeline.subject.subject import Subject
+
+BATCHES = (7, 3, 2, 1)
+MAX_BATCH = 4096
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+ACCURACY_BATCH = 64
+OBSERVED_ACCURACY_BATCH = 4  # with attention weights: a megabyte and more a layer, head and image
+ACCURACY_IMAGES = 1000
+LEAST_ACCURACY_IMAGES = 50
+ACCURACY_MACS = 4e11  # of all images together: about ten seconds of PyTorch on two cores
+FIXED_BATCHES = 100
+GIVEN_IMAGES = sum(BATCHES)
+BARE = "a bare module has no data set: made-up inputs only"
+PIXEL_RANGE = 10  # normalised images stay below it; pixels in 0–255 do not
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The cases, and the labelled images that accuracy is taken from, if there are any."""
+
+    subject: Subject
+    given: Array | None
+    given_name: str
+    labelled: Images | None
+    chosen: torch.Tensor
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    seed: int
+
+    def cases(self, fixed: int | None, largest: int | None) -> Iterator[Case]:
+        """All of them, for a file that fixes its batch or not, in sizes up to `largest`."""
+        sizes = sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
+        if self.subject.golden is not None:
+            yield from self.subject.golden.cases_of(fixed)
+            return
+        if self.given is not None:
+            yield from given_cases(self.given_name, self.given, sizes)
+        elif self.labelled is not None and self.subject.recipe is not None:
+            index = self.chosen[torch.arange(sum(sizes)) % len(self.chosen)]
+            images = evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
+            yield from given_cases("images", images, sizes)
+        side = SIDE_BATCH if fixed is None else fixed
+        yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
+
+    def labelled_batches(self, fixed: int | None, macs: int | None) -> Iterator[tuple[Array, Array]]:
+        """Batches of labelled images, and their labels; none for a network that does not classify.
+
+        Of a large network fewer images are taken. A file that fixes its batch is given whole batches only, and no
+        more than `FIXED_BATCHES` of them.
+        """
+        recipe = self.subject.recipe
+        if self.labelled is None or recipe is None or not recipe.network.classifies:
+            return
+        count = ACCURACY_IMAGES if not macs else max(LEAST_ACCURACY_IMAGES, int(ACCURACY_MACS / macs))
+        size = fixed or (OBSERVED_ACCURACY_BATCH if self.subject.with_attention else ACCURACY_BATCH)
+        parts = self.chosen[:count].split(size)
+        for index in parts if fixed is None else [part for part in parts if len(part) == fixed][:FIXED_BATCHES]:
+            yield evaluation_batch(self.labelled, recipe, index).numpy(), self.labelled.labels[index].numpy()
+
+
+def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Inputs:
+    """The user's own inputs at `path`, else held-out images of the recipe's data set where they can be had offline.
+
+    Args:
+        subject: whose inputs they are to be.
+        path: a .npz or .safetensors of one float32 array (N, C, H, W), or of one that is named `input`, as the
+            network takes it; or a folder of images, which are preprocessed as the recipe says. None for none.
+        seed: of the choice of images.
+
+    Raises:
+        DataError: `path` cannot be read, or holds arrays of another shape or type.
+    """
+    if path is not None and subject.golden is not None:
+        remedy = "give --module FILE.py:NAME as well: golden vectors answer to no other inputs"
+        raise ArgumentError(broken_rule("inputs", "go with the module", str(path), remedy))
+    if path is not None:
+        arrays, warnings = _read_inputs(Path(path), subject)
+        order = np.random.default_rng(seed).permutation(len(arrays))[:GIVEN_IMAGES]
+        left_out = len(arrays) > len(order)
+        notes = (f"{len(order)} of {len(arrays)} images of {path} were taken, by the seed",) if left_out else ()
+        return Inputs(subject, arrays[order], Path(path).name, None, torch.empty(0), notes, warnings, seed)
+    images, chosen, remarks = _held_out(subject, seed)
+    return Inputs(subject, None, "", images, chosen, remarks, (), seed)
+
+
+def check_largest_batch(batch: int | None) -> None:
+    """ArgumentError unless it is a size that can be tried."""
+    if batch is not None and not 1 <= batch <= MAX_BATCH:
+        raise ArgumentError(broken_rule("batch", f"be between 1 and {MAX_BATCH}", batch))
+
+
+def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
+    """The data set's test part, the numbers of the images to use, and what is to be told of them."""
+    if subject.recipe is None or subject.folder is None:
+        is_judged_apart = subject.golden is not None
+        return None, torch.empty(0), () if is_judged_apart else (BARE,)
+    try:
+        images = load_images(subject.recipe, "test", base=subject.folder.path)
+        chosen, notes = sample(images, ACCURACY_IMAGES, seed)
+    except DataError as error:
+        return None, torch.empty(0), (f"made-up inputs only: {error}",)
+    return images, chosen, (*images.notes, *notes)
+
+
+def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
+    arrays = _read_folder(path, subject) if path.is_dir() else _read_arrays(path)
+    shape = subject.input_shape
+    if arrays.dtype != np.float32:
+        remedy = "give them as the network takes them: normalised, float32"
+        raise DataError(broken_rule(f"inputs of {path}", "be float32", arrays.dtype, remedy))
+    if arrays.ndim != 4 or arrays.shape[1:] != shape or not len(arrays):
+        raise DataError(broken_rule(f"inputs of {path}", f"have the shape {('N', *shape)}", arrays.shape))
+    if not np.isfinite(arrays).all():
+        raise DataError(broken_rule(f"inputs of {path}", "be finite", "NaN or infinity"))
+    if arrays.min() >= 0 and arrays.max() > PIXEL_RANGE:
+        seen = f"{path.name} holds numbers from {arrays.min():g} to {arrays.max():g}"
+        return arrays, (f"{seen}: pixels that were not normalised? The network takes (pixel / 255 − mean) / std",)
+    return arrays, ()
+
+
+def _read_arrays(path: Path) -> Array:
+    readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": _read_npz, ".safetensors": load_file}
+    if path.suffix not in readers:
+        raise DataError(broken_rule("inputs", f"be a folder of images or a file of {', '.join(readers)}", str(path)))
+    try:
+        arrays = readers[path.suffix](path)
+    # numpy, zipfile, zlib and safetensors each raise their own: there is no common base.
+    except Exception as error:
+        raise DataError(f"inputs must be whole, but {path} cannot be read: {first_line(error)}") from error
+    if INPUT_NAME in arrays:
+        return arrays[INPUT_NAME]
+    if len(arrays) != 1:
+        raise DataError(broken_rule(f"inputs of {path}", f"be one array, or one named {INPUT_NAME}", sorted(arrays)))
+    return next(iter(arrays.values()))
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is no .npz archive")
+    with file:
+        arrays = {name: file[name] for name in file.files}
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise ValueError(f"{strange[0]} is no array")
+    return arrays
+
+
+def _read_folder(path: Path, subject: Subject) -> Array:
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if subject.recipe is None:
+        raise DataError(broken_rule("inputs", "be a file of arrays for a bare module", str(path)))
+    if not files:
+        raise DataError(broken_rule("inputs", f"hold images ({' '.join(IMAGE_SUFFIXES)})", f"none in {path}"))
+    return np.concatenate([read_image(file, subject.recipe)[1].numpy() for file in files])

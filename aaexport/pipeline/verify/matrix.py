@@ -1,0 +1,229 @@
+"""(subject, file, what is wanted) → every computation judged on every kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from aaexport.capture.program import INPUT_NAME
+from aaexport.errors import AaexportError, ArgumentError, broken_rule
+from aaexport.graph.evaluate import EVALUATOR
+from aaexport.graph.files import GraphSummary
+from aaexport.graph.metadata import Provenance
+from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Stage
+from aaexport.pipeline.export.export import as_converted
+from aaexport.pipeline.subject.subject import Subject, decompositions_of
+from aaexport.pipeline.verify.computations import (
+    REFERENCE,
+    REFERENCE_MACS,
+    Judge,
+    Judged,
+    Row,
+    check_runtimes,
+    file_rows,
+    suits_reference,
+    torch_row,
+)
+from aaexport.pipeline.verify.inputs import check_largest_batch, gather_inputs
+
+LEAST_CASES = 2
+ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a verification; as the arguments of `verify`."""
+
+    device: str = "cpu"
+    judged: Judged = field(default_factory=Judged)
+    inputs: str | Path | None = None
+    batch: int | None = None
+    runtimes: Sequence[str] | None = None
+    locate: bool = True
+    strict: bool = False
+    seed: int = 0
+    most_macs: float | None = None  # images · MACs at the most; None: all inputs, however long they take
+
+    def check(self) -> None:
+        """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
+        check_runtimes(self.runtimes, self.device)
+        self.judged.on("cpu")
+        check_largest_batch(self.batch)
+
+
+class Matrix:
+    """Rows × cases of one verification.
+
+    Raises:
+        DataError: the inputs that are wanted cannot be read or do not fit.
+    """
+
+    def __init__(self, subject: Subject, summary: GraphSummary, wanted: Wanted) -> None:
+        self.subject, self.summary, self.wanted = subject, summary, wanted
+        self.inputs = gather_inputs(subject, wanted.inputs, wanted.seed)
+        batch, *image = summary.inputs[0].shape[:1] + summary.inputs[0].shape[2:]
+        self.fixed = batch if isinstance(batch, int) else None
+        self.judge = Judge(subject)
+        self.notes = list(self.inputs.notes)
+        self.is_cut_short = False
+        self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, wanted.batch)))
+        if self.fixed is not None:
+            self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
+            if wanted.batch not in (None, self.fixed):
+                self.notes[-1] += f", nor {wanted.batch}"
+        self.failures: list[str] = []
+        if not all(isinstance(size, int) for size in image):
+            self.cases += tuple(self._of_other_sizes())
+
+    def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
+        """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.
+
+        `stage` is what is to blame if the file is wrong by whatever computes it.
+        """
+        wanted = self.wanted
+        if self.is_cut_short:
+            return file_rows(path, self.summary, ["onnxruntime"], wanted.device, wanted.judged, stage)
+        runtimes = check_runtimes(wanted.runtimes, wanted.device)
+        if "reference" in runtimes and not suits_reference(self.summary):
+            macs = "an unknown number of MACs" if self.summary.macs is None else f"{self.summary.macs:,} MACs"
+            if wanted.runtimes is not None:
+                rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
+                raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
+            self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
+        of_file = file_rows(path, self.summary, runtimes, wanted.device, wanted.judged, stage)
+        module = as_converted(self.subject, provenance)
+        if module is None or (how := decompositions_of(module)) in ("skew", "none"):
+            return of_file
+        return (torch_row(self.subject, module, how, wanted.judged), *of_file)
+
+    def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
+        """The report with every row judged, and the accuracy and the placement of the last of them."""
+        self.judge.judge(rows, self.cases)
+        accuracy = self._accuracy(rows[-1])
+        computations = _evaluator_in_doubt(tuple(row.result() for row in rows))
+        placement = next((row.placement for row in reversed(rows) if row.placement is not None), None)
+        fallen_back = placement.fallen_back if placement is not None else None
+        warnings = (
+            *self.inputs.warnings,
+            *self.judge.warnings,
+            *(line for each in computations for line in each.warnings),
+            *_ill_conditioned(computations),
+            *([fallen_back] if fallen_back else []),
+        )
+        return replace(
+            report,
+            structure=(*report.structure, *self.failures),
+            computations=computations,
+            notes=(
+                *report.notes,
+                *self.notes,
+                *(f"set by hand: {one}" for one in self.wanted.judged.on("cpu").by_hand),
+            ),
+            warnings=(*report.warnings, *warnings),
+            accuracy=accuracy,
+            placement=placement,
+        )
+
+    def _affordable(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+        """As many as may be computed, small ordinary ones first; two at least, of two batch sizes where there are."""
+        budget, macs = self.wanted.most_macs, self.summary.macs
+        if budget is None or macs is None or len(cases) <= LEAST_CASES:
+            return cases
+        if macs * sum(len(case.batch) for case in cases) <= budget:
+            return cases
+        order = sorted(cases, key=lambda case: (case.kind != "ordinary", case.degenerate, len(case.batch)))
+        self.is_cut_short = True
+        other = next((case for case in order if len(case.batch) != len(order[0].batch)), order[1])
+        chosen = [order[0], other]
+        images = sum(len(case.batch) for case in chosen)
+        for case in (case for case in order if case is not order[0] and case is not other):
+            if macs * (images + len(case.batch)) <= budget:
+                chosen.append(case)
+                images += len(case.batch)
+        left_out = f"{len(cases) - len(chosen)} of {len(cases)} inputs were left out, and all runtimes but one"
+        self.notes.append(f"{macs / 1e9:.0f} G MACs an image: {left_out}; `aaexport verify` tries them all")
+        names = {case.name for case in chosen}
+        return tuple(case for case in cases if case.name in names)
+
+    def _of_other_sizes(self) -> Iterator[Case]:
+        """Images of other sizes, for a file that says that it takes them, as far as PyTorch does."""
+        channels, height, width = self.subject.input_shape
+        rng = np.random.default_rng(self.wanted.seed)
+        for size in ((2 * height, width), (height, 2 * width)):
+            case = Case(
+                f"{size[0]}×{size[1]}, batch 1",
+                rng.standard_normal((self.fixed or 1, channels, *size), dtype=np.float32),
+            )
+            try:
+                self.judge.baseline.infer({INPUT_NAME: case.batch})
+            except AaexportError:
+                text = f"height and width must be fixed, got open ones: PyTorch takes no {size[0]}×{size[1]}"
+                # Somebody's module may take other sizes than these; what ours take is known.
+                (self.notes if self.subject.recipe is None else self.failures).append(text)
+            else:
+                yield case
+
+    def _accuracy(self, served: Row) -> Accuracy | None:
+        """By PyTorch and by the row that is nearest to what will be served; the scores are judged as well."""
+        if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
+            return None  # nothing that could be compared: scores of another shape, say
+        batches = self.inputs.labelled_batches(self.fixed, self.summary.macs)
+        if (first := next(batches, None)) is None:
+            return None
+        judged_before = len(served.outputs)
+        scores = self.subject.output_names[0]
+        seen, right = 0, [0, 0]
+        with served.open() as runner:
+            batches = chain([first], batches)
+            for labels, *answers in self.judge.judge_more(served, runner, batches):
+                seen += len(labels)
+                right = [
+                    count + _rightly(answer, scores, labels) for count, answer in zip(right, answers, strict=True)
+                ]
+        if not seen or any(output.max_abs_error is None for output in served.outputs[judged_before:]):
+            return None
+        return Accuracy(seen, right[0] / seen, right[1] / seen)
+
+
+def _rightly(answer: Mapping[str, Array] | None, scores: str, labels: Array) -> int:
+    """How many images the output `scores` classifies rightly; none if it is not there or of another shape."""
+    given = None if answer is None else answer.get(scores)
+    if given is None or given.ndim != 2 or len(given) != len(labels):
+        return 0
+    return int((given.argmax(axis=1) == labels).sum())
+
+
+def _evaluator_in_doubt(computations: tuple[Computation, ...]) -> tuple[Computation, ...]:
+    """Where onnx's evaluator alone cannot run the file, or fails for extreme inputs alone, the file is right.
+
+    But not where it computes ordinary inputs otherwise: onnxruntime takes liberties, such as to leave out casts.
+    """
+    reference = next((done for done in computations if done.name == REFERENCE), None)
+    runtimes = [done for done in computations if done.name.startswith("onnxruntime CPU")]
+    if reference is None or not runtimes or not all(done.passed for done in runtimes):
+        return computations
+    if not all(EVALUATOR in output.failure or output.extreme for output in reference.outputs if output.failure):
+        return computations
+    outputs = tuple(replace(o, failure=None, warning=o.failure or o.warning) for o in reference.outputs)
+    cleared = replace(reference, failure=None, outputs=outputs)
+    return tuple(cleared if done is reference else done for done in computations)
+
+
+def _ill_conditioned(computations: Sequence[Computation]) -> list[str]:
+    """A warning if float32 itself is hardly the function: then agreement within its error is little."""
+    worst = max(
+        (
+            output.baseline_max_abs_error / output.max_abs_expected
+            for computation in computations
+            for output in computation.outputs
+            if not output.extreme and output.baseline_max_abs_error is not None and output.max_abs_expected
+        ),
+        default=0.0,
+    )
+    if worst <= ILL_CONDITIONED:
+        return []
+    return [f"PyTorch itself is off by {worst:.1e} of the largest output in float32: parity says little there"]

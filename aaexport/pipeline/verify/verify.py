@@ -1,0 +1,272 @@
+"""(model, ONNX file) → ParityReport: the file against the definition in float64, stage by stage.
+
+The matrix has a row for everything that computes (`computations` in this wing) and a column for every kind of
+input (`inputs`). The first row that fails tells which stage broke parity; then the first node that went wrong is
+looked for (`locate`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from aaexport.capture.user_module import Source, require_source
+from aaexport.errors import (
+    ArgumentError,
+    FolderError,
+    GraphError,
+    broken_rule,
+    did_you_mean,
+)
+from aaexport.folder import ModelFolder, find_model, sha256, write_json
+from aaexport.graph.audit import audit
+from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
+from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
+from aaexport.nn.augmented import augmented_layers
+from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
+from aaexport.pipeline.export.export import Exported
+from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
+from aaexport.pipeline.verify.computations import Judged
+from aaexport.pipeline.verify.diagnose import Suspect, diagnose
+from aaexport.pipeline.verify.matrix import Matrix, Wanted
+from aaexport.report.machine import parity_json
+
+NAMED_OUTPUTS = 5
+NO_METADATA = "the file tells nothing of its origin: whether it is stale, or a little changed, is not known"
+Say = Callable[[str], None]
+
+
+def verify(
+    model: nn.Module | str | Path | ModelFolder,
+    onnx: str | Path | None = None,
+    *,
+    input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    inputs: str | Path | None = None,
+    batch: int | None = None,
+    runtimes: Sequence[str] | None = None,
+    atol: float | Bounds | None = None,
+    rtol: float | Bounds | None = None,
+    locate: bool = True,
+    strict: bool = False,
+    seed: int = 0,
+    module: str | None = None,
+    say: Say = lambda step: None,
+) -> ParityReport:
+    """Runs an ONNX file and judges it against `model` (DESIGN: truth is float64).
+
+    Inputs are held-out images of the recipe's data set, where it can be had offline, and made-up ones
+    (`aaexport.parity.made_up_cases`), at batch 1, 2, 3 and 7, or at the batch that the file fixes. A wrong file is a
+    failed report, not an exception. Attention weights that the file has as outputs are judged like every other one.
+
+    Args:
+        model: a zoo name, a model folder, or a module in float32 (then `input_shape` = (C, H, W) is needed).
+        onnx: the file; the folder's model.onnx by default.
+        input_shape: of one image, for a module.
+        size: (H, W) of the images; by default the one that the file was converted for, else the recipe's.
+        device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
+        dtype: the precision that the file is meant to have, by which it is judged.
+        inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
+        batch: one more batch size to try, the largest that will be served.
+        runtimes: which of `aaexport.pipeline.verify.computations.RUNTIMES` run the file; the usual ones by default.
+        atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
+        locate: whether to look for the first node that went wrong, if one did.
+        strict: whether warnings are failures.
+        seed: of the made-up inputs and of the choice of images.
+        module: `FILE.py:NAME`, `package.module:NAME` or `FILE.pt2` that a folder was converted from: it is imported
+            and says what is right. Without it the golden vectors of its conversion do.
+        say: is told each step as it begins.
+
+    Raises:
+        GraphError: the file is not a whole ONNX model, or takes other inputs than the model: nothing to judge.
+        DataError: `inputs` cannot be read or do not fit.
+        RunnerError: PyTorch cannot run the model.
+        ProviderError: a runtime that was asked for, or `device`, does not work here.
+        Others as `aaexport.convert` raises for `model`.
+    """
+    wanted = Wanted(device, Judged(dtype, atol, rtol), inputs, batch, runtimes, locate, strict, seed)
+    wanted.check()
+    if not isinstance(model, nn.Module):
+        folder = model if isinstance(model, ModelFolder) else find_model(model)
+        source = None if module is None else require_source(module)
+        return verify_folder(folder, onnx, wanted, input_shape=input_shape, size=size, source=source, say=say)
+    if module is not None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
+    if onnx is None:
+        raise ArgumentError("onnx must be given for a module, got None")
+    report, _ = judge_file(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
+    return report
+
+
+def verify_folder(
+    folder: ModelFolder,
+    onnx: str | Path | None,
+    wanted: Wanted,
+    *,
+    input_shape: ImageShape | None = None,
+    size: tuple[int, int] | None = None,
+    source: Source | None = None,
+    say: Say = lambda step: None,
+) -> ParityReport:
+    """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
+    path = folder.onnx_path if onnx is None else Path(onnx)
+    if onnx is None and not path.is_file():
+        raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
+    # The user's code may print whenever it runs, and stdout is for results.
+    with nullcontext() if source is None else redirect_stdout(sys.stderr):
+        subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
+        report, _ = judge_file(subject, path, wanted, say=say)
+    return _kept(report, folder) if path == folder.onnx_path else report
+
+
+def _kept(report: ParityReport, folder: ModelFolder) -> ParityReport:
+    """The report, written into the folder; with a note of it where that cannot be written: the verdict counts."""
+    try:
+        write_json(folder.parity_path, parity_json(report))
+        folder.write_manifest()
+    except FolderError as error:
+        return replace(report, notes=(*report.notes, f"the report is not kept: {error}"))
+    return report
+
+
+def judge_file(
+    subject: Subject,
+    path: Path,
+    wanted: Wanted,
+    *,
+    named: Path | None = None,
+    exported: Exported | None = None,
+    say: Say = lambda step: None,
+) -> tuple[ParityReport, list[Truth]]:
+    """As `verify`, for a subject at hand, and what the file was judged by.
+
+    `named` is what the report calls the file, `exported` what it was.
+    """
+    wanted.check()
+    audited = audit(path)
+    report = ParityReport(
+        str(named or path),
+        structure=audited.failures,
+        warnings=audited.warnings,
+        seed=wanted.seed,
+        strict=wanted.strict,
+    )
+    if audited.model is None:  # numbers outside its folder: nothing may run it
+        return report, []
+    report = replace(report, onnx_sha256=sha256(path))
+    summary = summarize_model(audited.model, path)
+    provenance = read_metadata(summary.metadata)
+    if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
+        subject = subject if subject.with_attention else subject.observed()
+    stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
+    structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
+    golden = subject.golden.warnings if subject.golden is not None else ()
+    warnings = (*report.warnings, *golden, *_unknown_origin(provenance, subject))
+    notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []))
+    report = replace(report, structure=structure, notes=notes, warnings=warnings)
+    _require_known_outputs(wanted.judged, subject)
+    _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
+    changed = audited.changed_initializers
+    del audited  # and with it the model, which may be large
+    if unfit is not None:
+        raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
+    say("verifying against PyTorch")
+    matrix = Matrix(subject, summary, wanted)
+    rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
+    report = matrix.filled(report, rows)
+    if report.passed or not wanted.locate or stale:
+        return report, matrix.judge.truths
+    say("looking for the first node that went wrong")
+    suspect = Suspect(path, subject, provenance, exported, changed)
+    return diagnose(report, rows, suspect, matrix), matrix.judge.truths
+
+
+def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
+    """Why the model's images cannot be fed to the file; None if they can."""
+    if len(summary.inputs) != 1:
+        return broken_rule("the file", "have one input", len(summary.inputs))
+    tensor, wanted = summary.inputs[0], subject.input_shape
+    name = f"input {tensor.name}"
+    fits = len(tensor.shape) == 4 and all(
+        got == want or not isinstance(got, int) for got, want in zip(tensor.shape[1:], wanted, strict=False)
+    )
+    if not fits:
+        return broken_rule(name, f"have the shape {('batch', *wanted)}", tensor.shape)
+    if tensor.dtype != "float":
+        return broken_rule(name, "be float32", tensor.dtype)
+    if isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
+        return broken_rule(name, "have a batch of at least 1", tensor.shape)
+    return None
+
+
+def _output_failures(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
+    names = [tensor.name for tensor in summary.outputs]
+    if names == list(subject.output_names):
+        return ()
+    return (broken_rule("outputs", f"be {list(subject.output_names)}, in this order", names),)
+
+
+def _misinformation(summary: GraphSummary, subject: Subject) -> tuple[str, ...]:
+    """What a file of ours tells of preprocessing and labels, and is not what the recipe says."""
+    provenance = read_metadata(summary.metadata)
+    if subject.recipe is None or provenance is None:
+        return ()
+    wanted = {PREFIX + key: value for key, value in preprocessing(subject.recipe.input).items()}
+    if provenance.recipe_digest is None and not wanted.keys() & summary.metadata.keys():
+        return ()  # a file of a bare module says nothing of it
+    remedy = "whoever feeds the file would do it wrongly: convert again"
+    return tuple(
+        broken_rule(f"metadata {key}", f"be the recipe's {value}", summary.metadata.get(key, "none"), remedy)
+        for key, value in wanted.items()
+        if summary.metadata.get(key) != value
+    )
+
+
+def _require_known_outputs(judged: Judged, subject: Subject) -> None:
+    """ArgumentError for a bound of an output that there is not."""
+    for name, bounds in (("atol", judged.atol), ("rtol", judged.rtol)):
+        for output in bounds if isinstance(bounds, Mapping) else ():
+            if output and output not in subject.output_names:
+                rule = f"be of an output ({', '.join(subject.output_names[:NAMED_OUTPUTS])})"
+                raise ArgumentError(broken_rule(name, rule, output, did_you_mean(output, subject.output_names)))
+
+
+def _require_coarse_enough(precision: Precision, held: Precision) -> None:
+    """ArgumentError if the file is finer than what it would be judged by."""
+    if COARSER[precision] > COARSER[held]:
+        raise ArgumentError(broken_rule("dtype", f"be {held}, in which the file computes", precision))
+
+
+def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
+    if provenance is None:
+        is_broken = any(key.startswith(PREFIX) for key in summary.metadata.keys() - {RULES_KEY})
+        return ("the file's metadata must be whole, got parts of them; convert again",) if is_broken else ()
+    failures = []
+    remedy = "the file is stale: convert again"
+    if provenance.weights_digest != subject.weights_digest:
+        failures.append(f"the file must hold the model's weights, but their digests differ; {remedy}")
+    recipe = None if subject.folder is None or subject.recipe is None else subject.folder.recipe
+    if recipe is not None and provenance.recipe_digest not in (None, recipe.digest()):
+        failures.append(f"the file must be made from this recipe, but their digests differ; {remedy}")
+    return tuple(failures)
+
+
+def _unknown_origin(provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:
+    """A warning of a file of ours that does not say which recipe it was made from, though there is one."""
+    if provenance is None or subject.recipe is None or provenance.recipe_digest is not None:
+        return ()
+    return ("the file must tell the recipe that it was made from, got none: a change of the recipe goes unseen",)
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
+    if subject.own_size is None:
+        return subject.notes
+    height, width = subject.own_size
+    return (f"for images of {height}×{width}, which is not the recipe's size", *subject.notes)

@@ -1,0 +1,1 @@
+"""A measurement → JSON, terminal and HTML, and its comparison with a former one."""

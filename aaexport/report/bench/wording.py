@@ -1,0 +1,276 @@
+"""BenchReport → the sentences and figures that every format says, so that none says it differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from aaexport.errors import first_few
+from aaexport.load.gpu import GpuState
+from aaexport.load.measurement import (
+    AnswerCheck,
+    BenchReport,
+    Comparison,
+    Load,
+    Peak,
+    Phases,
+    Regression,
+    Throughput,
+    Trial,
+)
+from aaexport.load.statistics import Percentile, Ratio
+from aaexport.report.bench.figures import images_per_second, issue_delays, seconds, unanswered
+
+NODES_SHOWN = 8
+DELAY_MATTERS = 0.01  # of the median latency
+VALID, MIND, INVALID = "VALID", "VALID, but mind the warnings", "INVALID"
+INCOMPLETE = "INCOMPLETE: interrupted while measuring"
+WITHHELD, DIFFERENT = "withheld", "DIFFERENT"
+# Headings of tables.
+COMPARISONS = ("compared with", "p50, ms", "÷ ours", "first query, s", "answers")
+THROUGHPUT = ("batch", "clients", "images/s", "p50, ms", "p99, ms", "first run, ms")
+TRIALS = ("queries/s tried", "p99, ms", "verdict")
+SMALL = 0.01
+DECIMALS = ((9.9995, 3), (99.995, 2), (999.95, 1))  # below that number, as many
+
+
+def verdict(report: BenchReport) -> str:
+    """One of the four; an interrupted measurement is no other."""
+    if not report.complete:
+        return INCOMPLETE
+    if report.reasons:
+        return INVALID
+    return MIND if report.warnings else VALID
+
+
+def number(value: float | None) -> str:
+    """About three digits and no exponent: of milliseconds, seconds, and rates alike."""
+    if value is None:
+        return WITHHELD
+    if value < SMALL:
+        return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")
+    decimals = next((places for limit, places in DECIMALS if value < limit), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """With the unit."""
+    return WITHHELD if value is None else f"{number(value)} ms"
+
+
+def interval(found: Percentile) -> str:
+    """A percentile's; nothing where it is withheld."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"{number(found.low)}–{number(found.high)}"
+
+
+def percentile_name(found: Percentile) -> str:
+    """`p99.9`."""
+    return f"p{found.p:g}"
+
+
+def withheld(report: BenchReport) -> str | None:
+    """Which percentiles the sample is too small for, and how many queries each lacks."""
+    missing = [f"{percentile_name(found)} needs {found.missing:,}" for found in report.percentiles if found.missing]
+    return f"withheld for want of more queries: {', '.join(missing)}" if missing else None
+
+
+def load(asked: Load) -> str:
+    """The scenario, and what it means."""
+    parts = [f"{asked.scenario}: {_arrivals(asked)}"]
+    if asked.workers > 1:
+        parts.append(f"{asked.workers} sessions")
+    if asked.max_batch > 1:
+        parts.append(f"batches of up to {asked.max_batch} images, gathered for at most {asked.max_delay:g} ms")
+    if asked.latency_bound is not None:
+        parts.append(f"p99 must keep {asked.latency_bound:g} ms")
+    return ", ".join(parts)
+
+
+def _arrivals(asked: Load) -> str:
+    images = f"{asked.samples_per_query:,} image{'s' if asked.samples_per_query > 1 else ''}"
+    if asked.scenario == "offline":
+        return f"{images} at once"
+    rate = "" if asked.rate is None else f"{asked.rate:,.6g} queries a second"
+    schedules = {
+        "poisson": f"{rate} at random times (Poisson, seed {asked.seed}), {images} each",
+        "constant": f"{rate} at equal distances, {images} each",
+        "trace": f"the arrivals of a trace, on average {rate}, {images} each",
+    }
+    if asked.arrivals is not None:
+        return schedules.get(asked.arrivals, f"{asked.arrivals} arrivals, {rate}, {images} each")
+    return f"the next query when the last is answered, {images} each"
+
+
+def settings(report: BenchReport) -> str:
+    """What ran and how."""
+    options = [f"{name} {value}" for name, value in report.settings.items()]
+    return ", ".join([report.label, report.provider, threads(report), *options])
+
+
+def threads(report: BenchReport) -> str:
+    """Of one session."""
+    if report.threads is None:
+        return "default threads"
+    return f"{report.threads} thread{'s' if report.threads > 1 else ''}"
+
+
+def queries(report: BenchReport) -> str:
+    """How many, in what time, and how many have no answer."""
+    count, blocks, lost = sum(map(len, report.blocks)), len(report.blocks), unanswered(report)
+    parts = [
+        f"{count:,} in {number(seconds(report))} s",
+        *([f"{blocks} blocks"] if blocks > 1 else []),
+        f"{number(images_per_second(report))} images/s",
+        *([f"{lost:,} without an answer"] if lost else []),
+    ]
+    return ", ".join(parts)
+
+
+def issue_delay(report: BenchReport) -> str | None:
+    """How late queries were sent; None where that is too little to show in their latencies."""
+    delays, latencies = issue_delays(report), report.latencies
+    if not (delays.size and latencies.size):
+        return None
+    late = float(np.quantile(delays, 0.99))
+    if late < DELAY_MATTERS * float(np.median(latencies)):
+        return None
+    return f"p99 {milliseconds(late)}, at most {milliseconds(float(delays.max()))}; latencies include it"
+
+
+def ratio(found: Ratio | None) -> str:
+    """The median with its 95 % interval, or with its range where there are too few pairs for one."""
+    if found is None:
+        return WITHHELD
+    low, high = bounds(found)
+    return f"{found.median:.2f} ({low:.2f}–{high:.2f})"
+
+
+def bounds(found: Ratio) -> tuple[float, float]:
+    """The 95 % interval, or the range."""
+    return (
+        found.lowest if found.low is None else found.low,
+        found.highest if found.high is None else found.high,
+    )
+
+
+def ratio_legend(report: BenchReport) -> list[str]:
+    """What a ratio is, and why some are missing."""
+    ratios = [other.ratio for other in report.comparisons if other.ratio is not None]
+    lines = []
+    if ratios:
+        kind = "95 % interval" if all(found.low is not None for found in ratios) else "range"
+        pairs = max(found.pairs for found in ratios)
+        lines.append(f"÷ ours: latency by that of {report.label}, median and {kind} over {pairs} pairs of blocks")
+    reasons = dict.fromkeys(other.withheld for other in report.comparisons if other.withheld is not None)
+    return [*lines, *(f"÷ ours is withheld: {reason}" for reason in reasons)]
+
+
+def comparison_row(other: Comparison) -> tuple[str, str, str, str, str]:
+    """For `COMPARISONS`."""
+    answers = {True: "the same", False: DIFFERENT, None: "another model"}[other.same_answers]
+    return other.label, number(other.p50), ratio(other.ratio), number(other.cold_start), answers
+
+
+def throughput_row(entry: Throughput) -> tuple[str, str, str, str, str, str]:
+    """For `THROUGHPUT`."""
+    first = "–" if entry.first_run is None else number(entry.first_run)
+    times = (number(entry.p50), number(entry.p99), first)
+    return str(entry.batch), str(entry.concurrency), number(entry.images_per_second), *times
+
+
+def cold_start(report: BenchReport) -> dict[str, str]:
+    """Its parts in seconds, by name."""
+    start = report.cold_start
+    return {
+        "process to first answer": f"{number(start.process)} s",
+        "loading the model": f"{number(start.load)} s",
+        "first query": f"{number(start.first_query)} s",
+    }
+
+
+def phases(found: Phases) -> dict[str, str]:
+    """Medians, by name, in the order of a query's way."""
+    return {
+        "to device": milliseconds(found.to_device),
+        "submit": milliseconds(found.submit),
+        "compute": milliseconds(found.compute),
+        "to host": milliseconds(found.to_host),
+    }
+
+
+def gpu(before: GpuState, after: GpuState | None) -> dict[str, str]:
+    """What it is, and what the measurement did to it."""
+    after = before if after is None else after
+    figures = {
+        "SM clock": _change(before.sm_clock, after.sm_clock, "MHz"),
+        "temperature": _change(before.temperature, after.temperature, "°C"),
+        "power": _change(before.power, after.power, "W"),
+        "throttled": ", ".join(dict.fromkeys((*before.throttled, *after.throttled))),
+    }
+    if figures["SM clock"] and before.max_sm_clock is not None:
+        figures["SM clock"] += f" of {before.max_sm_clock}"
+    named = {"GPU": f"{before.name}, driver {before.driver}, CUDA {before.cuda}"}
+    return named | {name: figure for name, figure in figures.items() if figure}
+
+
+def _change(before: float | None, after: float | None, unit: str) -> str:
+    if before is None or after is None:
+        return ""
+    return f"{before:.0f} {unit}" if round(before) == round(after) else f"{before:.0f} → {after:.0f} {unit}"
+
+
+def peak(found: Peak) -> str:
+    """The highest rate that kept its bound."""
+    kept = f"p99 ≤ {found.latency_bound:g} ms"
+    if found.rate is None:
+        return f"no rate was valid with {kept}"
+    return f"{found.rate:,.6g} queries a second with {kept}"
+
+
+def trial_row(tried: Trial) -> tuple[str, str, str]:
+    """For `TRIALS`."""
+    verdict = "valid" if tried.reason is None else tried.reason.partition(";")[0]  # what to do about it is known
+    return f"{tried.rate:,.6g}", number(tried.p99), verdict
+
+
+def regression(found: Regression) -> str:
+    """How much slower, and whether that is real; without a verdict there is no interval, and none is made up."""
+    beside = f"× the p50 of {found.baseline}, allowed {1 + found.allowed:g}"
+    if found.unclear is not None:
+        return f"{found.ratio.median:.2f} {beside}; no verdict: {found.unclear}"
+    return f"{ratio(found.ratio)} {beside}: {'a' if found.is_real else 'no'} real regression"
+
+
+def answers(check: AnswerCheck) -> str:
+    """How many were compared with whose."""
+    wrong = f"{check.wrong:,} WRONG" if check.wrong else "none wrong"
+    error = f"{check.largest_error:.1e}".replace("nan", "NaN").replace("inf", "infinite")
+    return f"{check.checked:,} compared with {check.against}: {wrong}, largest error {error}"
+
+
+def placement(report: BenchReport) -> str | None:
+    """Where the nodes ran; None if that is where every file's do, on the CPU."""
+    found = report.placement
+    if found is None or (found.provider.startswith("CPU") and not found.on_cpu):
+        return None
+    nodes = ", ".join(f"{count} on {provider}" for provider, count in found.nodes.items())
+    fallen = f"; fell back to the CPU: {first_few(found.on_cpu, NODES_SHOWN)}" if found.on_cpu else ""
+    return nodes + fallen
+
+
+def machine(report: BenchReport) -> str:
+    """The CPU, and who else had it."""
+    found = report.environment
+    shares = {"stolen": found.steal_share, "taken by other processes": found.other_load_share}
+    taken = [f"{share:.1%} of the CPU {by}" for by, share in shares.items() if share is not None]
+    load_average = [] if found.load_average is None else [f"load average {found.load_average:.2f}"]
+    cores = f"{found.cores} core{'s' if found.cores > 1 else ''}"
+    return ", ".join([found.cpu, cores, *taken, *load_average])
+
+
+def versions(tools: Mapping[str, str]) -> str:
+    """Names and versions."""
+    return ", ".join(f"{tool} {version}" for tool, version in tools.items())

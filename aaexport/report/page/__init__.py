@@ -1,0 +1,1 @@
+"""HTML pages: markup that escapes, plots as SVG, one style sheet."""

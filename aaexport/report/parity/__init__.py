@@ -1,0 +1,1 @@
+"""A verdict → terminal, Markdown and JUnit XML, in one wording."""

@@ -1,0 +1,273 @@
+"""`aaexport serve-bench` as a user runs it: every scenario, what it leaves, and how it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import aaexport
+from aaexport.load.measurement import Trial
+from aaexport.pipeline.bench import peak_search
+from aaexport.pipeline.bench import session as bench_session
+from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.report.bench.as_json import BENCH_SCHEMA
+
+SHORT = ("--device", "cpu", "--duration", "0.3", "--warmup", "0.02", "--threads", "1")
+ONE_BATCH = ("--batch", "1", "--compare", "none")
+ALONE = (*ONE_BATCH, "--no-check")  # without the seconds that PyTorch takes to start
+
+
+def complaint(outcome, code):
+    """The one line on stderr of a run that failed, and printed no result."""
+    assert outcome.code == code, outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("Error: "))
+    assert "Traceback" not in outcome.err
+    return line
+
+
+SCENARIOS = {
+    "single-stream": (*ONE_BATCH,),
+    "multi-stream": ("--samples-per-query", "3", *ONE_BATCH),
+    "offline": ("--max-batch", "8", *ONE_BATCH),
+    "server": ("--rate", "400", "--max-batch", "4", "--max-delay", "1ms", "--p99", "5s"),
+}
+
+
+@pytest.mark.parametrize(("name", "options"), SCENARIOS.items(), ids=SCENARIOS)
+def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, options):
+    outcome = cli("serve-bench", converted.path, *SHORT, "--scenario", name, *options, "--duration", "1", "--json")
+    value = json.loads(outcome.out)
+    assert value["schema"] == BENCH_SCHEMA
+    assert value["load"]["scenario"] == name
+    assert value["unanswered"] == 0
+    assert value["check"]["checked"] > 0
+    assert value["check"]["wrong"] == 0
+    assert value["images_per_second"] > 0
+    assert (outcome.code == 0) == value["valid"]
+    recorded = json.loads(converted.bench_path.read_text())
+    assert sum(block["queries"] for block in recorded["blocks"]) == value["queries"]
+
+
+def test_a_rate_that_cannot_be_held_is_invalid_and_no_hang(cli, converted, monkeypatch):
+    monkeypatch.setattr(bench_session, "LEAST_PATIENCE", 2.0)
+    began = time.monotonic()
+    outcome = cli(
+        "serve-bench", converted.path, *SHORT, "--scenario", "server", "--rate", "1000000", "--no-check", "--json"
+    )
+    assert time.monotonic() - began < 60  # half a minute of which is a busy machine
+    assert complaint(outcome, 4).startswith("Error: the measurement is not valid: ")
+    assert any("queries a second must be answered" in reason for reason in json.loads(outcome.out)["reasons"])
+
+
+def test_clients_share_batches(cli, converted):
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--concurrency", "1,4", "--json")
+    entries = [(entry["batch"], entry["concurrency"]) for entry in json.loads(outcome.out)["throughput"]]
+    assert entries == [(1, 1), (1, 1), (1, 4)]
+
+
+def test_the_search_for_the_peak_reports_the_last_valid_run_at_it(converted, monkeypatch):
+    monkeypatch.setattr(peak_search, "_trial", held_up_to_3000)
+    options = {"scenario": "server", "find_peak": True, "latency_bound": 1000.0, "duration": 0.05}
+    monkeypatch.setattr(bench_session.BenchSession, "_latency_alone", lambda self: 0.5)
+    report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, check=False, **options)
+    assert 3000 / 1.05 <= report.peak.rate <= 3000
+    assert report.load.rate == report.peak.rate
+    assert [trial.rate for trial in report.peak.trials[:3]] == [1000, 2000, 4000]
+    (block,) = report.blocks
+    assert len(block) >= 459
+
+
+def held_up_to_3000(load, served, options):
+    return Trial(load.rate, 1.0, None if load.rate <= 3000 else "too fast")
+
+
+def test_the_page_holds_what_was_measured_and_nothing_is_left_beside_it(cli, converted, tmp_path):
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--report", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "tiny" in page
+    assert outcome.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "tiny"]
+
+
+def test_another_file_is_measured_beside_it_and_may_answer_otherwise(converted, tmp_path):
+    twin = aaexport.convert(converted, tmp_path / "twin.onnx", decomposition="skew", verify=False).path
+    options = {"duration": 0.3, "warmup": 0.0, "batches": [1], "threads": 1}
+    names = (f"onnx:{twin}", f"folder:{converted.path}")
+    report = aaexport.serve_bench(converted.onnx_path, device="cpu", compare=names, **options)
+    assert [(other.name, other.same_answers) for other in report.comparisons] == [(name, True) for name in names]
+
+
+# A baseline
+
+
+@pytest.fixture
+def measured(cli, converted, monkeypatch):
+    """A valid bench.json of the folder; other processes, which the tests have beside them, decide nothing here."""
+    monkeypatch.setattr("aaexport.pipeline.bench.serve_bench.why_no_ratio", lambda environment: None)
+    cli("serve-bench", converted.path, *SHORT, *ALONE)
+    assert json.loads(converted.bench_path.read_text())["valid"]
+    return converted
+
+
+def slower_by(folder, factor):
+    """The folder's bench.json as if the model had been that much faster then."""
+    value = json.loads(folder.bench_path.read_text())
+    for block in value["blocks"]:
+        block["median"] /= factor
+        for name in ("scheduled_ns", "issued_ns", "completed_ns"):
+            block.pop(name)
+    baseline = folder.path.with_name("before.json")
+    baseline.write_text(json.dumps(value))
+    return baseline
+
+
+def test_a_real_regression_ends_with_4_and_is_recorded(cli, measured):
+    baseline = slower_by(measured, 20)
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", baseline, "--max-regression", "5%")
+    assert "p50 must be at most 5.0% above that of" in complaint(outcome, 4)
+    assert json.loads(measured.bench_path.read_text())["regression"]["is_real"]
+
+
+def test_a_regression_does_not_replace_the_record_that_it_is_compared_with(cli, measured):
+    before = slower_by(measured, 20).read_bytes()
+    measured.bench_path.write_bytes(before)
+    for _ in range(2):
+        outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", measured.bench_path)
+        assert outcome.code == 4
+    assert measured.bench_path.read_bytes() == before
+
+
+def test_without_enough_to_tell_there_is_no_verdict_and_no_success(cli, measured, monkeypatch):
+    monkeypatch.setattr("aaexport.pipeline.bench.serve_bench.why_no_ratio", lambda environment: "others had the CPU")
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", slower_by(measured, 1))
+    assert complaint(outcome, 4) == "Error: no verdict on a regression: others had the CPU"
+    assert "no verdict: others had the CPU" in outcome.out
+
+
+def test_a_trace_can_be_measured_against_its_own_record(cli, measured, tmp_path):
+    (tmp_path / "trace").write_text("".join(f"{number / 200}\n" for number in range(100)))
+    arguments = (*SHORT, "--no-check", "--scenario", "server", "--trace", tmp_path / "trace")
+    assert cli("serve-bench", measured.path, *arguments).code == 0
+    record = measured.bench_path.rename(tmp_path / "before.json")
+    assert "regression" in cli("serve-bench", measured.path, *arguments, "--baseline", record).out
+
+
+def test_what_became_faster_is_no_regression(cli, measured):
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", slower_by(measured, 1 / 20))
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": "aaexport.bench/2"}, "must have the schema aaexport.bench/3, got 'aaexport.bench/2'"),
+        ({"model": "another"}, "the baseline's model must be tiny as in this run, got another"),
+        ({"threads": 7}, "the baseline's threads must be 1 as in this run, got 7"),
+    ],
+)
+def test_a_baseline_of_something_else_is_refused_before_the_time_is_spent(cli, measured, change, words):
+    value = json.loads(measured.bench_path.read_text())
+    measured.bench_path.write_text(json.dumps(value | change))
+    before = measured.bench_path.read_bytes()
+    arguments = (*SHORT, *ALONE, "--duration", "600", "--baseline", measured.bench_path)
+    assert words in complaint(cli("serve-bench", measured.path, *arguments), 1)
+    assert measured.bench_path.read_bytes() == before
+
+
+# What a user asks for wrongly
+
+CONTRADICTIONS = {
+    "unknown": (("--scenario", "burst"), "scenario must be one of single-stream, multi-stream, offline, server"),
+    "no rate": (("--scenario", "server"), "must have exactly one of rate, trace and find_peak, got 'none'"),
+    "two rates": (("--scenario", "server", "--rate", "5", "--trace", "x"), "got 'rate and trace'"),
+    "no bound": (("--scenario", "server", "--find-peak"), "find_peak must have a latency bound (--p99 20ms)"),
+    "no server": (("--rate", "5"), "rate must go with the server scenario, got 'single-stream'"),
+    "no unit": (("--p99", "20x"), "latency_bound must be like 20ms, got '20x'"),
+    "no share": (("--max-regression", "x"), "max_regression must be like 5%, got 'x'"),
+    "no baseline": (("--max-regression", "5%"), "max_regression must go with a baseline, got 'none'"),
+    "no sharing": (("--max-batch", "4"), "max_batch must go with server, offline or concurrency"),
+    "no arrivals": (("--scenario", "server", "--rate", "5", "--arrivals", "x"), "arrivals must be one of poisson"),
+    "no trace": (("--scenario", "server", "--trace", "nothing"), "trace must be a file of times, got 'nothing'"),
+    "no clients": (("--concurrency", "0"), "concurrency must be numbers ≥ 1 separated by commas, got '0'"),
+    "no rules": (("--rules", "x"), "rules must be one of quick, mlperf, got 'x'"),
+    "no graph": (("--cuda-graph", "--device", "cpu"), "iobinding must be on with cuda_graph, got 'off'"),
+    "no weights": (("--compare", "eager,other"), "compare must be known names, got 'other'"),
+    "too many": (("--scenario", "server", "--rate", "1e9"), "rate × duration must give at most 10,000,000 queries"),
+    "bound": (("--p99", "5ms"), "p99 must go with the server scenario, got 'single-stream'"),
+    "no CUDA": (("--nhwc", "--device", "cpu"), "device must be cuda for nhwc, got 'cpu'"),
+    "no size": (("--dim", "batch"), "dim must be NAME=N, got 'batch'"),
+    "raw": (("--raw",), "--raw goes with --json"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_contradicts_itself_is_a_usage_error(cli, converted, arguments, words):
+    outcome = cli("serve-bench", converted.path, *arguments)
+    assert words in complaint(outcome, 2)
+    assert outcome.out == ""
+    assert not converted.bench_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("20ms", 20), ("20", 20), ("0.5s", 500), ("250us", 0.25), ("250 µs", 0.25)]
+)
+def test_a_time_has_its_unit(text, milliseconds):
+    from aaexport.cli.quantities import MILLISECONDS
+
+    assert MILLISECONDS.convert(text, None, None) == pytest.approx(milliseconds)
+
+
+def test_mlperfs_rules_ask_for_ten_minutes():
+    assert (BenchOptions(rules="mlperf").seconds, BenchOptions().seconds) == (600, 6)
+
+
+def test_comparisons_in_the_server_scenario_leave_the_report_alone(converted):
+    options = {"scenario": "server", "rate": 200.0, "duration": 0.5, "compare": ("eager",)}
+    report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)
+    (block,) = report.blocks
+    assert 50 < len(block) < 200
+    assert [len(other.blocks) for other in report.comparisons] == [bench_session.BLOCKS]
+
+
+def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monkeypatch):
+    real = bench_session.Contender.run
+
+    def run(self, *arguments):
+        if self._spec.runtime == "torch":
+            self._process.kill()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(bench_session.Contender, "run", run)
+    report = aaexport.serve_bench(converted, device="cpu", duration=0.3, warmup=0.0, threads=1, batches=[1])
+    assert report.reasons == ()
+    (other,) = report.comparisons
+    assert (other.ratio, other.p50) == (None, None)
+    assert "ended without an answer: exit code -9" in other.withheld
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_record(measured, sent):
+    before = measured.bench_path.read_bytes()
+    code = (
+        "import sys; from aaexport.pipeline.bench import session as m; real = m.BenchSession._keep\n"
+        "def keep(*a): real(*a); print('measured', file=sys.stderr, flush=True)\n"
+        "m.BenchSession._keep = keep; from aaexport.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "serve-bench", str(measured.path), *SHORT, *ALONE, "--duration", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line == "measured\n":
+                break
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "INCOMPLETE: interrupted while measuring" in out
+    assert err.splitlines()[-1].startswith("Error: interrupted")
+    assert measured.bench_path.read_bytes() == before
