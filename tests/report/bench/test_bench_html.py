@@ -23,7 +23,7 @@ from aaexport.report.bench.html import bench_html
 from aaexport.report.page.markup import Html, element
 from aaexport.report.page.page import style
 from aaexport.report.page.plot import Axis
-from aaexport.report.parity.wording import printable
+from aaexport.report.printable import printable
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DARK = "--blink-settings=preferredColorScheme=0"
