@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 OWN_MODEL = ROOT / "examples" / "08_bring_your_own_model"
 MAKEFILE = (ROOT / "Makefile").read_text()
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+STARVED = "of the CPU must be left to the measurement"  # the tests' other processes may take it
 EXPECTED_CODES = {"aaexport convert aa_cnn3_digitz": 1, "aaexport convert aa_cnn3_digits --opset 99": 2}
 
 
@@ -72,7 +73,8 @@ def test_a_command_of_the_readme_prints_what_is_shown(command, shown, here):
         assert outcome.returncode == 4
         assert (here / "report.html").is_file()
         pytest.skip("other processes had the CPU, so there is no verdict on a regression")
-    assert outcome.returncode == EXPECTED_CODES.get(command, 0), outcome.stderr
+    starved = command.startswith("aaexport serve-bench") and STARVED in outcome.stderr
+    assert outcome.returncode == (4 if starved else EXPECTED_CODES.get(command, 0)), outcome.stderr
     printed = words_of(outcome.stdout + outcome.stderr)
     for line in shown:
         if line.startswith(("warning:", "VALID", "÷ ours", "withheld")):
@@ -122,7 +124,7 @@ def test_the_example_of_an_own_model_runs_as_its_readme_says(here):
 def test_the_demo_goes_the_whole_way(tmp_path):
     script = ROOT / "examples/02_train_to_latency/demo.py"
     outcome = run(f"python {script} --out {tmp_path} --epochs 1 --duration 0.5", tmp_path)
-    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.returncode == (4 if STARVED in outcome.stderr else 0), outcome.stderr
     for label in ("test accuracy", "largest error", "latency", "speed", "files"):
         assert f"\n  {label}" in outcome.stdout
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()

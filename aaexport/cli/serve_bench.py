@@ -165,12 +165,12 @@ def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> N
     from aaexport.report.bench.as_json import bench_json
     from aaexport.report.bench.terminal import bench_view
 
-    if page is not None:
-        from aaexport.report.bench.html import bench_html
-
-        with atomic_path(page) as temporary:
-            temporary.write_text(bench_html(report), encoding="utf-8")
     if as_json:
         show_json(bench_json(report, raw=raw))
     else:
         show(bench_view(report))
+    if page is not None:  # last, as it may fail: what was measured is not lost with it
+        from aaexport.report.bench.html import bench_html
+
+        with atomic_path(page) as temporary:
+            temporary.write_text(bench_html(report), encoding="utf-8")

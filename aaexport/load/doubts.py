@@ -11,7 +11,7 @@ from aaexport.load.machine import Environment
 from aaexport.load.measurement import PERCENTILES, Comparison, Load, Phases
 from aaexport.load.run import QueryLog
 from aaexport.load.statistics import Milliseconds, independent_queries, queries_needed, spread, windows
-from aaexport.load.validity import LATE, LONGER, lateness, warnings_about_the_machine
+from aaexport.load.validity import LATE, LONGER, lateness, warnings_about_the_machine, why_starved
 
 STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %
 WINDOWS = 6
@@ -54,7 +54,8 @@ def warnings_about(
         # A queue's latencies depend on each other by their nature; elsewhere it is the same disturbance as above.
         *(_dependent(latencies) if is_queue or not unsteady else ()),
         *_late(blocks),
-        *warnings_about_the_machine(environment),
+        # Where it is a reason against the measurement it need not be said twice.
+        *(() if why_starved(environment) else warnings_about_the_machine(environment)),
         *_bound_by(phases),
         *_slowed_down(gpu_before, gpu_after),
     )

@@ -16,9 +16,10 @@ _IDLE = (3, 4)  # idle and iowait
 
 @dataclass(frozen=True)
 class Environment:
-    """Recorded with every measurement. Shares of all CPU time are between 0 and 1, None where the system is silent.
+    """Recorded with every measurement. Shares of CPU time are between 0 and 1, None where the system is silent.
 
-    `steal_share` went to the hypervisor, `other_load_share` to processes that have no part in the measurement.
+    They are of the time of the processors that this process may use. `steal_share` went to the hypervisor,
+    `other_load_share` to processes that have no part in the measurement, `idle_share` to nobody.
     """
 
     cpu: str
@@ -28,6 +29,7 @@ class Environment:
     load_average: float | None
     steal_share: float | None
     other_load_share: float | None
+    idle_share: float | None = None
 
 
 class MachineWatch:
@@ -44,16 +46,16 @@ class MachineWatch:
 
     def environment(self) -> Environment:
         """The machine, and who had its CPU since the watch began."""
-        steal = other = None
+        steal = other = idle = None
         after = _cpu_ticks()
         if self._before and after:
             passed = [b - a for a, b in zip(self._before, after, strict=True)]
             total = sum(passed)
-            idle = sum(passed[index] for index in _IDLE)
+            unused = sum(passed[index] for index in _IDLE)
             own = _own_cpu_ticks(self._workers) - self._own_before
             if total > 0:
-                steal = passed[_STEAL] / total
-                other = max(0.0, total - idle - passed[_STEAL] - own) / total
+                steal, idle = passed[_STEAL] / total, unused / total
+                other = max(0.0, total - unused - passed[_STEAL] - own) / total
         return Environment(
             cpu=_cpu_name(),
             cores=usable_cores(),
@@ -62,15 +64,20 @@ class MachineWatch:
             load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             steal_share=steal,
             other_load_share=other,
+            idle_share=idle,
         )
 
 
 def _cpu_ticks() -> list[int]:
+    """Of the processors that this process may use: what others do on the rest of a large machine is no matter."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return []
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
     # user nice system idle iowait irq softirq steal; the guests after them are counted in user already.
-    return [int(ticks) for ticks in stat.read_text().splitlines()[0].split()[1:9]]
+    ticks = [[int(count) for count in counts[:8]] for name, *counts in lines if name in usable]
+    return [sum(counts) for counts in zip(*ticks, strict=True)]  # [] where the system tells of no processor
 
 
 def _own_cpu_ticks(workers: Sequence[int]) -> float:

@@ -31,6 +31,11 @@ STEAL_LIMIT = 0.05
 OTHER_LOAD_LIMIT = 0.10
 # Beside one busy process PyTorch's threads can wait for each other forty times longer than they compute.
 RATIO_LOAD_LIMIT = 0.25
+# Of a CPU of which others have so much, while nearly nothing is left over, a query waits for its turn as often as it
+# computes: a turn lasts milliseconds, which is the latency of a small network. Where as much stays idle there was
+# a free core for every thread, however busy the others were.
+TAKEN_LIMIT = 0.25
+IDLE_ENOUGH = 0.25
 NAMES_SHOWN = 3
 LONGER = "measure longer with --duration"
 
@@ -47,6 +52,7 @@ def why_invalid(
     comparisons: Sequence[Comparison] = (),
     placement: Placement | None = None,
     allow_fallback: bool = False,
+    environment: Environment | None = None,
 ) -> tuple[str, ...]:
     """Every reason for which the numbers may not be quoted; () if they may.
 
@@ -61,10 +67,13 @@ def why_invalid(
         comparisons: of which those of the same network must answer as it does.
         placement: where its nodes ran.
         allow_fallback: whether some may run on the CPU though an accelerator was asked for.
+        environment: who had the CPU meanwhile.
     """
     reasons = [*_broken_off(blocks, aborted), *_misbehaved(trouble or Trouble()), *_wrong(check, comparisons)]
     if not allow_fallback:
         reasons += fallen_back(placement)
+    if environment is not None:
+        reasons += why_starved(environment)
     reasons += _behind_schedule(blocks, load)
     reasons += _bound_broken(blocks, load)
     if not aborted:
@@ -89,6 +98,18 @@ def fallen_back(placement: Placement | None) -> tuple[str, ...]:
     return (
         f"every node must run on {placement.provider}, got {len(placement.on_cpu)} on the CPU ({names}); "
         "accept it with --allow-fallback",
+    )
+
+
+def why_starved(environment: Environment) -> tuple[str, ...]:
+    """The complaint about others who had so much of the CPU that the times are theirs as much as the model's."""
+    others, steal = environment.other_load_share or 0.0, environment.steal_share or 0.0
+    if others + steal <= TAKEN_LIMIT or (environment.idle_share or 0.0) >= IDLE_ENOUGH:
+        return ()
+    stolen = f" and the hypervisor {steal:.0%}" if steal > STEAL_LIMIT else ""
+    return (
+        f"at least {1 - TAKEN_LIMIT:.0%} of the CPU must be left to the measurement, or some of it idle, but other "
+        f"processes took {others:.0%}{stolen}: the times are not the model's own; stop them and measure again",
     )
 
 

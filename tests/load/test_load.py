@@ -105,6 +105,7 @@ def watched(monkeypatch, before, after, own=(0, 0)):
     return MachineWatch().environment()
 
 
+SHARES = ["steal_share", "other_load_share", "idle_share"]
 # user nice system idle iowait irq softirq steal; 100 ticks pass: 60 of work, 15 + 5 of none, 20 of steal.
 BEFORE = [1000, 0, 0, 5000, 0, 0, 0, 7000]
 AFTER = [1040, 10, 10, 5015, 5, 0, 0, 7020]
@@ -112,6 +113,28 @@ AFTER = [1040, 10, 10, 5015, 5, 0, 0, 7020]
 
 def test_the_steal_share_is_of_what_passed_since_the_watch_began(monkeypatch):
     assert watched(monkeypatch, BEFORE, AFTER).steal_share == 0.2
+
+
+def test_the_idle_share_is_what_nobody_used(monkeypatch):
+    assert watched(monkeypatch, BEFORE, AFTER).idle_share == 0.2
+
+
+STAT = """cpu  110 220 330 440 550 660 770 880 9 9
+cpu0 10 20 30 40 50 60 70 80 9 9
+cpu1 100 200 300 400 500 600 700 800 9 9
+intr 5 6 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("usable", "ticks"),
+    [({0}, [10, 20, 30, 40, 50, 60, 70, 80]), ({0, 1}, [110, 220, 330, 440, 550, 660, 770, 880]), ({2}, [])],
+)
+def test_only_processors_that_may_be_used_are_watched(monkeypatch, tmp_path, usable, ticks):
+    (tmp_path / "stat").write_text(STAT)
+    monkeypatch.setattr(machine, "Path", lambda name: tmp_path / name.removeprefix("/proc/"))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: usable)
+    assert machine._cpu_ticks() == ticks
 
 
 def test_the_other_load_is_the_work_that_was_not_our_own(monkeypatch):
@@ -122,11 +145,11 @@ def test_the_other_load_is_never_below_0(monkeypatch):
     assert watched(monkeypatch, BEFORE, AFTER, own=(300, 370)).other_load_share == 0
 
 
-@pytest.mark.parametrize("share", ["steal_share", "other_load_share"])
+@pytest.mark.parametrize("share", SHARES)
 def test_nobody_had_a_share_when_no_tick_passed(monkeypatch, share):
     assert not getattr(watched(monkeypatch, BEFORE, BEFORE), share)
 
 
-@pytest.mark.parametrize("share", ["steal_share", "other_load_share"])
+@pytest.mark.parametrize("share", SHARES)
 def test_a_share_is_unknown_where_the_system_keeps_no_accounts(monkeypatch, share):
     assert getattr(watched(monkeypatch, [], []), share) is None

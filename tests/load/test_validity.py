@@ -10,7 +10,13 @@ from aaexport.load.measurement import AnswerCheck, Comparison, Load
 from aaexport.load.mlperf import RULES
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.statistics import Ratio
-from aaexport.load.validity import note_on_mlperf, warnings_about_the_machine, why_invalid, why_no_ratio
+from aaexport.load.validity import (
+    note_on_mlperf,
+    warnings_about_the_machine,
+    why_invalid,
+    why_no_ratio,
+    why_starved,
+)
 from aaexport.parity.report import Placement
 
 SINGLE = Load("single-stream")
@@ -267,3 +273,34 @@ def test_what_took_little_of_the_cpu_is_not_warned_about(steal, other_load):
 def test_a_ratio_is_withheld_where_other_processes_decided_it(other_load, words):
     reason = why_no_ratio(Environment("cpu", 2, "system", "3.11", 0.0, 0.0, other_load))
     assert reason is None if words is None else words in reason
+
+
+def starved(other_load, steal=0.0, idle=0.0):
+    return why_starved(Environment("cpu", 2, "system", "3.11", 0.0, steal, other_load, idle))
+
+
+@pytest.mark.parametrize(
+    ("other_load", "steal", "idle"),
+    [(0.9, 0.0, 0.02), (0.26, 0.0, 0.0), (0.5, 0.0, 0.24), (0.13, 0.13, 0.0), (0.0, 0.5, 0.0), (0.5, None, None)],
+)
+def test_a_measurement_that_others_left_too_little_of_the_cpu_is_invalid(other_load, steal, idle):
+    environment = Environment("cpu", 2, "system", "3.11", 0.0, steal, other_load, idle)
+    (reason,) = reasons(environment=environment)
+    assert reason.startswith(
+        "at least 75% of the CPU must be left to the measurement, or some of it idle, but other "
+    )
+    assert reason.endswith("the times are not the model's own; stop them and measure again")
+
+
+@pytest.mark.parametrize(
+    ("other_load", "steal", "idle"),
+    [(0.25, 0.0, 0.0), (0.13, 0.12, 0.0), (0.6, 0.0, 0.25), (0.0, 0.0, 1.0), (None, None, None)],
+    ids=["a quarter", "a quarter together", "with room beside them", "quiet", "nothing known"],
+)
+def test_what_left_enough_of_the_cpu_is_no_reason(other_load, steal, idle):
+    assert reasons(environment=Environment("cpu", 2, "system", "3.11", 0.0, steal, other_load, idle)) == ()
+
+
+def test_the_reason_names_who_took_it():
+    assert "but other processes took 90%: the times" in starved(0.9)[0]
+    assert "but other processes took 20% and the hypervisor 40%: the times" in starved(0.2, steal=0.4)[0]

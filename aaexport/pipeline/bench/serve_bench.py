@@ -58,7 +58,8 @@ def serve_bench(
 ) -> BenchReport:
     """Measures a model folder's model.onnx, or any ONNX file.
 
-    A folder's report is kept in it as bench.json, unless it was interrupted.
+    A folder's report is kept in it as bench.json, unless it was interrupted. Where that cannot be written, a note of
+    the report says so.
 
     Args:
         model: a model folder with a model.onnx, or the path of an ONNX file.
@@ -111,9 +112,18 @@ def serve_bench(
             raise Interrupted(bench.report()) from None
         report = bench.report(baseline)
     if folder is not None and path == folder.onnx_path and not _would_replace_its_baseline(report, options, folder):
+        return _kept(report, folder)
+    return report
+
+
+def _kept(report: BenchReport, folder: ModelFolder) -> BenchReport:
+    """The report, written into the folder; with a note of it where that cannot be written: it was measured."""
+    try:
         with atomic_path(folder.bench_path) as temporary:
             temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
         folder.write_manifest()
+    except FolderError as error:
+        return replace(report, notes=(*report.notes, f"the measurement is not kept: {error}"))
     return report
 
 
@@ -292,6 +302,7 @@ class _Bench:
             comparisons=report.comparisons,
             placement=report.placement,
             allow_fallback=options.allow_fallback,
+            environment=report.environment,
         )
 
     def _beside(self, baseline: Baseline, report: BenchReport) -> BenchReport:

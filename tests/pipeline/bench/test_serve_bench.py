@@ -1,5 +1,6 @@
 """`aaexport serve-bench` as a user runs it: every scenario, what it leaves, and how it ends."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 import pytest
 
 import aaexport
+from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import Trial
 from aaexport.pipeline.bench import peak_search
 from aaexport.pipeline.bench import session as bench_session
@@ -99,6 +101,43 @@ def test_another_file_is_measured_beside_it_and_may_answer_otherwise(converted, 
     names = (f"onnx:{twin}", f"folder:{converted.path}")
     report = aaexport.serve_bench(converted.onnx_path, device="cpu", compare=names, **options)
     assert [(other.name, other.same_answers) for other in report.comparisons] == [(name, True) for name in names]
+
+
+def test_a_measurement_that_cannot_be_kept_is_shown_all_the_same(cli, converted):
+    converted.bench_path.mkdir()  # nothing can be written there, not even by root
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--json")
+    found = json.loads(outcome.out)
+    assert (outcome.code, found["valid"]) == (0, True)
+    assert any(note.startswith("the measurement is not kept: ") for note in found["notes"])
+    assert not list(converted.path.glob(".*"))
+
+
+def test_a_page_that_cannot_be_written_in_the_end_is_an_error_below_the_result(cli, converted, tmp_path, monkeypatch):
+    monkeypatch.setattr("aaexport.cli.serve_bench.check_writable", lambda path: None)  # it was so when it was checked
+    page = tmp_path / "gone" / "report.html"
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--json", "--report", page)
+    assert json.loads(outcome.out)["valid"]
+    assert f"{page} cannot be written: No such file or directory" in complaint(outcome, 1)
+    assert converted.bench_path.is_file()
+
+
+@pytest.mark.parametrize("page", ["gone/report.html", "tiny"], ids=["no folder", "a folder"])
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(cli, converted, page):
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--report", page)
+    assert outcome.code in (1, 2)
+    assert outcome.out == ""
+    assert not converted.bench_path.exists()
+
+
+def test_a_run_that_other_processes_starved_is_shown_and_ends_with_4(cli, converted, monkeypatch):
+    real = MachineWatch.environment
+    starved = {"other_load_share": 0.9, "steal_share": 0.0, "idle_share": 0.01}
+    monkeypatch.setattr(MachineWatch, "environment", lambda watch: dataclasses.replace(real(watch), **starved))
+    outcome = cli("serve-bench", converted.path, *SHORT, *ALONE)
+    assert "other processes took 90%: the times are not the model's own" in complaint(outcome, 4)
+    assert "INVALID: at least 75% of the CPU must be left to the measurement" in outcome.out
+    found = json.loads(converted.bench_path.read_text())
+    assert (found["valid"], found["environment"]["other_load_share"]) == (False, 0.9)
 
 
 # A baseline
