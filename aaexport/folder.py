@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
-import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from aaexport.errors import (
-    ArgumentError,
     FolderError,
     ModelNotFoundError,
     NoWeightsError,
@@ -26,6 +19,7 @@ from aaexport.errors import (
     did_you_mean,
 )
 from aaexport.recipe import ModuleRecipe, Recipe, read_module_recipe, read_recipe
+from aaexport.writing import atomic_path, exists, write_json
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
@@ -126,17 +120,17 @@ class ModelFolder:
         return self.weights_path
 
     def write_manifest(self) -> None:
-        """Records sha256 and size of every file of the folder, and the tools' versions."""
-        files = sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
-        manifest = {
-            "schema": MANIFEST_SCHEMA,
-            "files": {
+        """Records sha256 and size of every file of the folder, and the tools' versions. FolderError if it cannot."""
+        try:
+            files = sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
+            recorded = {
                 p.name: {"sha256": sha256(p), "bytes": p.stat().st_size}
                 for p in files
                 if p not in (self.manifest_path, self.checkpoint_path)
-            },
-            "tools": tool_versions(),
-        }
+            }
+        except OSError as error:
+            raise FolderError(f"{error.filename or self.path} cannot be read: {error.strerror}") from error
+        manifest = {"schema": MANIFEST_SCHEMA, "files": recorded, "tools": tool_versions()}
         write_json(self.manifest_path, manifest)
 
 
@@ -156,13 +150,13 @@ def find_model(name_or_path: str | Path) -> ModelFolder:
         FolderError: the folder has no model.toml.
     """
     path = Path(name_or_path)
-    exists = _exists(path)
-    if exists and path.is_dir():
+    is_there = exists(path)
+    if is_there and path.is_dir():
         return open_folder(path)
     zoo = zoo_models()
     if str(name_or_path) in zoo:
         return zoo[str(name_or_path)]
-    if exists:
+    if is_there:
         raise FolderError(f"model must be a model folder or a zoo name, got the file {str(path)!r}")
     raise ModelNotFoundError(
         f"model must be a folder or a zoo name, got {str(name_or_path)!r}; {did_you_mean(str(name_or_path), zoo)}"
@@ -229,13 +223,6 @@ def _copy(source: ModelFolder, target: ModelFolder) -> None:
         raise
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name too long to be one
-        return False
-
-
 def zoo_root() -> Path:
     """Where the zoo's folders lie: inside an installed package, or beside it in a source checkout."""
     package = Path(__file__).parent
@@ -247,62 +234,6 @@ def zoo_models() -> dict[str, ModelFolder]:
     """Every zoo model by name, in alphabetical order."""
     folders = sorted(path.parent for path in zoo_root().glob("*/model.toml"))
     return {path.name: ModelFolder(path) for path in folders}
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
-
-    A link stays, and what it names is replaced. A device or a pipe is written to.
-
-    Raises:
-        FolderError: the folder cannot be written; `path` is then as it was before.
-    """
-    if _is_stream(path):
-        with _streamed(path) as temporary:
-            yield temporary
-        return
-    path = path.resolve() if path.is_symlink() else path
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(descriptor)
-    except OSError as error:
-        raise FolderError(f"{path} cannot be written: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; the result should be as readable as any other new file.
-        temporary.chmod(0o666 & ~_umask())
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether it is a device, a pipe or the like, and not a file that could be replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-@contextmanager
-def _streamed(path: Path) -> Iterator[Path]:
-    """A temporary file whose bytes go into `path` when the block ends well. FolderError if it does not take them."""
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = Path(folder) / "result"
-        yield temporary
-        try:
-            with path.open("wb") as stream:
-                stream.write(temporary.read_bytes())
-        except OSError as error:
-            raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes `value` as indented JSON, atomically. NaN is refused: JSON has none."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
@@ -320,32 +251,3 @@ def tool_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def check_writable(path: Path) -> None:
-    """FolderError now, rather than after minutes of work, if nothing can be written beside `path`."""
-    if _is_stream(path):
-        if not os.access(path, os.W_OK):
-            raise FolderError(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
-        return
-    path = path.resolve() if path.is_symlink() else path
-    if not path.parent.is_dir():
-        raise FolderError(f"{path.parent} must be a folder, got none; create it first")
-    if path.is_dir():
-        raise ArgumentError(f"path must name a file, got the folder {path}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise FolderError(f"{path.parent} cannot be written: {error.strerror}") from error
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

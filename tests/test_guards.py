@@ -19,6 +19,7 @@ ROOMS = (
     "errors",
     "device",
     "recipe",
+    "writing",
     "folder",
     "nn",
     "adapters",
@@ -57,8 +58,8 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
 }
-WITHOUT_TORCH = ("errors", "device", "recipe", "folder", "parity", "load")
-STANDARD_LIBRARY_ONLY = ("errors", "device", "recipe")
+WITHOUT_TORCH = ("errors", "device", "recipe", "writing", "folder", "parity", "load")
+STANDARD_LIBRARY_ONLY = ("errors", "device", "recipe", "writing", "folder")
 
 
 def modules():

@@ -14,7 +14,8 @@ from aaexport.cli.converted import ensure_converted
 from aaexport.cli.progress import progress
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SHARE, Dimension
 from aaexport.errors import MeasurementError
-from aaexport.folder import ModelFolder, atomic_path, check_writable, checkout
+from aaexport.folder import ModelFolder, checkout
+from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import BenchReport

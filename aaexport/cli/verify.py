@@ -14,7 +14,8 @@ from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ensure_converted
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
-from aaexport.folder import atomic_path, check_writable, checkout
+from aaexport.folder import checkout
+from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from aaexport.parity import ParityReport, Precision

@@ -118,7 +118,7 @@ def converted_batch(path: Path) -> int | None:
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Writes one self-contained ONNX file; GraphError above protobuf's 2 GiB.
 
-    Not atomic: `path` is a temporary one (`aaexport.folder.atomic_path`) until the file is verified.
+    Not atomic: `path` is a temporary one (`aaexport.writing.atomic_path`) until the file is verified.
     """
     try:
         serialized = model.SerializeToString()

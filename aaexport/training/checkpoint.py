@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import torch
 
 from aaexport.errors import TrainingError, first_line
-from aaexport.folder import ModelFolder, atomic_path, sha256
+from aaexport.folder import ModelFolder, sha256
 from aaexport.recipe import Recipe
 from aaexport.training.options import Options
+from aaexport.writing import atomic_path
 
 KEYS = {"identity", "finished", "learner", "records", "notes", "processes"}
 REMEDY = "resume with the options and the model.toml that it was begun with, or delete it to begin anew"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aaexport.data import Images, batches, epoch_draws, load_images
 from aaexport.errors import TrainingError, broken_rule
-from aaexport.folder import ModelFolder, atomic_path
+from aaexport.folder import ModelFolder
 from aaexport.nn.build import build_network
 from aaexport.recipe import Recipe
 from aaexport.training.checkpoint import (
@@ -35,6 +35,7 @@ from aaexport.training.records import Epoch, NobodyWatches, TrainResult, Watcher
 from aaexport.training.schedule import learning_rate
 from aaexport.training.tally import Tally
 from aaexport.weights.safetensors import save_weights, write_tensors
+from aaexport.writing import atomic_path
 
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait for it
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aaexport.errors import WeightsError
-from aaexport.folder import atomic_path
 from aaexport.nn.retarget import retargeted
+from aaexport.writing import atomic_path
 
 RANDOM = {"aaexport.weights.safetensors": "random"}
 IO_ERROR = re.compile(r"I/O error: (.*?) \(os error")

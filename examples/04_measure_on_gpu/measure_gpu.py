@@ -24,11 +24,12 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError
-from aaexport.folder import check_writable, tool_versions, write_json
+from aaexport.folder import tool_versions
 from aaexport.graph.files import probe_model
 from aaexport.load.machine import MachineWatch
 from aaexport.recipe import check_opset
 from aaexport.runners.ort import OrtRunner
+from aaexport.writing import check_writable, write_json
 
 SCHEMA = "aaexport.gpu-benchmark/1"
 FULL = {"small": 32, "large": 64, "many": 32, "network": "aa_resnet50", "twin": "resnet50", "wide": measure.WIDE}

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 import aaexport
-from aaexport.folder import checkout, tool_versions, write_json
+from aaexport.folder import checkout, tool_versions
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import Load
 from aaexport.load.single_stream import BlockPlan
 from aaexport.pipeline.bench.contender import Contender
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.writing import write_json
 
 SCHEMA = "aaexport.under-load/1"
 PEAKS = {"default": {}, "threads 1": {"threads": 1}, "workers 2": {"workers": 2}}

@@ -15,8 +15,9 @@ import torch
 from mynets import AugmentedConv
 from wide_resnet import WideResNet
 
-from aaexport.folder import tool_versions, write_json
+from aaexport.folder import tool_versions
 from aaexport.load.machine import MachineWatch
+from aaexport.writing import write_json
 
 SCHEMA = "aaexport.bring-your-own/2"
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ import numpy as np
 from aaexport.capture.user_module import require_source
 from aaexport.device import usable_cores
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
-from aaexport.folder import ModelFolder, atomic_path, find_model, sha256, tool_versions
+from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
@@ -37,6 +37,7 @@ from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
 from aaexport.runners.ort import best_device
 from aaexport.runners.ort_settings import SessionSettings
+from aaexport.writing import atomic_path, blaming_changes, identity
 
 Tick = Callable[[str, float], None]
 
@@ -87,8 +88,10 @@ def serve_bench(
     options = replace(options, device=device)
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
     summary = summarize(path)
+    digest, found = sha256(path), identity(path)
     samples = gather_samples(summary, folder, options.seed, options.dims)
     with ExitStack() as stack:
+        stack.enter_context(blaming_changes(path, "measured"))
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
         samples.save(room / "samples.npz")
         spec = _spec(path, room, samples, options)
@@ -100,7 +103,7 @@ def serve_bench(
                 rivals[name] = stack.enter_context(Contender(one))
         session = BenchSession(ours, rivals, options, samples, room, tick)
         session.start()
-        bench = _Bench(path, folder, options, samples, session)
+        bench = _Bench(path, digest, found, folder, options, samples, session)
         if baseline is not None:
             _require_comparable(baseline, bench.report())
         try:
@@ -250,6 +253,8 @@ class _Bench:
     """A session and what it measures."""
 
     path: Path
+    digest: str
+    found: tuple[int, ...] | None  # the file's identity when its digest was taken
     folder: ModelFolder | None
     options: BenchOptions
     samples: Samples
@@ -260,7 +265,7 @@ class _Bench:
         measured, options, ours = self.session.measured, self.options, self.session.ours
         report = BenchReport(
             model=self.folder.name if self.folder is not None else self.path.name,
-            onnx_sha256=sha256(self.path),
+            onnx_sha256=self.digest,
             load=measured.load,
             label=ours.label,
             provider=ours.provider,
@@ -291,7 +296,11 @@ class _Bench:
 
     def _reasons(self, report: BenchReport) -> tuple[str, ...]:
         measured, options = self.session.measured, self.options
-        return why_invalid(
+        # One that is gone by now was loaded before: what was measured is of the file that there was.
+        is_another = identity(self.path) not in (None, self.found)
+        rule = "stay as it is while it is measured, got one that was written to meanwhile; measure it again"
+        changed = (f"{self.path.name} must {rule}",) if is_another else ()
+        return changed + why_invalid(
             report.blocks,
             report.load,
             None if options.trace is not None else options.duration,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.user_module import Source, build_module, require_source
 from aaexport.errors import ArgumentError, FolderError, broken_rule
-from aaexport.folder import ModelFolder, atomic_path, require_outside_zoo
+from aaexport.folder import ModelFolder, require_outside_zoo
 from aaexport.parity import Truth, made_up_cases
 from aaexport.pipeline.convert.convert import ConvertOptions, convert_subject, record_conversion
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
@@ -26,6 +25,7 @@ from aaexport.recipe.model import SCHEMA
 from aaexport.results import ConvertResult
 from aaexport.weights import load_checkpoint
 from aaexport.weights.safetensors import write_tensors
+from aaexport.writing import atomic_path, temporary_folder
 
 GOLDEN_BATCHES = (2, 1)  # without a verification, whose cases are kept otherwise
 Say = Callable[[str], None]
@@ -156,8 +156,8 @@ def _write(
     owner = subject.module if subject.original is None else subject.original
     tensors = {name: value for name, value in owner.state_dict().items() if isinstance(value, Tensor)}
     try:
-        with tempfile.TemporaryDirectory(prefix=".new.", dir=folder.path) as room:
-            new = ModelFolder(Path(room))
+        with temporary_folder(folder.path) as room:
+            new = ModelFolder(room)
             write_tensors(tensors, new.weights_path)
             write_golden(Golden(worth_keeping(truths), subject.weights_digest, warnings), new.golden_path)
             with atomic_path(new.recipe_path) as temporary:

@@ -15,7 +15,7 @@ from torch import nn
 from aaexport.capture.program import Batch
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, FolderError, ParityError, broken_rule, did_you_mean
-from aaexport.folder import ModelFolder, atomic_path, check_writable, write_json
+from aaexport.folder import ModelFolder
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
@@ -40,6 +40,7 @@ from aaexport.pipeline.verify.verify import judge_file
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, Module, check_opset
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
+from aaexport.writing import atomic_path, check_writable, write_json
 
 Say = Callable[[str], None]
 # Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.

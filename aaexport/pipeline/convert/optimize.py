@@ -12,7 +12,6 @@ import numpy as np
 
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, RunnerError, broken_rule
-from aaexport.folder import atomic_path, check_writable
 from aaexport.graph.check import check_model, foreign_operators
 from aaexport.graph.digests import renew_digests
 from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
@@ -25,6 +24,7 @@ from aaexport.results import OptimizeResult
 from aaexport.runners.base import Port
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN
+from aaexport.writing import atomic_path, check_writable
 
 BATCHES = (1, 3)
 LARGER_BATCH = 17  # shows what is cut into parts of 4, 8 or 16 images, which smaller ones fill once at most

@@ -9,12 +9,13 @@ import torch
 
 from aaexport.data import read_image
 from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mean
-from aaexport.folder import ModelFolder, atomic_path, check_writable, find_model
+from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import attention_weights, require_augmented_layers
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.report.attention_picture import attention_png
 from aaexport.results import AttentionPicture, LayerAttention
+from aaexport.writing import atomic_path, check_writable
 
 Pixel = tuple[int, int]  # (row, column)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
-from aaexport.folder import ModelFolder, check_writable, find_model, tool_versions, write_json
+from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.files import probe_model
 from aaexport.load.machine import MachineWatch
 from aaexport.load.validity import warnings_about_the_machine
@@ -29,6 +29,7 @@ from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
 from aaexport.runners.ort import OrtRunner, best_device
 from aaexport.weights.safetensors import load_weights
+from aaexport.writing import check_writable, write_json
 
 MAX_BATCH = 65536
 

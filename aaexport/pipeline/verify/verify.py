@@ -23,7 +23,7 @@ from aaexport.errors import (
     broken_rule,
     did_you_mean,
 )
-from aaexport.folder import ModelFolder, find_model, sha256, write_json
+from aaexport.folder import ModelFolder, find_model, sha256
 from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
@@ -35,6 +35,7 @@ from aaexport.pipeline.verify.computations import Judged
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
 from aaexport.pipeline.verify.matrix import Matrix, Wanted
 from aaexport.report.machine import parity_json
+from aaexport.writing import unchanged, write_json
 
 NAMED_OUTPUTS = 5
 NO_METADATA = "the file tells nothing of its origin: whether it is stale, or a little changed, is not known"
@@ -150,9 +151,16 @@ def judge_file(
     `named` is what the report calls the file, `exported` what it was.
     """
     wanted.check()
+    with unchanged(path, "judged"):
+        return _judged(subject, path, wanted, named or path, exported, say)
+
+
+def _judged(
+    subject: Subject, path: Path, wanted: Wanted, named: Path, exported: Exported | None, say: Say
+) -> tuple[ParityReport, list[Truth]]:
     audited = audit(path)
     report = ParityReport(
-        str(named or path),
+        str(named),
         structure=audited.failures,
         warnings=audited.warnings,
         seed=wanted.seed,
