@@ -2,6 +2,7 @@
 # make test    runs the tests             make check   lints, formats, types
 # make test-slow   runs those that take minutes: every zoo model, and the compiler
 # make web     installs onnxruntime-web with npm; `make test` then runs exports in it too
+# make costs   counts anew what the zoo's networks cost, after a model.toml has changed
 # make wheel   builds the wheel           make clean   removes the environment, onnxruntime-web and the demo folders
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 WEB    := examples/05_run_elsewhere/web
 
-.PHONY: demo test test-slow check web wheel clean
+.PHONY: demo test test-slow check web costs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/02_train_to_latency/demo.py --out demo
@@ -31,6 +32,9 @@ web: $(WEB)/node_modules/.installed
 $(WEB)/node_modules/.installed: $(WEB)/package.json
 	npm install --prefix $(WEB) --no-package-lock --no-audit --no-fund --ignore-scripts
 	@touch $@
+
+costs: $(VENV)/.installed
+	$(BIN)/python -m aaexport.pipeline.look.costs
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

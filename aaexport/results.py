@@ -6,21 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every result has all of them
+    import numpy as np
+    import numpy.typing as npt
 
-from aaexport.capture.program import Batch
-from aaexport.device import Target
-from aaexport.graph.files import GraphSummary
-from aaexport.load.machine import Environment
-from aaexport.load.statistics import Milliseconds, Ratio, typical
-from aaexport.nn.build import Cost
-from aaexport.nn.choice import AttentionSizes, Choice
-from aaexport.parity import ParityReport
-from aaexport.recipe import Module, Recipe
-
-if TYPE_CHECKING:  # the rewriter takes a second to import
+    from aaexport.capture.program import Batch
+    from aaexport.device import Target
+    from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
+    from aaexport.load.machine import Environment
+    from aaexport.load.statistics import Milliseconds, Ratio
+    from aaexport.nn.choice import AttentionSizes, Choice
+    from aaexport.parity import ParityReport
+    from aaexport.recipe import Cost, Module, Recipe
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,16 @@ class Candidate:
     @property
     def milliseconds(self) -> float | None:
         """The median of the rounds' medians, or of the first look where there was no more; None without both."""
+        from aaexport.load.statistics import typical
+
         blocks = self.rounds or (() if self.first_look is None else (self.first_look,))
         return typical(blocks) if blocks else None
 
     @property
     def spread(self) -> tuple[float, float] | None:
         """The smallest and the largest median of a round, in milliseconds; None without rounds."""
+        from aaexport.load.statistics import typical
+
         medians = [typical([block]) for block in self.rounds]
         return (min(medians), max(medians)) if medians else None
 

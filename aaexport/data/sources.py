@@ -13,7 +13,7 @@ from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.request import Request, Split
 from aaexport.data.synthetic import read_synthetic
 from aaexport.errors import DataError, broken_rule, did_you_mean
-from aaexport.recipe import Recipe
+from aaexport.recipe import DATA_SETS, Recipe
 
 OPTIONAL_KEYS = ("path", "label_column", "test_split")
 HUB_KEYS = ("label_column", "test_split")
@@ -29,21 +29,13 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source("scikit-learn's 8×8 digits, offline", read_digits),
-    "cifar10": Source("CIFAR-10 from the Hugging Face hub's cache", hub_reader("uoft-cs/cifar10"), HUB_KEYS),
-    "cifar100": Source(
-        "CIFAR-100 from the Hugging Face hub's cache", hub_reader("uoft-cs/cifar100", "fine_label"), HUB_KEYS
-    ),
-    "mnist": Source("MNIST from the Hugging Face hub's cache", hub_reader("ylecun/mnist"), HUB_KEYS),
-    "imagenet": Source(
-        "ImageNet-1k from the Hugging Face hub's cache",
-        hub_reader("ILSVRC/imagenet-1k", test_split="validation"),
-        HUB_KEYS,
-    ),
-    "imagefolder": Source(
-        "a folder, [data] path, of train/<class>/… and test/<class>/…", read_image_folder, ("path", "test_split")
-    ),
-    "synthetic": Source("noise of the recipe's size, for load tests", read_synthetic),
+    "digits": Source(DATA_SETS["digits"], read_digits),
+    "cifar10": Source(DATA_SETS["cifar10"], hub_reader("uoft-cs/cifar10"), HUB_KEYS),
+    "cifar100": Source(DATA_SETS["cifar100"], hub_reader("uoft-cs/cifar100", "fine_label"), HUB_KEYS),
+    "mnist": Source(DATA_SETS["mnist"], hub_reader("ylecun/mnist"), HUB_KEYS),
+    "imagenet": Source(DATA_SETS["imagenet"], hub_reader("ILSVRC/imagenet-1k", test_split="validation"), HUB_KEYS),
+    "imagefolder": Source(DATA_SETS["imagefolder"], read_image_folder, ("path", "test_split")),
+    "synthetic": Source(DATA_SETS["synthetic"], read_synthetic),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from aaexport.errors import GraphError, first_line
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset
@@ -158,17 +158,6 @@ def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bflo
     if TensorProto.BFLOAT16 in held:
         return "bfloat16"
     return "float16" if TensorProto.FLOAT16 in held else "float32"
-
-
-def probe_model() -> bytes:
-    """The smallest model that makes a runtime work: one addition. A provider that runs it really runs."""
-    signature = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")}
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])], "probe", [signature["x"]], [signature["y"]]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 _FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
-
-PREFIX = "attention"
+from aaexport.recipe.words import ATTENTION_OUTPUTS
 
 
 @torch.no_grad()
@@ -72,7 +71,7 @@ class WithAttention(nn.Module):
 def attention_outputs(module: nn.Module) -> tuple[str, ...]:
     """`attention.<path of the layer>.head<number>` for every head of every augmented layer."""
     return tuple(
-        ".".join(filter(None, (PREFIX, path, f"head{head}")))
+        ".".join(filter(None, (ATTENTION_OUTPUTS, path, f"head{head}")))
         for path, layer in augmented_layers(module).items()
         for head in range(layer.num_heads)
     )

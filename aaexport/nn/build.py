@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from aaexport.nn.cnn import ThreeConvNet
 from aaexport.nn.mnasnet import MobileNetwork
 from aaexport.nn.resnet import ResidualNetwork
 from aaexport.nn.wide_resnet import WideResidualNetwork
-from aaexport.recipe import Attention, Input, Recipe
+from aaexport.recipe import Attention, Cost, Input, Recipe
 
 FAMILIES: dict[str, Callable[[Any, Attention | None, Input], nn.Module]] = {
     "cnn3": ThreeConvNet,
@@ -69,15 +68,6 @@ def calibrate_normalization(module: nn.Module, input_shape: tuple[int, int, int]
         module.eval()(noise)
     for hook in hooks:
         hook.remove()
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image costs: parameters, and multiply-accumulates of the products that dominate."""
-
-    parameters: int
-    macs: int
-    attention_macs: int  # the batched products of attention (QKᵀ, relative logits, AV), part of `macs`
 
 
 def _leave_normalization_out(module: nn.Module) -> None:

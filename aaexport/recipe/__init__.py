@@ -1,9 +1,11 @@
 """model.toml ↔ frozen dataclasses: what a person writes about a model, checked once and then a value.
 
 `section` parses any table, `network` describes the families of networks, `model` has the other tables and the whole;
-`module` is the other kind of model.toml, of a module that was brought along.
+`module` is the other kind of model.toml, of a module that was brought along. `words` explains the names that a
+model.toml may use, `cost` is what a network costs.
 """
 
+from aaexport.recipe.cost import Cost
 from aaexport.recipe.model import (
     DECOMPOSITION_NAMES,
     DEFAULT_DECOMPOSITION,
@@ -23,8 +25,11 @@ from aaexport.recipe.model import (
 )
 from aaexport.recipe.module import Module, ModuleRecipe, module_toml, parse_kwargs, read_module_recipe
 from aaexport.recipe.network import FAMILIES, Cnn3, MnasNet, Network, ResNet, WideResNet
+from aaexport.recipe.words import DATA_SETS, DECOMPOSITIONS
 
 __all__ = [
+    "DATA_SETS",
+    "DECOMPOSITIONS",
     "DECOMPOSITION_NAMES",
     "DEFAULT_DECOMPOSITION",
     "DEFAULT_OPSET",
@@ -33,6 +38,7 @@ __all__ = [
     "OPSETS",
     "Attention",
     "Cnn3",
+    "Cost",
     "Data",
     "DecompositionName",
     "Export",

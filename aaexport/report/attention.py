@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from aaexport.nn.attention_maps import PREFIX
+from aaexport.recipe.words import ATTENTION_OUTPUTS
 
-_HEAD = re.compile(rf"({PREFIX}(?:\..+)?)\.head(\d+)")
+_HEAD = re.compile(rf"({ATTENTION_OUTPUTS}(?:\..+)?)\.head(\d+)")
 
 
 def head_of(output: str) -> tuple[str, int] | None:

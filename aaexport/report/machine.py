@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aaexport.parity import ParityReport
-from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
+if TYPE_CHECKING:
+    from aaexport.parity import ParityReport
+    from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/2"
 CONVERT_SCHEMA = "aaexport.convert/1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -11,12 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from aaexport.errors import first_few
-from aaexport.graph.files import GraphSummary, TensorInfo
-from aaexport.recipe import Input
 from aaexport.report.attention import head_of, listed
 from aaexport.report.parity import wording
 from aaexport.report.parity.terminal import verdict_view
-from aaexport.results import AttentionPicture, ConvertResult, InspectResult
+
+if TYPE_CHECKING:
+    from aaexport.graph.files import GraphSummary, TensorInfo
+    from aaexport.recipe import Input
+    from aaexport.results import AttentionPicture, ConvertResult, InspectResult
 
 NAMED_LAYERS = 4
 

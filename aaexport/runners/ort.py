@@ -17,7 +17,7 @@ import onnxruntime
 
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
-from aaexport.graph.files import probe_model
+from aaexport.graph.probe import probe_model
 from aaexport.runners.base import Array, Arrays, Port, Runner, numpy_type
 from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
 from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, BoundRunner, PhaseTimes, measure_phases, run_options

@@ -25,7 +25,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError
 from aaexport.folder import tool_versions
-from aaexport.graph.files import probe_model
+from aaexport.graph.probe import probe_model
 from aaexport.load.machine import MachineWatch
 from aaexport.recipe import check_opset
 from aaexport.runners.ort import OrtRunner

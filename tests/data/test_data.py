@@ -8,6 +8,7 @@ from data_sets import CIFAR100, DIGITS, of_features, with_data, with_input
 
 from aaexport.data import SOURCES, digits, load_images, synthetic
 from aaexport.errors import DataError
+from aaexport.recipe import DATA_SETS
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,11 @@ def test_the_named_data_sets_are_these():
     assert list(SOURCES) == ["digits", "cifar10", "cifar100", "mnist", "imagenet", "imagefolder", "synthetic"]
 
 
+def test_the_recipe_has_a_word_for_every_named_data_set():
+    assert list(DATA_SETS) == list(SOURCES)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_named_data_set_is_described(name):
     assert SOURCES[name].description
+    assert SOURCES[name].description == DATA_SETS[name]

@@ -18,8 +18,9 @@ from aaexport.errors import ArgumentError, ExportError, GraphError
 from aaexport.graph.check import UNWANTED_OPERATORS, check_model, check_operators, declared_opset
 from aaexport.graph.convert import _without_pairwise_rules, to_onnx
 from aaexport.graph.cost import count_macs
-from aaexport.graph.files import TensorInfo, probe_model, read_onnx, summarize, write_onnx
+from aaexport.graph.files import TensorInfo, read_onnx, summarize, write_onnx
 from aaexport.graph.metadata import Provenance, read_metadata, write_metadata
+from aaexport.graph.probe import probe_model
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.recipe import DECOMPOSITION_NAMES, Input
 
@@ -77,6 +78,13 @@ def refusal(call, *arguments, **options):
 
 def test_a_plain_valid_model_is_accepted():
     check_model(onnx.load_from_string(probe_model()), opset=18)
+
+
+def test_the_probe_is_what_onnx_makes_of_one_addition():
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    assert onnx.load_from_string(probe_model()) == model
 
 
 def test_a_plain_valid_branch_is_accepted():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aaexport.nn.relative import DECOMPOSITIONS
-from aaexport.recipe import DECOMPOSITION_NAMES
+from aaexport.recipe import DECOMPOSITION_NAMES, words
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 GRADIENTS = {"rtol": 1e-10, "atol": 1e-10}
@@ -55,6 +55,12 @@ def gradients(attend, inputs):
 
 def test_recipes_know_exactly_the_decompositions_there_are():
     assert {"auto", *DECOMPOSITIONS} == set(DECOMPOSITION_NAMES)
+    assert set(words.DECOMPOSITIONS) == set(DECOMPOSITION_NAMES)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_recipes_say_of_a_decomposition_what_its_function_says(name):
+    assert words.DECOMPOSITIONS[name] == DECOMPOSITIONS[name].__doc__.strip().partition("\n")[0]
 
 
 @every_decomposition

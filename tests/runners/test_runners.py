@@ -11,7 +11,7 @@ from torch import nn
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, ProviderError, RunnerError
-from aaexport.graph.files import probe_model
+from aaexport.graph.probe import probe_model
 from aaexport.parity import TOLERANCES
 from aaexport.runners.base import Port
 from aaexport.runners.ort import WORKS, OrtRunner, best_device, working_providers

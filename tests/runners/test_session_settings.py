@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from aaexport.errors import ArgumentError
-from aaexport.graph.files import probe_model
+from aaexport.graph.probe import probe_model
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import DEFAULTS, EXACT, PROVIDERS, SessionSettings
 

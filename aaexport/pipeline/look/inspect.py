@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from aaexport.folder import ModelFolder, find_model, zoo_models
-from aaexport.graph.files import summarize
-from aaexport.nn.build import Cost, build_network, measure_cost
-from aaexport.recipe import Recipe
+from aaexport.pipeline.look.costs import cost_of, zoo_costs
+from aaexport.recipe import Cost
 from aaexport.results import InspectResult
+
+if TYPE_CHECKING:  # and with it onnx, which is not needed where there is no file
+    from aaexport.graph.files import GraphSummary
 
 
 def inspect(model: str | Path | ModelFolder) -> InspectResult:
@@ -22,22 +24,26 @@ def inspect(model: str | Path | ModelFolder) -> InspectResult:
     """
     if not isinstance(model, ModelFolder):
         if Path(model).suffix == ".onnx" or Path(model).is_file():
-            return InspectResult(Path(model), None, None, has_weights=False, graph=summarize(Path(model)))
+            return InspectResult(Path(model), None, None, has_weights=False, graph=_summary(Path(model)))
         model = find_model(model)
-    graph = summarize(model.onnx_path) if model.onnx_path.is_file() else None
-    if model.module_recipe is not None:
-        return InspectResult(model.path, None, None, model.weights_path.is_file(), graph, model.module_recipe.module)
-    cost = cost_of(model.recipe)
-    return InspectResult(model.path, model.recipe, cost, model.weights_path.is_file(), graph)
+    return _inspect_folder(model, zoo_costs())
 
 
 def inspect_zoo() -> dict[str, InspectResult]:
     """Every zoo model by name."""
-    return {name: inspect(folder) for name, folder in zoo_models().items()}
+    known = zoo_costs()
+    return {name: _inspect_folder(folder, known) for name, folder in zoo_models().items()}
 
 
-def cost_of(recipe: Recipe) -> Cost:
-    """Parameters and MACs, counted on tensors without storage."""
-    with torch.device("meta"):
-        module = build_network(recipe)
-    return measure_cost(module, recipe.input.shape)
+def _inspect_folder(folder: ModelFolder, known: Mapping[str, Cost]) -> InspectResult:
+    graph = _summary(folder.onnx_path) if folder.onnx_path.is_file() else None
+    has_weights = folder.weights_path.is_file()
+    if folder.module_recipe is not None:
+        return InspectResult(folder.path, None, None, has_weights, graph, folder.module_recipe.module)
+    return InspectResult(folder.path, folder.recipe, cost_of(folder.recipe, known), has_weights, graph)
+
+
+def _summary(path: Path) -> GraphSummary:
+    from aaexport.graph.files import summarize
+
+    return summarize(path)

@@ -16,7 +16,7 @@ from torch import nn
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
-from aaexport.graph.files import probe_model
+from aaexport.graph.probe import probe_model
 from aaexport.load.machine import MachineWatch
 from aaexport.load.validity import warnings_about_the_machine
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
