@@ -1,6 +1,7 @@
 """The walls of the house: layers, light imports, the public names."""
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -70,14 +71,17 @@ def room_of(path):
     return path.parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imported(path):
     """Every absolute module name that the file imports, at its top or inside a function."""
+    names = []
     for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 INNER = [path for path in modules() if path != Path("__init__.py")]
