@@ -19,7 +19,7 @@ from aaexport.errors import (
     did_you_mean,
 )
 from aaexport.recipe import ModuleRecipe, Recipe, read_module_recipe, read_recipe
-from aaexport.writing import atomic_path, exists, write_json
+from aaexport.writing import atomic_path, exists, new_files, write_json
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
@@ -204,23 +204,11 @@ def _copy(source: ModelFolder, target: ModelFolder) -> None:
     if path and not Path(path).is_absolute():
         rule, remedy = "be absolute where the folder is copied", "write it so, or work in the folder itself"
         raise FolderError(broken_rule(f"{source.recipe_path}: [data] path", rule, path, remedy))
-    is_new = not target.path.exists()
-    try:
-        target.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{target.path} cannot be written: {error.strerror}") from error
     names = [name for name in COPIED_FILES if (source.path / name).is_file()]
-    try:
+    with new_files([target.path / name for name in names]):  # half a copy would stand in the way of the next try
         for name in names:
             with atomic_path(target.path / name) as temporary:
                 shutil.copyfile(source.path / name, temporary)
-    except BaseException:
-        # Half a copy would stand in the way of the next try.
-        for name in names:
-            (target.path / name).unlink(missing_ok=True)
-        if is_new:
-            target.path.rmdir()
-        raise
 
 
 def zoo_root() -> Path:

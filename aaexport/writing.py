@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,40 @@ def temporary_folder(path: Path) -> Iterator[Path]:
             raise _moved(path / name) from error
         finally:
             folder.remove(name)
+
+
+@contextmanager
+def new_files(paths: Sequence[Path]) -> Iterator[None]:
+    """The folders of `paths` are there for the block to write them; if it fails, what is new of all that goes again.
+
+    What was there before stays, be it a file of `paths` or a folder, and so does a folder that somebody else has put
+    something into meanwhile.
+
+    Raises:
+        FolderError: a folder cannot be made.
+    """
+    new = [path for path in paths if not (path.exists() or path.is_symlink())]
+    above = {folder for path in paths for folder in path.parents if not folder.exists()}
+    folders = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
+    try:
+        for path in paths:
+            _make_folder(path.parent)
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):  # the block's own failure is what is told
+                path.unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

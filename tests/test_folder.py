@@ -1,5 +1,7 @@
 import hashlib
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -207,6 +209,22 @@ def test_a_broken_recipe_is_not_copied(copied, tmp_path):
     with pytest.raises(RecipeError):
         checkout(copied.path, tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+def test_half_a_copy_is_taken_back(tmp_path, monkeypatch):
+    copies = []
+
+    def fails_at_the_second(*paths):
+        copies.append(paths)
+        if len(copies) > 1:
+            raise OSError(28, "No space left on device")
+        shutil.copyfile(*paths)
+
+    monkeypatch.setattr("aaexport.folder.shutil", SimpleNamespace(copyfile=fails_at_the_second))
+    with pytest.raises(FolderError, match="No space left on device"):
+        checkout(MODEL, tmp_path / "deep" / "out")
+    assert len(copies) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 # The manifest

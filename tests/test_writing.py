@@ -12,6 +12,7 @@ from aaexport.writing import (
     atomic_path,
     blaming_changes,
     check_writable,
+    new_files,
     temporary_folder,
     unchanged,
     write_json,
@@ -136,6 +137,47 @@ def test_a_folder_in_place_of_a_file_is_refused_beforehand(tmp_path):
 def test_the_check_beforehand_leaves_nothing(tmp_path):
     check_writable(tmp_path / "model.onnx")
     assert contents(tmp_path) == {}
+
+
+# Taking back
+
+
+@pytest.mark.parametrize("accident", [KeyboardInterrupt, ValueError])
+def test_what_is_new_goes_again_after_an_accident(tmp_path, accident):
+    with pytest.raises(accident), new_files([tmp_path / "deep/er/a", tmp_path / "deep/b"]):
+        (tmp_path / "deep/er/a").write_text("half")
+        raise accident
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_before_stays_after_an_accident(target):
+    with pytest.raises(ValueError, match="bad"), new_files([target, target.with_name("new")]):
+        target.with_name("new").write_text("half")
+        raise ValueError("bad")
+    assert contents(target.parent) == {"file.txt": b"old"}
+
+
+def test_what_somebody_else_wrote_meanwhile_stays_after_an_accident(tmp_path):
+    with pytest.raises(ValueError, match="bad"), new_files([tmp_path / "deep/er/a"]):
+        (tmp_path / "deep/theirs").write_text("theirs")
+        raise ValueError("bad")
+    assert contents(tmp_path / "deep") == {"theirs": b"theirs"}
+
+
+def test_what_is_new_stays_where_all_goes_well(tmp_path):
+    with new_files([tmp_path / "deep/a"]):
+        (tmp_path / "deep/a").write_text("whole")
+    assert contents(tmp_path / "deep") == {"a": b"whole"}
+
+
+def test_folders_that_cannot_all_be_made_are_taken_back(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(FolderError, match="below cannot be written"),
+        new_files([tmp_path / "new/a", tmp_path / "file/below/b"]),
+    ):
+        pytest.fail("there is nowhere to write")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # A folder that is moved or removed meanwhile

@@ -10,6 +10,9 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where alternating.py lies
+
+import alternating
 import numpy as np
 import torch
 from naive import naive
@@ -104,25 +107,9 @@ def table(folder, arguments):
 
 
 def ratio(what, first, second, rounds):
-    """The sides take turns, and who goes first changes: both see the machine's moods alike."""
-    values = {first: [], second: []}
-    for number in range(rounds):
-        for side in (first, second) if number % 2 == 0 else (second, first):
-            values[side].append(child(side))
-    ratios = [a / b for a, b in zip(values[first], values[second], strict=True)]
-    return row(what, ratios, first=values[first], second=values[second])
-
-
-def row(what, values, **raw):
-    print(f"{what}: {statistics.median(values):.2f}", file=sys.stderr)
-    return {
-        "what": what,
-        "median": statistics.median(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "runs": len(values),
-        **raw,
-    }
+    """The row of two children's numbers, measured in turns."""
+    pairs = alternating.pairs(child, first, second, rounds)
+    return alternating.ratio(what, pairs, first=[pair[0] for pair in pairs], second=[pair[1] for pair in pairs])
 
 
 def seconds_of_convert(folder, name, runs):
@@ -134,7 +121,7 @@ def seconds_of_convert(folder, name, runs):
         command = [sys.executable, "-m", "aaexport", "--quiet", "convert", str(folder), "--no-verify"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - began)
-    return row(f"convert {name} --no-verify, seconds", seconds)
+    return alternating.row(f"convert {name} --no-verify, seconds", seconds)
 
 
 def child(order):

@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where alternating.py lies
+
+import alternating
 import numpy as np
 
 import aaexport
@@ -57,24 +61,25 @@ def overhead(folder, room, arguments):
     spec = WorkerSpec("onnxruntime", str(folder.onnx_path), str(room / "samples.npy"), "cpu", 1)
     order = RunOrder(Load("single-stream"), arguments.seconds, 0.3)
     plan = BlockPlan(0.3, arguments.seconds, 1, 60.0)
-    pairs = []
     with Contender(spec) as worker:
-        for number in range(arguments.pairs):
-            blocks = {"engine": lambda: worker.run(order).log.latencies, "plain": lambda: worker.block(1, plan)}
-            turns = list(blocks) if number % 2 else list(blocks)[::-1]
-            medians = {name: float(np.median(blocks[name]())) for name in turns}
-            pairs.append([medians["engine"], medians["plain"]])
-    return row("median latency, 1 thread: load engine ÷ plain loop", pairs)
+        pairs = alternating.pairs(
+            lambda latencies: float(np.median(latencies())),
+            lambda: worker.run(order).log.latencies,
+            lambda: worker.block(1, plan),
+            arguments.pairs,
+        )
+    return alternating.ratio("median latency, 1 thread: load engine ÷ plain loop", pairs, pairs=pairs)
 
 
 def batching(folder, name, options, arguments):
     """The highest rate that keeps p99 within the bound, with batches of up to 32 images and without."""
-    pairs = []
-    for number in range(arguments.pairs):
-        sizes = (32, 1) if number % 2 else (1, 32)
-        rates = {size: peak(folder, size, options, arguments.seconds) for size in sizes}
-        pairs.append([rates[32], rates[1]])
-    return row(f"peak rate, p99 ≤ {BOUND:g} ms, {name}: with ÷ without dynamic batching", pairs)
+
+    def rate(size):
+        return peak(folder, size, options, arguments.seconds)
+
+    pairs = alternating.pairs(rate, 32, 1, arguments.pairs)
+    what = f"peak rate, p99 ≤ {BOUND:g} ms, {name}: with ÷ without dynamic batching"
+    return alternating.ratio(what, pairs, pairs=pairs)
 
 
 def peak(folder, max_batch, options, seconds):
@@ -84,17 +89,6 @@ def peak(folder, max_batch, options, seconds):
     )  # fmt: skip
     print(json.dumps({"max_batch": max_batch, **options, "peak": report.peak.rate}), flush=True)
     return report.peak.rate
-
-
-def row(what, pairs):
-    ratios = sorted(first / second for first, second in pairs)
-    return {
-        "what": what,
-        "median": float(np.median(ratios)),
-        "lowest": ratios[0],
-        "highest": ratios[-1],
-        "pairs": pairs,
-    }
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where alternating.py lies
+
+import alternating
 import torch
 from mynets import AugmentedConv
 from wide_resnet import WideResNet
@@ -67,10 +70,12 @@ def of_network(room, size, arguments):
         "--input-shape", "3x32x32", "--out", out,
     )  # fmt: skip
     return [
-        row(f"{name}: a script that loads it and exports it plainly, seconds", [plain["seconds"]]),
-        row(f"{name}: convert with checkpoint and verification, seconds", [converted["seconds"]]),
-        row(f"{name}: convert, peak memory in GB", [converted["gigabytes"]]),
-        row(f"{name}: largest error of the file", [json.loads((out / "parity.json").read_text())["max_abs_error"]]),
+        alternating.row(f"{name}: a script that loads it and exports it plainly, seconds", [plain["seconds"]]),
+        alternating.row(f"{name}: convert with checkpoint and verification, seconds", [converted["seconds"]]),
+        alternating.row(f"{name}: convert, peak memory in GB", [converted["gigabytes"]]),
+        alternating.row(
+            f"{name}: largest error of the file", [json.loads((out / "parity.json").read_text())["max_abs_error"]]
+        ),
         ratio(f"{name}, batch 1: naive ÷ ours", room / f"{size}.onnx", out / "model.onnx", 1, arguments),
     ]
 
@@ -89,19 +94,13 @@ def of_layer(room, arguments):
 
 
 def ratio(what, slow, fast, batch, arguments):
-    """The sides take turns, each time in a new process, and who goes first changes."""
-    pairs = []
-    for number in range(arguments.pairs):
-        turns = (slow, fast) if number % 2 else (fast, slow)
-        medians = {path: child("latency", path, batch, arguments.seconds) for path in turns}
-        pairs.append([medians[slow], medians[fast]])
-    return row(what, [first / second for first, second in pairs], milliseconds=pairs)
+    """The row of two files' latencies, measured in turns, each time in a new process."""
 
+    def latency_of(path):
+        return child("latency", path, batch, arguments.seconds)
 
-def row(what, values, **raw):
-    print(f"{what}: {statistics.median(values):.4g}", file=sys.stderr)
-    found = {"median": statistics.median(values), "lowest": min(values), "highest": max(values), "runs": len(values)}
-    return {"what": what, **found, **raw}
+    pairs = alternating.pairs(latency_of, slow, fast, arguments.pairs)
+    return alternating.ratio(what, pairs, milliseconds=pairs)
 
 
 def child(*order):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from aaexport.recipe.model import SCHEMA
 from aaexport.results import ConvertResult
 from aaexport.weights import load_checkpoint
 from aaexport.weights.safetensors import write_tensors
-from aaexport.writing import atomic_path, temporary_folder
+from aaexport.writing import atomic_path, new_files, temporary_folder
 
 GOLDEN_BATCHES = (2, 1)  # without a verification, whose cases are kept otherwise
 Say = Callable[[str], None]
@@ -113,7 +113,7 @@ def _brought(
             truths, warnings = _made_up_truths(subject, options)
         _write(folder, recipe, subject, truths, warnings)
 
-    with _made(folder):
+    with new_files((folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path)):
         return convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say), notes
 
 
@@ -175,24 +175,3 @@ def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[tuple[Tr
     judge = Judge(subject)
     truths = tuple(judge.truth(case) for case in cases if case.kind == "ordinary" and not case.degenerate)
     return truths, tuple(judge.warnings)
-
-
-@contextmanager
-def _made(folder: ModelFolder) -> Iterator[None]:
-    """The folder is there; what was not there before goes again if nothing comes of it."""
-    was_there = folder.recipe_path.exists()
-    absent = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{folder.path} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    except BaseException:
-        if not was_there:
-            for path in (folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path):
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else has put something there meanwhile: it is theirs
-            for path in absent:
-                path.rmdir()
-        raise
