@@ -12,8 +12,6 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-WIDTH_OF_A_PIPE = 110
-
 
 @dataclass
 class Settings:
@@ -38,8 +36,8 @@ def say_error(line: str) -> None:
 
 
 def show(view: RenderableType) -> None:
-    """A result for people, on stdout."""
-    console(sys.stdout).print(view)
+    """A result for people, on stdout; what is longer than a line is not cut there."""
+    console(sys.stdout).print(view, crop=False)
 
 
 def show_json(value: dict[str, Any]) -> None:
@@ -51,7 +49,9 @@ def console(file: TextIO) -> Console:
     """A rich console; wide enough for every table where there is no terminal to ask."""
     from rich.console import Console
 
+    from aaexport.report.layout import WIDTH
+
     plain = not file.isatty()
     # No markup: a folder or a file's metadata may well hold [brackets].
-    width = WIDTH_OF_A_PIPE if plain else None
+    width = WIDTH if plain else None
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=plain)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from aaexport.cli import options
-from aaexport.cli.console import show, show_json
+from aaexport.cli.console import settings, show, show_json
 
 
 class Pixel(click.ParamType[tuple[int, int]]):
@@ -71,7 +71,7 @@ def command(
     if as_json:
         show_json(inspect_json(result))
     else:
-        show(inspect_view(result))
+        show(inspect_view(result, verbose=settings.verbose))
 
 
 def _draw(

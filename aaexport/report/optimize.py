@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
+from aaexport.report.layout import Facts, Table, Words
 from aaexport.report.parity.wording import scientific
-from aaexport.report.terminal import facts, histogram, new_table
+from aaexport.report.terminal import histogram
 from aaexport.results import OptimizeResult
 
 
 def optimize_view(result: OptimizeResult) -> RenderableType:
     """One row a rule, then the file."""
-    rules = new_table("rule", "applied", "left alone, because")
-    for rule in result.rules:
-        reasons = "\n".join(f"{count} × {reason}" for reason, count in rule.refused.items())
-        rules.add_row(rule.title, str(rule.applied) if rule.applied else "–", reasons)
+    table = [
+        (
+            rule.title,
+            str(rule.applied) if rule.applied else "–",
+            "\n".join(f"{count} × {reason}" for reason, count in rule.refused.items()),
+        )
+        for rule in result.rules
+    ]
     rows = {
         "file": str(result.path),
         "before": histogram(result.before),
         "after": histogram(result.after),
         "comparison": _comparison(result),
     }
-    return Group(rules, facts(rows))
+    rules = Table(("rule", "applied", "left alone, because"), table, prose=True)
+    return Group(rules, Words(), Facts(rows))
 
 
 def _comparison(result: OptimizeResult) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aaexport.errors import first_few
 from aaexport.report.attention import head_of, listed
+from aaexport.report.layout import Cell, Facts, Table, Words
 from aaexport.report.parity import wording
-from aaexport.report.parity.terminal import verdict_view
+from aaexport.report.parity.terminal import verdict_line
 
 if TYPE_CHECKING:
     from aaexport.graph.files import GraphSummary, TensorInfo
@@ -21,16 +20,18 @@ if TYPE_CHECKING:
     from aaexport.results import AttentionPicture, ConvertResult, InspectResult
 
 NAMED_LAYERS = 4
+SHORT = 60  # characters of a value among the metadata
+DIGESTS = ("_digest", ".initializers")  # metadata that are for machines alone
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
     """Where the file is, what it is made of, and the verdict."""
-    rows: dict[str, RenderableType] = {
+    rows: dict[str, Cell] = {
         "file": f"{result.path} ({_size(result.bytes)})",
         "opset": f"{result.opset}, batch {result.batch}, decomposition {result.decomposition}",
         "operators": histogram(result.operators),
         "rules": ", ".join(f"{count} × {rule}" for rule, count in result.rules.items()) or "none applied",
-        "parity": verdict_view(result.parity) if result.parity else "not verified (--no-verify)",
+        "parity": verdict_line(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
     if result.attention_outputs:
@@ -41,7 +42,7 @@ def convert_view(result: ConvertResult) -> RenderableType:
         rows["kept"] = Text("\n".join(f"{path}: {why}" for path, why in result.kept.items()), style="yellow")
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
-    return facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+    return Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
 
 
 def layers_in_words(replaced: Mapping[str, str]) -> list[str]:
@@ -52,16 +53,16 @@ def layers_in_words(replaced: Mapping[str, str]) -> list[str]:
     return [f"{len(found)} × {kind}: {first_few(found, NAMED_LAYERS)}" for kind, found in paths.items()]
 
 
-def inspect_view(result: InspectResult) -> RenderableType:
-    """The recipe's network and its cost, then the graph."""
-    rows: dict[str, RenderableType] = {}
+def inspect_view(result: InspectResult, *, verbose: bool = False) -> RenderableType:
+    """The recipe's network and its cost, then the graph; digests and long metadata only if `verbose`."""
+    rows: dict[str, Cell] = {}
     if result.recipe is not None and result.cost is not None:
         recipe, cost = result.recipe, result.cost
         rows["model"] = f"{result.path.name}: {recipe.description}"
         rows["network"] = f"{recipe.network.family}, decomposition {recipe.export.decomposition}"
         rows["input"] = _input(recipe.input)
-        rows["parameters"] = f"{cost.parameters:,}"
-        rows["MACs per image"] = f"{cost.macs:,}, attention's products {cost.attention_macs:,} of them"
+        rows["parameters"] = f"{cost.parameters:,} in the network"
+        rows["MACs"] = f"{cost.macs:,} an image, {cost.attention_macs:,} of them in attention's products"
         rows["weights"] = "yes" if result.has_weights else "none yet"
     if result.module is not None:
         module = result.module
@@ -69,10 +70,10 @@ def inspect_view(result: InspectResult) -> RenderableType:
         rows["input"] = _shape(("batch", *module.input_shape))
         rows["weights"] = "yes" if result.has_weights else "none yet"
     if result.graph is not None:
-        rows |= _graph_rows(result.graph)
+        rows |= _graph_rows(result.graph, verbose)
     else:
         rows["model.onnx"] = "none yet"
-    return facts(rows)
+    return Facts(rows)
 
 
 def attention_view(picture: AttentionPicture) -> RenderableType:
@@ -82,33 +83,44 @@ def attention_view(picture: AttentionPicture) -> RenderableType:
         height, width = layer.weights.shape[-2:]
         heads, queries = ", ".join(map(str, layer.heads)), " ".join(f"{r},{c}" for r, c in layer.pixels)
         rows[f"layer {layer.layer}"] = f"map {height}×{width}, heads {heads}, queries {queries}"
-    return facts(rows | ({"note": "\n".join(picture.notes)} if picture.notes else {}))
+    return Facts(rows | ({"note": "\n".join(picture.notes)} if picture.notes else {}))
 
 
-def models_view(zoo: Mapping[str, InspectResult]) -> Table:
-    """The zoo, one model a row."""
-    table = new_table("model", "parameters", "MACs", "of attention", "input", "data set", "weights")
-    for name, entry in zoo.items():
-        assert entry.recipe is not None
-        assert entry.cost is not None
-        table.add_row(
-            name,
-            f"{entry.cost.parameters:,}",
-            _count(entry.cost.macs),
-            _count(entry.cost.attention_macs),
-            "×".join(str(size) for size in entry.recipe.input.shape),
-            entry.recipe.data.dataset,
-            "yes" if entry.has_weights else "train first",
-        )
-    return table
+def list_view(
+    zoo: Mapping[str, InspectResult],
+    decompositions: Mapping[str, str],
+    datasets: Mapping[str, str],
+    providers: Mapping[str, str],
+) -> RenderableType:
+    """What there is, a table for each kind of it, and what the figures mean."""
+    headers = ("model", "parameters", "MACs", "attention", "input", "data set", "weights")
+    return Group(
+        Table(headers, (_model(name, entry) for name, entry in zoo.items()), texts=(0, 4, 5, 6)),
+        Words(
+            "MACs of one image, and those of attention's products among them. Without weights: train it first.", "dim"
+        ),
+        Words(),
+        Table(("decomposition", "how relative attention is written out"), decompositions.items(), prose=True),
+        Words(),
+        Table(("data set", "where it comes from"), datasets.items(), prose=True),
+        Words(),
+        Table(("execution provider", "on this machine"), providers.items(), prose=True),
+        Words("A provider works if it ran a session just now; onnxruntime lists the others all the same.", "dim"),
+    )
 
 
-def names_view(title: str, meaning: str, entries: Mapping[str, str]) -> Table:
-    """A list of names with a line each."""
-    table = new_table(title, meaning)
-    for name, text in entries.items():
-        table.add_row(name, text)
-    return table
+def _model(name: str, entry: InspectResult) -> tuple[str, ...]:
+    assert entry.recipe is not None
+    assert entry.cost is not None
+    return (
+        name,
+        f"{entry.cost.parameters:,}",
+        _count(entry.cost.macs),
+        _count(entry.cost.attention_macs),
+        "×".join(str(size) for size in entry.recipe.input.shape),
+        entry.recipe.data.dataset,
+        "yes" if entry.has_weights else "–",
+    )
 
 
 def _count(value: int) -> str:
@@ -123,25 +135,40 @@ def _input(image: Input) -> str:
     return f"{_shape(('batch', *image.shape))}{classes}"
 
 
-def _graph_rows(graph: GraphSummary) -> dict[str, RenderableType]:
-    notes = {k: v if len(v) <= 60 else f"{v[:57]}…" for k, v in graph.metadata.items()}
+def _graph_rows(graph: GraphSummary, verbose: bool) -> dict[str, Cell]:
+    heads = [tensor.name for tensor in graph.outputs if head_of(tensor.name)]
+    macs = "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} an image"
     return {
         "file": f"{graph.path} ({_size(graph.bytes)})",
         "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
         "operators": histogram(graph.operators),
-        "initializers": f"{graph.parameters:,} floating-point numbers",
-        "MACs": "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} at batch 1",
+        "initializers": f"{graph.parameters:,} floating-point numbers in the file",
+        "graph's MACs": macs,
         "inputs": "; ".join(_tensor(tensor) for tensor in graph.inputs),
         "outputs": "; ".join(_tensor(tensor) for tensor in graph.outputs if head_of(tensor.name) is None),
-        **({"attention": listed(heads)} if (heads := [t.name for t in graph.outputs if head_of(t.name)]) else {}),
-        "metadata": "\n".join(f"{key} = {value}" for key, value in notes.items()) or "none",
+        **({"attention": listed(heads)} if heads else {}),
+        "metadata": "\n".join(_metadata(graph.metadata, verbose)) or "none",
     }
 
 
+def _metadata(entries: Mapping[str, str], verbose: bool) -> Iterator[str]:
+    """A line an entry; what few people read is only counted unless `verbose`."""
+    digests = [key for key in entries if key.startswith("aaexport.") and key.endswith(DIGESTS)]
+    for key, value in entries.items():
+        if verbose:
+            yield f"{key} = {value}"
+        elif key not in digests:
+            yield f"{key} = {value if len(value) <= SHORT else f'{value[: SHORT - 1]}…'}"
+    if digests and not verbose:
+        yield f"{len(digests)} digest{'s' if len(digests) > 1 else ''}, which `aaexport -v inspect` shows"
+
+
 def histogram(operators: Mapping[str, int]) -> str:
-    """How many, and how many of each."""
+    """How many nodes, and how many of each operator."""
     total = sum(operators.values())
-    return f"{total}: " + ", ".join(f"{count} {name}" for name, count in operators.items())
+    return f"{total} node{'' if total == 1 else 's'}: " + ", ".join(
+        f"{count} {name}" for name, count in operators.items()
+    )
 
 
 def _tensor(tensor: TensorInfo) -> str:
@@ -154,21 +181,3 @@ def _shape(sizes: tuple[int | str | None, ...]) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count:,} bytes"
-
-
-def new_table(*headers: str, justify_from: int = 99) -> Table:
-    """An empty one, the columns from `justify_from` on to the right."""
-    empty = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, header in enumerate(headers):
-        empty.add_column(header, justify="right" if index >= justify_from else "left")
-    return empty
-
-
-def facts(rows: Mapping[str, Any]) -> Table:
-    """Names and values, without a frame."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

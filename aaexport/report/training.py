@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from aaexport.report.layout import Facts, Words
 from aaexport.training import TrainingComparison, TrainResult
 from aaexport.training.compare import TimeRatio, TrainedModel
 from aaexport.training.evaluation import TOP
@@ -47,12 +46,7 @@ def train_view(result: TrainResult) -> RenderableType:
         "epochs": f"{len(result.epochs)} in {_duration(result.seconds)}",
         "device": device if result.processes == 1 else f"{device}, {result.processes} processes",
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return Group(table, *(Text(f"note: {note}", style="dim") for note in result.notes))
+    return Group(Facts(rows), *(Words(f"note: {note}", "dim") for note in result.notes))
 
 
 def comparison_json(comparison: TrainingComparison) -> dict[str, Any]:

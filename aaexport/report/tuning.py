@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from aaexport.load.statistics import Milliseconds
+from aaexport.report.layout import Table, Words
 from aaexport.results import Candidate, TunedLayer, TuneResult
 
 TUNING_SCHEMA = "aaexport.tuning/1"
@@ -43,11 +42,11 @@ def tuning_view(result: TuneResult) -> RenderableType:
     """One table a distinct attention, with the choice and how sure it is."""
     parts: list[RenderableType] = []
     for layer in result.layers:
-        parts += [Text(_heading(layer), style="bold"), _candidates(layer), Text(_verdict(layer)), Text()]
-    parts.append(Text(_conditions(result), style="dim"))
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
-    parts += [Text(f"note: {note}", style="dim") for note in result.notes]
-    parts.append(Text(f"stored in {result.path}: `aaexport convert` takes these choices"))
+        parts += [Words(_heading(layer), "bold"), _candidates(layer), Words(_verdict(layer)), Words()]
+    parts.append(Words(_conditions(result), "dim"))
+    parts += [Words(f"warning: {warning}", "yellow") for warning in result.warnings]
+    parts += [Words(f"note: {note}", "dim") for note in result.notes]
+    parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices"))
     return Group(*parts)
 
 
@@ -98,13 +97,7 @@ def _heading(layer: TunedLayer) -> str:
 
 
 def _candidates(layer: TunedLayer) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, header in enumerate(COLUMNS):
-        is_figure = 0 < index < len(COLUMNS) - 1
-        table.add_column(header, justify="right" if is_figure else "left", no_wrap=is_figure)
-    for candidate in layer.candidates:
-        table.add_row(*_row(candidate, layer))
-    return table
+    return Table(COLUMNS, (_row(candidate, layer) for candidate in layer.candidates), prose=True)
 
 
 def _row(candidate: Candidate, layer: TunedLayer) -> tuple[str | Text, ...]:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from aaexport.load.measurement import BenchReport
 from aaexport.report.bench import wording
-from aaexport.report.printable import printable
+from aaexport.report.layout import Either, Facts, Table, Words
 
 GOOD, WORTH_A_LOOK, BAD = "bold green", "yellow", "bold red"
 STYLES = {wording.VALID: GOOD, wording.MIND: "bold yellow", wording.INVALID: BAD, wording.INCOMPLETE: BAD}
 
 
 def bench_view(report: BenchReport) -> RenderableType:
-    """Latency, throughput, comparison, the machine, and whether to believe them; at most 110 columns wide."""
+    """Latency, throughput, comparison, the machine, and whether to believe them."""
     tables = (_latency(report), _throughput(report), _comparisons(report), _trials(report))
-    parts: list[RenderableType] = [_facts(_subject(report)), Text()]
+    parts: list[RenderableType] = [Facts(_subject(report)), Words()]
     for table in tables:
-        parts += [*table, Text()] if table else []
+        parts += [*table, Words()] if table else []
     found = wording.verdict(report)
-    return Group(*parts, _facts(_circumstances(report)), *_remarks(report), Text(found, style=STYLES[found]))
+    return Group(*parts, Facts(_circumstances(report)), *_remarks(report), Words(found, STYLES[found]))
 
 
 def _subject(report: BenchReport) -> dict[str, str]:
@@ -38,50 +36,54 @@ def _subject(report: BenchReport) -> dict[str, str]:
 
 
 def _latency(report: BenchReport) -> list[RenderableType]:
-    """A column for each percentile, its interval below it; nothing of a single offline query, or without answers."""
+    """A column for each percentile, its interval below it, or a row for each where a terminal is too narrow for that.
+
+    Nothing of a single offline query, or without answers.
+    """
     if report.load.scenario == "offline" or not report.latencies.size:
         return []
     found = report.percentiles
-    table = _table("latency in ms", *map(wording.percentile_name, found), "slowest")
+    names = (*map(wording.percentile_name, found), "slowest")
     figures = (*(wording.number(entry.value) for entry in found), wording.number(float(report.latencies.max())))
-    table.add_row("measured", *figures)
+    columns: dict[str, tuple[Text, ...]] = {"measured": tuple(map(Text, figures))}
     if any(entry.low is not None for entry in found):
-        table.add_row("95 % interval", *map(wording.interval, found), style="dim")
+        intervals = (*map(wording.interval, found), "")
+        columns["95 % interval"] = tuple(Text(interval, "dim") for interval in intervals)
+    wide = Table(("latency in ms", *names), ((name, *figures) for name, figures in columns.items()))
+    tall = Table(("latency in ms", *columns), zip(map(Text, names), *columns.values(), strict=True))
     withheld, delay = wording.withheld(report), wording.issue_delay(report)
-    return [table, *_dim([withheld] if withheld else []), *_dim([f"sent late: {delay}"] if delay else [])]
+    return [
+        Either(wide, tall),
+        *_dim([withheld] if withheld else []),
+        *_dim([f"sent late: {delay}"] if delay else []),
+    ]
 
 
 def _throughput(report: BenchReport) -> list[RenderableType]:
     """A row for each batch and number of clients."""
     if not report.throughput:
         return []
-    table = _table(*wording.THROUGHPUT)
-    for entry in report.throughput:
-        table.add_row(*wording.throughput_row(entry))
-    return [table]
+    return [Table(wording.THROUGHPUT, map(wording.throughput_row, report.throughput))]
 
 
 def _comparisons(report: BenchReport) -> list[RenderableType]:
     if not report.comparisons:
         return []
-    table = _table(*wording.COMPARISONS)
-    for other in report.comparisons:
-        *cells, answers = wording.comparison_row(other)
-        table.add_row(*map(_text, cells), _text(answers, BAD if answers == wording.DIFFERENT else ""))
-    return [table, *_dim(wording.ratio_legend(report))]
+    rows = [
+        [Text(cell, BAD if cell == wording.DIFFERENT else "") for cell in wording.comparison_row(other)]
+        for other in report.comparisons
+    ]
+    return [Table(wording.COMPARISONS, rows), *_dim(wording.ratio_legend(report))]
 
 
 def _trials(report: BenchReport) -> list[RenderableType]:
     if report.peak is None:
         return []
-    table = _table(*wording.TRIALS)
-    *figures, verdict = table.columns
-    for figure in figures:
-        figure.no_wrap = True  # or a long verdict leaves them no room
-    verdict.justify, verdict.no_wrap = "left", False
-    for tried in report.peak.trials:
-        table.add_row(*map(_text, wording.trial_row(tried)), style="" if tried.reason is None else "dim")
-    return [table]
+    rows = [
+        [Text(cell, "" if tried.reason is None else "dim") for cell in wording.trial_row(tried)]
+        for tried in report.peak.trials
+    ]
+    return [Table(wording.TRIALS, rows, prose=True)]
 
 
 def _circumstances(report: BenchReport) -> dict[str, str]:
@@ -106,29 +108,9 @@ def _circumstances(report: BenchReport) -> dict[str, str]:
 def _remarks(report: BenchReport) -> Iterator[RenderableType]:
     """A line each, which a terminal wraps and a pipe does not."""
     yield from _dim(f"note: {note}" for note in report.notes)
-    yield from (_text(f"warning: {warning}", WORTH_A_LOOK) for warning in report.warnings)
-    yield from (_text(f"INVALID: {reason}", BAD) for reason in report.reasons)
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for place, header in enumerate(headers):
-        table.add_column(_text(header), justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
-    return table
-
-
-def _facts(rows: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, _text(value))
-    return table
+    yield from (Words(f"warning: {warning}", WORTH_A_LOOK) for warning in report.warnings)
+    yield from (Words(f"INVALID: {reason}", BAD) for reason in report.reasons)
 
 
 def _dim(lines: Iterable[str]) -> list[RenderableType]:
-    return [_text(line, "dim") for line in lines]
-
-
-def _text(words: str, style: str = "") -> Text:
-    return Text(printable(words), style=style)
+    return [Words(line, "dim") for line in lines]

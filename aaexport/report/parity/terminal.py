@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from aaexport.parity import Divergence, ParityReport
+from aaexport.report.layout import Facts, Table, Words
 from aaexport.report.parity import wording
 from aaexport.report.parity.matrix import Cell, matrix
-from aaexport.report.printable import printable
 
 GOOD, WORTH_A_LOOK, BAD = "green", "yellow", "bold red"
 STYLES = {"pass": GOOD, "warn": WORTH_A_LOOK, "fail": BAD, "not run": "dim"}
@@ -31,9 +29,14 @@ def parity_view(report: ParityReport) -> RenderableType:
     return Group(*parts, verdict_view(report))
 
 
-def verdict_view(report: ParityReport) -> Text:
+def verdict_view(report: ParityReport) -> Words:
     """One line."""
-    return _text(wording.verdict(report), "bold green" if report.passed else BAD)
+    return Words(verdict_line(report))
+
+
+def verdict_line(report: ParityReport) -> Text:
+    """The verdict, in the colour that says it."""
+    return Text(wording.verdict(report), "bold green" if report.passed else BAD)
 
 
 def _matrix(report: ParityReport) -> Iterator[RenderableType]:
@@ -41,14 +44,8 @@ def _matrix(report: ParityReport) -> Iterator[RenderableType]:
     found = matrix(report)
     if not found.headings:
         return
-    # Narrow enough for ten columns beside the names in 80 characters; only the names wrap.
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(_text(f"error ÷ {report.baseline}'s own"), overflow="fold")
-    for heading in found.headings:
-        table.add_column(_text(heading), justify="right", no_wrap=True)
-    for name, cells in found.rows:
-        table.add_row(_text(name), *map(_cell, cells))
-    yield from (table, Text())
+    rows = [[Text(name), *map(_cell, cells)] for name, cells in found.rows]
+    yield from (Table([f"error ÷ {report.baseline}'s own", *found.headings], rows), Words())
 
 
 def _cell(cell: Cell) -> Text:
@@ -56,31 +53,14 @@ def _cell(cell: Cell) -> Text:
 
 
 def _divergence(divergence: Divergence) -> Iterator[RenderableType]:
-    yield _text(wording.divergence_title(divergence), "bold")
-    where = Table.grid(padding=(0, 2))
-    where.add_column(style="dim", no_wrap=True)
-    where.add_column(overflow="fold")
-    for name, value in wording.divergence_facts(divergence).items():
-        where.add_row(name, _text(value))
-    yield from (where, Text(), _table(("", "expected", "actual"), wording.tensor_rows(divergence)), Text())
+    yield Words(wording.divergence_title(divergence), "bold")
+    yield from (Facts(wording.divergence_facts(divergence)), Words())
+    yield from (Table(("", "expected", "actual"), wording.tensor_rows(divergence), texts=(0, 1, 2)), Words())
     if divergence.growth:
         columns = ("error on the way", "operator", "module", "relative error")
-        yield from (_table(columns, map(wording.growth_row, divergence.growth)), Text())
+        yield from (Table(columns, map(wording.growth_row, divergence.growth), texts=(0, 1, 2)), Words())
     yield from _lines(f"hint: {hint}" for hint in divergence.hints)
 
 
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _lines(lines: Iterable[str], style: str = "") -> Iterator[Text]:
-    yield from (_text(line, style) for line in lines)
-
-
-def _text(words: str, style: str = "") -> Text:
-    return Text(printable(words), style=style)
+def _lines(lines: Iterable[str], style: str = "") -> Iterator[Words]:
+    yield from (Words(line, style) for line in lines)

@@ -372,7 +372,7 @@ def test_progress_names_the_attention_and_rises(tuned):
 def test_the_table_shows_time_memory_and_the_choice(tuned):
     chosen = next(line for line in printed(tuned[1]) if line.endswith("chosen"))
     figures = r"+\d+\.\d+ ms +\d+\.\d+ – \d+\.\d+ +(\d+\.\d MB|–) +\d\.\de-\d\d "
-    assert re.match(rf" {tuned[1].layers[0].chosen} {figures}", chosen)
+    assert re.match(rf"{tuned[1].layers[0].chosen} {figures}", chosen)
 
 
 def test_the_table_says_why_one_was_not_to_be_chosen(tuned):

@@ -8,6 +8,19 @@ from typing import get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import pytest
+from parity_reports import (
+    CASES,
+    DIVERGENCE,
+    EMPTY,
+    FAILED,
+    MANY,
+    PASSED,
+    REPORTS,
+    STRICT,
+    UNRUNNABLE,
+    judged,
+    row,
+)
 from repository import ROOT
 from rich.console import Console
 from schema_pages import described, leaves
@@ -30,62 +43,9 @@ from aaexport.report.parity.markdown import parity_markdown
 from aaexport.report.parity.matrix import Cell, batches, matrix
 from aaexport.report.parity.terminal import parity_view
 
-CPU = TOLERANCES["float32", "cpu"]
 SCHEMA = ROOT / "docs" / "parity_schema.md"
 OPEN = ("placement.nodes",)  # objects whose names are free
-CASES = ("images, batch 7", "images, batch 1", "zeros", "NaN in a pixel")
 HOSTILE = "a|b `c` <d> *e* \x1b[31m\x00&\ud800"
-
-
-def judged(case, ratio=0.8, failure=None, output="logits", **changes):
-    poisoned = case.startswith("NaN")
-    figures = {} if poisoned or failure else {"max_abs_error": ratio * 1e-6, "error_ratio": ratio, "cosine": 1.0}
-    return OutputParity(case, output, failure, **{"extreme": poisoned} | figures | changes)
-
-
-def row(name="onnxruntime CPU", stage="optimizer", outputs=None, **changes):
-    return Computation(name, stage, CPU, tuple(judged(c) for c in CASES) if outputs is None else outputs, **changes)
-
-
-FACTS = TensorFacts("float32", (2, 8), -1.0, 1.0, 0.0, 0.5, 0)
-DIVERGENCE = Divergence(
-    node="node_Mul_3",
-    operator="Mul",
-    output="mul_3",
-    module="features.0.qkv",
-    case="images, batch 7",
-    compared_with="the model converted afresh",
-    expected=FACTS,
-    actual=dataclasses.replace(FACTS, largest=2.5, not_finite=3),
-    relative_error=0.25,
-    growth=(ErrorStep("node_Conv_1", "Conv", "features.0", 1e-7),),
-    hints=("each number is 2 times the expected one",),
-)
-PASSED = ParityReport(
-    "model.onnx",
-    (row("PyTorch, fold", "decomposition", (judged("images, batch 7", 4.2),)), row()),
-    accuracy=Accuracy(359, 0.99, 0.98),
-    placement=Placement(
-        "CUDAExecutionProvider", {"CUDAExecutionProvider": 90, "CPUExecutionProvider": 1}, ("node_1",)
-    ),
-    notes=("the batch is fixed",),
-    warnings=("an input is not used",),
-)
-BROKEN = row(outputs=(judged("images, batch 7", failure="too far off"), judged("zeros")))
-FAILED = dataclasses.replace(
-    PASSED, computations=(row("onnx reference", "file"), BROKEN), divergence=DIVERGENCE, warnings=()
-)
-STRICT = dataclasses.replace(PASSED, strict=True)
-EMPTY = ParityReport("model.onnx")
-STALE = ParityReport("model.onnx", (row(),), structure=("the file is stale",))
-UNRUNNABLE = ParityReport("model.onnx", (row(outputs=(), failure="cannot be loaded"), row("OpenVINO CPU", "device")))
-HEADS = ("attention.conv.head0", "attention.conv.head1", "logits")
-MANY = ParityReport(
-    "model.onnx",
-    (row(outputs=tuple(judged("zeros", ratio, output=name) for ratio, name in enumerate(HEADS))),),
-)
-REPORTS = {"passed": PASSED, "failed": FAILED, "strict": STRICT, "empty": EMPTY, "stale": STALE,
-           "unrunnable": UNRUNNABLE, "many": MANY}  # fmt: skip
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 
 
