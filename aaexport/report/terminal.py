@@ -97,7 +97,8 @@ def list_view(
     return Group(
         Table(headers, (_model(name, entry) for name, entry in zoo.items()), texts=(0, 4, 5, 6)),
         Words(
-            "MACs of one image, and those of attention's products among them. Without weights: train it first.", "dim"
+            "MACs are those of one image, attention's products among them. Train a model without weights first.",
+            "dim",
         ),
         Words(),
         Table(("decomposition", "how relative attention is written out"), decompositions.items(), prose=True),
