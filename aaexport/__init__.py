@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aaexport.outcome import Presenter, shown_by
+
 if TYPE_CHECKING:
     from aaexport import errors, nn
     from aaexport.errors import AaexportError
@@ -95,3 +97,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _presenter() -> Presenter:
+    """Here all rooms meet: a result of any of them is shown by the report room, which is loaded when one is."""
+    from aaexport.report import present
+
+    return present
+
+
+shown_by(_presenter)

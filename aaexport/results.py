@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aaexport.errors import first_few
+from aaexport.outcome import Outcome
+
 if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every result has all of them
     import numpy as np
     import numpy.typing as npt
@@ -20,9 +23,11 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.parity import ParityReport
     from aaexport.recipe import Cost, Module, Recipe
 
+NAMED_LAYERS = 3
 
-@dataclass(frozen=True)
-class ConvertResult:
+
+@dataclass(frozen=True, repr=False)
+class ConvertResult(Outcome):
     """What `convert` wrote. `parity` is None if it was told not to verify."""
 
     path: Path
@@ -39,9 +44,16 @@ class ConvertResult:
     replaced: dict[str, str] = field(default_factory=dict)  # somebody's layers that were written as ours: path → kind
     kept: dict[str, str] = field(default_factory=dict)  # those that looked like it and were left → why
 
+    @property
+    def headline(self) -> str:
+        """The file, what it is made of, and the verdict."""
+        verdict = "not verified" if self.parity is None else self.parity.verdict
+        size = f"{sum(self.operators.values())} operators, {self.bytes / 1e6:.2f} MB"
+        return f"of {self.path}: opset {self.opset}, {size}, {verdict}"
 
-@dataclass(frozen=True)
-class OptimizeResult:
+
+@dataclass(frozen=True, repr=False)
+class OptimizeResult(Outcome):
     """What `optimize` wrote: operators before and after, and what each rule did. `parity` is against the old file."""
 
     path: Path
@@ -51,9 +63,15 @@ class OptimizeResult:
     rules: tuple[RuleReport, ...]
     parity: ParityReport | None
 
+    @property
+    def headline(self) -> str:
+        """The file, how many operators were and are, and the verdict."""
+        verdict = "not verified" if self.parity is None else self.parity.verdict
+        return f"of {self.path}: {sum(self.before.values())} → {sum(self.after.values())} operators, {verdict}"
 
-@dataclass(frozen=True)
-class InspectResult:
+
+@dataclass(frozen=True, repr=False)
+class InspectResult(Outcome):
     """What `aaexport inspect` found. `cost` and `recipe` are None for a file, `graph` without a model.onnx.
 
     `module` is what a folder was made of that has no network of ours, and so neither recipe nor cost.
@@ -65,6 +83,14 @@ class InspectResult:
     has_weights: bool
     graph: GraphSummary | None
     module: Module | None = None
+
+    @property
+    def headline(self) -> str:
+        """How large the network is, and its file."""
+        graph = self.graph
+        parts = [] if self.cost is None else [f"{self.cost.parameters:,} parameters, {self.cost.macs:,} MACs"]
+        parts.append("no model.onnx" if graph is None else f"ONNX of {sum(graph.operators.values())} operators")
+        return f"of {self.path}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +112,8 @@ class LayerAttention:
     weights: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionPicture:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionPicture(Outcome):
     """What `draw_attention` wrote: the picture of an `image` file in the eyes of a model of that `name`."""
 
     path: Path
@@ -95,6 +121,12 @@ class AttentionPicture:
     name: str
     layers: tuple[LayerAttention, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The picture, and what is on it."""
+        layers = ", ".join(layer.layer for layer in self.layers)
+        return f"{self.path}: {self.image} as {self.name} attends to it in {layers}"
 
 
 @dataclass(frozen=True)
@@ -150,8 +182,8 @@ class TunedLayer:
     ratio: Ratio | None
 
 
-@dataclass(frozen=True)
-class TuneResult:
+@dataclass(frozen=True, repr=False)
+class TuneResult(Outcome):
     """What `tune` measured, and wrote to `path`.
 
     `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
@@ -172,3 +204,9 @@ class TuneResult:
     seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The file, where it was measured, and the choices."""
+        chosen = first_few([f"{layer.sizes}: {layer.chosen}" for layer in self.layers], NAMED_LAYERS)
+        return f"{self.path}: {self.label}, batch {self.batch}; {chosen}"

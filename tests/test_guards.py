@@ -18,6 +18,7 @@ PACKAGE = Path(aaexport.__file__).parent
 # A room imports only from rooms above it. `pipeline` joins the rooms, `cli` is the front door.
 ROOMS = (
     "errors",
+    "outcome",
     "device",
     "recipe",
     "writing",
@@ -59,8 +60,8 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
 }
-WITHOUT_TORCH = ("errors", "device", "recipe", "writing", "folder", "parity", "load")
-STANDARD_LIBRARY_ONLY = ("errors", "device", "recipe", "writing", "folder")
+WITHOUT_TORCH = ("errors", "outcome", "device", "recipe", "writing", "folder", "parity", "load")
+STANDARD_LIBRARY_ONLY = ("errors", "outcome", "device", "recipe", "writing", "folder")
 
 
 def modules():

@@ -9,14 +9,17 @@ import runpy
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from aaexport.cli.command_line import command_line
 from aaexport.cli.console import say_error, settings
 from aaexport.errors import AaexportError
 from aaexport.folder import tool_versions
+from aaexport.outcome import called
 
 # Help and completion need only these lines; a command's module is imported when the command is run.
 COMMANDS = {
@@ -34,7 +37,13 @@ EPILOG = "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measuremen
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' one-line helps without importing them."""
+    """A group that knows its commands' helps without importing them, and tells results their command line."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
+        """Runs the command that the words, by default those of the process, ask for."""
+        words = sys.argv[1:] if args is None else list(args)
+        with called(command_line(words)):
+            return super().main(words, *others, **more)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the way through the house."""

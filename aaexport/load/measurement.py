@@ -12,9 +12,11 @@ from aaexport.load.gpu import GpuState
 from aaexport.load.machine import Environment
 from aaexport.load.run import QueryLog
 from aaexport.load.statistics import Milliseconds, Percentile, Ratio, percentiles
+from aaexport.outcome import Outcome, presenter
 from aaexport.parity.report import Placement
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+HEADLINES = (50.0, 99.0)
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ class Regression:
     unclear: str | None = None
 
 
-@dataclass(frozen=True)
-class BenchReport:
+@dataclass(frozen=True, repr=False)
+class BenchReport(Outcome):
     """One measurement. Latencies are in milliseconds; a percentile is withheld where the sample is too small for it.
 
     Attributes:
@@ -223,3 +225,19 @@ class BenchReport:
     def percentiles(self) -> tuple[Percentile, ...]:
         """p50, p90, p95, p99 and p99.9 over all blocks."""
         return percentiles(self.latencies, PERCENTILES)
+
+    @property
+    def headline(self) -> str:
+        """The model, whether to believe it, and the two figures that most come for."""
+        verdict = "VALID" if self.valid else "INVALID" if self.complete else "INCOMPLETE"
+        found = [entry for entry in self.percentiles if entry.p in HEADLINES]
+        times = (f"p{entry.p:g} {'withheld' if entry.value is None else f'{entry.value:.3g} ms'}" for entry in found)
+        return f"of {self.model}: {verdict}, {', '.join(times)}, {self.load.scenario} on {self.label}"
+
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """What the command prints with --json; with `raw` the times of every query too, as `bench.json` has them."""
+        return presenter().raw_values(self) if raw else super().to_dict()
+
+    def to_html(self) -> str:
+        """The page that `aaexport serve-bench --report FILE` writes, for a file in UTF-8; it needs nothing else."""
+        return presenter().page(self)

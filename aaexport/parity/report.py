@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aaexport.errors import first_few
+from aaexport.outcome import Outcome, presenter
 from aaexport.parity.tolerance import Tolerance
 
 # The way from the definition to an answer. Every computation adds one stage to those before it.
@@ -200,8 +201,8 @@ class Placement:
         return f"{run} on the CPU instead of {self.provider}: {first_few(self.on_cpu, NAMED_NODES)}"
 
 
-@dataclass(frozen=True)
-class ParityReport:
+@dataclass(frozen=True, repr=False)
+class ParityReport(Outcome):
     """The verdict on one ONNX file, with every statistic it rests on.
 
     Attributes:
@@ -253,6 +254,29 @@ class ParityReport:
         """True if numbers of the file were compared, be it of one output, and nothing is wrong."""
         of_file = (done for done in self.computations if done.stage not in BEFORE_THE_FILE)
         return any(o.compared for done in of_file for o in done.outputs) and not self.failures
+
+    @property
+    def verdict(self) -> str:
+        """In a few words, with the figure it rests on."""
+        if not self.passed:
+            return f"FAIL, {self.complaint}"
+        figures = [] if self.max_abs_error is None else [f"largest error {self.max_abs_error:.1e}"]
+        if self.max_error_ratio is not None:
+            figures.append(f"{self.max_error_ratio:.1f} × {self.baseline}'s own")
+        return ", ".join(["PASS", *figures])
+
+    @property
+    def headline(self) -> str:
+        """The file and the verdict."""
+        return f"of {self.onnx}: {self.verdict}"
+
+    def to_markdown(self) -> str:
+        """What `aaexport verify --markdown` prints."""
+        return presenter().markdown(self)
+
+    def to_junit(self) -> str:
+        """The XML that `aaexport verify --junit FILE` writes, for a file in UTF-8."""
+        return presenter().junit(self)
 
     @property
     def complaint(self) -> str:

@@ -75,7 +75,8 @@ def inspect_json(result: InspectResult) -> dict[str, Any]:
 def attention_json(picture: AttentionPicture) -> dict[str, Any]:
     """What was drawn, with the weights: `weights[query][head][row][column]` of each layer."""
     layers = [dataclasses.asdict(layer) | {"weights": layer.weights.tolist()} for layer in picture.layers]
-    value = {"path": str(picture.path), "image": str(picture.image), "model": picture.name}
+    made = {"date": picture.date, "command": picture.command}
+    value = {**made, "path": str(picture.path), "image": str(picture.image), "model": picture.name}
     return {"schema": ATTENTION_SCHEMA, **value, "notes": list(picture.notes), "layers": layers}
 
 

@@ -21,6 +21,8 @@ def train_json(result: TrainResult) -> dict[str, Any]:
     """The last accuracy, and every epoch."""
     return {
         "schema": TRAIN_SCHEMA,
+        "date": result.date,
+        "command": result.command,
         "folder": str(result.folder),
         "test_accuracy": result.test_accuracy,
         "test_top5": result.test_top5,
@@ -53,6 +55,8 @@ def comparison_json(comparison: TrainingComparison) -> dict[str, Any]:
     """What the table shows, and every model's training; `time_ratio` is null for the baseline."""
     return {
         "schema": COMPARISON_SCHEMA,
+        "date": comparison.date,
+        "command": comparison.command,
         "baseline": comparison.baseline,
         "baseline_is_convolution": comparison.against_convolution,
         "dataset": comparison.dataset,

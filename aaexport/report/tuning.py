@@ -20,6 +20,8 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
     """The choices and what they rest on; with `raw` every latency too, in milliseconds. Memory is in bytes."""
     return {
         "schema": TUNING_SCHEMA,
+        "date": result.date,
+        "command": result.command,
         "model": result.path.resolve().parent.name,
         "device": result.label,
         "provider": result.provider,

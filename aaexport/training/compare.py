@@ -12,6 +12,7 @@ from typing import Unpack
 
 from aaexport.errors import ArgumentError, TrainingError, broken_rule
 from aaexport.folder import ModelFolder
+from aaexport.outcome import Outcome, presenter, verb
 from aaexport.training.distributed import Processes, joined
 from aaexport.training.options import Options, TrainOptions, folder_to_train, require_classifier
 from aaexport.training.records import TrainResult, Watcher
@@ -49,8 +50,8 @@ class TrainedModel:
     ratio: TimeRatio | None
 
 
-@dataclass(frozen=True)
-class TrainingComparison:
+@dataclass(frozen=True, repr=False)
+class TrainingComparison(Outcome):
     """What several models came to under one budget.
 
     Attributes:
@@ -74,7 +75,18 @@ class TrainingComparison:
         """Whether the baseline is a plain convolution network."""
         return not next(model.augmented for model in self.models if model.name == self.baseline)
 
+    @property
+    def headline(self) -> str:
+        """What they learned, and how well."""
+        models = (f"{model.name} {model.result.test_accuracy:.2%}" for model in self.models)
+        return f"on {self.dataset}: test accuracy {', '.join(models)}"
 
+    def to_markdown(self) -> str:
+        """The table that `aaexport train --compare` prints."""
+        return presenter().markdown(self)
+
+
+@verb
 def compare_training(
     models: Sequence[str | Path | ModelFolder],
     *,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from aaexport.outcome import Outcome
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -38,8 +40,8 @@ def best_epoch(records: Sequence[Epoch]) -> int:
     return max(records, key=lambda record: record.test_accuracy).epoch
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, repr=False)
+class TrainResult(Outcome):
     """What a finished training left behind.
 
     The saved weights are the last epoch's. Those of `best_epoch` lie beside them, in best.safetensors: because the
@@ -81,6 +83,12 @@ class TrainResult:
     def seconds(self) -> float:
         """Training and evaluation of all epochs."""
         return sum(record.seconds for record in self.epochs)
+
+    @property
+    def headline(self) -> str:
+        """Where the weights are, and how good."""
+        done = f"{len(self.epochs)} epochs in {self.seconds:.1f} s on {self.device}"
+        return f"of {self.folder}: test accuracy {self.test_accuracy:.2%}, {done}"
 
 
 class Watcher(Protocol):

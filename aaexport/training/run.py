@@ -17,6 +17,7 @@ from aaexport.data import Images, batches, epoch_draws, load_images
 from aaexport.errors import TrainingError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.nn.build import build_network
+from aaexport.outcome import verb
 from aaexport.recipe import Recipe
 from aaexport.training.checkpoint import (
     identity,
@@ -40,6 +41,7 @@ from aaexport.writing import atomic_path
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait for it
 
 
+@verb
 def train(
     model: str | Path | ModelFolder,
     *,

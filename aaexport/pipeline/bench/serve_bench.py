@@ -26,6 +26,7 @@ from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
 from aaexport.load.regression import compare_with_baseline
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
+from aaexport.outcome import verb
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
@@ -50,6 +51,7 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
+@verb
 def serve_bench(
     model: str | Path | ModelFolder,
     options: BenchOptions | None = None,

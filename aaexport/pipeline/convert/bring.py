@@ -15,6 +15,7 @@ from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.user_module import Source, build_module, require_source
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, require_outside_zoo
+from aaexport.outcome import verb
 from aaexport.parity import Truth, made_up_cases
 from aaexport.pipeline.convert.convert import ConvertOptions, convert_subject, record_conversion
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
@@ -31,6 +32,7 @@ GOLDEN_BATCHES = (2, 1)  # without a verification, whose cases are kept otherwis
 Say = Callable[[str], None]
 
 
+@verb
 def convert_source(
     source: str,
     out: str | Path | None = None,

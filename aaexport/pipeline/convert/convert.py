@@ -23,6 +23,7 @@ from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
+from aaexport.outcome import verb
 from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import check_max_attention_memory, plan_attention
@@ -48,6 +49,7 @@ VERIFIED_MACS = 1.5e11
 LARGE = 2**28  # bytes of parameters
 
 
+@verb
 def convert(
     model: nn.Module | str | Path | ModelFolder,
     path: str | Path | None = None,

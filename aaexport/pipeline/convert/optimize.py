@@ -18,6 +18,7 @@ from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import FILE_RULES
+from aaexport.outcome import verb
 from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
 from aaexport.parity import tolerances as tolerances_of
 from aaexport.results import OptimizeResult
@@ -32,6 +33,7 @@ LARGER_NUMBERS = 2**22  # in all inputs, up to which the larger batch is compare
 RUNTIME = "onnxruntime"
 
 
+@verb
 def optimize(
     source: str | Path,
     path: str | Path,

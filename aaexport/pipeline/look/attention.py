@@ -12,6 +12,7 @@ from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mea
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import attention_weights, require_augmented_layers
 from aaexport.nn.augmented import AugmentedConv2d
+from aaexport.outcome import verb
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.report.attention_picture import attention_png
 from aaexport.results import AttentionPicture, LayerAttention
@@ -20,6 +21,7 @@ from aaexport.writing import atomic_path, check_writable
 Pixel = tuple[int, int]  # (row, column)
 
 
+@verb
 def draw_attention(
     model: str | Path | ModelFolder,
     image: str | Path,

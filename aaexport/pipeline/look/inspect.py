@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aaexport.folder import ModelFolder, find_model, zoo_models
+from aaexport.outcome import verb
 from aaexport.pipeline.look.costs import cost_of, zoo_costs
 from aaexport.recipe import Cost
 from aaexport.results import InspectResult
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # and with it onnx, which is not needed where there is no fil
     from aaexport.graph.files import GraphSummary
 
 
+@verb
 def inspect(model: str | Path | ModelFolder) -> InspectResult:
     """Looks into a zoo model, a model folder, or any ONNX file.
 

@@ -22,6 +22,7 @@ from aaexport.load.validity import warnings_about_the_machine
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
+from aaexport.outcome import verb
 from aaexport.pipeline.bench.options import MAX_THREADS
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.recipe import DEFAULT_DECOMPOSITION, MAX_SEED, Recipe, check_opset
@@ -34,6 +35,7 @@ from aaexport.writing import check_writable, write_json
 MAX_BATCH = 65536
 
 
+@verb
 def tune(
     model: str | Path | ModelFolder,
     *,

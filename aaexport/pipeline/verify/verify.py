@@ -28,6 +28,7 @@ from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
+from aaexport.outcome import verb
 from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
@@ -42,6 +43,7 @@ NO_METADATA = "the file tells nothing of its origin: whether it is stale, or a l
 Say = Callable[[str], None]
 
 
+@verb
 def verify(
     model: nn.Module | str | Path | ModelFolder,
     onnx: str | Path | None = None,

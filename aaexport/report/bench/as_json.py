@@ -30,6 +30,8 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             "reasons": report.reasons,
             "warnings": report.warnings,
             "notes": report.notes,
+            "date": report.date,
+            "command": report.command,
             "model": report.model,
             "onnx_sha256": report.onnx_sha256,
             "load": dataclasses.asdict(report.load),
