@@ -155,6 +155,44 @@ class Regression:
     unclear: str | None = None
 
 
+@dataclass(frozen=True)
+class ParityRecord:
+    """What a model folder keeps of the last verification of its model.onnx.
+
+    Attributes:
+        passed: its verdict.
+        max_abs_error: the largest error against float64; None if it could not be computed.
+        date: when it began, in ISO 8601 and UTC; None where the record does not tell.
+        same_file: whether it is of the very file that was measured.
+    """
+
+    passed: bool
+    max_abs_error: float | None
+    date: str | None
+    same_file: bool
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the measured file is.
+
+    Attributes:
+        operators: how many of each type.
+        opset: of ai.onnx.
+        bytes: of the file.
+        parameters: floating-point numbers in it.
+        macs: multiply-accumulates of one image; None where a shape is not known.
+        parity: None where the file was never verified, or has no folder that would keep it.
+    """
+
+    operators: Mapping[str, int]
+    opset: int
+    bytes: int
+    parameters: int
+    macs: int | None
+    parity: ParityRecord | None
+
+
 @dataclass(frozen=True, repr=False)
 class BenchReport(Outcome):
     """One measurement. Latencies are in milliseconds; a percentile is withheld where the sample is too small for it.
@@ -183,6 +221,7 @@ class BenchReport(Outcome):
         warnings: what to think of before believing the numbers, each with its remedy.
         reasons: why the measurement is invalid; empty if it is valid.
         complete: False if it was interrupted.
+        card: what the file is; None if nobody looked into it.
     """
 
     model: str
@@ -210,6 +249,7 @@ class BenchReport(Outcome):
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     complete: bool = True
+    card: ModelCard | None = None
 
     @property
     def valid(self) -> bool:

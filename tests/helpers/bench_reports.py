@@ -12,6 +12,8 @@ from aaexport.load.measurement import (
     ColdStart,
     Comparison,
     Load,
+    ModelCard,
+    ParityRecord,
     Peak,
     Phases,
     Regression,
@@ -90,6 +92,16 @@ CPU = BenchReport(
         ),
     ),
     check=AnswerCheck("PyTorch in float32", 64, 0, 1.2e-6),
+    date="2026-01-31T09:30:00Z",
+    command="aaexport serve-bench aa_cnn3_digits",
+    card=ModelCard(
+        {"Conv": 6, "MatMul": 6, "Softmax": 3, "Add": 9},
+        20,
+        551_204,
+        137_210,
+        5_600_112,
+        ParityRecord(True, 2.9e-6, "2026-01-31T09:12:44Z", True),
+    ),
 )
 H100 = GpuState("NVIDIA H100 80GB HBM3", "580.65", "13.0", 1980, 1980, 2619, 41, 121.4)
 
@@ -134,6 +146,16 @@ INVALID = dataclasses.replace(
     regression=Regression("old.json", Ratio(1.31, 1.2, 1.4, 6, 1.22, 1.39), 0.05, True),
     reasons=("44 queries must be counted, got 30; measure longer with --duration", "3 of 64 answers are wrong"),
 )
+DISTURBED = dataclasses.replace(
+    CPU,
+    comparisons=(
+        dataclasses.replace(
+            CPU.comparisons[0], ratio=None, withheld="other processes took 61% of the CPU; stop them"
+        ),
+        dataclasses.replace(CPU.comparisons[1], ratio=None, p50=None, withheld="too few queries", same_answers=False),
+    ),
+    warnings=("other processes took 61% of the CPU; stop them",),
+)
 INTERRUPTED = dataclasses.replace(CPU, blocks=CPU.blocks[:2], throughput=CPU.throughput[:1], complete=False)
 NOTHING = dataclasses.replace(MINIMAL, blocks=(), reasons=("no query was answered",))
 OFFLINE = dataclasses.replace(
@@ -142,6 +164,8 @@ OFFLINE = dataclasses.replace(
 NAMED = dataclasses.replace(
     FULL,
     model=HOSTILE,
+    command=HOSTILE,
+    card=ModelCard({HOSTILE: 1}, 20, 1, 1, None, ParityRecord(False, None, HOSTILE, True)),
     label=HOSTILE,
     provider=HOSTILE,
     inputs=HOSTILE,
@@ -158,5 +182,5 @@ NAMED = dataclasses.replace(
     warnings=(HOSTILE,),
     reasons=(HOSTILE,),
 )
-REPORTS = {"full": FULL, "cpu": CPU, "minimal": MINIMAL, "invalid": INVALID, "interrupted": INTERRUPTED,
-           "nothing": NOTHING, "offline": OFFLINE, "hostile": NAMED}  # fmt: skip
+REPORTS = {"full": FULL, "cpu": CPU, "minimal": MINIMAL, "invalid": INVALID, "disturbed": DISTURBED,
+           "interrupted": INTERRUPTED, "nothing": NOTHING, "offline": OFFLINE, "hostile": NAMED}  # fmt: skip

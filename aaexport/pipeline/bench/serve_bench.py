@@ -28,6 +28,7 @@ from aaexport.load.regression import compare_with_baseline
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.outcome import verb
 from aaexport.parity.report import Placement
+from aaexport.pipeline.bench.card import model_card
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
 from aaexport.pipeline.bench.rivals import is_other_model, other_spec, rival_spec
@@ -105,7 +106,7 @@ def serve_bench(
                 rivals[name] = stack.enter_context(Contender(one))
         session = BenchSession(ours, rivals, options, samples, room, tick)
         session.start()
-        bench = _Bench(path, digest, found, folder, options, samples, session)
+        bench = _Bench(path, digest, found, folder, options, samples, session, summary)
         if baseline is not None:
             _require_comparable(baseline, bench.report())
         try:
@@ -261,6 +262,7 @@ class _Bench:
     options: BenchOptions
     samples: Samples
     session: BenchSession
+    summary: GraphSummary
 
     def report(self, baseline: Baseline | None = None) -> BenchReport:
         """With the verdict, of what is measured by now; incomplete until the session is at its end."""
@@ -288,6 +290,7 @@ class _Bench:
             gpu_after=measured.gpu_after,
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
+            card=model_card(self.summary, self.digest, self.folder),
         )
         report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
         remarks = [note_on_mlperf(report.blocks, report.load, options.rules)]

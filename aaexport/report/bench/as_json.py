@@ -34,6 +34,7 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             "command": report.command,
             "model": report.model,
             "onnx_sha256": report.onnx_sha256,
+            "card": _optional(report.card),
             "load": dataclasses.asdict(report.load),
             "label": report.label,
             "provider": report.provider,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,7 +32,8 @@ BUCKETS = 400  # of time, at most three queries of each
 WINDOWS = 40  # of time, whose medians are a line,
 LEAST_WINDOW = 10  # if that leaves each so many queries
 BLOCKS_SHOWN = 40
-ROW, BAR = 52, 14  # pixels
+ROW, BAR = 66, 14  # pixels
+MEDIAN = 50.0
 LONGEST_NAME = 27  # characters beside a ratio on a phone; the table below has it whole
 SERIES = 4  # colours of lines
 
@@ -97,7 +99,7 @@ def throughput(entries: Sequence[Throughput]) -> Html | None:
     curves = ([pair for pair in known if pair[0].concurrency == count] for count in clients(entries))
     content = [_curve(x, y, curve, place) for place, curve in enumerate(curves)]
     best = max((entry for entry, _ in known), key=lambda entry: entry.images_per_second)
-    said = f"Most images a second: {wording.number(best.images_per_second)}, {_shape(best)}"
+    said = f"Most images a second: {wording.number(best.images_per_second)}, {wording.shape(best)}"
     return chart("throughput", "Throughput against latency", said, *content, x=x, y=y)
 
 
@@ -126,40 +128,66 @@ def series_kind(place: int) -> str:
     return f"series-{place % SERIES}"
 
 
-def _shape(entry: Throughput) -> str:
-    asking = f", {entry.concurrency} clients" if entry.concurrency > 1 else ""
-    return f"batch {entry.batch}{asking}"
-
-
 def comparison(report: BenchReport) -> Html | None:
-    """A bar for each latency ÷ ours, with its interval."""
-    rivals = [(other.label, other.ratio) for other in report.comparisons if other.ratio is not None]
-    if not rivals:
+    """A bar for each latency ÷ ours with its interval; where that is withheld a hollow one for p50 ÷ ours alone."""
+    bars = _bars(report)
+    if len(bars) < 2:
         return None
-    widest = max(1.0, *(max(wording.bounds(ratio)[1], ratio.median) for _, ratio in rivals)) * 1.02
-    rows = [_bar(0, report.label, "1", 1 / widest, None, "ours")]
-    for place, (name, ratio) in enumerate(rivals, 1):
-        low, high = wording.bounds(ratio)
-        rows.append(
-            _bar(place, name, wording.ratio(ratio), ratio.median / widest, (low / widest, high / widest), "other")
-        )
-    said = "; ".join(f"{name} {wording.ratio(ratio)}" for name, ratio in rivals)
-    one = element("line", x1=percent(1 / widest), x2=percent(1 / widest), y1=0, y2=ROW * len(rows), class_="mark")
+    widest = max(max(bar.length, bar.whisker[1] if bar.whisker else 0.0) for bar in bars) * 1.02
+    rows = [_bar(place, bar, widest) for place, bar in enumerate(bars)]
+    said = "; ".join(f"{bar.name} {bar.figure}, {bar.below}" for bar in bars[1:])
     title = f"Latency ÷ that of {report.label}"
-    return drawing("comparison", title, said, one, *rows, height=ROW * len(rows), kind="bars")
+    return drawing("comparison", title, said, *rows, height=ROW * len(rows), kind="bars")
 
 
-def _bar(place: int, name: str, figure: str, length: float, whisker: tuple[float, float] | None, kind: str) -> Html:
+def left_out_of_comparison(report: BenchReport) -> list[str]:
+    """Whose latency can be drawn in no way."""
+    drawn = {bar.name for bar in _bars(report)}
+    return [other.label for other in report.comparisons if other.label not in drawn]
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """`length` and `whisker` are multiples of the first bar's; of a `hollow` one that is no ratio of pairs."""
+
+    name: str
+    figure: str
+    below: str
+    length: float
+    whisker: tuple[float, float] | None = None
+    kind: str = "other"
+
+
+def _bars(report: BenchReport) -> list[_Bar]:
+    """Ours first, then all that have a ratio or at least a p50."""
+    ours = next(found for found in report.percentiles if found.p == MEDIAN)
+    interval = wording.interval(ours)
+    below = f"p50 {wording.milliseconds(ours.value)}{f' ({interval})' if interval else ''}"
+    bars = [_Bar(report.label, "1", below, 1.0, kind="ours")]
+    for other in report.comparisons:
+        below = f"p50 {wording.milliseconds(other.p50)}"
+        if other.ratio is not None:
+            figure = wording.ratio(other.ratio)
+            bars.append(_Bar(other.label, figure, below, other.ratio.median, wording.bounds(other.ratio)))
+        elif other.p50 is not None and ours.value:
+            bars.append(_Bar(other.label, wording.WITHHELD, below, other.p50 / ours.value, kind="hollow"))
+    return bars
+
+
+def _bar(place: int, bar: _Bar, widest: float) -> Html:
     top = ROW * place
-    middle = top + 24 + BAR / 2
-    shortened = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    above, middle, under = top + 24, top + 24 + BAR / 2, top + 24 + BAR
+    shortened = bar.name if len(bar.name) <= LONGEST_NAME else f"{bar.name[: LONGEST_NAME - 1]}…"
+    one = percent(1 / widest)
     parts = [
         element("text", shortened, x=0, y=top + 16),
-        element("text", figure, x="100%", y=top + 16, text_anchor="end", class_="figure"),
-        element("rect", x=0, y=top + 24, width=percent(length), height=BAR, rx=3, class_=kind),
+        element("text", bar.figure, x="100%", y=top + 16, text_anchor="end", class_="figure"),
+        element("rect", x=0, y=above, width=percent(bar.length / widest), height=BAR, rx=3, class_=bar.kind),
+        element("line", x1=one, x2=one, y1=above - 3, y2=under + 3, class_="mark"),
+        element("text", bar.below, x=0, y=under + 15, class_="below"),
     ]
-    if whisker is not None:
-        low, high = map(percent, whisker)
+    if bar.whisker is not None:
+        low, high = (percent(end / widest) for end in bar.whisker)
         parts.append(element("line", x1=low, x2=high, y1=middle, y2=middle, class_="whisker"))
         parts += [
             element("line", x1=end, x2=end, y1=middle - 5, y2=middle + 5, class_="whisker") for end in (low, high)

@@ -14,6 +14,9 @@ from aaexport.report.page.markup import Html, element
 from aaexport.report.page.page import card, facts, figure, folded, halves, notes, page, table
 
 ROWS_OVER_TIME = 10
+NOT_QUOTED, MINDED = "not to be quoted", "mind the warnings"
+HOLLOW = "A hollow bar is p50 ÷ ours alone, not to be quoted: the ratio is withheld."
+TOO_FEW = "Not drawn: fewer than two rows have a p50."
 SIGNS = {wording.VALID: ("good", "✓"), wording.MIND: ("mind", "!")}
 GLOSSARY = {
     "latency": "counted from the moment a query was due, so that waiting behind a slow one is not hidden",
@@ -29,17 +32,17 @@ def bench_html(report: BenchReport) -> str:
     """The page as text, to be written in UTF-8; its size does not follow the number of queries."""
     found = series(report)
     whole = [] if found is None else [_latency(report, found), _over_time(found)]
-    parts = (_comparison(report), _throughput(report), _peak(report), _checks(report), _machine(report))
+    parts = (_throughput(report), _peak(report), _model(report), _checks(report), _machine(report))
     cards = element("div", *parts, class_="cards")
     title = f"{report.model}: {wording.verdict(report)}"
-    return page(title, _heading(report), _verdict(report), _tiles(report), *whole, cards, _footer(report))
+    return page(title, _heading(report), _verdict(report), _first_look(report), *whole, cards, _footer(report))
 
 
 def _heading(report: BenchReport) -> Html:
     circumstances = f"{wording.settings(report)}; {report.environment.cpu}; {report.inputs}"
     return element(
         "header",
-        element("p", "Latency report", class_="kicker"),
+        element("p", f"Latency report, {report.date}", class_="kicker"),
         element("h1", report.model),
         element("p", wording.load(report.load)),
         element("p", circumstances, class_="dim"),
@@ -54,13 +57,24 @@ def _verdict(report: BenchReport) -> Html:
     return element("div", element("strong", f"{sign} {verdict}"), points, class_=f"verdict {kind}")
 
 
+def _first_look(report: BenchReport) -> Html:
+    """The figures that a reader came for, and beside them the comparison."""
+    parts = [part for part in (_tiles(report), _comparison(report)) if part is not None]
+    return element("div", *parts, class_="first" if len(parts) > 1 else None)
+
+
 def _tiles(report: BenchReport) -> Html:
     doubt = "" if report.valid else " doubtful"
-    return element("dl", *(_tile(*tile) for tile in _highlights(report)), class_=f"tiles{doubt}")
+    return element("dl", *(_tile(report, *tile) for tile in _highlights(report)), class_=f"tiles{doubt}")
 
 
-def _tile(name: str, value: str, behind: str) -> Html:
-    return element("div", element("dt", name), element("dd", value), element("dd", behind, class_="dim"))
+def _tile(report: BenchReport, name: str, value: str, behind: str) -> Html:
+    """A figure that is not to be quoted as it stands says so, and looks so."""
+    kind, doubt = ("doubt", NOT_QUOTED) if not report.valid else ("mind", MINDED) if report.warnings else (None, None)
+    said = None if doubt is None else element("dd", doubt, class_="doubt")
+    size = "missing" if value == wording.WITHHELD else None
+    figure = element("dd", value, class_=size)
+    return element("div", element("dt", name), figure, element("dd", behind, class_="dim"), said, class_=kind)
 
 
 def _highlights(report: BenchReport) -> Iterator[tuple[str, str, str]]:
@@ -76,6 +90,8 @@ def _highlights(report: BenchReport) -> Iterator[tuple[str, str, str]]:
     for other in report.comparisons[:1]:
         if other.ratio is not None:
             yield other.label, f"{other.ratio.median:.2f} ×", "the latency of this model"
+        elif other.withheld is not None:
+            yield other.label, wording.WITHHELD, other.withheld.partition(";")[0]  # the remedy is in the card
 
 
 def _behind(found: Percentile) -> str:
@@ -113,8 +129,14 @@ def _comparison(report: BenchReport) -> Html | None:
     drawn = charts.comparison(report)
     columns, rows = wording.COMPARISONS, map(wording.comparison_row, report.comparisons)
     values = table("Measured in the same run", columns, rows, words=columns[:1], wrong=wording.DIFFERENT)
-    bars = figure(drawn, "A longer bar is slower; this model is 1.") if drawn else None
-    return card("Beside other ways to run it", bars, values, notes(wording.ratio_legend(report)))
+    hollow = any(other.ratio is None and other.p50 is not None for other in report.comparisons)
+    caption = ["A longer bar is slower; this model is 1.", *([HOLLOW] if hollow else [])]
+    bars = figure(drawn, " ".join(caption)) if drawn else None
+    missing = wording.left_out(charts.left_out_of_comparison(report), "a ratio and a p50")
+    differ = wording.answers_differ(report)
+    wrong = None if differ is None else element("p", differ, class_="wrong")
+    small = notes([missing, *wording.ratio_legend(report)])
+    return card("Beside other ways to run it", bars, wrong, small, folded("As a table", values))
 
 
 def _throughput(report: BenchReport) -> Html | None:
@@ -123,7 +145,9 @@ def _throughput(report: BenchReport) -> Html | None:
     drawn = charts.throughput(report.throughput)
     values = table("Closed loops", wording.THROUGHPUT, map(wording.throughput_row, report.throughput))
     caption = "Dots are at the median latency, with the batch beside them; the bar ends at p99."
-    return card("Throughput against latency", figure(drawn, caption, *_key(report)) if drawn else None, values)
+    missing = [wording.shape(entry) for entry in report.throughput if entry.p50 is None]
+    small = notes([wording.left_out(missing, "a p50"), None if drawn else TOO_FEW])
+    return card("Throughput against latency", figure(drawn, caption, *_key(report)) if drawn else None, small, values)
 
 
 def _key(report: BenchReport) -> list[Html]:
@@ -142,7 +166,19 @@ def _peak(report: BenchReport) -> Html | None:
     rows = map(wording.trial_row, report.peak.trials)
     values = table("Rates that were tried", wording.TRIALS, rows, words=wording.TRIALS[-1:])
     marks = figure(drawn, "● valid, × not valid") if drawn else None
-    return card("The highest rate", element("p", wording.peak(report.peak)), marks, values)
+    missing = [f"{trial.rate:,.6g} queries/s" for trial in report.peak.trials if trial.p99 is None]
+    small = notes([wording.left_out(missing, "a p99")])
+    return card("The highest rate", element("p", wording.peak(report.peak)), marks, small, values)
+
+
+def _model(report: BenchReport) -> Html | None:
+    """What was measured, for those who have not seen the file."""
+    if report.card is None:
+        return None
+    rows = {"model": report.model, **wording.card(report.card)}
+    if report.card.parity is None or not (report.card.parity.passed and report.card.parity.same_file):
+        rows["parity"] = element("span", rows["parity"], class_="wrong")
+    return card("Model card", facts(rows | {"SHA-256": report.onnx_sha256}))
 
 
 def _checks(report: BenchReport) -> Html:
@@ -165,7 +201,9 @@ def _machine(report: BenchReport) -> Html:
         rows["nodes"] = nodes
     rows["runtime"] = wording.settings(report)
     rows["versions"] = wording.versions({"Python": report.environment.python, **report.tools})
-    return card("Environment", facts(rows | {"model, SHA-256": report.onnx_sha256}))
+    rows |= wording.made(report)
+    digest = {} if report.card is not None else {"model, SHA-256": report.onnx_sha256}
+    return card("Environment", facts(rows | digest))
 
 
 def _footer(report: BenchReport) -> Html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from aaexport.load.measurement import (
     BenchReport,
     Comparison,
     Load,
+    ModelCard,
+    ParityRecord,
     Peak,
     Phases,
     Regression,
@@ -21,6 +23,7 @@ from aaexport.load.measurement import (
 )
 from aaexport.load.statistics import Percentile, Ratio
 from aaexport.report.bench.figures import images_per_second, issue_delays, seconds, unanswered
+from aaexport.report.terminal import histogram
 
 NODES_SHOWN = 8
 DELAY_MATTERS = 0.01  # of the median latency
@@ -32,6 +35,8 @@ COMPARISONS = ("compared with", "p50, ms", "÷ ours", "first query, s", "answers
 THROUGHPUT = ("batch", "clients", "images/s", "p50, ms", "p99, ms", "first run, ms")
 TRIALS = ("queries/s tried", "p99, ms", "verdict")
 SMALL = 0.01
+FAIL = "FAIL"
+VERIFY = "verify it with `aaexport verify`"
 DECIMALS = ((9.9995, 3), (99.995, 2), (999.95, 1))  # below that number, as many
 
 
@@ -269,6 +274,50 @@ def machine(report: BenchReport) -> str:
     load_average = [] if found.load_average is None else [f"load average {found.load_average:.2f}"]
     cores = f"{found.cores} core{'s' if found.cores > 1 else ''}"
     return ", ".join([found.cpu, cores, *taken, *load_average])
+
+
+def card(found: ModelCard) -> dict[str, str]:
+    """What the file is, by name."""
+    return {
+        "operators": histogram(found.operators),
+        "size": f"{found.bytes / 1e6:,.2f} MB, {found.parameters:,} floating-point numbers",
+        "MACs": "not known: a shape is missing" if found.macs is None else f"{found.macs:,} per image",
+        "opset": str(found.opset),
+        "parity": parity(found.parity),
+    }
+
+
+def parity(found: ParityRecord | None) -> str:
+    """What the last verification said, and when."""
+    if found is None:
+        return f"never verified, as far as is known; {VERIFY}"
+    when = "at a date that was not kept" if found.date is None else found.date
+    if not found.same_file:
+        return f"not known: the verification of {when} is of another file; {VERIFY}"
+    error = "" if found.max_abs_error is None else f", largest error {found.max_abs_error:.1e} against float64"
+    return f"{'PASS' if found.passed else FAIL}, {when}{error}"
+
+
+def made(report: BenchReport) -> dict[str, str]:
+    """When it was measured and how, by name."""
+    return {"date": report.date, "command": report.command or "not known"}
+
+
+def answers_differ(report: BenchReport) -> str | None:
+    """Who answers otherwise than the measured model, although it must not."""
+    wrong = [other.label for other in report.comparisons if other.same_answers is False]
+    return f"{', '.join(wrong)}: {DIFFERENT} answers" if wrong else None
+
+
+def left_out(rows: Sequence[str], lacking: str) -> str | None:
+    """Which rows a chart does not show, and why; None if it shows all."""
+    return f"Left out of the chart, for want of {lacking}: {'; '.join(rows)}" if rows else None
+
+
+def shape(entry: Throughput) -> str:
+    """Batch, and clients if there are more than one."""
+    asking = f", {entry.concurrency} clients" if entry.concurrency > 1 else ""
+    return f"batch {entry.batch}{asking}"
 
 
 def versions(tools: Mapping[str, str]) -> str:

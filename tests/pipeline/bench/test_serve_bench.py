@@ -11,9 +11,10 @@ import pytest
 
 import aaexport
 from aaexport.load.machine import MachineWatch
-from aaexport.load.measurement import Trial
+from aaexport.load.measurement import ParityRecord, Trial
 from aaexport.pipeline.bench import peak_search
 from aaexport.pipeline.bench import session as bench_session
+from aaexport.pipeline.bench.card import parity_record
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 
@@ -310,3 +311,32 @@ def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_re
     assert "INCOMPLETE: interrupted while measuring" in out
     assert err.splitlines()[-1].startswith("Error: interrupted")
     assert measured.bench_path.read_bytes() == before
+
+
+# The model card
+
+
+def test_a_measurement_carries_what_its_file_is_and_its_last_verification(cli, converted):
+    cli("serve-bench", converted.path, *SHORT, *ALONE)
+    value = json.loads(converted.bench_path.read_text())
+    parity = json.loads(converted.parity_path.read_text())
+    assert value["command"].startswith(f"aaexport serve-bench {converted.path} --device cpu")
+    assert value["card"]["operators"] == aaexport.inspect(converted).graph.operators
+    assert value["card"]["parity"] == {
+        "passed": True, "max_abs_error": parity["max_abs_error"], "date": parity["date"], "same_file": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"passed": true}', '{"passed": true, "max_abs_error": "x"}'])
+def test_a_record_without_a_verdict_is_none(tmp_path, text):
+    (tmp_path / "parity.json").write_text(text)
+    assert parity_record(tmp_path / "parity.json", "0" * 64) is None
+    assert parity_record(tmp_path / "none.json", "0" * 64) is None
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "1" * 64])
+def test_a_record_says_whether_it_is_of_that_file(tmp_path, digest):
+    value = {"passed": False, "max_abs_error": None, "onnx_sha256": "0" * 64}
+    (tmp_path / "parity.json").write_text(json.dumps(value))
+    wanted = ParityRecord(passed=False, max_abs_error=None, date=None, same_file=digest == "0" * 64)
+    assert parity_record(tmp_path / "parity.json", digest) == wanted

@@ -13,9 +13,23 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench_reports import CPU, FULL, HOSTILE, INVALID, MINIMAL, NOTHING, OFFLINE, REPORTS, STALL, log, lost
+from bench_reports import (
+    CPU,
+    DISTURBED,
+    FULL,
+    HOSTILE,
+    INTERRUPTED,
+    INVALID,
+    MINIMAL,
+    NOTHING,
+    OFFLINE,
+    REPORTS,
+    STALL,
+    log,
+    lost,
+)
 
-from aaexport.load.measurement import Throughput
+from aaexport.load.measurement import ParityRecord, Throughput
 from aaexport.load.statistics import Ratio
 from aaexport.report.bench import wording
 from aaexport.report.bench.figures import issue_delays, series, unanswered
@@ -27,6 +41,7 @@ from aaexport.report.printable import printable
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DARK = "--blink-settings=preferredColorScheme=0"
+RATIOS, BARS = "Latency ÷ that of onnxruntime CPU", ".//svg[@class='bars']"
 PHONE, TABLET = 360, 900  # pixels; on the wider one two cards stand side by side
 SCREENS = tuple(itertools.product(REPORTS, (PHONE, TABLET)))
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
@@ -65,7 +80,7 @@ def test_a_figure_that_may_not_be_quoted_is_told_apart():
 def test_every_chart_says_what_it_shows():
     told = charts_of(FULL)
     assert list(told) == [
-        "How latencies are distributed", "Latency over time", "Latency ÷ that of onnxruntime CUDA",
+        "Latency ÷ that of onnxruntime CUDA", "How latencies are distributed", "Latency over time",
         "Throughput against latency", "p99 of every rate that was tried",
     ]  # fmt: skip
     slowest = wording.milliseconds(STALL)
@@ -97,6 +112,110 @@ def test_what_is_withheld_has_no_chart_and_a_reason():
     assert "÷ ours is withheld: other processes took 61% of the CPU" in text_of(INVALID)
     unknown = dataclasses.replace(CPU, throughput=(Throughput(1, 1, 9.0, None, None), CPU.throughput[0]))
     assert "Throughput against latency" not in charts_of(unknown)
+
+
+def tiles_of(report):
+    return [" ".join(tile.itertext()) for tile in parsed(report).find(".//dl[@class]").findall("div")]
+
+
+def test_every_tile_says_itself_whether_to_believe_it():
+    assert [tile for tile in tiles_of(INVALID) if "not to be quoted" not in tile] == []
+    assert [tile for tile in tiles_of(DISTURBED) if "mind the warnings" not in tile] == []
+    assert [tile for tile in tiles_of(CPU) if "not to be quoted" in tile or "mind the warnings" in tile] == []
+
+
+def test_a_withheld_comparison_keeps_its_tile_and_the_reason():
+    assert "PyTorch eager cpu float32 withheld other processes took 61% of the CPU" in tiles_of(DISTURBED)[-1]
+
+
+def test_the_comparison_stands_beside_the_tiles():
+    first = parsed(CPU).find("body/main/div[@class='first']")
+    assert [part.tag for part in first] == ["dl", "section"]
+    assert first.find("section/h2").text == "Beside other ways to run it"
+    assert parsed(MINIMAL).find("body/main/div[@class='first']") is None
+
+
+def bars_of(report):
+    return [rect.get("class") for rect in parsed(report).find(BARS).iter("rect")]
+
+
+def test_bars_tell_the_p50_too_and_are_hollow_where_the_ratio_is_withheld():
+    assert bars_of(CPU) == ["ours", "other", "other"]
+    assert "torch.compile cpu float32 2.04 (1.95–2.21), p50 0.510 ms" in charts_of(CPU)[RATIOS]
+    assert bars_of(DISTURBED) == ["ours", "hollow"]
+    assert charts_of(DISTURBED)[RATIOS] == "PyTorch eager cpu float32 withheld, p50 1.040 ms"
+    assert "A hollow bar is p50 ÷ ours alone" in text_of(DISTURBED)
+    assert "A hollow bar" not in text_of(CPU)
+
+
+def test_a_hollow_bar_is_as_long_as_its_p50():
+    ours, other = (float(rect.get("width").rstrip("%")) for rect in parsed(DISTURBED).find(BARS).iter("rect"))
+    p50 = next(found.value for found in DISTURBED.percentiles if found.p == 50)
+    assert other / ours == pytest.approx(1.04 / p50, rel=1e-3)
+
+
+def test_what_a_chart_leaves_out_is_said():
+    assert "Left out of the chart, for want of a ratio and a p50: torch.compile cpu float32" in text_of(DISTURBED)
+    assert "Left out of the chart, for want of a p99: 1,000 queries/s" in text_of(FULL)
+    assert "Left out" not in text_of(CPU)
+    unknown = dataclasses.replace(CPU, throughput=(*CPU.throughput, Throughput(64, 4, 9.0, None, None)))
+    assert "Left out of the chart, for want of a p50: batch 64, 4 clients" in text_of(unknown)
+    assert "Not drawn: fewer than two rows have a p50." in text_of(INTERRUPTED)
+
+
+def test_different_answers_are_said_where_the_bars_are():
+    assert "torch.compile cpu float32: DIFFERENT answers" in text_of(DISTURBED)
+    assert "DIFFERENT answers" not in text_of(CPU)
+
+
+# The model card
+
+
+def card_of(report):
+    (card,) = (part for part in parsed(report).iter("section") if part.find("h2").text == "Model card")
+    cells = [" ".join(cell.itertext()) for cell in card.find("dl")]
+    return dict(zip(cells[::2], cells[1::2], strict=True))
+
+
+def test_the_card_says_what_the_file_is_and_when_it_was_verified():
+    assert card_of(CPU) == {
+        "model": "aa_cnn3_digits",
+        "operators": "24: 6 Conv, 6 MatMul, 3 Softmax, 9 Add",
+        "size": "0.55 MB, 137,210 floating-point numbers",
+        "MACs": "5,600,112 per image",
+        "opset": "20",
+        "parity": "PASS, 2026-01-31T09:12:44Z, largest error 2.9e-06 against float64",
+        "SHA-256": CPU.onnx_sha256,
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (None, "never verified, as far as is known; verify it with `aaexport verify`"),
+        (ParityRecord(True, 1e-6, "2026-01-31T09:12:44Z", False),
+         "not known: the verification of 2026-01-31T09:12:44Z is of another file; verify it with `aaexport verify`"),
+        (ParityRecord(False, None, None, True), "FAIL, at a date that was not kept"),
+    ],
+)  # fmt: skip
+def test_a_card_never_claims_a_verification_that_does_not_hold(record, words):
+    report = dataclasses.replace(CPU, card=dataclasses.replace(CPU.card, parity=record))
+    assert card_of(report)["parity"] == words
+    assert f'<span class="wrong">{words}</span>' in bench_html(report)
+    assert 'class="wrong"' not in bench_html(CPU)
+
+
+def test_without_a_card_the_digest_is_still_told():
+    report = dataclasses.replace(CPU, card=None)
+    assert "Model card" not in text_of(report)
+    assert CPU.onnx_sha256 in text_of(report)
+
+
+def test_the_page_says_when_and_by_which_command_it_was_measured():
+    assert "Latency report, 2026-01-31T09:30:00Z" in text_of(CPU)
+    (environment,) = (s for s in parsed(CPU).iter("section") if s.find("h2").text == "Environment")
+    said = [" ".join(cell.itertext()) for cell in environment.find("dl")]
+    assert said[said.index("command") + 1] == "aaexport serve-bench aa_cnn3_digits"
 
 
 def test_extreme_figures_can_be_drawn():

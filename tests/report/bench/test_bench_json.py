@@ -13,13 +13,13 @@ from schema_pages import described, leaves
 from aaexport.errors import DataError
 from aaexport.load.gpu import GpuState
 from aaexport.load.machine import Environment
-from aaexport.load.measurement import Comparison, Load, Peak, Throughput, Trial
+from aaexport.load.measurement import Comparison, Load, ModelCard, ParityRecord, Peak, Throughput, Trial
 from aaexport.load.statistics import Ratio
 from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json, bench_text
 from aaexport.report.bench.baseline import read_baseline, why_not_comparable
 
 SCHEMA = ROOT / "docs" / "bench_schema.md"
-OPEN = ("settings", "percentiles", "placement.nodes", "tools")  # objects whose names are free
+OPEN = ("settings", "card.operators", "percentiles", "placement.nodes", "tools")  # objects whose names are free
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 
 
@@ -52,8 +52,8 @@ def test_what_is_written_has_the_documented_type(report):
 @pytest.mark.parametrize(
     ("kind", "path"),
     [(Load, "load"), (Throughput, "throughput[]"), (Comparison, "comparisons[]"), (Ratio, "comparisons[].ratio"),
-     (Ratio, "regression.ratio"), (Peak, "peak"), (Trial, "peak.trials[]"), (GpuState, "gpu_before"),
-     (GpuState, "gpu_after"), (Environment, "environment")],
+     (Ratio, "regression.ratio"), (Peak, "peak"), (Trial, "peak.trials[]"), (ModelCard, "card"),
+     (ParityRecord, "card.parity"), (GpuState, "gpu_before"), (GpuState, "gpu_after"), (Environment, "environment")],
 )  # fmt: skip
 def test_what_may_be_null_is_documented_as_such(kind, path):
     for name, hint in get_type_hints(kind).items():
