@@ -174,7 +174,15 @@ class Either:
 
 def as_text(view: RenderableType, width: int = WIDTH) -> str:
     """The view without colours, as a pipe shows it."""
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,  # whatever the environment forces
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
     with console.capture() as shown:
         console.print(view)
     return shown.get().rstrip("\n")

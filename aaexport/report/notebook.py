@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Group
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
+from aaexport.report.layout import Cell, Either, Facts, Table, Words
 from aaexport.report.page.markup import Html, element, join
-from aaexport.report.plain import plain
 
 # Legible on white and on black alike: notebooks are either, and a cell is not told which.
 COLOURS = {"red": "#d1383d", "green": "#2a9150", "yellow": "#b07a00"}
 TABLE = "border-collapse:collapse;margin:.4em 0;font-variant-numeric:tabular-nums"
 CELL = "padding:.15em .8em .15em 0;vertical-align:top;white-space:pre-line;text-align:"
+HEAD = "border-bottom:1px solid rgba(128,128,128,.5)"
 LINE = "margin:.3em 0;white-space:pre-line"
 FRAME = "width:100%;height:42rem;border:1px solid rgba(128,128,128,.4);border-radius:.4rem"
 PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def fragment(view: object) -> Html:
-    """Tables as tables, lines as lines; what is neither as the text it makes."""
+    """Tables as tables, lines as lines, a text that is laid out already as it is."""
     return element("div", _html(view), style="overflow-x:auto")
 
 
@@ -47,39 +47,44 @@ def picture(path: Path) -> Html | None:
 def _html(view: object) -> Html:
     if isinstance(view, Group):
         return join(map(_html, view.renderables))
+    if isinstance(view, Either):
+        return _html(view.wide)
     if isinstance(view, Table):
-        return _table(view)
-    if isinstance(view, str | Text):
-        return element("div", *_inline(view), style=LINE) if str(view).strip() else Html("")
-    return element("pre", *_lines(plain(view)))  # type: ignore[arg-type]  # rich takes what it takes
+        kinds = ["left" if column in view.texts else "right" for column in range(len(view.headers))]
+        return _table(kinds, [(HEAD, view.headers), *(("", row) for row in view.rows)])
+    if isinstance(view, Facts):
+        rows = [("", (Text(name, "dim"), _styled(value))) for name, value in view.rows.items()]
+        return _table(("left", "left"), rows)
+    if isinstance(view, Words):
+        return element("div", _inline(view.text), style=LINE) if view.text else Html("")
+    if isinstance(view, str):
+        return element("pre", *_lines(view))
+    raise TypeError(f"a notebook cannot show a {type(view).__name__}")
 
 
-def _table(table: Table) -> Html:
-    headers = [column.header for column in table.columns]
-    head = [element("tr", *_cells(table, headers, "th"))] if table.show_header and any(map(str, headers)) else []
-    rows = zip(*(column.cells for column in table.columns), strict=True)
-    body = (
-        element("tr", *_cells(table, row, "td"), style=_css(known.style) or None)
-        for row, known in zip(rows, table.rows, strict=True)
-    )
-    return element("table", *head, *body, style=TABLE)
+def _styled(cell: Cell) -> Text:
+    """A cell as what it is drawn as."""
+    return Text(cell) if isinstance(cell, str) else cell
 
 
-def _cells(table: Table, cells: Iterable[object], name: str) -> Iterable[Html]:
-    for column, cell in zip(table.columns, cells, strict=True):
-        side = "right" if column.justify == "right" else "left"
-        dim = "" if name == "th" else _css(column.style)
-        yield element(name, *_content(cell), style=f"{CELL}{side};{dim}".rstrip(";"))
+def _table(sides: Sequence[str], rows: Iterable[tuple[str, Sequence[Text]]]) -> Html:
+    """Each row has its own style, each column its side."""
+    drawn = []
+    for style, row in rows:
+        cells = zip(sides, row, strict=True)
+        drawn.append(
+            element(
+                "tr",
+                *(element("td", _inline(cell), style=f"{CELL}{side}") for side, cell in cells),
+                style=style or None,
+            )
+        )
+    return element("table", element("tbody", *drawn), style=TABLE)
 
 
-def _content(cell: object) -> Iterable[Html]:
-    return _inline(cell) if isinstance(cell, str | Text) else (_html(cell),)
-
-
-def _inline(text: str | Text) -> Iterable[Html]:
-    """The text with its one style, line by line."""
-    words, style = (text, "") if isinstance(text, str) else (text.plain, _css(text.style))
-    yield element("span", *_lines(words), style=style or None)
+def _inline(text: Text) -> Html:
+    """The text in its one style, line by line."""
+    return element("span", *_lines(text.plain), style=_css(text.style) or None)
 
 
 def _lines(text: str) -> Iterable[Html]:
@@ -87,11 +92,10 @@ def _lines(text: str) -> Iterable[Html]:
         yield join([*([element("br")] if number else []), line])
 
 
-def _css(style: str | Style | None) -> str:
-    found = Style.parse(style or "") if isinstance(style, str | None) else style
-    colour = None if found.color is None else COLOURS.get(found.color.name)
+def _css(style: str | Style) -> str:
+    found = Style.parse(style) if isinstance(style, str) else style
     rules = {
-        "color": colour,
+        "color": None if found.color is None else COLOURS.get(found.color.name),
         "font-weight": "600" if found.bold else None,
         "opacity": ".7" if found.dim else None,
     }

@@ -17,19 +17,19 @@ from aaexport.report import machine, notebook, terminal, training, tuning
 from aaexport.report.bench import as_json
 from aaexport.report.bench.html import bench_html
 from aaexport.report.bench.terminal import bench_view
+from aaexport.report.layout import as_text
 from aaexport.report.optimize import optimize_view
 from aaexport.report.page.markup import join
 from aaexport.report.parity.junit import parity_junit
 from aaexport.report.parity.markdown import parity_markdown
 from aaexport.report.parity.terminal import parity_view
-from aaexport.report.plain import plain
 from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult, TuneResult
 from aaexport.training import TrainingComparison, TrainResult
 
 
 def text(result: Outcome) -> str:
     """As the command prints it into a pipe, without the line break at the end."""
-    return plain(_view(result))
+    return as_text(_view(result))
 
 
 def fragment(result: Outcome) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from aaexport.report.printable import printable
 
-EMPTY = frozenset({"br", "link", "meta"})
+EMPTY = frozenset({"br", "img", "link", "meta"})
 
 
 class Html(str):
