@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from aaexport.pipeline.bench.serve_bench import serve_bench
     from aaexport.pipeline.convert.bring import convert_source
     from aaexport.pipeline.convert.convert import ConvertOptions, convert
-    from aaexport.pipeline.convert.optimize import optimize
+    from aaexport.pipeline.convert.optimize import OptimizeOptions, optimize
     from aaexport.pipeline.look.attention import draw_attention
     from aaexport.pipeline.look.inspect import inspect
     from aaexport.pipeline.subject.subject import build_model
     from aaexport.pipeline.tune.tune import tune
     from aaexport.pipeline.verify.verify import verify
     from aaexport.results import ConvertResult, InspectResult, OptimizeResult, TuneResult
-    from aaexport.training import TrainingComparison, TrainResult, compare_training, train
+    from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, train
 
 __all__ = [
     "AaexportError",
@@ -36,8 +36,10 @@ __all__ = [
     "ConvertOptions",
     "ConvertResult",
     "InspectResult",
+    "OptimizeOptions",
     "OptimizeResult",
     "ParityReport",
+    "TrainOptions",
     "TrainResult",
     "TrainingComparison",
     "TuneResult",
@@ -64,8 +66,10 @@ _HOMES = {
     "ConvertOptions": "aaexport.pipeline.convert.convert",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
+    "OptimizeOptions": "aaexport.pipeline.convert.optimize",
     "OptimizeResult": "aaexport.results",
     "ParityReport": "aaexport.parity",
+    "TrainOptions": "aaexport.training",
     "TrainResult": "aaexport.training",
     "TrainingComparison": "aaexport.training",
     "TuneResult": "aaexport.results",

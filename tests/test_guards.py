@@ -19,6 +19,7 @@ PACKAGE = Path(aaexport.__file__).parent
 ROOMS = (
     "errors",
     "outcome",
+    "overrides",
     "device",
     "recipe",
     "writing",
@@ -60,8 +61,8 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
 }
-WITHOUT_TORCH = ("errors", "outcome", "device", "recipe", "writing", "folder", "parity", "load")
-STANDARD_LIBRARY_ONLY = ("errors", "outcome", "device", "recipe", "writing", "folder")
+WITHOUT_TORCH = ("errors", "outcome", "overrides", "device", "recipe", "writing", "folder", "parity", "load")
+STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "device", "recipe", "writing", "folder")
 
 
 def modules():

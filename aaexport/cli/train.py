@@ -153,9 +153,9 @@ class _Session:
 
     def _require_trainable(self, sources: Sequence[ModelFolder], device: str) -> None:
         from aaexport.training.compare import require_comparable
-        from aaexport.training.options import Options, require_classifier
+        from aaexport.training.options import TrainOptions, require_classifier
 
-        asked = Options(**self.given)
+        asked = TrainOptions(**self.given)
         if self.compare:
             require_comparable(sources, asked, device)
             self._require_names_below_out([source.name for source in sources])

@@ -6,7 +6,7 @@
 
 from aaexport.training.compare import TrainingComparison, compare_training
 from aaexport.training.evaluation import accuracy
-from aaexport.training.options import TrainOptions
+from aaexport.training.options import TrainOptions, TrainOverrides
 from aaexport.training.records import Epoch, TrainResult, Watcher
 from aaexport.training.run import train
 from aaexport.training.schedule import learning_rate
@@ -14,6 +14,7 @@ from aaexport.training.schedule import learning_rate
 __all__ = [
     "Epoch",
     "TrainOptions",
+    "TrainOverrides",
     "TrainResult",
     "TrainingComparison",
     "Watcher",

@@ -12,7 +12,7 @@ import torch
 from aaexport.errors import TrainingError, first_line
 from aaexport.folder import ModelFolder, sha256
 from aaexport.recipe import Recipe
-from aaexport.training.options import Options
+from aaexport.training.options import TrainOptions
 from aaexport.writing import atomic_path
 
 KEYS = {"identity", "finished", "learner", "records", "notes", "processes"}
@@ -21,7 +21,7 @@ ABSENT = "not given"
 
 
 def identity(
-    folder: ModelFolder, recipe: Recipe, options: Options, precision: str, images: tuple[int, int]
+    folder: ModelFolder, recipe: Recipe, options: TrainOptions, precision: str, images: tuple[int, int]
 ) -> dict[str, str]:
     """Everything that decides the numbers of a run but its machine, by the names that people give it.
 

@@ -13,8 +13,9 @@ from typing import Unpack
 from aaexport.errors import ArgumentError, TrainingError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.outcome import Outcome, presenter, verb
+from aaexport.overrides import overridden
 from aaexport.training.distributed import Processes, joined
-from aaexport.training.options import Options, TrainOptions, folder_to_train, require_classifier
+from aaexport.training.options import TrainOptions, TrainOverrides, folder_to_train, require_classifier
 from aaexport.training.records import TrainResult, Watcher
 from aaexport.training.run import Run, load_parts
 
@@ -90,8 +91,9 @@ class TrainingComparison(Outcome):
 def compare_training(
     models: Sequence[str | Path | ModelFolder],
     *,
+    options: TrainOptions | None = None,
     watcher: Callable[[str], Watcher] | None = None,
-    **options: Unpack[TrainOptions],
+    **overrides: Unpack[TrainOverrides],
 ) -> TrainingComparison:
     """Trains models epoch by epoch in turn, each in its folder, and compares accuracy and time.
 
@@ -100,16 +102,17 @@ def compare_training(
 
     Args:
         models: at least two model folders, all with the same epochs, batch size and data set.
-        watcher: makes, of a model's name, who watches its training.
-        options: those of `train`, the same for all models; `resume` goes on with each from its own checkpoint, and
+        options: as of `train`, the same for all models; `resume` goes on with each from its own checkpoint, and
             begins those that have none.
+        watcher: makes, of a model's name, who watches its training.
+        overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: fewer than two models, or one folder twice.
         TrainingError: the models' budgets differ, or one of their trainings fails.
         Others as `train` does.
     """
-    asked = Options(**options)
+    asked = overridden(options or TrainOptions(), overrides, compare_training)
     with joined(asked.device) as processes:
         folders = _by_name([folder_to_train(model) for model in models])
         runs = _prepared(folders, asked, processes, watcher)
@@ -122,7 +125,7 @@ def compare_training(
         return _compared(runs, done)
 
 
-def require_comparable(models: Sequence[ModelFolder], options: Options, device: str) -> None:
+def require_comparable(models: Sequence[ModelFolder], options: TrainOptions, device: str) -> None:
     """Refuses what `compare_training` would refuse of the models' recipes, before they are copied.
 
     Args:
@@ -150,7 +153,7 @@ def _by_name(folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
 
 def _prepared(
     folders: dict[str, ModelFolder],
-    options: Options,
+    options: TrainOptions,
     processes: Processes,
     watcher: Callable[[str], Watcher] | None,
 ) -> dict[str, Run]:
@@ -168,7 +171,7 @@ def _prepared(
     return runs
 
 
-def _budget(folder: ModelFolder, options: Options, device: str) -> dict[str, object]:
+def _budget(folder: ModelFolder, options: TrainOptions, device: str) -> dict[str, object]:
     """What models must have in common to be compared, by the names that people give it."""
     recipe = options.applied_to(folder.recipe)
     path = recipe.data.path and (folder.path / recipe.data.path).resolve()
@@ -183,7 +186,7 @@ def _budget(folder: ModelFolder, options: Options, device: str) -> dict[str, obj
     }
 
 
-def _require_one_budget(folders: dict[str, ModelFolder], options: Options, device: str) -> None:
+def _require_one_budget(folders: dict[str, ModelFolder], options: TrainOptions, device: str) -> None:
     (first, wanted), *others = ((name, _budget(folder, options, device)) for name, folder in folders.items())
     for name, budget in others:
         for key, value in budget.items():

@@ -14,7 +14,7 @@ from aaexport.errors import ArgumentError, TrainingError, broken_rule, first_lin
 from aaexport.nn.build import build_network
 from aaexport.recipe import Recipe, Training
 from aaexport.training.distributed import Processes
-from aaexport.training.options import Options
+from aaexport.training.options import TrainOptions
 from aaexport.weights.safetensors import load_weights
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,7 +29,7 @@ class Learner:
         notes: what a user should know of the weights it begins with.
     """
 
-    def __init__(self, recipe: Recipe, options: Options, processes: Processes) -> None:
+    def __init__(self, recipe: Recipe, options: TrainOptions, processes: Processes) -> None:
         self.training, self.accumulate, self.processes = recipe.training, options.accumulate, processes
         device = processes.device
         module, init = build_network(recipe), options.init_path()
@@ -142,7 +142,7 @@ class Learner:
                 average.copy_(own)
 
 
-def _memory_format(options: Options, device: torch.device) -> torch.memory_format:
+def _memory_format(options: TrainOptions, device: torch.device) -> torch.memory_format:
     if not options.channels_last:
         return torch.contiguous_format
     capability = torch.backends.cpu.get_cpu_capability()

@@ -16,26 +16,23 @@ Amp = Literal["bf16", "fp16"]
 AMP_PRECISIONS: dict[str, str] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-class TrainOptions(TypedDict, total=False):
-    """The options of `train`, which explains them."""
-
-    device: str | None
-    epochs: int | None
-    seed: int | None
-    size: tuple[int, int] | None
-    init: str | Path | None
-    amp: Amp | None
-    compile: bool
-    channels_last: bool
-    accumulate: int
-    resume: bool
-    download: bool
-    skip_bad: bool
-
-
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """`TrainOptions` with their defaults. ArgumentError for a value that breaks its rule."""
+class TrainOptions:
+    """What is asked of a training. ArgumentError for a value that breaks its rule.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it. The result says which it was.
+        epochs, seed: replace the recipe's.
+        size: (height, width) of the images, instead of the recipe's.
+        init: begins with these weights instead of random ones: a safetensors file, a model folder or a zoo name.
+        amp: the type of products under autocast; None takes the recipe's `gpu_precision`, on CUDA only.
+        compile: trains what torch.compile makes of the network.
+        channels_last: keeps images and weights with the channels innermost.
+        accumulate: computes each batch in so many parts, which need less memory; batch normalization sees the parts.
+        resume: goes on after the last finished epoch.
+        download: lets the data set be fetched from the network.
+        skip_bad: leaves out images that cannot be decoded, instead of refusing the data set.
+    """
 
     device: str | None = None
     epochs: int | None = None
@@ -92,6 +89,23 @@ class Options:
         except ModelNotFoundError as error:
             rule = "be a safetensors file, a model folder or a zoo name"
             raise ModelNotFoundError(broken_rule("init", rule, str(self.init), _nearest(str(self.init)))) from error
+
+
+class TrainOverrides(TypedDict, total=False):
+    """The fields of `TrainOptions` as keywords."""
+
+    device: str | None
+    epochs: int | None
+    seed: int | None
+    size: tuple[int, int] | None
+    init: str | Path | None
+    amp: Amp | None
+    compile: bool
+    channels_last: bool
+    accumulate: int
+    resume: bool
+    download: bool
+    skip_bad: bool
 
 
 def folder_to_train(model: str | Path | ModelFolder) -> ModelFolder:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Unpack
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from aaexport.errors import TrainingError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.nn.build import build_network
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.recipe import Recipe
 from aaexport.training.checkpoint import (
     identity,
@@ -30,7 +31,7 @@ from aaexport.training.checkpoint import (
 from aaexport.training.distributed import Processes, joined
 from aaexport.training.evaluation import accuracies, golden_vectors
 from aaexport.training.learner import Learner
-from aaexport.training.options import Amp, Options, folder_to_train
+from aaexport.training.options import TrainOptions, TrainOverrides, folder_to_train
 from aaexport.training.randomness import seeded, stream_seed
 from aaexport.training.records import Epoch, NobodyWatches, TrainResult, Watcher, best_epoch
 from aaexport.training.schedule import learning_rate
@@ -45,19 +46,9 @@ LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait
 def train(
     model: str | Path | ModelFolder,
     *,
-    device: str | None = None,
-    epochs: int | None = None,
-    seed: int | None = None,
-    size: tuple[int, int] | None = None,
-    init: str | Path | None = None,
-    amp: Amp | None = None,
-    compile: bool = False,  # noqa: A002  the name of torch's own verb, and of the option
-    channels_last: bool = False,
-    accumulate: int = 1,
-    resume: bool = False,
-    download: bool = False,
-    skip_bad: bool = False,
+    options: TrainOptions | None = None,
     watcher: Watcher | None = None,
+    **overrides: Unpack[TrainOverrides],
 ) -> TrainResult:
     """Trains a model folder by its recipe, from fresh weights or on from its checkpoint.
 
@@ -70,18 +61,9 @@ def train(
 
     Args:
         model: a model folder; a zoo model must be checked out first (`aaexport.folder.checkout`).
-        device: `cpu`, `cuda` or `cuda:N`; None takes CUDA where torch can use it. The result says which it was.
-        epochs, seed: replace the recipe's.
-        size: (height, width) of the images, instead of the recipe's.
-        init: begins with these weights instead of random ones: a safetensors file, a model folder or a zoo name.
-        amp: the type of products under autocast; None takes the recipe's `gpu_precision`, on CUDA only.
-        compile: trains what torch.compile makes of the network.
-        channels_last: keeps images and weights with the channels innermost.
-        accumulate: computes each batch in so many parts, which need less memory; batch normalization sees the parts.
-        resume: goes on after the last finished epoch.
-        download: lets the data set be fetched from the network.
-        skip_bad: leaves out images that cannot be decoded, instead of refusing the data set.
+        options: how to train.
         watcher: is told every batch and epoch, and what is worth a note.
+        overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         DataError: the data set is not there or does not fit.
@@ -92,13 +74,10 @@ def train(
         ArgumentError: a zoo model by name, an argument breaks its rule, or the network cannot take `size`.
         ProviderError: torch cannot use `device` here.
     """
-    options = Options(
-        device=device, epochs=epochs, seed=seed, size=size, init=init, amp=amp, compile=compile,
-        channels_last=channels_last, accumulate=accumulate, resume=resume, download=download, skip_bad=skip_bad,
-    )  # fmt: skip
-    with joined(device) as processes:
+    options = overridden(options or TrainOptions(), overrides, train)
+    with joined(options.device) as processes:
         run = Run(folder_to_train(model), options, processes, watcher)
-        run.start(resume)
+        run.start(options.resume)
         for epoch in run.epochs_to_come():
             run.train_epoch(epoch)
         run.finish()
@@ -111,7 +90,7 @@ class Run:
     def __init__(
         self,
         folder: ModelFolder,
-        options: Options,
+        options: TrainOptions,
         processes: Processes,
         watcher: Watcher | None = None,
         images: tuple[Images, Images] | None = None,
@@ -334,7 +313,9 @@ class Run:
             temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def load_parts(folder: ModelFolder, recipe: Recipe, options: Options, processes: Processes) -> tuple[Images, Images]:
+def load_parts(
+    folder: ModelFolder, recipe: Recipe, options: TrainOptions, processes: Processes
+) -> tuple[Images, Images]:
     """The data set's training and test part; the leader reads first, as what it fetches the others then find."""
 
     def load() -> tuple[Images, Images]:

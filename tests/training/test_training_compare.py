@@ -10,9 +10,8 @@ from aaexport.cli.console import show
 from aaexport.cli.train import _as_typed
 from aaexport.errors import ArgumentError, TrainingError
 from aaexport.report.training import comparison_json, comparison_markdown, train_view
-from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, run, train
+from aaexport.training import TrainingComparison, TrainOverrides, TrainResult, compare_training, run, train
 from aaexport.training.compare import TimeRatio, TrainedModel, _left_out, time_ratio
-from aaexport.training.options import Options
 from aaexport.training.records import Epoch
 
 
@@ -173,12 +172,6 @@ def test_the_model_that_fails_is_named(tmp_path, monkeypatch):
         compare_training(pair(tmp_path), device="cpu")
 
 
-def test_the_options_have_one_set_of_names():
-    named = set(typing.get_type_hints(TrainOptions))
-    keywords = set(typing.get_type_hints(train)) - {"model", "watcher", "return"}
-    assert named == keywords == set(typing.get_type_hints(Options))
-
-
 # The table
 
 
@@ -312,7 +305,7 @@ def test_how_to_go_on_repeats_every_option():
         "--device cpu --epochs 3 --seed 0 --size 6 10 --init 'my weights' --amp bf16 --compile --channels-last "
         "--accumulate 2 --resume --skip-bad"
     )
-    assert set(given) == set(typing.get_type_hints(TrainOptions))
+    assert set(given) == set(typing.get_type_hints(TrainOverrides))
 
 
 def test_how_to_go_on_leaves_out_what_was_not_given():

@@ -12,7 +12,7 @@ from training_recipes import Recorder, build_independent, one_thread, write_plai
 from aaexport.errors import ArgumentError, TrainingError
 from aaexport.training import learner, run, train
 from aaexport.training.distributed import Processes, joined
-from aaexport.training.options import Options
+from aaexport.training.options import TrainOptions
 
 WORKER = HELPERS / "training_worker.py"
 TOO_LONG = 120  # seconds
@@ -171,4 +171,4 @@ def test_under_torchrun_no_single_gpu_can_be_asked_for(monkeypatch):
 def test_more_processes_than_a_batch_has_images_are_refused(tmp_path):
     folder = write_recipe(tmp_path, batch_size="2")
     with pytest.raises(TrainingError, match="batch_size must be at least processes × --accumulate, 3 × 1, got 2"):
-        run.Run(folder, Options(), Processes(CPU, 0, 3))
+        run.Run(folder, TrainOptions(), Processes(CPU, 0, 3))

@@ -24,7 +24,7 @@ from aaexport.nn import build_network
 from aaexport.training import learner, run, train
 from aaexport.training.distributed import Processes
 from aaexport.training.learner import Learner
-from aaexport.training.options import Options
+from aaexport.training.options import TrainOptions
 from aaexport.weights.safetensors import load_weights, read_tensors
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_products_are_computed_in_the_type_that_was_asked_for(tiny, monkeypatch,
 
     monkeypatch.setattr(nn.Conv2d, "forward", spy)
     recipe = tiny().recipe
-    Learner(recipe, Options(amp=amp), Processes(CPU)).step([first_batch(recipe, 8)], 8, 0.1)
+    Learner(recipe, TrainOptions(amp=amp), Processes(CPU)).step([first_batch(recipe, 8)], 8, 0.1)
     assert set(kinds) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[amp]}
 
 
@@ -178,12 +178,12 @@ NEEDS_AVX512 = pytest.mark.skipif(
 def test_channels_last_is_refused_where_torch_crashes(tiny, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with pytest.raises(ArgumentError, match=r"^channels_last must be off .* got 'AVX2'; leave it out"):
-        Learner(tiny().recipe, Options(channels_last=True), Processes(CPU))
+        Learner(tiny().recipe, TrainOptions(channels_last=True), Processes(CPU))
 
 
 @NEEDS_AVX512
 def test_channels_last_lays_out_the_weights(tiny):
-    taught = Learner(tiny().recipe, Options(channels_last=True), Processes(CPU))
+    taught = Learner(tiny().recipe, TrainOptions(channels_last=True), Processes(CPU))
     kernels = [weight for weight in taught.module.parameters() if weight.dim() == 4 and min(weight.shape[1:]) > 1]
     assert kernels
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
@@ -192,7 +192,7 @@ def test_channels_last_lays_out_the_weights(tiny):
 @NEEDS_AVX512
 def test_channels_last_lays_out_the_images(tiny):
     recipe = tiny().recipe
-    taught = Learner(recipe, Options(channels_last=True), Processes(CPU))
+    taught = Learner(recipe, TrainOptions(channels_last=True), Processes(CPU))
     laid_out = []
     # A copy: torch's convolutions on the CPU have crashed on a part of the channels where it lies.
     taught.forward = lambda batch: laid_out.append(batch) or taught.module(batch[:, :1].clone())
@@ -221,7 +221,7 @@ def independent(monkeypatch):
 def test_a_step_in_parts_follows_the_gradient_of_the_whole_batch(tiny, independent, sizes):
     recipe = tiny().recipe
     images, labels = first_batch(recipe, 16)
-    whole, parted = (Learner(recipe, Options(accumulate=n), Processes(CPU)) for n in (1, len(sizes)))
+    whole, parted = (Learner(recipe, TrainOptions(accumulate=n), Processes(CPU)) for n in (1, len(sizes)))
     whole.step([(images, labels)], 16, 0.1)
     parted.step(zip(images.split(sizes), labels.split(sizes), strict=True), 16, 0.1)
     assert_close(parted.module.state_dict(), whole.module.state_dict(), rtol=0, atol=1e-6)
@@ -257,7 +257,7 @@ def test_a_training_part_too_small_for_any_batch_is_refused_with_the_rule_and_th
 
 def test_a_training_part_just_large_enough_for_one_batch_is_taken(tiny):
     folder = tiny(batch_size="2000")
-    assert len(run.Run(folder, Options(accumulate=719), Processes(CPU))._plan(1)) == 1
+    assert len(run.Run(folder, TrainOptions(accumulate=719), Processes(CPU))._plan(1)) == 1
 
 
 def test_a_single_training_image_is_refused(tiny, monkeypatch):
@@ -274,7 +274,7 @@ def test_a_single_training_image_is_refused(tiny, monkeypatch):
     ids=["by default", "switched off", "without momentum"],
 )
 def test_the_momentum_is_nesterovs_unless_the_recipe_says_otherwise(tiny, changes, nesterov):
-    taught = Learner(tiny(**changes).recipe, Options(), Processes(CPU))
+    taught = Learner(tiny(**changes).recipe, TrainOptions(), Processes(CPU))
     assert taught.optimizer.defaults["nesterov"] is nesterov
 
 
@@ -284,7 +284,7 @@ def test_the_momentum_is_nesterovs_unless_the_recipe_says_otherwise(tiny, change
 @pytest.mark.parametrize("own", [(2.0, 4.0), (3.0, -1.0)], ids=str)
 def test_the_average_begins_with_the_first_weights_and_follows_the_next(tiny, own):
     recipe = tiny(more="ema_decay = 0.75").recipe
-    taught = Learner(recipe, Options(), Processes(CPU))
+    taught = Learner(recipe, TrainOptions(), Processes(CPU))
     bias = taught.module.classifier.bias
     for value in own:
         bias.data.fill_(value)
@@ -352,7 +352,7 @@ def test_a_size_below_the_networks_stride_is_refused(tiny):
 )
 def test_a_training_begins_with_the_weights_it_is_given(tiny, trained, as_given):
     given = trained.path if as_given is str else trained
-    taught = Learner(tiny().recipe, Options(init=as_given(given)), Processes(CPU))
+    taught = Learner(tiny().recipe, TrainOptions(init=as_given(given)), Processes(CPU))
     assert_close(taught.module.state_dict(), read_tensors(trained.weights_path), rtol=0, atol=0)
 
 

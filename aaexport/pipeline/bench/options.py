@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from aaexport.device import parse_device, usable_cores
 from aaexport.errors import ArgumentError, broken_rule
@@ -236,3 +236,34 @@ class BenchOptions:
             yield self.samples_per_query is None, "samples_per_query", rule, self.scenario
         has_baseline = self.max_regression is None or self.baseline is not None
         yield has_baseline, "max_regression", "go with a baseline", "none"
+
+
+class BenchOverrides(TypedDict, total=False):
+    """The fields of `BenchOptions` as keywords."""
+
+    scenario: str
+    device: str | None
+    duration: float
+    warmup: float
+    batches: Sequence[int] | None
+    concurrency: Sequence[int]
+    threads: int | None
+    workers: int
+    samples_per_query: int | None
+    rate: float | None
+    arrivals: str | None
+    trace: str | Path | None
+    latency_bound: float | None
+    find_peak: bool
+    max_batch: int | None
+    max_delay: float | None
+    compare: Sequence[str] | None
+    check: bool
+    allow_fallback: bool
+    rules: Rules
+    baseline: str | Path | None
+    max_regression: float | None
+    dims: Mapping[str, int]
+    session: Mapping[str, Any]
+    seed: int
+    module: str | None

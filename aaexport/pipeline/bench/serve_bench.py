@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -27,10 +27,11 @@ from aaexport.load.measurement import BenchReport
 from aaexport.load.regression import compare_with_baseline
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench.card import model_card
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
-from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
+from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions, BenchOverrides
 from aaexport.pipeline.bench.rivals import is_other_model, other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples, gather_samples
 from aaexport.pipeline.bench.session import BenchSession
@@ -58,7 +59,7 @@ def serve_bench(
     options: BenchOptions | None = None,
     *,
     tick: Tick = lambda step, share: None,
-    **changes: Any,
+    **overrides: Unpack[BenchOverrides],
 ) -> BenchReport:
     """Measures a model folder's model.onnx, or any ONNX file.
 
@@ -69,7 +70,7 @@ def serve_bench(
         model: a model folder with a model.onnx, or the path of an ONNX file.
         options: what to measure, and how.
         tick: is told what is measured and the share that is done.
-        changes: fields of `BenchOptions` that are to be other than in `options`, or than their defaults.
+        overrides: fields of `BenchOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: an option breaks its rule, or contradicts another.
@@ -81,7 +82,7 @@ def serve_bench(
         MeasurementError: a contender died or hung.
         Interrupted: Ctrl-C came while it measured.
     """
-    options = replace(options or BenchOptions(), **changes)
+    options = overridden(options or BenchOptions(), overrides, serve_bench)
     options.validate()
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import FILE_RULES
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
 from aaexport.parity import tolerances as tolerances_of
 from aaexport.results import OptimizeResult
@@ -33,17 +35,47 @@ LARGER_NUMBERS = 2**22  # in all inputs, up to which the larger batch is compare
 RUNTIME = "onnxruntime"
 
 
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """What is asked of `optimize`.
+
+    Attributes:
+        target: `cpu` or `cuda`, where the file is to run.
+        verify: whether to compare; a file of several dynamic sizes cannot be.
+        atol, rtol, seed: as of `aaexport.VerifyOptions`.
+    """
+
+    target: Target = "cpu"
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """ArgumentError for what can be seen to be wrong before any work."""
+        if self.target not in TARGETS:
+            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        tolerances_of("float32", "cpu", self.atol, self.rtol)
+
+
+class OptimizeOverrides(TypedDict, total=False):
+    """The fields of `OptimizeOptions` as keywords."""
+
+    target: Target
+    verify: bool
+    atol: float | None
+    rtol: float | None
+    seed: int
+
+
 @verb
 def optimize(
     source: str | Path,
     path: str | Path,
     *,
-    target: Target = "cpu",
-    verify: bool = True,
-    atol: float | None = None,
-    rtol: float | None = None,
-    seed: int = 0,
+    options: OptimizeOptions | None = None,
     say: Callable[[str], None] = lambda step: None,
+    **overrides: Unpack[OptimizeOverrides],
 ) -> OptimizeResult:
     """Applies the graph rules that pay on `target` to any ONNX file, and writes the result to `path`.
 
@@ -53,10 +85,9 @@ def optimize(
     Args:
         source: an ONNX file, made by whatever tool; it stays as it is, unless `path` is the same.
         path: the file to write.
-        target: `cpu` or `cuda`, where the file is to run.
-        verify: whether to compare; a file of several dynamic sizes cannot be.
-        atol, rtol, seed: as for `aaexport.verify`.
+        options: for where the file is to run, and how it is compared.
         say: is told each step as it begins.
+        overrides: fields of `OptimizeOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: an argument breaks its rule, or the inputs cannot be made up.
@@ -66,13 +97,12 @@ def optimize(
         FolderError: `path` cannot be written.
     """
     source, path = Path(source), Path(path)
-    if target not in TARGETS:
-        raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", target))
-    tolerances_of("float32", "cpu", atol, rtol)  # wrong ones are refused before any work
+    options = overridden(options or OptimizeOptions(), overrides, optimize)
+    options.check()
     check_writable(path)
     model = read_onnx(source)
     say("applying the graph rules")
-    rewritten, rules = optimize_model(model, target=target, rules=FILE_RULES)
+    rewritten, rules = optimize_model(model, target=options.target, rules=FILE_RULES)
     if not foreign_operators(model):
         check_model(rewritten)
     record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
@@ -80,17 +110,17 @@ def optimize(
     parity = None
     with atomic_path(path) as temporary:
         write_onnx(rewritten, temporary)
-        if verify:
+        if options.verify:
             say("comparing both files")
-            tolerances = tolerances_of(coarsest_type(model), "cpu", atol, rtol)
-            parity = replace(_compare(source, temporary, tolerances, seed), onnx=str(path))
+            tolerances = tolerances_of(coarsest_type(model), "cpu", options.atol, options.rtol)
+            parity = replace(_compare(source, temporary, tolerances, options.seed), onnx=str(path))
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(
                     f"{path} was not written, because it would compute something else: {failure}", parity
                 )
     before, after = (Counter(node.op_type for node in each.graph.node) for each in (model, rewritten))
-    return OptimizeResult(path, target, dict(before.most_common()), dict(after.most_common()), rules, parity)
+    return OptimizeResult(path, options.target, dict(before.most_common()), dict(after.most_common()), rules, parity)
 
 
 def _compare(source: Path, written: Path, tolerances: Tolerances, seed: int) -> ParityReport:
