@@ -1,6 +1,8 @@
 # make demo    trains, converts, verifies and measures aa_cnn3_digits in a new folder under demo/
-# make test    runs the tests             make check   lints, formats, types
+# make test    runs the tests             make check   lints, formats, types, and builds the documentation
 # make test-slow   runs those that take minutes: every zoo model, and the compiler
+# make docs    builds the documentation, warnings being errors, into docs/_build/html
+# make docs-output   runs the commands that the pages show, and writes what they print now into the pages
 # make web     installs onnxruntime-web with npm; `make test` then runs exports in it too
 # make costs   counts anew what the zoo's networks cost, after a model.toml has changed
 # make wheel   builds the wheel           make clean   removes the environment, onnxruntime-web and the demo folders
@@ -11,7 +13,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 WEB    := examples/05_run_elsewhere/web
 
-.PHONY: demo test test-slow check web costs wheel clean
+.PHONY: demo test test-slow check docs docs-output web costs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/02_train_to_latency/demo.py --out demo
@@ -26,6 +28,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+
+docs-output: $(VENV)/.installed-dev
+	$(BIN)/python docs/console.py $(PAGES)
 
 web: $(WEB)/node_modules/.installed
 
@@ -52,4 +61,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo dist $(WEB)/node_modules
+	rm -rf $(VENV) demo dist docs/_build $(WEB)/node_modules

@@ -17,7 +17,7 @@ from aaexport.cli.console import settings
 from aaexport.folder import open_folder
 
 # Files that take longest: begun first, so that no process is left with one of them when the others are done.
-LONGEST = ("test_readme.py", "test_bring.py", "test_optimize_attention.py", "test_mutants.py")
+LONGEST = ("test_pages.py", "test_bring.py", "test_optimize_attention.py", "test_mutants.py")
 
 
 def pytest_collection_modifyitems(items):

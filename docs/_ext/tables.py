@@ -1,0 +1,263 @@
+"""Code → Markdown: what the reference says of recipes, folders, tolerances, rules, the zoo and errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aaexport
+from aaexport import errors
+
+PACKAGE = Path(aaexport.__file__).parent
+COMPUTED_BY = {
+    "cpu": "CPU",
+    "cuda": "CUDA",
+    "tf32": "CUDA with TF32",
+    "tensorrt": "TensorRT",
+    "openvino": "OpenVINO",
+}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of Markdown; `|` in a cell is escaped."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def first_sentence(text: str | None) -> str:
+    """Of a docstring: its first line."""
+    return (text or "").strip().partition("\n")[0]
+
+
+def tolerances() -> str:
+    """Every row of the tolerance table."""
+    from aaexport.parity import TOLERANCES
+
+    head = ("type, computed by", "atol", "rtol", "× PyTorch's own", "or units in the last place", "why")
+    return table(
+        head,
+        (
+            (
+                f"{precision}, {COMPUTED_BY[runtime]}",
+                f"{row.atol:g}",
+                f"{row.rtol:g}",
+                f"{row.ratio:g}",
+                f"{row.floor_ulps:g}",
+                row.reason,
+            )
+            for (precision, runtime), row in TOLERANCES.items()
+        ),
+    )
+
+
+def exit_codes() -> str:
+    """Codes and when a command ends with them."""
+    from aaexport.cli.main import INTERRUPTED
+
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.AaexportError)]
+    rows: list[tuple[object, object, object]] = [(0, "success", "")]
+    meaning = {
+        1: "an error: something is missing, cannot be read or cannot be done",
+        2: "wrong usage: an option or argument breaks its rule, and nothing was begun",
+        3: "parity failed: the file computes something else, and no file was replaced",
+        4: "the measurement is not valid, or a regression is real, or there can be no verdict on one",
+        5: "the device or execution provider that was asked for does not work here",
+        INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal: no unfinished file was left behind",
+    }
+    found = sorted({one.exit_code for one in classes} | {INTERRUPTED})
+    if set(found) != set(meaning):
+        raise ValueError(
+            f"exit codes must be {sorted(meaning)}, got {found}: say in docs/_ext/tables.py what they mean"
+        )
+    for code in found:
+        names = ", ".join(f"`{one.__name__}`" for one in classes if one.exit_code == code)
+        rows.append((code, meaning[code], names))
+    return table(("code", "means", "raised in Python as"), rows)
+
+
+def model_toml() -> str:
+    """Every table and key of model.toml, with type, default and what its class says."""
+    from aaexport.recipe import model, module, network
+
+    text = [f"{_prose(model.Recipe)}\n", _keys(model.Recipe)]
+    for section in (model.Attention, model.Input, model.Data, model.Training, model.Export):
+        text += [f"### `[{section.table}]`\n", f"{_prose(section)}\n", _keys(section)]
+    text += ["### `[network]`\n", "Which keys it has depends on the family.\n"]
+    for name, family in network.FAMILIES.items():
+        text += [f'#### `family = "{name}"`\n', f"{_prose(family)}\n", _keys(family)]
+    text += [
+        "### `[module]`\n",
+        "Instead of `[network]` and what goes with it, in a folder that was made of your own module.\n",
+    ]
+    text += [f"{_prose(module.Module)}\n", _keys(module.Module)]
+    return "\n".join(text)
+
+
+def _prose(thing: object) -> str:
+    return inspect.getdoc(thing) or ""
+
+
+def _keys(section: Any) -> str:
+    hints = typing.get_type_hints(section)
+    rows = []
+    for field in dataclasses.fields(section):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(_bare(kind)) or field.name == "network":
+            continue
+        default = "required" if field.default is dataclasses.MISSING else f"`{_toml(field.default)}`"
+        rows.append((f"`{field.name}`", _kind(kind), default))
+    return table(("key", "type", "default"), rows)
+
+
+def _bare(kind: Any) -> Any:
+    options = [one for one in typing.get_args(kind) if one is not types.NoneType]
+    is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return options[0] if is_union and len(options) == 1 else kind
+
+
+def _kind(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_kind(one) for one in arguments if one is not types.NoneType)
+    if origin is typing.Literal:
+        return ", ".join(f"`{_toml(one)}`" for one in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}s"
+    return {int: "whole number", float: "number", str: "text", bool: "true or false"}[kind]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def folder() -> str:
+    """The files of a model folder, as its class names them."""
+    from aaexport.folder import ModelFolder
+
+    rows = []
+    for name, member in vars(ModelFolder).items():
+        if isinstance(member, property) and name.endswith("_path"):
+            file, _, meaning = (inspect.getdoc(member) or "").partition(": ")
+            rows.append((f"`{file}`", meaning.rstrip(".")))
+    return table(("file", "what it is"), rows)
+
+
+def zoo() -> str:
+    """Every zoo model with what it costs."""
+    from aaexport.pipeline.look.inspect import inspect_zoo
+
+    rows = []
+    for name, found in inspect_zoo().items():
+        assert found.recipe is not None
+        assert found.cost is not None
+        shape = "×".join(map(str, found.recipe.input.shape))
+        attention = f"{found.cost.attention_macs / 1e6:,.1f}" if found.cost.attention_macs else "–"
+        rows.append(
+            (
+                f"`{name}`",
+                found.recipe.description,
+                shape,
+                f"{found.cost.parameters:,}",
+                f"{found.cost.macs / 1e6:,.1f}",
+                attention,
+                "yes" if found.has_weights else "train first",
+            )
+        )
+    head = ("model", "what it is", "input", "parameters", "MACs, millions", "of them attention's products", "weights")
+    return table(head, rows)
+
+
+def decompositions() -> str:
+    """The decompositions in one line each."""
+    from aaexport.recipe import DECOMPOSITIONS
+
+    return table(("name", "how"), ((f"`{name}`", text) for name, text in DECOMPOSITIONS.items()))
+
+
+def data_sets() -> str:
+    """The sources of images, with their keys of [data]."""
+    from aaexport.data.sources import SOURCES
+    from aaexport.recipe import DATA_SETS
+
+    rows = [
+        (f"`{name}`", text, ", ".join(f"`{key}`" for key in SOURCES[name].keys) or "–")
+        for name, text in DATA_SETS.items()
+    ]
+    return table(("`[data] dataset`", "what it is", "keys of its own"), rows)
+
+
+def runtimes() -> str:
+    """What `verify --runtimes` names."""
+    from aaexport.pipeline.verify.computations import RUNTIMES, USUAL
+
+    rows = [(f"`{name}`", text, "yes" if name in USUAL["cpu"] else "") for name, text in RUNTIMES.items()]
+    return table(("name", "what computes", "by default on the CPU"), rows)
+
+
+def graph_rules() -> str:
+    """Every rule in the order in which it is tried, with its maths."""
+    from aaexport.graph.rules import FILE_RULES
+
+    text = []
+    for rule in FILE_RULES:
+        module = importlib.import_module(rule.__module__)
+        text.append(f"## {rule.title}\n")
+        text.append(f"`{Path(rule.__module__.replace('.', '/')).with_suffix('.py')}`\n")
+        equation, _, prose = (inspect.getdoc(module) or "").partition("\n\n")
+        text.append(f"```text\n{equation}\n```\n")
+        text.append(f"{_with_literals(prose)}\n")
+        for target, why in rule.no_gain.items():
+            text.append(f"Not applied for `--target {target}`: {why}.\n")
+    return "\n".join(text)
+
+
+def _with_literals(prose: str) -> str:
+    """Indented lines of a docstring as blocks, and no `*` taken for emphasis."""
+    blocks = []
+    for paragraph in prose.split("\n\n"):
+        if paragraph.startswith("    "):
+            blocks.append("```text\n" + inspect.cleandoc(paragraph) + "\n```")
+        else:
+            blocks.append(re.sub(r"(?<!`)\*(?!`)", r"\\*", paragraph))
+    return "\n\n".join(blocks)
+
+
+def adapters() -> str:
+    """The sources of augmented layers that are known by their structure."""
+    from aaexport.adapters import ADAPTERS
+
+    def names(of: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in of)
+
+    rows = [(one.title, names(one.modules), names((*one.attributes, *one.tables))) for one in ADAPTERS]
+    return table(("whose layer", "its modules", "its attributes and tables"), rows)
+
+
+def schemas() -> str:
+    """Every schema of a JSON value, and the file that writes it."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in re.findall(r'"(aaexport\.[a-z-]+/[0-9]+)"', path.read_text(encoding="utf-8")):
+            found[name] = path.relative_to(PACKAGE.parent)
+    return table(("schema", "written by"), ((f"`{name}`", f"`{path}`") for name, path in sorted(found.items())))
+
+
+def error_tree() -> str:
+    """The hierarchy as aaexport.errors draws it."""
+    return f"```text\n{(errors.__doc__ or '').partition(chr(10) * 2)[2].rstrip()}\n```\n"

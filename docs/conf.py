@@ -1,0 +1,59 @@
+"""Sphinx's settings: Markdown pages in this folder, and what is read off the code by `_ext`."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
+
+project = "aaexport"
+author = "the authors of aaexport"
+copyright = "MIT licence"  # noqa: A001 -- Sphinx's own name
+release = version = importlib.metadata.version("aaexport")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "from_code",
+]
+exclude_patterns = ["_build", "_ext", "results"]
+source_suffix = {".md": "markdown"}
+root_doc = "index"
+
+# What `code` is in a docstring: code, without a link; links are written out.
+default_role = "code"
+nitpicky = True
+# Types of other packages, and our own rooms' that are not part of the public names.
+nitpick_ignore_regex = [(r"py:.*", r"(?!aaexport\.[A-Za-z_]+$).*")]
+
+myst_enable_extensions = ["deflist", "colon_fence"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.xref_ambiguous"]
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Shapes"]
+add_module_names = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"aaexport {version}"
+html_static_path = ["_static"]
+html_css_files = ["aaexport.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "show_prev_next": True,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+}
+html_sidebars = {"results": [], "troubleshooting": [], "glossary": [], "comparison": []}

@@ -1,0 +1,81 @@
+"""The pages are true: their commands run and print what they are shown to print, and their Python runs."""
+
+import os
+import re
+import subprocess
+import sys
+
+import console
+import pytest
+from repository import ROOT
+
+import aaexport
+
+PAGES = console.pages()
+SHOWN = [
+    pytest.param(page, command, id=f"{page}:{command.text}", marks=[pytest.mark.slow] if command.slow else [])
+    for page in PAGES
+    for command in page.commands
+    if command.line
+]
+WITH_PYTHON = [page for page in PAGES if page.python]
+STARVED = "of the CPU must be left to the measurement"  # the tests' other processes may take it
+NO_VERDICT = "no verdict on a regression: other processes took"
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory):
+    """Where the pages' commands run; what begins alike is run once."""
+    return console.Terminal(tmp_path_factory.mktemp("pages") / "terminal")
+
+
+@pytest.mark.parametrize(("page", "command"), SHOWN)
+def test_a_command_prints_what_is_shown(page, command, terminal):
+    outcome = terminal.run(page, command)
+    if NO_VERDICT in outcome.printed:
+        pytest.skip("other processes had the CPU, so there is no verdict on a regression")
+    starved = "aaexport serve-bench" in command.text and STARVED in outcome.printed
+    assert outcome.code == (4 if starved else command.code), outcome.printed
+    assert not console.not_printed(command, outcome), outcome.printed
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=str)
+def test_the_python_of_a_page_runs_after_its_commands(page, terminal):
+    outcome = subprocess.run(
+        [sys.executable, "-c", page.python],
+        cwd=terminal.folder(page),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_what_is_not_run_says_so(page):
+    """A block of sh is not run: the reader is told why, within the lines around it."""
+    text = page.path.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```sh\n.*?^```$", text, re.MULTILINE | re.DOTALL):
+        after = text[block.end() : block.end() + 300]
+        assert "Not run by the tests" in after, f"{page}: {block[0]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_dollar_stands_in_another_block(page):
+    """What looks like a console is one."""
+    for language, block in re.findall(
+        r"^```([a-z{][^\n]*)?\n(.*?)^```$", page.path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        assert language == "console" or not re.search(r"^\$ ", block, re.MULTILINE), f"{page}: {block}"
+
+
+def test_the_four_main_commands_are_shown():
+    shown = {command.text.split()[1] for page in PAGES for command in page.commands if "aaexport" in command.text}
+    assert {"convert", "verify", "serve-bench", "train", "tune", "optimize", "inspect", "list"} <= shown
+
+
+def test_every_public_name_is_on_the_page_of_python():
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    for name in aaexport.__all__:
+        assert re.search(rf"\b{name}\b", page) or name == "__version__", name
