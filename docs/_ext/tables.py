@@ -26,14 +26,16 @@ COMPUTED_BY = {
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of Markdown; `|` in a cell is escaped."""
+    """A table of Markdown; what means something to Markdown is escaped, but for code."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())
+    parts = " ".join(str(value).replace("|", "\\|").split()).split("`")
+    # Every other part stands between backticks.
+    return "`".join(part if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(parts))
 
 
 def first_sentence(text: str | None) -> str:
