@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -71,42 +70,64 @@ def convert_source(
     if options.with_attention:
         remedy = "the module itself gives no attention weights to judge them by"
         raise ArgumentError(broken_rule("with_attention", "be off for a module that is brought along", True, remedy))
-    named, arguments = require_source(source), parse_kwargs(tuple(kwargs))
-    shape = None if input_shape is None else image_shape(input_shape)
-    folder = ModelFolder(Path(named.folder_name) if out is None else Path(out))
-    _require_free(folder, named)
-    if checkpoint is not None and named.is_program:
-        remedy = "a program has its weights in it; export it again with others"
-        raise ArgumentError(broken_rule("checkpoint", "be left out for a program", str(checkpoint), remedy))
+    named = require_source(source)
+    brought = _Brought(
+        named,
+        tuple(kwargs),
+        None if checkpoint is None else Path(checkpoint),
+        None if input_shape is None else image_shape(input_shape),
+        ModelFolder(Path(named.folder_name) if out is None else Path(out)),
+    )
+    brought.check()
 
     with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
-        result, notes = _brought(named, arguments, shape, checkpoint, folder, tuple(kwargs), options, say)
-    record_conversion(folder, result.parity)
+        result, notes = _converted(brought, options, say)
+    record_conversion(brought.folder, result.parity)
     return replace(result, notes=(*notes, *result.notes))
 
 
-def _brought(
-    source: Source,
-    arguments: Mapping[str, Any],
-    shape: ImageShape | None,
-    checkpoint: str | Path | None,
-    folder: ModelFolder,
-    kwargs: tuple[str, ...],
-    options: ConvertOptions,
-    say: Say,
-) -> tuple[ConvertResult, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Brought:
+    """What is brought along, and the folder that is made of it."""
+
+    source: Source
+    kwargs: tuple[str, ...]
+    checkpoint: Path | None
+    shape: ImageShape | None
+    folder: ModelFolder
+
+    def check(self) -> None:
+        """ArgumentError or FolderError for what can be seen to be wrong before any work."""
+        parse_kwargs(self.kwargs)
+        _require_free(self.folder, self.source)
+        if self.checkpoint is not None and self.source.is_program:
+            remedy = "a program has its weights in it; export it again with others"
+            raise ArgumentError(broken_rule("checkpoint", "be left out for a program", str(self.checkpoint), remedy))
+
+    def module(self, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
+        """The module with its weights, and notes on these."""
+        say(f"importing {self.source.text}")
+        module = build_module(self.source, parse_kwargs(self.kwargs))
+        if self.checkpoint is None:
+            return module, ("no --checkpoint was given: the weights are those that the module was built with",)
+        say(f"loading {self.checkpoint}")
+        return module, load_checkpoint(module, self.checkpoint)
+
+    def recipe(self, subject: Subject) -> ModuleRecipe:
+        """The folder's model.toml."""
+        text, outputs = self.source.text, subject.output_names
+        module = Module(source=text, kwargs=self.kwargs, input_shape=subject.input_shape, outputs=outputs)
+        return ModuleRecipe(schema=SCHEMA, description=f"{text}, as `aaexport convert` found it", module=module)
+
+
+def _converted(brought: _Brought, options: ConvertOptions, say: Say) -> tuple[ConvertResult, tuple[str, ...]]:
     """The conversion, and notes on the weights."""
-    say(f"importing {source.text}")
-    module = build_module(source, arguments)
-    notes = _weights_notes(checkpoint)
-    if checkpoint is not None:
-        say(f"loading {checkpoint}")
-        notes = load_checkpoint(module, Path(checkpoint))
+    module, notes = brought.module(say)
     if isinstance(module, SavedProgram) and options.batch is None:
         options = replace(options, batch=module.batch)
     example = 1 if options.batch in (None, "dynamic") else int(options.batch)
-    subject = module_subject(module, shape or _own_shape(module), example_batch=example, is_ours=True)
-    recipe = _recipe(source, kwargs, subject)
+    subject = module_subject(module, brought.shape or _own_shape(module), example_batch=example, is_ours=True)
+    folder, recipe = brought.folder, brought.recipe(subject)
 
     def write_rest(truths: tuple[Truth, ...], warnings: tuple[str, ...]) -> None:
         """All but the file itself, which comes last: a folder that has one is whole."""
@@ -131,20 +152,10 @@ def _require_free(folder: ModelFolder, source: Source) -> None:
         raise FolderError(broken_rule("out", rule, str(path), "name another folder with --out"))
 
 
-def _weights_notes(checkpoint: str | Path | None) -> tuple[str, ...]:
-    note = "no --checkpoint was given: the weights are those that the module was built with"
-    return (note,) if checkpoint is None else ()
-
-
 def _own_shape(module: nn.Module) -> ImageShape:
     if not isinstance(module, SavedProgram):
         raise ArgumentError(broken_rule("input_shape", "be given for a module", "none", "pass --input-shape CxHxW"))
     return module.input_shape
-
-
-def _recipe(source: Source, kwargs: tuple[str, ...], subject: Subject) -> ModuleRecipe:
-    module = Module(source=source.text, kwargs=kwargs, input_shape=subject.input_shape, outputs=subject.output_names)
-    return ModuleRecipe(schema=SCHEMA, description=f"{source.text}, as `aaexport convert` found it", module=module)
 
 
 def _write(

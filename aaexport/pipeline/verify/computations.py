@@ -36,8 +36,8 @@ from aaexport.parity import (
     tolerances,
 )
 from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
-from aaexport.pipeline.verify.spoilt import ALL_LOSE_NAN, Arrivals, losing_nan
 from aaexport.runners.base import Runner
 from aaexport.runners.openvino import OpenvinoRunner, require_openvino
 from aaexport.runners.ort import OrtRunner

@@ -66,7 +66,7 @@ def nudged(array: Array, units: int, rng: np.random.Generator, scale: float | No
     """Every number `units` in the last place off, up or down: of its own size, or of `scale`."""
     signs = rng.choice([-units, units], array.shape).astype(np.float32)
     size = np.abs(array) if scale is None else np.float32(scale)
-    with np.errstate(invalid="ignore"):  # infinity stays what it is, or becomes NaN: spoilt either way
+    with np.errstate(invalid="ignore"):  # infinity stays what it is, or becomes NaN: not finite either way
         moved: Array = array + signs * np.finfo(np.float32).eps * size
     return moved
 

@@ -8,35 +8,24 @@ operator into another change the numbers between the two, and rightly so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from aaexport.errors import ProviderError, RunnerError
-from aaexport.graph.convert import OnnxModel
 from aaexport.graph.intermediate import (
     NodeFacts,
-    all_constants,
     constant_shapes,
     constants_of,
-    exposing,
-    input_names,
     namesakes,
-    no_tensors,
-    output_names,
     plan_chunks,
-    pointwise_of_input,
-    read_nodes,
-    tensor_bytes,
 )
 from aaexport.parity import Array, Case, Divergence, ErrorStep, TensorFacts
 from aaexport.parity.hints import another_preprocessing, constant_hints, other_axis, tensor_hints
 from aaexport.parity.tensors import facts, fingerprint, relative_error, unit
-from aaexport.runners.base import Runner
+from aaexport.pipeline.verify.sides import Side, Trusted, each_once
 
-Start = Callable[[bytes], Runner]
 BUDGET = 256 * 2**20  # bytes of a model's tensors that are held at a time
 # What a tensor may differ by from another way of computing it, in units in the last place of its largest number. The
 # same nodes give the same bits; 16 units of float16 are as much as the tolerance table allows an output.
@@ -44,83 +33,6 @@ SAME_WAY, OTHER_WAY, OTHER_WAY_COARSE = 4.0, 256.0, 16.0
 MAX_STEPS = 12
 NEVER = TensorFacts("none", (), None, None, None, None, 0)  # of a tensor that was not computed
 _STOPPED = (re.compile(r"running \S+ node\. Name:'([^']+)'"), re.compile(r"Node ?\(([^)]+)\) Op ?\("))
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model, what runs it (`start` loads its bytes), and what it is called in the report."""
-
-    model: OnnxModel
-    start: Start
-    name: str
-
-    @property
-    def nodes(self) -> tuple[NodeFacts, ...]:
-        """In order."""
-        return read_nodes(self.model)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Of the model."""
-        return output_names(self.model)
-
-    def sizes(self, batch: int) -> dict[str, int]:
-        """Bytes of its tensors, of those that are known."""
-        return tensor_bytes(self.model, batch)
-
-    def constants(self, shapes: Collection[tuple[int, ...]]) -> dict[str, Array]:
-        """Its initializers of these shapes, by name."""
-        return all_constants(self.model, set(shapes))
-
-    @property
-    def tensors(self) -> list[str]:
-        """What its nodes write and can be asked for, in order."""
-        hidden = no_tensors(self.model)
-        return [name for node in self.nodes for name in node.outputs if name not in hidden]
-
-    @property
-    def near_input(self) -> set[str]:
-        """The images, and what is made of them number by number."""
-        return pointwise_of_input(self.model)
-
-    def fed(self, case: Case) -> list[Array]:
-        """What the network is fed for `case`: the images, unless it is something that is near the input."""
-        near = self.near_input
-        network = (node for node in self.nodes if not near.intersection(node.outputs))
-        names = _each_once(name for node in network for name in node.inputs if name in near)
-        made = [name for name in names if name not in input_names(self.model)]
-        arrays = self.run(made, case) if made else {}
-        return [arrays.get(name, case.batch) for name in names]
-
-    def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
-        """The tensors `names` of the model for the images of `case`. RunnerError if the runtime refuses."""
-        with self.start(exposing(self.model, names)) as runner:
-            return runner.infer({port.name: case.batch.astype(port.dtype) for port in runner.inputs[:1]})
-
-
-class Trusted(Protocol):
-    """What a suspect is compared with; a Side, or whatever knows its tensors by the same names."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in the report."""
-
-    @property
-    def nodes(self) -> tuple[NodeFacts, ...]:
-        """In order."""
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Of the whole."""
-
-    def sizes(self, batch: int) -> dict[str, int]:
-        """Bytes of its tensors for `batch` images, of those that are known."""
-
-    def constants(self, shapes: Collection[tuple[int, ...]]) -> dict[str, Array]:
-        """Its initializers of these shapes, by name."""
-
-    def run(self, names: Iterable[str], case: Case) -> dict[str, Array]:
-        """The tensors `names`. RunnerError if it cannot be run."""
 
 
 @dataclass
@@ -251,7 +163,7 @@ class Search:
             return replace(blank, hints=(self.stopped[1], *changes))
         chunk = next(chunk for chunk in self.chunks if tensor in chunk)
         actual = self.suspect.run(self._runnable(chunk), self.case)[tensor]
-        expected = self.trusted.run(_each_once(self.names[name] for name in chunk), self.case)[self.names[tensor]]
+        expected = self.trusted.run(each_once(self.names[name] for name in chunk), self.case)[self.names[tensor]]
         error = relative_error(actual, expected)
         hints = (*changes, *self._input_hints(node), *self._constant_hints(node), *tensor_hints(actual, expected))
         if node.operator == "Softmax":
@@ -261,7 +173,7 @@ class Search:
 
     def _compare_chunk(self, chunk: Sequence[str]) -> None:
         chunk, actual = self._run_suspect(chunk)
-        expected = self.trusted.run(_each_once(self.names[name] for name in chunk), self.case) if chunk else {}
+        expected = self.trusted.run(each_once(self.names[name] for name in chunk), self.case) if chunk else {}
         for name in chunk:
             given, wanted = actual.pop(name), expected[self.names[name]]
             self.errors[name] = error = relative_error(given, wanted)
@@ -370,7 +282,7 @@ class Search:
             return ()
         right = self.trusted.fed(self.case)
         found = (another_preprocessing(array, right, self.case.batch) for array in self.suspect.fed(self.case))
-        return _each_once(hint for hint in found if hint)
+        return each_once(hint for hint in found if hint)
 
     def _constant_hints(self, node: NodeFacts) -> tuple[str, ...]:
         """What became of the node's initializers, where they have namesakes in the trusted model.
@@ -396,7 +308,3 @@ def live_tensors(before: Sequence[NodeFacts], behind: Sequence[NodeFacts], outpu
 
 def _outline(node: NodeFacts) -> tuple[object, ...]:
     return node.name, node.operator, node.inputs, node.outputs
-
-
-def _each_once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))

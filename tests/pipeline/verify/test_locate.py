@@ -19,7 +19,7 @@ from aaexport.parity import Case
 from aaexport.pipeline.export.export import Exported, export, export_again
 from aaexport.pipeline.subject.subject import Subject, as_subject, with_decomposition
 from aaexport.pipeline.verify.locate import as_written, locate, locate_in_file, locate_in_rules, locate_in_runtime
-from aaexport.pipeline.verify.search import Side
+from aaexport.pipeline.verify.sides import Side
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN
 
