@@ -112,15 +112,28 @@ class LayerAttention:
     weights: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier takes an image for: the number of the class, its name, and its share of the softmax."""
+
+    number: int
+    name: str
+    probability: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionPicture(Outcome):
-    """What `draw_attention` wrote: the picture of an `image` file in the eyes of a model of that `name`."""
+    """What `draw_attention` wrote: the picture of an `image` file in the eyes of a model of that `name`.
+
+    `predicted` is None where the network is no classifier.
+    """
 
     path: Path
     image: Path
     name: str
     layers: tuple[LayerAttention, ...]
     notes: tuple[str, ...] = ()
+    predicted: Prediction | None = None
 
     @property
     def headline(self) -> str:

@@ -39,7 +39,9 @@ class Pixel(click.ParamType[tuple[int, int]]):
                    "May be repeated.")  # fmt: skip
 @click.option("--head", "heads", type=int, multiple=True, metavar="N",
               help="A head to draw, from 0; all by default. May be repeated.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png", help="The picture of --attention.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.svg|FILE.png", help="The picture of --attention."
+)
 @options.as_json
 def command(
     model: str,
@@ -52,11 +54,12 @@ def command(
 ) -> None:
     """Show what is in MODEL: a folder, a zoo name, or any ONNX file.
 
-    Writes nothing, but with --attention IMAGE a picture: a row for each query pixel, a heat map for each head.
+    Writes nothing, but with --attention IMAGE a picture: a row for each query pixel, the image beside the map of each
+    head, in one scale.
     """
     if image is not None:
         if out is None:
-            raise click.UsageError("--attention needs --out FILE.png")
+            raise click.UsageError("--attention needs --out FILE.png or FILE.svg")
         _draw(model, image, out, layers, queries, heads, as_json)
         return
     given = {"--layer": layers, "--query": queries, "--head": heads, "--out": out}

@@ -14,7 +14,6 @@ from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.recipe.words import ATTENTION_OUTPUTS
 
 
-@torch.no_grad()
 def attention_weights(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """What every augmented layer of `module` attends to, by the layer's path.
 
@@ -32,11 +31,17 @@ def attention_weights(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Raises:
         ArgumentError: there is no augmented layer, or one ran more than once, or not at all.
     """
+    return outputs_and_attention(module, images)[1]
+
+
+@torch.no_grad()
+def outputs_and_attention(module: nn.Module, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    """What `module` returns, and `attention_weights`, of one run."""
     layers = require_augmented_layers(module)
     with _told(layers) as weights:
-        module(images)
-    return {path: weights[path].unflatten(3, layer.attention_size).unflatten(2, layer.attention_size)
-            for path, layer in layers.items()}  # fmt: skip
+        outputs = module(images)
+    return outputs, {path: weights[path].unflatten(3, layer.attention_size).unflatten(2, layer.attention_size)
+                     for path, layer in layers.items()}  # fmt: skip
 
 
 class WithAttention(nn.Module):

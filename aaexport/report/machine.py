@@ -76,7 +76,8 @@ def attention_json(picture: AttentionPicture) -> dict[str, Any]:
     """What was drawn, with the weights: `weights[query][head][row][column]` of each layer."""
     layers = [dataclasses.asdict(layer) | {"weights": layer.weights.tolist()} for layer in picture.layers]
     made = {"date": picture.date, "command": picture.command}
-    value = {**made, "path": str(picture.path), "image": str(picture.image), "model": picture.name}
+    value: dict[str, Any] = {**made, "path": str(picture.path), "image": str(picture.image), "model": picture.name}
+    value["predicted"] = None if picture.predicted is None else dataclasses.asdict(picture.predicted)
     return {"schema": ATTENTION_SCHEMA, **value, "notes": list(picture.notes), "layers": layers}
 
 

@@ -79,6 +79,8 @@ def inspect_view(result: InspectResult, *, verbose: bool = False) -> RenderableT
 def attention_view(picture: AttentionPicture) -> RenderableType:
     """Where the picture is, and what is on it."""
     rows = {"picture": f"{picture.path}, {picture.image} as {picture.name} attends to it"}
+    if picture.predicted is not None:
+        rows["predicted"] = f"{picture.predicted.name} ({picture.predicted.probability:.1%})"
     for layer in picture.layers:
         height, width = layer.weights.shape[-2:]
         heads, queries = ", ".join(map(str, layer.heads)), " ".join(f"{r},{c}" for r, c in layer.pixels)

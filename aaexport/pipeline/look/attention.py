@@ -8,17 +8,20 @@ from pathlib import Path
 import torch
 
 from aaexport.data import read_image
+from aaexport.data.decoding import require_pillow
 from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder, find_model
-from aaexport.nn.attention_maps import attention_weights, require_augmented_layers
+from aaexport.nn.attention_maps import outputs_and_attention, require_augmented_layers
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.outcome import verb
 from aaexport.pipeline.subject.subject import as_subject
-from aaexport.report.attention_picture import attention_png
-from aaexport.results import AttentionPicture, LayerAttention
+from aaexport.recipe import Recipe
+from aaexport.report.attention_picture import Form, attention_picture
+from aaexport.results import AttentionPicture, LayerAttention, Prediction
 from aaexport.writing import atomic_path, check_writable
 
 Pixel = tuple[int, int]  # (row, column)
+FORMS: dict[str, Form] = {".svg": "svg", ".png": "png"}  # by the ending of the picture's name
 
 
 @verb
@@ -31,14 +34,15 @@ def draw_attention(
     queries: Sequence[Pixel] = (),
     heads: Sequence[int] = (),
 ) -> AttentionPicture:
-    """Runs the PyTorch model on an image file and draws its attention weights over the image, as a PNG.
+    """Runs the PyTorch model on an image file and draws its attention weights beside the image, as SVG or PNG.
 
-    The image is cropped, resized and normalised as the images of the recipe's data set are when they are evaluated.
+    All maps of a layer have one scale, in multiples of uniform attention. The image is cropped, resized and
+    normalised as the images of the recipe's data set are when they are evaluated.
 
     Args:
         model: a zoo name or a model folder, with weights.
         image: any file that Pillow reads.
-        path: the PNG to write.
+        path: the picture to write, a .svg or a .png; the latter needs Pillow.
         layers: paths of augmented layers, as in `attention.LAYER.headN`; the last one by default.
         queries: (row, column) in pixels of the network's input, counted from 0 at the top left; a layer's query is
             the position of its map that the pixel lies in. By default the centre and the centres of the quarters.
@@ -46,13 +50,13 @@ def draw_attention(
 
     Raises:
         ArgumentError: there is no such layer, head or pixel, no attention at all, `model` is an ONNX file, or
-            `path` names no new PNG.
-        DataError: the image cannot be read.
+            `path` names no new .svg or .png.
+        DataError: the image cannot be read, or Pillow is not there and needed.
         NoWeightsError: the folder has not been trained yet.
         Others as `aaexport.build_model` raises for `model`.
     """
     image, path = Path(image), Path(path)
-    _check_target(path, image)
+    form = _checked_form(path, image)
     folder = _folder_of(model)
     subject = as_subject(folder)
     assert subject.recipe is not None
@@ -61,22 +65,39 @@ def draw_attention(
     _check_queries(queries, subject.recipe.input.size)
     _check_heads(heads, chosen)
     pixels, batch = read_image(image, subject.recipe)
-    weights = attention_weights(subject.module, batch)
+    outputs, weights = outputs_and_attention(subject.module, batch)
     drawn = tuple(
         _layer_attention(name, weights[name][0], queries, heads, subject.recipe.input.size) for name in chosen
     )
-    png = attention_png(pixels.permute(1, 2, 0).numpy(), drawn)
+    predicted = _prediction(outputs, subject.recipe)
+    title = f"{image.name} as {folder.name} attends to it"
+    picture = attention_picture(pixels.permute(1, 2, 0).numpy(), drawn, title=title, predicted=predicted, form=form)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
-    return AttentionPicture(path, image, folder.name, drawn, subject.notes)
+        temporary.write_bytes(picture)
+    return AttentionPicture(path, image, folder.name, drawn, subject.notes, predicted)
 
 
-def _check_target(path: Path, image: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ArgumentError(broken_rule("out", "name a .png file", str(path)))
+def _prediction(outputs: object, recipe: Recipe) -> Prediction | None:
+    """Of the one image; None where the recipe names no classes."""
+    if not recipe.input.classes:
+        return None
+    assert isinstance(outputs, torch.Tensor)
+    shares = outputs[0].softmax(0)
+    number = int(shares.argmax())
+    name = recipe.input.names[number] if recipe.input.names else f"class {number}"
+    return Prediction(number, name, float(shares[number]))
+
+
+def _checked_form(path: Path, image: Path) -> Form:
+    form = FORMS.get(path.suffix.lower())
+    if form is None:
+        raise ArgumentError(broken_rule("out", "name a .png or .svg file", str(path)))
     if path.resolve() == image.resolve():
         raise ArgumentError(broken_rule("out", "be another file than the image", str(path)))
     check_writable(path)
+    if form == "png":
+        require_pillow("a .png picture")
+    return form
 
 
 def _folder_of(model: str | Path | ModelFolder) -> ModelFolder:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 import aaexport
 from aaexport.data import DecodedImages, evaluation_batch, read_image
 from aaexport.data.image_folder import ImagePaths
-from aaexport.errors import ArgumentError
+from aaexport.errors import ArgumentError, DataError
 from aaexport.folder import open_folder
 from aaexport.nn import AugmentedConv2d, attention_weights, set_decomposition
 from aaexport.nn.attention_maps import WithAttention, attention_outputs
@@ -322,6 +323,39 @@ def test_the_last_layer_is_drawn_for_five_queries_and_all_heads(converted, pictu
         assert image.format == "PNG"
 
 
+def test_the_ending_of_the_name_decides_the_format_and_both_say_the_same(converted, picture_of_a_digit, tmp_path):
+    drawn = [aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / name) for name in ("a.PNG", "a.svg")]
+    assert (tmp_path / "a.PNG").read_bytes().startswith(b"\x89PNG")
+    svg = ElementTree.parse(tmp_path / "a.svg").getroot()
+    with Image.open(tmp_path / "a.PNG") as image:
+        assert image.size == (int(svg.get("width")), int(svg.get("height")))
+    for png, vector in zip(*(picture.layers for picture in drawn), strict=True):
+        np.testing.assert_array_equal(png.weights, vector.weights)
+
+
+def test_the_picture_names_image_model_and_predicted_class(converted, picture_of_a_digit, tmp_path):
+    picture = aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / "a.svg")
+    _, batch = read_image(picture_of_a_digit, converted.recipe)
+    with torch.no_grad():
+        shares = build_model(converted)(batch)[0].softmax(0)
+    assert picture.predicted.number == shares.argmax()
+    assert picture.predicted.name == converted.recipe.input.names[picture.predicted.number]
+    assert picture.predicted.probability == pytest.approx(float(shares.max()))
+    said = f"predicted: {picture.predicted.name} ({picture.predicted.probability:.1%})"
+    words = ElementTree.parse(tmp_path / "a.svg").getroot()[0].text
+    assert words == f"digit.png as tiny attends to it; {said}"
+    assert f"predicted         {said.removeprefix('predicted: ')}" in str(picture)
+    assert picture.to_dict()["predicted"]["probability"] == picture.predicted.probability
+
+
+def test_an_svg_needs_pillow_for_the_image_alone(converted, picture_of_a_digit, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(DataError, match=r"a \.png picture needs Pillow"):
+        aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / "a.png")
+    with pytest.raises(DataError, match="an image file needs Pillow"):
+        aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / "a.svg")
+
+
 def test_what_is_drawn_is_the_row_of_the_query(converted, picture_of_a_digit, tmp_path):
     chosen = {"layers": ["features.3"], "queries": [(7, 2)], "heads": [1]}
     picture = aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / "heads.png", **chosen)
@@ -336,11 +370,11 @@ def test_the_largest_weight_is_the_brightest_place_and_the_query_is_framed(conve
     chosen = {"layers": ["features.0"], "queries": [(0, 0)], "heads": [0]}
     picture = aaexport.draw_attention(converted, picture_of_a_digit, tmp_path / "heads.png", **chosen)
     pixels = np.asarray(Image.open(tmp_path / "heads.png").convert("L"), np.float64)
-    cell = pixels[52:244, 216:408].reshape(8, 24, 8, 24)[:, 12, :, 12]  # the middle of each position of the map
+    cell = pixels[104:296, 216:408].reshape(8, 24, 8, 24)[:, 12, :, 12]  # the middle of each position of the map
     weights = picture.layers[0].weights[0, 0]
     assert cell.argmax() == weights.argmax()
     assert cell.argmin() == weights.argmin()
-    assert Image.open(tmp_path / "heads.png").getpixel((216, 52)) == (0, 255, 255)
+    assert Image.open(tmp_path / "heads.png").getpixel((216, 104)) == (255, 45, 85)
 
 
 def test_the_command_draws_what_it_is_told(cli, converted, picture_of_a_digit):
@@ -369,7 +403,7 @@ def test_the_command_says_what_it_drew(cli, converted, picture_of_a_digit):
         (("--query", "a,b"), 2, "query must be ROW,COLUMN in whole pixels, got 'a,b'"),
         (("--head", "2"), 2, "head must be from 0 to 1 in features.6, got 2"),
         (("--head", "-1"), 2, "head must be from 0 to 1 in features.6, got -1"),
-        (("--out", "x.jpg"), 2, "out must name a .png file, got 'x.jpg'"),
+        (("--out", "x.jpg"), 2, "out must name a .png or .svg file, got 'x.jpg'"),
         (("--out", "nowhere/x.png"), 1, "nowhere must be a folder, got none; create it first"),
         (("--out", "digit.png"), 2, "out must be another file than the image, got 'digit.png'"),
         (("--attention", "notes.png"), 1, "notes.png must be a readable image, but: Pillow knows no such format"),
@@ -407,7 +441,7 @@ def test_a_model_that_has_nothing_to_draw(cli, converted, picture_of_a_digit, ar
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--attention", "digit.png"), "--attention needs --out FILE.png"),
+        (("--attention", "digit.png"), "--attention needs --out FILE.png or FILE.svg"),
         (("--query", "1,1"), "--query needs --attention IMAGE"),
         (("--head", "0"), "--head needs --attention IMAGE"),
         (("--layer", "features.0"), "--layer needs --attention IMAGE"),
@@ -424,7 +458,7 @@ def test_a_missing_pillow_is_told_with_its_remedy(cli, converted, picture_of_a_d
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     outcome = cli("inspect", converted.path, "--attention", picture_of_a_digit, "--out", "x.png")
     assert outcome.code == 1
-    assert outcome.err == "Error: an image file needs Pillow; pip install 'aaexport[datasets]'\n"
+    assert outcome.err == "Error: a .png picture needs Pillow; pip install 'aaexport[datasets]'\n"
 
 
 def test_broken_weights_draw_nothing(cli, converted, picture_of_a_digit, tmp_path):
