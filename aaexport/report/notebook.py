@@ -54,7 +54,7 @@ def _html(view: object) -> Html:
         return _table(kinds, [(HEAD, view.headers), *(("", row) for row in view.rows)])
     if isinstance(view, Facts):
         rows = [("", (Text(name, "dim"), _styled(value))) for name, value in view.rows.items()]
-        return _table(("left", "left"), rows)
+        return _table(("left;white-space:nowrap", "left"), rows)
     if isinstance(view, Words):
         return element("div", _inline(view.text), style=LINE) if view.text else Html("")
     if isinstance(view, str):
