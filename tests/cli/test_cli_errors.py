@@ -56,7 +56,7 @@ def test_a_wrong_key_type_or_value_names_the_key(cli, converted, old, new, words
 
 
 def spoil_missing(tensors):
-    del tensors["features.0.rel_height"]
+    del tensors["features.3.rel_height"]
 
 
 def spoil_added(tensors):
@@ -70,7 +70,7 @@ def spoil_reshaped(tensors):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoil_missing, ("'features.0.rel_height' is missing",)),
+        (spoil_missing, ("'features.3.rel_height' is missing",)),
         (spoil_added, ("'surplus' is unexpected",)),
         (spoil_reshaped, ("'classifier.weight' must have the shape (10, 8), got (10, 9)",)),
     ],

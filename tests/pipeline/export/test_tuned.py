@@ -29,7 +29,6 @@ NOTE = "auto is what tuning.json measured on onnxruntime CPU, a processor, batch
 def folder_once(tmp_path_factory):
     """A tiny network with one augmented layer, and random weights."""
     folder = tiny_folder(tmp_path_factory.mktemp("tuning") / "tiny")
-    edited(folder, "relative = true", "stages = [2]")
     write_random_weights(folder)
     return folder
 

@@ -80,7 +80,7 @@ def images():
 @pytest.fixture(scope="module")
 def observed_once(converted_once, tmp_path_factory):
     """The tiny model of `converted_once`, converted with attention, and the result."""
-    folder = tiny_folder(tmp_path_factory.mktemp("observed") / "tiny")
+    folder = tiny_folder(tmp_path_factory.mktemp("observed") / "tiny", all_augmented=True)
     folder.weights_path.write_bytes(open_folder(converted_once).weights_path.read_bytes())
     return folder, aaexport.convert(folder, with_attention=True)
 

@@ -289,7 +289,6 @@ def test_contenders_take_turns_and_who_begins_changes(script, contest):
 def one_layer(tmp_path_factory):
     """A tiny folder with one augmented layer and no weights."""
     folder = tiny_folder(tmp_path_factory.mktemp("tune") / "tiny")
-    edited(folder, "relative = true", "stages = [2]")
     return folder
 
 
