@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from aaexport.pipeline.bench.options import BenchOptions
     from aaexport.pipeline.bench.serve_bench import serve_bench
     from aaexport.pipeline.convert.bring import convert_source
-    from aaexport.pipeline.convert.convert import ConvertOptions, convert
-    from aaexport.pipeline.convert.optimize import OptimizeOptions, optimize
+    from aaexport.pipeline.convert.convert import convert
+    from aaexport.pipeline.convert.optimize import optimize
+    from aaexport.pipeline.convert.options import ConvertOptions, OptimizeOptions
     from aaexport.pipeline.look.attention import draw_attention
     from aaexport.pipeline.look.inspect import inspect
     from aaexport.pipeline.subject.subject import build_model
@@ -63,10 +64,10 @@ _HOMES = {
     "AaexportError": "aaexport.errors",
     "BenchOptions": "aaexport.pipeline.bench.options",
     "BenchReport": "aaexport.load.measurement",
-    "ConvertOptions": "aaexport.pipeline.convert.convert",
+    "ConvertOptions": "aaexport.pipeline.convert.options",
     "ConvertResult": "aaexport.results",
     "InspectResult": "aaexport.results",
-    "OptimizeOptions": "aaexport.pipeline.convert.optimize",
+    "OptimizeOptions": "aaexport.pipeline.convert.options",
     "OptimizeResult": "aaexport.results",
     "ParityReport": "aaexport.parity",
     "TrainOptions": "aaexport.training",

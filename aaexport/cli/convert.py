@@ -10,9 +10,10 @@ import click
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
+from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
 from aaexport.folder import ModelFolder, checkout, zoo_models
-from aaexport.recipe import OPSETS, check_opset
+from aaexport.recipe import OPSETS
 
 if TYPE_CHECKING:
     from aaexport.results import ConvertResult
@@ -72,8 +73,6 @@ def command(
     MODEL may also be a module of yours: FILE.py:NAME or package.module:NAME, a class, a function or an instance,
     which is imported; or FILE.pt2, a program that torch.export saved. It becomes a model folder, ./NAME or --out.
     """
-    if wanted["opset"] is not None:
-        check_opset(wanted["opset"])
     of_module: dict[str, Any] = {"kwargs": kwargs, "checkpoint": checkpoint, "input_shape": input_shape}
     of_folder: dict[str, Any] = {
         "size": size,
@@ -84,13 +83,21 @@ def command(
     _refuse(
         of_folder if is_module else of_module, "a model folder or zoo model" if is_module else "a module of yours"
     )
+    from aaexport.pipeline.convert.options import ConvertOptions, check_source
+
+    asked = ConvertOptions(**wanted, seed=seed)
+    if is_module:
+        check_source(model, out, **of_module, options=asked)
+    else:
+        asked.check()
+        check_size(model, size)
     keep_freed_memory()
     with showing_parity(as_json=as_json):
         if is_module:
+            say(f"reading {model}")
             from aaexport.pipeline.convert.bring import convert_source
-            from aaexport.pipeline.convert.convert import ConvertOptions
 
-            result = convert_source(model, out, **of_module, options=ConvertOptions(**wanted, seed=seed), say=say)
+            result = convert_source(model, out, **of_module, options=asked, say=say)
         else:
             result = _convert_folder(checkout(model, out, say), size, random_weights, seed, wanted)
     _show(result, as_json=as_json)
@@ -100,7 +107,7 @@ def _names_a_module(model: str) -> bool:
     """Whether it is none of our folders and has the form of a module's name."""
     if not (":" in model or model.endswith((".py", ".pt2"))) or model in zoo_models() or Path(model).is_dir():
         return False
-    from aaexport.capture.user_module import read_source
+    from aaexport.capture.source import read_source
 
     return read_source(model) is not None
 
@@ -115,6 +122,9 @@ def _refuse(given: dict[str, Any], whose: str) -> None:
 def _convert_folder(
     folder: ModelFolder, size: tuple[int, int] | None, random_weights: bool, seed: int, wanted: dict[str, Any]
 ) -> ConvertResult:
+    if not random_weights and folder.module_recipe is None:
+        folder.require_weights()
+    say(f"reading {folder.path}")
     from aaexport.pipeline.convert.convert import convert
     from aaexport.pipeline.subject.subject import write_random_weights
 

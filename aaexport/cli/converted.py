@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aaexport.cli.console import say
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.folder import ModelFolder
+from aaexport.folder import ModelFolder, find_model
 
 
 def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -> None:
@@ -21,6 +21,13 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -
     from aaexport.pipeline.convert.convert import convert
 
     convert(folder, size=size, say=say)
+
+
+def check_size(model: str, size: tuple[int, int] | None) -> None:
+    """ArgumentError if the network cannot take images of `size` (H, W), RecipeError if its recipe is broken."""
+    folder = find_model(model)
+    if folder.module_recipe is None:
+        folder.recipe.for_size(size)
 
 
 def _check_size(folder: ModelFolder, size: tuple[int, int]) -> None:

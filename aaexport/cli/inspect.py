@@ -67,10 +67,11 @@ def command(
         if value:
             raise click.UsageError(f"{option} needs --attention IMAGE")
     from aaexport.pipeline.look.inspect import inspect
+
+    result = inspect(model)
     from aaexport.report.machine import inspect_json
     from aaexport.report.terminal import inspect_view
 
-    result = inspect(model)
     if as_json:
         show_json(inspect_json(result))
     else:
@@ -86,6 +87,9 @@ def _draw(
     heads: tuple[int, ...],
     as_json: bool,
 ) -> None:
+    from aaexport.pipeline.look.options import check_picture
+
+    check_picture(model, image, out, queries)
     from aaexport.pipeline.look.attention import draw_attention
     from aaexport.report.machine import attention_json
     from aaexport.report.terminal import attention_view

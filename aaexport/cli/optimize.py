@@ -35,12 +35,17 @@ def command(
 
     Exits with 3, and writes nothing, if the new file would compute something else.
     """
+    from aaexport.pipeline.convert.options import OptimizeOptions, check_files
+
+    wanted = OptimizeOptions(target, verify, atol, rtol, seed)
+    wanted.check()
+    check_files(source, path)
     from aaexport.pipeline.convert.optimize import optimize
     from aaexport.report.machine import optimize_json
     from aaexport.report.optimize import optimize_view
 
     with showing_parity(as_json=as_json):
-        result = optimize(source, path, target=target, verify=verify, atol=atol, rtol=rtol, seed=seed, say=say)
+        result = optimize(source, path, options=wanted, say=say)
     if as_json:
         show_json(optimize_json(result))
     else:

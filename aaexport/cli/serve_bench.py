@@ -10,11 +10,12 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import ensure_converted
+from aaexport.cli.converted import check_size, ensure_converted
 from aaexport.cli.progress import progress
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SHARE, Dimension
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, checkout
+from aaexport.graph.there import require_readable
 from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
@@ -137,12 +138,16 @@ def command(
         raise click.UsageError("--raw goes with --json")
     if page is not None:
         check_writable(page)
+    wanted.require_files()
     subject: ModelFolder | str = model
     if not (model.endswith(".onnx") or Path(model).is_file()):
+        check_size(model, size)
         subject = checkout(model, out, say)
         ensure_converted(subject, size)
     elif out is not None or size is not None:
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
+    else:
+        require_readable(Path(model))
     from aaexport.load.regression import why_regressed
     from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
 

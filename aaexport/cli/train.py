@@ -15,8 +15,10 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import console, say, settings, show, show_json
+from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ArgumentError
 from aaexport.folder import ModelFolder, checkout, find_model
+from aaexport.recipe import check_data_set
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -62,13 +64,12 @@ def command(
     batch size and number of epochs are trained in turn, and the table says what attention costs.
     """
     _check_number(models, compare)
-    if UNDER_TORCHRUN not in os.environ:
-        for model in models:
-            find_model(model)  # a wrong name need not wait for torch
-    from aaexport.training.distributed import AnotherProcessFailedError, joined
-
     given |= {"compile": compiled}
     session = _Session(models, out, compare, given)
+    if UNDER_TORCHRUN not in os.environ:
+        session.require_right_options()  # which need not wait for torch
+    from aaexport.training.distributed import AnotherProcessFailedError, joined
+
     try:
         with joined(given["device"]) as processes:
             session.train(processes)
@@ -144,6 +145,11 @@ class _Session:
         command = " ".join(["aaexport train", *words, *_as_typed(self.given | {"resume": True})])
         return f"interrupted; the finished epochs are saved, go on with `{command}`"
 
+    def require_right_options(self) -> None:
+        """Refuses what the options and the recipes alone let one refuse, wherever it is to be trained."""
+        device = "cpu" if self.given["device"] is None else parse_device(self.given["device"])[0]
+        self._require_trainable([find_model(model) for model in self.models], device)
+
     def _to_work_in(self, device: str, tell: Callable[[str], None]) -> list[ModelFolder]:
         """The models' folders, or copies; none is made where the recipes alone let the training be refused."""
         sources = [find_model(model) for model in self.models]
@@ -152,16 +158,19 @@ class _Session:
         return [checkout(model, self._target(name), tell) for model, name in named]
 
     def _require_trainable(self, sources: Sequence[ModelFolder], device: str) -> None:
-        from aaexport.training.compare import require_comparable
+        from aaexport.training.budget import require_comparable
         from aaexport.training.options import TrainOptions, require_classifier
 
         asked = TrainOptions(**self.given)
+        asked.init_path()
         if self.compare:
             require_comparable(sources, asked, device)
             self._require_names_below_out([source.name for source in sources])
         else:
             require_classifier(sources[0])
             asked.applied_to(sources[0].recipe)
+        for source in sources:
+            check_data_set(source.recipe.data)
 
     def _require_names_below_out(self, names: Sequence[str]) -> None:
         name, count = Counter(names).most_common(1)[0]

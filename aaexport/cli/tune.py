@@ -8,6 +8,7 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.console import say, show, show_json
+from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress
 from aaexport.folder import checkout
@@ -47,10 +48,12 @@ def command(
     Another than the cost model's choice wins only if it is faster beyond doubt, and none wins that leaves the parity
     bound. Exits with 3 if all leave it, with 4 if none could be run, with 5 if the device does not work.
     """
-    from aaexport.pipeline.tune.tune import check_arguments, tune
+    from aaexport.pipeline.tune.options import check_arguments
 
     check_arguments(opset, device, batch, threads, duration, seed)
+    check_size(model, size)
     folder = checkout(model, out, say)
+    from aaexport.pipeline.tune.tune import tune
     from aaexport.report.tuning import tuning_json, tuning_view
 
     with showing_parity(as_json=as_json), progress("measuring every candidate: this takes minutes") as tick:

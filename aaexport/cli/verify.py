@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from aaexport.capture.source import require_file, require_source
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import ensure_converted
+from aaexport.cli.converted import check_size, ensure_converted
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
 from aaexport.folder import checkout
+from aaexport.graph.there import require_readable
 from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
@@ -84,20 +86,22 @@ def command(
         raise click.UsageError("--json and --markdown contradict each other")
     if junit is not None:
         _check_junit(junit)
-    keep_freed_memory()
-    from aaexport.capture.user_module import require_source
-    from aaexport.pipeline.verify.computations import Judged
-    from aaexport.pipeline.verify.matrix import Wanted
-    from aaexport.pipeline.verify.verify import verify_folder
+    from aaexport.pipeline.verify.options import Judged, Wanted
 
     judged = Judged(cast("Precision", dtype), dict(atol) or None, dict(rtol) or None)
     wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
     wanted.check()  # wrong options are refused before anything is copied or converted
-    source = None if module is None else require_source(module)
+    source = None if module is None else require_file(require_source(module))
+    if onnx is not None:
+        require_readable(onnx)
+    check_size(model, size)
+    keep_freed_memory()
     with _no_verdict_in(junit):
         folder = checkout(model, out, say)
         if onnx is None:
             ensure_converted(folder, size)
+        from aaexport.pipeline.verify.verify import verify_folder
+
         report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:

@@ -12,29 +12,24 @@ from aaexport.data.image_folder import read_image_folder
 from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.request import Request, Split
 from aaexport.data.synthetic import read_synthetic
-from aaexport.errors import DataError, broken_rule, did_you_mean
-from aaexport.recipe import DATA_SETS, Recipe
-
-OPTIONAL_KEYS = ("path", "label_column", "test_split")
-HUB_KEYS = ("label_column", "test_split")
+from aaexport.recipe import DATA_SETS, Recipe, check_data_set
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data set, or a kind of them: where it comes from, in words, how it is read, and its keys of [data]."""
+    """One data set, or a kind of them: where it comes from, in words, and how it is read."""
 
     description: str
     read: Callable[[Request], StoredImages | DecodedImages]
-    keys: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, Source] = {
     "digits": Source(DATA_SETS["digits"], read_digits),
-    "cifar10": Source(DATA_SETS["cifar10"], hub_reader("uoft-cs/cifar10"), HUB_KEYS),
-    "cifar100": Source(DATA_SETS["cifar100"], hub_reader("uoft-cs/cifar100", "fine_label"), HUB_KEYS),
-    "mnist": Source(DATA_SETS["mnist"], hub_reader("ylecun/mnist"), HUB_KEYS),
-    "imagenet": Source(DATA_SETS["imagenet"], hub_reader("ILSVRC/imagenet-1k", test_split="validation"), HUB_KEYS),
-    "imagefolder": Source(DATA_SETS["imagefolder"], read_image_folder, ("path", "test_split")),
+    "cifar10": Source(DATA_SETS["cifar10"], hub_reader("uoft-cs/cifar10")),
+    "cifar100": Source(DATA_SETS["cifar100"], hub_reader("uoft-cs/cifar100", "fine_label")),
+    "mnist": Source(DATA_SETS["mnist"], hub_reader("ylecun/mnist")),
+    "imagenet": Source(DATA_SETS["imagenet"], hub_reader("ILSVRC/imagenet-1k", test_split="validation")),
+    "imagefolder": Source(DATA_SETS["imagefolder"], read_image_folder),
     "synthetic": Source(DATA_SETS["synthetic"], read_synthetic),
 }
 
@@ -52,23 +47,12 @@ def load_images(
     Raises:
         DataError: unknown data set, its package or files are not there, or channels or classes differ.
     """
-    name = recipe.data.dataset
-    source = _source(name)
-    for key in OPTIONAL_KEYS:
-        value = getattr(recipe.data, key)
-        if value and key not in source.keys:
-            raise DataError(broken_rule(f"[data] {key}", f"be left out for {name}", value))
-    return _told(source.read(Request(recipe, split, base, download, skip_bad)), recipe)
+    check_data_set(recipe.data)
+    return _told(_reader(recipe.data.dataset)(Request(recipe, split, base, download, skip_bad)), recipe)
 
 
-def _source(name: str) -> Source:
-    if name in SOURCES:
-        return SOURCES[name]
-    owner, _, repository = name.partition("/")
-    if owner and repository and "/" not in repository:
-        return Source(f"{name} from the Hugging Face hub's cache", hub_reader(name), HUB_KEYS)
-    rule = "be a known data set, or owner/name of one on the Hugging Face hub"
-    raise DataError(broken_rule("[data] dataset", rule, name, did_you_mean(name, SOURCES)))
+def _reader(name: str) -> Callable[[Request], StoredImages | DecodedImages]:
+    return SOURCES[name].read if name in SOURCES else hub_reader(name)
 
 
 def _told(images: StoredImages | DecodedImages, recipe: Recipe) -> Images:

@@ -13,10 +13,8 @@ import numpy.typing as npt
 from aaexport.errors import ArgumentError, broken_rule, first_line
 from aaexport.load.chance import chance
 from aaexport.load.clock import SECOND
+from aaexport.load.lengths import MOST_QUERIES, MOST_SECONDS, queries_of
 from aaexport.load.run import Nanoseconds
-
-MOST_QUERIES = 10_000_000  # of a schedule: more would fill the memory before they filled an evening
-_MOST_SECONDS = 1e9  # beyond it, nanoseconds no longer fit their integers
 
 
 def poisson(rate: float, duration: float, min_queries: int = 1, seed: int = 0) -> Nanoseconds:
@@ -27,7 +25,7 @@ def poisson(rate: float, duration: float, min_queries: int = 1, seed: int = 0) -
     Raises:
         ArgumentError: rate or duration is not a positive number, or there would be too many queries.
     """
-    expected = _queries(rate, duration, min_queries)
+    expected = queries_of(rate, duration, min_queries)
     # Ten standard deviations more than expected always reach the end.
     gaps = chance("arrivals", seed).exponential(1 / rate, math.ceil(expected + 10 * math.sqrt(expected) + 10))
     seconds = np.cumsum(gaps)
@@ -40,7 +38,7 @@ def constant(rate: float, duration: float, min_queries: int = 1) -> Nanoseconds:
     Raises:
         ArgumentError: as of `poisson`.
     """
-    return _nanoseconds(np.arange(_queries(rate, duration, min_queries)) / rate)
+    return _nanoseconds(np.arange(queries_of(rate, duration, min_queries)) / rate)
 
 
 def trace(path: str | Path) -> Nanoseconds:
@@ -67,19 +65,6 @@ def mean_rate(schedule: Nanoseconds) -> float:
     """Queries a second between the first and the last; 0 where they all come at once."""
     span = int(schedule[-1] - schedule[0]) if len(schedule) else 0
     return (len(schedule) - 1) * SECOND / span if span else 0.0
-
-
-def _queries(rate: float, duration: float, min_queries: int) -> int:
-    for name, value in (("rate", rate), ("duration", duration)):
-        if not (math.isfinite(value) and value > 0):
-            raise ArgumentError(broken_rule(name, "be a positive number", value))
-    expected = max(rate * duration, min_queries)
-    if expected > MOST_QUERIES:
-        rule = f"give at most {MOST_QUERIES:,} queries"
-        raise ArgumentError(broken_rule("rate × duration", rule, round(expected), "measure for a shorter time"))
-    if expected / rate > _MOST_SECONDS:
-        raise ArgumentError(broken_rule("rate", f"give {min_queries} queries within {_MOST_SECONDS:g} s", rate))
-    return math.ceil(expected)
 
 
 def _read_lines(path: Path) -> npt.NDArray[np.float64]:
@@ -120,8 +105,8 @@ def _check(seconds: npt.NDArray[np.float64], path: Path) -> None:
         position = int(np.argmax(backwards)) + 1
         rule = f"not be before the last, {seconds[position - 1]}"
         raise ArgumentError(broken_rule(f"time {position + 1} of {name}", rule, seconds[position]))
-    if seconds[-1] - seconds[0] > _MOST_SECONDS:
-        raise ArgumentError(broken_rule(name, f"last at most {_MOST_SECONDS:g} s", seconds[-1] - seconds[0]))
+    if seconds[-1] - seconds[0] > MOST_SECONDS:
+        raise ArgumentError(broken_rule(name, f"last at most {MOST_SECONDS:g} s", seconds[-1] - seconds[0]))
 
 
 def _nanoseconds(seconds: npt.NDArray[np.float64]) -> Nanoseconds:

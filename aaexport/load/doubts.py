@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.lengths import queries_needed
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import PERCENTILES, Comparison, Load, Phases
 from aaexport.load.run import QueryLog
-from aaexport.load.statistics import Milliseconds, independent_queries, queries_needed, spread, windows
+from aaexport.load.statistics import Milliseconds, independent_queries, spread, windows
 from aaexport.load.validity import LATE, LONGER, lateness, warnings_about_the_machine, why_starved
 
 STEADY = 0.10  # perf_analyzer calls a run stable when its windows agree within 10 %

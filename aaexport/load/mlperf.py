@@ -7,40 +7,12 @@ Criterion"; their percentiles and minimums in numbers: loadgen/mlperf.conf of gi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from aaexport.load.binomial import binomial_cdf
-from aaexport.load.statistics import CONFIDENCE, Milliseconds
-
-MIN_SECONDS = 600.0
-OFFLINE_SAMPLES = 24_576  # or the whole data set where it is smaller
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What MLPerf asks of a scenario besides its 600 seconds.
-
-    Attributes:
-        samples_per_query: images in each query; None where they are all in one.
-        min_queries: the fewest with which early stopping can succeed.
-        min_samples: images over all queries.
-        percentile: of the latency that is reported, or that must keep the bound; None without one.
-    """
-
-    samples_per_query: int | None
-    min_queries: int
-    min_samples: int = 1
-    percentile: float | None = None
-
-
-RULES = {
-    "single-stream": Rules(samples_per_query=1, min_queries=64, percentile=90.0),
-    "multi-stream": Rules(samples_per_query=8, min_queries=662, percentile=99.0),
-    "server": Rules(samples_per_query=1, min_queries=459, percentile=99.0),
-    "offline": Rules(samples_per_query=None, min_queries=1, min_samples=OFFLINE_SAMPLES),
-}
+from aaexport.load.lengths import CONFIDENCE
+from aaexport.load.statistics import Milliseconds
 
 
 def most_over(queries: int, percentile: float) -> int | None:

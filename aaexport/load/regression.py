@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aaexport.errors import broken_rule
+from aaexport.load.lengths import queries_needed
 from aaexport.load.measurement import Regression
-from aaexport.load.statistics import COVERAGE, Milliseconds, Ratio, queries_needed, windows
+from aaexport.load.statistics import COVERAGE, Milliseconds, Ratio, windows
 
 MIN_BLOCKS = 4  # of 3 on either side even the clearest order comes about by chance once in twenty times
 WINDOWS = 12

@@ -10,24 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from aaexport.load.binomial import binomial_cdf
+from aaexport.load.lengths import queries_needed
 
 Milliseconds = npt.NDArray[np.float64]
-CONFIDENCE = 0.99
 COVERAGE = 0.95  # of the intervals
 NEAR_ENOUGH = 0.005  # to the coverage: of such intervals the most even one is taken
 BATCHES = 10
 STUDENT = (2.262 / 1.960) ** 2  # Student's t with BATCHES − 1 degrees ÷ the normal's, at 97.5 %, squared
 DEPENDENT = 2.33  # standard errors of the autocorrelation that chance passes once in a hundred samples
 MIN_PAIRS = 6  # the range of fewer holds their median in less than 95 % of cases
-
-
-def queries_needed(percentile: float) -> int:
-    """The smallest sample that reaches beyond the true percentile with 99 % confidence.
-
-    None of n samples exceeds the p-quantile with probability pⁿ, so n = ⌈ln 0.01 / ln p⌉: 7 for p50, 44 for
-    p90, 459 for p99. This is MLPerf's early-stopping bound with no sample over it.
-    """
-    return math.ceil(math.log(1 - CONFIDENCE) / math.log(percentile / 100))
 
 
 def percentile(latencies: Milliseconds, p: float) -> float | None:

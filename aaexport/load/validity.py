@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from aaexport.errors import first_few
-from aaexport.load import mlperf
+from aaexport.load.lengths import MIN_SECONDS, RULES, RuleSet, queries_needed
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load
+from aaexport.load.mlperf import queries_required
 from aaexport.load.run import Nanoseconds, QueryLog, Trouble
-from aaexport.load.statistics import percentile, queries_needed
+from aaexport.load.statistics import percentile
 from aaexport.parity.report import Placement
 
-Rules = Literal["quick", "mlperf"]
 MIN_QUERIES = queries_needed(90)
 BOUND_PERCENTILE = 99.0  # that must keep a latency bound
 ENOUGH = 0.9  # of the duration: how long a query will take, and an offline one is all there is, must be guessed
@@ -45,7 +44,7 @@ def why_invalid(
     load: Load,
     duration: float | None,
     *,
-    rules: Rules = "quick",
+    rules: RuleSet = "quick",
     trouble: Trouble | None = None,
     aborted: str | None = None,
     check: AnswerCheck | None = None,
@@ -83,11 +82,11 @@ def why_invalid(
     return tuple(reasons)
 
 
-def note_on_mlperf(blocks: Sequence[QueryLog], load: Load, rules: Rules) -> str | None:
+def note_on_mlperf(blocks: Sequence[QueryLog], load: Load, rules: RuleSet) -> str | None:
     """That a measurement is not long enough for MLPerf, for those who measure so long that they may think it is."""
     if rules == "mlperf" or _seconds(blocks, load) < WORTH_A_NOTE or not _too_short(blocks, load, None, "mlperf"):
         return None
-    return f"MLPerf asks for {mlperf.MIN_SECONDS:g} s and its own number of queries; measure with --rules mlperf"
+    return f"MLPerf asks for {MIN_SECONDS:g} s and its own number of queries; measure with --rules mlperf"
 
 
 def fallen_back(placement: Placement | None) -> tuple[str, ...]:
@@ -218,16 +217,16 @@ def _bound_broken(blocks: Sequence[QueryLog], load: Load) -> tuple[str, ...]:
     if over > queries * (1 - BOUND_PERCENTILE / 100):
         remedy = "lower --rate" if load.arrivals is not None else "give it more time or smaller queries"
         return (f"{rule}, got {over:,} of {queries:,} queries over it; {remedy}",)
-    required = mlperf.queries_required(over, BOUND_PERCENTILE)
+    required = queries_required(over, BOUND_PERCENTILE)
     if queries >= required:
         return ()
     return (f"{rule}, which takes {required:,} queries if {over:,} are over it, got {queries:,}; {LONGER}",)
 
 
-def _too_short(blocks: Sequence[QueryLog], load: Load, duration: float | None, rules: Rules) -> tuple[str, ...]:
+def _too_short(blocks: Sequence[QueryLog], load: Load, duration: float | None, rules: RuleSet) -> tuple[str, ...]:
     if rules == "mlperf":
-        asked, by = mlperf.RULES[load.scenario], " by MLPerf's rules"
-        least, samples, seconds, share = asked.min_queries, asked.min_samples, mlperf.MIN_SECONDS, 1.0
+        asked, by = RULES[load.scenario], " by MLPerf's rules"
+        least, samples, seconds, share = asked.min_queries, asked.min_samples, MIN_SECONDS, 1.0
     else:
         by = ""
         least, samples, seconds, share = 1 if load.scenario == "offline" else MIN_QUERIES, 0, duration or 0.0, ENOUGH
@@ -244,7 +243,7 @@ def _too_short(blocks: Sequence[QueryLog], load: Load, duration: float | None, r
 
 
 def _other_load_than_mlperf(load: Load) -> list[str]:
-    samples = mlperf.RULES[load.scenario].samples_per_query
+    samples = RULES[load.scenario].samples_per_query
     reasons = []
     if samples is not None and load.samples_per_query != samples:
         reasons.append(f"a query must have {samples} images by MLPerf's rules, got {load.samples_per_query}")

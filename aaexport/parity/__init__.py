@@ -1,29 +1,34 @@
 """outputs × outputs → ParityReport. Needs numpy alone."""
 
-from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
-from aaexport.parity.judge import Own, OwnErrors, Truth, compare, failed
-from aaexport.parity.report import (
-    STAGES,
-    Accuracy,
-    Computation,
-    Divergence,
-    ErrorStep,
-    OutputParity,
-    ParityReport,
-    Placement,
-    Stage,
-    TensorFacts,
-)
-from aaexport.parity.tolerance import (
-    COARSER,
-    PRECISIONS,
-    TOLERANCES,
-    Bounds,
-    Precision,
-    Tolerance,
-    Tolerances,
-    tolerances,
-)
+from typing import TYPE_CHECKING
+
+from aaexport.lazy import lazily
+
+if TYPE_CHECKING:
+    from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
+    from aaexport.parity.judge import Own, OwnErrors, Truth, compare, failed
+    from aaexport.parity.report import (
+        STAGES,
+        Accuracy,
+        Computation,
+        Divergence,
+        ErrorStep,
+        OutputParity,
+        ParityReport,
+        Placement,
+        Stage,
+        TensorFacts,
+    )
+    from aaexport.parity.tolerance import (
+        COARSER,
+        PRECISIONS,
+        TOLERANCES,
+        Bounds,
+        Precision,
+        Tolerance,
+        Tolerances,
+        tolerances,
+    )
 
 __all__ = [
     "COARSER",
@@ -54,3 +59,34 @@ __all__ = [
     "made_up_cases",
     "tolerances",
 ]
+
+_HOMES = {
+    "COARSER": "tolerance",
+    "PRECISIONS": "tolerance",
+    "STAGES": "report",
+    "TOLERANCES": "tolerance",
+    "Accuracy": "report",
+    "Array": "cases",
+    "Bounds": "tolerance",
+    "Case": "cases",
+    "Computation": "report",
+    "Divergence": "report",
+    "ErrorStep": "report",
+    "OutputParity": "report",
+    "Own": "judge",
+    "OwnErrors": "judge",
+    "ParityReport": "report",
+    "Placement": "report",
+    "Precision": "tolerance",
+    "Stage": "report",
+    "TensorFacts": "report",
+    "Tolerance": "tolerance",
+    "Tolerances": "tolerance",
+    "Truth": "judge",
+    "compare": "judge",
+    "failed": "judge",
+    "given_cases": "cases",
+    "made_up_cases": "cases",
+    "tolerances": "tolerance",
+}
+__getattr__, __dir__ = lazily(__name__, __all__, _HOMES)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from aaexport.errors import ArgumentError, broken_rule
 
@@ -170,7 +169,7 @@ def _bounds(name: str, given: float | Bounds | None) -> Bounds:
         return {}
     bounds = dict(given) if isinstance(given, Mapping) else {ALL_OUTPUTS: given}
     for output, value in bounds.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not (math.isfinite(value) and value >= 0):
             raise ArgumentError(
                 broken_rule(f"{name} of {output}" if output else name, "be at least 0 and finite", value)
             )

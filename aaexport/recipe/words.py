@@ -1,4 +1,4 @@
-"""The names of decompositions, data sets and attention outputs, and what each means in a line.
+"""The names of decompositions, and what each means in a line; how attention outputs are called.
 
 They stand here, and not with the code that they name, so that they can be told without loading it.
 """
@@ -16,14 +16,5 @@ DECOMPOSITIONS: dict[str, str] = {
     "whole logit.",
     "fused": "`fold` handed to one attention operator: torch's kernels in training, ONNX `Attention` from opset "
     "23 on.",
-}
-DATA_SETS: dict[str, str] = {
-    "digits": "scikit-learn's 8×8 digits, offline",
-    "cifar10": "CIFAR-10 from the Hugging Face hub's cache",
-    "cifar100": "CIFAR-100 from the Hugging Face hub's cache",
-    "mnist": "MNIST from the Hugging Face hub's cache",
-    "imagenet": "ImageNet-1k from the Hugging Face hub's cache",
-    "imagefolder": "a folder, [data] path, of train/<class>/… and test/<class>/…",
-    "synthetic": "noise of the recipe's size, for load tests",
 }
 ATTENTION_OUTPUTS = "attention"  # what the names of outputs begin with that hold the weights of a head

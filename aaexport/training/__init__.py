@@ -4,12 +4,17 @@
 `distributed` shares them out, `evaluation` judges, `checkpoint` keeps, `records` tells.
 """
 
-from aaexport.training.compare import TrainingComparison, compare_training
-from aaexport.training.evaluation import accuracy
-from aaexport.training.options import TrainOptions, TrainOverrides
-from aaexport.training.records import Epoch, TrainResult, Watcher
-from aaexport.training.run import train
-from aaexport.training.schedule import learning_rate
+from typing import TYPE_CHECKING
+
+from aaexport.lazy import lazily
+
+if TYPE_CHECKING:
+    from aaexport.training.compare import TrainingComparison, compare_training
+    from aaexport.training.evaluation import accuracy
+    from aaexport.training.options import TrainOptions, TrainOverrides
+    from aaexport.training.records import Epoch, TrainResult, Watcher
+    from aaexport.training.run import train
+    from aaexport.training.schedule import learning_rate
 
 __all__ = [
     "Epoch",
@@ -23,3 +28,17 @@ __all__ = [
     "learning_rate",
     "train",
 ]
+
+_HOMES = {
+    "Epoch": "records",
+    "TrainOptions": "options",
+    "TrainOverrides": "options",
+    "TrainResult": "records",
+    "TrainingComparison": "compare",
+    "Watcher": "records",
+    "accuracy": "evaluation",
+    "compare_training": "compare",
+    "learning_rate": "schedule",
+    "train": "run",
+}
+__getattr__, __dir__ = lazily(__name__, __all__, _HOMES)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from aaexport.errors import ArgumentError, TrainingError, broken_rule
+from aaexport.errors import TrainingError
 from aaexport.folder import ModelFolder
 from aaexport.outcome import Outcome, presenter, verb
 from aaexport.overrides import overridden
+from aaexport.training.budget import by_name, require_one_budget
 from aaexport.training.distributed import Processes, joined
-from aaexport.training.options import TrainOptions, TrainOverrides, folder_to_train, require_classifier
+from aaexport.training.options import TrainOptions, TrainOverrides, folder_to_train
 from aaexport.training.records import TrainResult, Watcher
 from aaexport.training.run import Run, load_parts
 
@@ -114,7 +114,7 @@ def compare_training(
     """
     asked = overridden(options or TrainOptions(), overrides, compare_training)
     with joined(asked.device) as processes:
-        folders = _by_name([folder_to_train(model) for model in models])
+        folders = by_name([folder_to_train(model) for model in models])
         runs = _prepared(folders, asked, processes, watcher)
         done = [len(run.records) for run in runs.values()]
         for epoch in range(min(done) + 1, _any(runs).recipe.training.epochs + 1):
@@ -123,32 +123,6 @@ def compare_training(
         for name, run in runs.items():
             _blaming(name, run.finish)
         return _compared(runs, done)
-
-
-def require_comparable(models: Sequence[ModelFolder], options: TrainOptions, device: str) -> None:
-    """Refuses what `compare_training` would refuse of the models' recipes, before they are copied.
-
-    Args:
-        device: where they are to be trained, `cpu` or `cuda`.
-
-    Raises:
-        ArgumentError: fewer than two models, or one folder twice.
-        TrainingError: a network without a classifier, or the models' budgets differ.
-    """
-    for model in models:
-        require_classifier(model)
-    _require_one_budget(_by_name(models), options, device)
-
-
-def _by_name(folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
-    """The folders by the names that the table calls them: their own, or their paths where two share one."""
-    if len(folders) < 2:
-        raise ArgumentError(broken_rule("models", "be at least two", len(folders)))
-    twice = [str(path) for path, count in Counter(folder.path.resolve() for folder in folders).items() if count > 1]
-    if twice:
-        raise ArgumentError(broken_rule("models", "be different folders", twice[0], "name each once"))
-    names = Counter(folder.name for folder in folders)
-    return {folder.name if names[folder.name] == 1 else str(folder.path): folder for folder in folders}
 
 
 def _prepared(
@@ -161,7 +135,7 @@ def _prepared(
     resumed = {name for name, folder in folders.items() if options.resume and folder.checkpoint_path.is_file()}
     if options.resume and not resumed:
         raise TrainingError("none of the models has a checkpoint to resume; train without --resume")
-    _require_one_budget(folders, options, processes.device.type)
+    require_one_budget(folders, options, processes.device.type)
     first = next(iter(folders.values()))
     images = load_parts(first, options.applied_to(first.recipe), options, processes)
     runs = {}
@@ -169,30 +143,6 @@ def _prepared(
         runs[name] = Run(folder, options, processes, None if watcher is None else watcher(name), images)
         runs[name].start(name in resumed)
     return runs
-
-
-def _budget(folder: ModelFolder, options: TrainOptions, device: str) -> dict[str, object]:
-    """What models must have in common to be compared, by the names that people give it."""
-    recipe = options.applied_to(folder.recipe)
-    path = recipe.data.path and (folder.path / recipe.data.path).resolve()
-    return {
-        "[training] epochs": recipe.training.epochs,
-        "[training] batch_size": recipe.training.batch_size,
-        **{f"[data] {key}": value for key, value in vars(recipe.data).items()},
-        "[data] path": path,
-        "[input] channels, height and width": recipe.input.shape,
-        "[input] labels": recipe.input.labels,
-        "the precision": options.precision_on(device, recipe),
-    }
-
-
-def _require_one_budget(folders: dict[str, ModelFolder], options: TrainOptions, device: str) -> None:
-    (first, wanted), *others = ((name, _budget(folder, options, device)) for name, folder in folders.items())
-    for name, budget in others:
-        for key, value in budget.items():
-            if value != wanted[key]:
-                values = f"{wanted[key]} for {first} and {value} for {name}"
-                raise TrainingError(f"models must be compared under one budget, got {key} {values}; make them equal")
 
 
 def _turns(runs: dict[str, Run], epoch: int) -> list[tuple[str, Run]]:

@@ -206,7 +206,7 @@ def data_sets() -> str:
 
 def runtimes() -> str:
     """What `verify --runtimes` names."""
-    from aaexport.pipeline.verify.computations import RUNTIMES, USUAL
+    from aaexport.pipeline.verify.options import RUNTIMES, USUAL
 
     rows = [(f"`{name}`", text, "yes" if name in USUAL["cpu"] else "") for name, text in RUNTIMES.items()]
     return table(("name", "what computes", "by default on the CPU"), rows)

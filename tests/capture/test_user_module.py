@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from aaexport.capture.user_module import build_module, read_source, require_source
+from aaexport.capture.source import read_source, require_source
+from aaexport.capture.user_module import build_module
 from aaexport.errors import ArgumentError, ModuleError, RecipeError
 from aaexport.recipe import Module, ModuleRecipe, module_toml, parse_kwargs, read_module_recipe
 

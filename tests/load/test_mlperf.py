@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from aaexport.load.mlperf import RULES, most_over, percentile_estimate, queries_required
+from aaexport.load.lengths import RULES
+from aaexport.load.mlperf import most_over, percentile_estimate, queries_required
 
 
 @pytest.mark.parametrize(("over", "p", "queries"), [(0, 99, 459), (1, 99, 662), (1, 90, 64), (0, 90, 44)])

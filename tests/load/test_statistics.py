@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aaexport.load.binomial import binomial_cdf
+from aaexport.load.lengths import queries_needed
 from aaexport.load.statistics import (
     Percentile,
     Ratio,
@@ -13,7 +14,6 @@ from aaexport.load.statistics import (
     pairwise_ratio,
     percentile,
     percentiles,
-    queries_needed,
     spread,
     windows,
 )

@@ -5,9 +5,9 @@ import pytest
 from query_logs import closed, opened
 
 from aaexport.load import arrivals
+from aaexport.load.lengths import RULES
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load
-from aaexport.load.mlperf import RULES
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.statistics import Ratio
 from aaexport.load.validity import (

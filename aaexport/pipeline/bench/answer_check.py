@@ -10,7 +10,7 @@ import numpy as np
 
 from aaexport.pipeline.bench.contender import Contender
 from aaexport.pipeline.bench.feeding import ANSWERS_AGREE, disagreement, relative_error
-from aaexport.pipeline.bench.rivals import is_other_model
+from aaexport.pipeline.bench.rival_names import is_other_model
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 
 TRUTH_BATCH = 8

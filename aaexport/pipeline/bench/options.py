@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
+from aaexport.capture.source import require_file, require_source
 from aaexport.device import parse_device, usable_cores
-from aaexport.errors import ArgumentError, broken_rule
-from aaexport.load.arrivals import constant, trace
-from aaexport.load.measurement import Load
-from aaexport.load.mlperf import MIN_SECONDS, OFFLINE_SAMPLES, queries_required
-from aaexport.load.mlperf import RULES as MLPERF
-from aaexport.load.statistics import queries_needed
-from aaexport.load.validity import Rules
-from aaexport.pipeline.bench.rivals import check_rivals
+from aaexport.errors import ArgumentError, DataError, broken_rule
+from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
+from aaexport.pipeline.bench.rival_names import check_rivals, is_other_model, other_file
+from aaexport.runners.ort_settings import SessionSettings
+
+if TYPE_CHECKING:
+    from aaexport.load.measurement import Load
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 ARRIVALS = ("poisson", "constant", "trace")
@@ -87,7 +89,7 @@ class BenchOptions:
     compare: Sequence[str] | None = None
     check: bool = True
     allow_fallback: bool = False
-    rules: Rules = "quick"
+    rules: RuleSet = "quick"
     baseline: str | Path | None = None
     max_regression: float | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -104,10 +106,33 @@ class BenchOptions:
                 raise ArgumentError(broken_rule(name, rule, got))
         if self.compare is not None:
             check_rivals(self.compare)
+        settings = SessionSettings(**self.session)
+        if self.device is not None:
+            settings.check(self.device)
         if self.trace is not None:
+            if not Path(self.trace).exists():
+                raise ArgumentError(broken_rule("trace", "be a file of times", str(self.trace), "it is not there"))
+            from aaexport.load.arrivals import trace
+
             trace(self.trace)
         elif self.rate is not None:  # how many queries that would be, is said before anything is done
-            constant(self.rate, self.seconds, self.least_queries)
+            queries_of(self.rate, self.seconds, self.least_queries)
+
+    def require_files(self) -> None:
+        """What can be seen of the files it names before any work; `validate` has passed.
+
+        Raises:
+            DataError: the baseline is not there.
+            GraphError, FolderError: a file or folder to compare with is not there, or was not converted.
+            ModuleError: `module` has another form, or its file is not there.
+        """
+        if self.baseline is not None and not Path(self.baseline).exists():
+            raise DataError(f"baseline {self.baseline} cannot be read: {os.strerror(errno.ENOENT)}")
+        for name in self.compare or ():
+            if is_other_model(name):
+                other_file(name)
+        if self.module is not None:
+            require_file(require_source(self.module))
 
     @property
     def is_server(self) -> bool:
@@ -134,8 +159,10 @@ class BenchOptions:
     def least_queries(self) -> int:
         """That must be counted."""
         if self.rules == "mlperf":
-            return MLPERF[self.scenario].min_queries
+            return RULES[self.scenario].min_queries
         if self.latency_bound is not None:
+            from aaexport.load.mlperf import queries_required
+
             return queries_required(QUERIES_OVER, 99)
         return 1 if self.is_server or self.scenario == "offline" else queries_needed(90)
 
@@ -151,6 +178,8 @@ class BenchOptions:
         shares_batches = shares_batches or self.is_server or self.scenario == "offline"
         default = MULTI_STREAM_SAMPLES if self.scenario == "multi-stream" else 1
         samples = self.samples_per_query or (default if batched else 1)
+        from aaexport.load.measurement import Load
+
         most = fixed_batch or (self.max_batch or (OFFLINE_BATCH if self.scenario == "offline" else SERVER_BATCH))
         return Load(
             scenario=self.scenario,
@@ -171,7 +200,7 @@ class BenchOptions:
 
     def _ranges(self) -> Iterator[Rule]:
         yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
-        yield self.rules in get_args(Rules), "rules", f"be one of {', '.join(get_args(Rules))}", self.rules
+        yield self.rules in get_args(RuleSet), "rules", f"be one of {', '.join(get_args(RuleSet))}", self.rules
         yield self.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", self.arrivals
         yield 0 < self.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", self.duration
         yield 0 <= self.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", self.warmup
@@ -260,7 +289,7 @@ class BenchOverrides(TypedDict, total=False):
     compare: Sequence[str] | None
     check: bool
     allow_fallback: bool
-    rules: Rules
+    rules: RuleSet
     baseline: str | Path | None
     max_regression: float | None
     dims: Mapping[str, int]

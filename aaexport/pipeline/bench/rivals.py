@@ -5,62 +5,24 @@ That is the same network, as one runs it without aaexport, or another file that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from aaexport.capture.program import Batch, fast_tracing
-from aaexport.capture.user_module import require_source
-from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean
-from aaexport.folder import ModelFolder, find_model
+from aaexport.capture.source import require_source
+from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.plain import export_plainly
 from aaexport.nn.augmented import set_decomposition
+from aaexport.pipeline.bench.rival_names import is_other_model, other_file
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.pipeline.subject.subject import Subject, as_subject
 
-RIVALS = ("eager", "compile", "skew")
-OTHERS = ("onnx", "folder")  # before a colon and a path
-
-
-def is_other_model(name: str) -> bool:
-    """Whether it is another file, which needs no PyTorch and may well answer otherwise."""
-    return name.partition(":")[0] in OTHERS and ":" in name
-
-
-def check_rivals(names: Sequence[str]) -> None:
-    """ArgumentError unless it is a sequence of different names of `RIVALS`, `onnx:FILE` and `folder:PATH`."""
-    rule = "be different names in a sequence"
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise ArgumentError(broken_rule("compare", rule, names, "as ('eager',), or () for none"))
-    for name in names:
-        kind, _, path = str(name).partition(":")
-        if kind in OTHERS and not path:
-            raise ArgumentError(broken_rule(f"compare {kind}:", "be followed by a path", name))
-        if name not in RIVALS and kind not in OTHERS:
-            known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
-            raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
-    if len(set(names)) < len(names):
-        raise ArgumentError(broken_rule("compare", rule, ",".join(names)))
-
 
 def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:
-    """What the worker of `onnx:FILE` or `folder:PATH` loads.
-
-    Raises:
-        GraphError: FILE is not there.
-        FolderError: PATH is no model folder, or has no model.onnx.
-    """
-    kind, _, path = name.partition(":")
-    if kind == "onnx":
-        if not Path(path).is_file():
-            raise GraphError(f"compare {name}: there is no such file")
-        return replace(ours, model=path)
-    folder = find_model(path)
-    if not folder.onnx_path.is_file():
-        raise FolderError(f"{path} has no model.onnx yet; write it with `aaexport convert {path}`")
-    return replace(ours, model=str(folder.onnx_path))
+    """What the worker of `onnx:FILE` or `folder:PATH` loads; as `other_file` raises."""
+    return replace(ours, model=str(other_file(name)))
 
 
 def rival_spec(

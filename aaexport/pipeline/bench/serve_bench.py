@@ -16,7 +16,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from aaexport.capture.user_module import require_source
+from aaexport.capture.source import require_source
 from aaexport.device import usable_cores
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
@@ -32,7 +32,8 @@ from aaexport.parity.report import Placement
 from aaexport.pipeline.bench.card import model_card
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions, BenchOverrides
-from aaexport.pipeline.bench.rivals import is_other_model, other_spec, rival_spec
+from aaexport.pipeline.bench.rival_names import is_other_model
+from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples, gather_samples
 from aaexport.pipeline.bench.session import BenchSession
 from aaexport.pipeline.bench.worker_models import WorkerSpec

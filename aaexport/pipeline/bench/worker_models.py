@@ -112,7 +112,7 @@ def _eager(spec: WorkerSpec) -> TorchRunner:
     import torch
 
     from aaexport.capture.program import INPUT_NAME
-    from aaexport.capture.user_module import require_source
+    from aaexport.capture.source import require_source
     from aaexport.pipeline.subject.subject import as_subject
     from aaexport.runners.torch import TorchRunner
 

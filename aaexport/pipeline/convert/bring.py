@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from aaexport.capture.saved_program import SavedProgram
-from aaexport.capture.user_module import Source, build_module, require_source
+from aaexport.capture.user_module import build_module
 from aaexport.errors import ArgumentError, FolderError, broken_rule
-from aaexport.folder import ModelFolder, require_outside_zoo
+from aaexport.folder import ModelFolder
 from aaexport.outcome import verb
 from aaexport.parity import Truth, made_up_cases
-from aaexport.pipeline.convert.convert import ConvertOptions, convert_subject, record_conversion
+from aaexport.pipeline.convert.convert import convert_subject, record_conversion
+from aaexport.pipeline.convert.options import Brought, ConvertOptions, check_source
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
 from aaexport.pipeline.subject.subject import ImageShape, Subject, image_shape, module_subject
 from aaexport.pipeline.verify.computations import Judge
@@ -66,19 +67,9 @@ def convert_source(
         Others as `aaexport.convert`.
     """
     options = options or ConvertOptions()
-    options.check()
-    if options.with_attention:
-        remedy = "the module itself gives no attention weights to judge them by"
-        raise ArgumentError(broken_rule("with_attention", "be off for a module that is brought along", True, remedy))
-    named = require_source(source)
-    brought = _Brought(
-        named,
-        tuple(kwargs),
-        None if checkpoint is None else Path(checkpoint),
-        None if input_shape is None else image_shape(input_shape),
-        ModelFolder(Path(named.folder_name) if out is None else Path(out)),
+    brought = check_source(
+        source, out, input_shape=input_shape, kwargs=kwargs, checkpoint=checkpoint, options=options
     )
-    brought.check()
 
     with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
         result, notes = _converted(brought, options, say)
@@ -86,48 +77,32 @@ def convert_source(
     return replace(result, notes=(*notes, *result.notes))
 
 
-@dataclass(frozen=True)
-class _Brought:
-    """What is brought along, and the folder that is made of it."""
-
-    source: Source
-    kwargs: tuple[str, ...]
-    checkpoint: Path | None
-    shape: ImageShape | None
-    folder: ModelFolder
-
-    def check(self) -> None:
-        """ArgumentError or FolderError for what can be seen to be wrong before any work."""
-        parse_kwargs(self.kwargs)
-        _require_free(self.folder, self.source)
-        if self.checkpoint is not None and self.source.is_program:
-            remedy = "a program has its weights in it; export it again with others"
-            raise ArgumentError(broken_rule("checkpoint", "be left out for a program", str(self.checkpoint), remedy))
-
-    def module(self, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
-        """The module with its weights, and notes on these."""
-        say(f"importing {self.source.text}")
-        module = build_module(self.source, parse_kwargs(self.kwargs))
-        if self.checkpoint is None:
-            return module, ("no --checkpoint was given: the weights are those that the module was built with",)
-        say(f"loading {self.checkpoint}")
-        return module, load_checkpoint(module, self.checkpoint)
-
-    def recipe(self, subject: Subject) -> ModuleRecipe:
-        """The folder's model.toml."""
-        text, outputs = self.source.text, subject.output_names
-        module = Module(source=text, kwargs=self.kwargs, input_shape=subject.input_shape, outputs=outputs)
-        return ModuleRecipe(schema=SCHEMA, description=f"{text}, as `aaexport convert` found it", module=module)
+def _module(brought: Brought, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module with its weights, and notes on these."""
+    say(f"importing {brought.source.text}")
+    module = build_module(brought.source, parse_kwargs(brought.kwargs))
+    if brought.checkpoint is None:
+        return module, ("no --checkpoint was given: the weights are those that the module was built with",)
+    say(f"loading {brought.checkpoint}")
+    return module, load_checkpoint(module, brought.checkpoint)
 
 
-def _converted(brought: _Brought, options: ConvertOptions, say: Say) -> tuple[ConvertResult, tuple[str, ...]]:
+def _recipe(brought: Brought, subject: Subject) -> ModuleRecipe:
+    """The folder's model.toml."""
+    text, outputs = brought.source.text, subject.output_names
+    module = Module(source=text, kwargs=brought.kwargs, input_shape=subject.input_shape, outputs=outputs)
+    return ModuleRecipe(schema=SCHEMA, description=f"{text}, as `aaexport convert` found it", module=module)
+
+
+def _converted(brought: Brought, options: ConvertOptions, say: Say) -> tuple[ConvertResult, tuple[str, ...]]:
     """The conversion, and notes on the weights."""
-    module, notes = brought.module(say)
+    module, notes = _module(brought, say)
     if isinstance(module, SavedProgram) and options.batch is None:
         options = replace(options, batch=module.batch)
     example = 1 if options.batch in (None, "dynamic") else int(options.batch)
-    subject = module_subject(module, brought.shape or _own_shape(module), example_batch=example, is_ours=True)
-    folder, recipe = brought.folder, brought.recipe(subject)
+    shape = _own_shape(module) if brought.shape is None else image_shape(brought.shape)
+    subject = module_subject(module, shape, example_batch=example, is_ours=True)
+    folder, recipe = brought.folder, _recipe(brought, subject)
 
     def write_rest(truths: tuple[Truth, ...], warnings: tuple[str, ...]) -> None:
         """All but the file itself, which comes last: a folder that has one is whole."""
@@ -138,18 +113,6 @@ def _converted(brought: _Brought, options: ConvertOptions, say: Say) -> tuple[Co
 
     with new_files((folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path)):
         return convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say), notes
-
-
-def _require_free(folder: ModelFolder, source: Source) -> None:
-    """FolderError if the folder holds anything but a former conversion of the same source."""
-    path = folder.path
-    require_outside_zoo(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    former = folder.module_recipe if folder.recipe_path.is_file() else None
-    if former is None or former.module.source != source.text:
-        rule = f"be new, empty, or a former conversion of {source.text}"
-        raise FolderError(broken_rule("out", rule, str(path), "name another folder with --out"))
 
 
 def _own_shape(module: nn.Module) -> ImageShape:

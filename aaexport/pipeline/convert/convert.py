@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from aaexport.capture.program import Batch
-from aaexport.device import TARGETS, Target
-from aaexport.errors import ArgumentError, FolderError, ParityError, broken_rule, did_you_mean
+from aaexport.device import Target
+from aaexport.errors import ArgumentError, FolderError, ParityError
 from aaexport.folder import ModelFolder
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import write_onnx
@@ -25,8 +25,9 @@ from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
 from aaexport.outcome import verb
 from aaexport.parity import ParityReport, Truth
+from aaexport.pipeline.convert.options import ConvertOptions
 from aaexport.pipeline.export.export import Exported, export
-from aaexport.pipeline.export.plan import check_max_attention_memory, plan_attention
+from aaexport.pipeline.export.plan import plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
 from aaexport.pipeline.subject.subject import (
     ImageShape,
@@ -35,17 +36,13 @@ from aaexport.pipeline.subject.subject import (
     decompositions_of,
     with_decomposition,
 )
-from aaexport.pipeline.verify.computations import Judged
-from aaexport.pipeline.verify.matrix import Wanted
 from aaexport.pipeline.verify.verify import judge_file
-from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_OPSET, DecompositionName, Module, check_opset
+from aaexport.recipe import DEFAULT_OPSET, DecompositionName, Module
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 from aaexport.writing import atomic_path, check_writable, write_json
 
 Say = Callable[[str], None]
-# Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
-VERIFIED_MACS = 1.5e11
 LARGE = 2**28  # bytes of parameters
 
 
@@ -173,39 +170,6 @@ def convert_subject(
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
         kept={} if subject.adaptation is None else dict(subject.adaptation.kept),
     )
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What is asked of a conversion; as the arguments of `convert`."""
-
-    opset: int | None = None
-    decomposition: DecompositionName | None = None
-    batch: Batch | None = None
-    max_attention_memory: float | None = None
-    target: Target = "cpu"
-    with_attention: bool = False
-    verify: bool = True
-    atol: float | None = None
-    rtol: float | None = None
-    seed: int = 0
-
-    @property
-    def wanted(self) -> Wanted:
-        """Of the verification."""
-        return Wanted(judged=Judged(atol=self.atol, rtol=self.rtol), seed=self.seed, most_macs=VERIFIED_MACS)
-
-    def check(self) -> None:
-        """ArgumentError for what can be seen to be wrong before any work."""
-        if self.opset is not None:
-            check_opset(self.opset)
-        if self.decomposition is not None and self.decomposition not in DECOMPOSITION_NAMES:
-            remedy = did_you_mean(str(self.decomposition), DECOMPOSITION_NAMES)
-            raise ArgumentError(broken_rule("decomposition", "be a known one", self.decomposition, remedy))
-        if self.target not in TARGETS:
-            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
-        check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
-        self.wanted.check()
 
 
 @dataclass(frozen=True)

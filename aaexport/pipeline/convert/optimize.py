@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import numpy as np
 
-from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, ParityError, RunnerError, broken_rule
 from aaexport.graph.check import check_model, foreign_operators
 from aaexport.graph.digests import renew_digests
@@ -23,49 +22,17 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
 from aaexport.parity import tolerances as tolerances_of
+from aaexport.pipeline.convert.options import OptimizeOptions, OptimizeOverrides, check_files
 from aaexport.results import OptimizeResult
 from aaexport.runners.base import Port
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN
-from aaexport.writing import atomic_path, check_writable
+from aaexport.writing import atomic_path
 
 BATCHES = (1, 3)
 LARGER_BATCH = 17  # shows what is cut into parts of 4, 8 or 16 images, which smaller ones fill once at most
 LARGER_NUMBERS = 2**22  # in all inputs, up to which the larger batch is compared too
 RUNTIME = "onnxruntime"
-
-
-@dataclass(frozen=True)
-class OptimizeOptions:
-    """What is asked of `optimize`.
-
-    Attributes:
-        target: `cpu` or `cuda`, where the file is to run.
-        verify: whether to compare; a file of several dynamic sizes cannot be.
-        atol, rtol, seed: as of `aaexport.VerifyOptions`.
-    """
-
-    target: Target = "cpu"
-    verify: bool = True
-    atol: float | None = None
-    rtol: float | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """ArgumentError for what can be seen to be wrong before any work."""
-        if self.target not in TARGETS:
-            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
-        tolerances_of("float32", "cpu", self.atol, self.rtol)
-
-
-class OptimizeOverrides(TypedDict, total=False):
-    """The fields of `OptimizeOptions` as keywords."""
-
-    target: Target
-    verify: bool
-    atol: float | None
-    rtol: float | None
-    seed: int
 
 
 @verb
@@ -99,7 +66,7 @@ def optimize(
     source, path = Path(source), Path(path)
     options = overridden(options or OptimizeOptions(), overrides, optimize)
     options.check()
-    check_writable(path)
+    check_files(source, path)
     model = read_onnx(source)
     say("applying the graph rules")
     rewritten, rules = optimize_model(model, target=options.target, rules=FILE_RULES)

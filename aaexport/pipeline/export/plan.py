@@ -81,15 +81,6 @@ def plan_attention(
     return (f"attention by {names} instead of fused: the operator Attention outputs no weights",) if names else ()
 
 
-def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:
-    """ArgumentError unless it is None or a number of MiB above 0; as outputs, the weights are there all at once."""
-    if limit is not None and with_attention:
-        rule, remedy = "be left out with attention as outputs", "they are tensors of all weights of a layer"
-        raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
-    if limit is not None and not (limit > 0 and math.isfinite(limit)):
-        raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
-
-
 def _unmeasured_choices(
     layers: Mapping[str, AttentionSizes],
     tuned: Mapping[AttentionSizes, Choice],

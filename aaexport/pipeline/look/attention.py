@@ -10,18 +10,16 @@ import torch
 from aaexport.data import read_image
 from aaexport.data.decoding import require_pillow
 from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mean
-from aaexport.folder import ModelFolder, find_model
+from aaexport.folder import ModelFolder
 from aaexport.nn.attention_maps import outputs_and_attention, require_augmented_layers
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.outcome import verb
+from aaexport.pipeline.look.options import Pixel, check_picture
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.recipe import Recipe
-from aaexport.report.attention_picture import Form, attention_picture
+from aaexport.report.attention_picture import attention_picture
 from aaexport.results import AttentionPicture, LayerAttention, Prediction
-from aaexport.writing import atomic_path, check_writable
-
-Pixel = tuple[int, int]  # (row, column)
-FORMS: dict[str, Form] = {".svg": "svg", ".png": "png"}  # by the ending of the picture's name
+from aaexport.writing import atomic_path
 
 
 @verb
@@ -56,13 +54,13 @@ def draw_attention(
         Others as `aaexport.build_model` raises for `model`.
     """
     image, path = Path(image), Path(path)
-    form = _checked_form(path, image)
-    folder = _folder_of(model)
+    folder, form = check_picture(model, image, path, queries)
+    if form == "png":
+        require_pillow("a .png picture")
     subject = as_subject(folder)
     assert subject.recipe is not None
     chosen = _chosen_layers(require_augmented_layers(subject.module), layers)
     queries = tuple(dict.fromkeys(queries or _default_queries(subject.recipe.input.size)))
-    _check_queries(queries, subject.recipe.input.size)
     _check_heads(heads, chosen)
     pixels, batch = read_image(image, subject.recipe)
     outputs, weights = outputs_and_attention(subject.module, batch)
@@ -88,28 +86,6 @@ def _prediction(outputs: object, recipe: Recipe) -> Prediction | None:
     return Prediction(number, name, float(shares[number]))
 
 
-def _checked_form(path: Path, image: Path) -> Form:
-    form = FORMS.get(path.suffix.lower())
-    if form is None:
-        raise ArgumentError(broken_rule("out", "name a .png or .svg file", str(path)))
-    if path.resolve() == image.resolve():
-        raise ArgumentError(broken_rule("out", "be another file than the image", str(path)))
-    check_writable(path)
-    if form == "png":
-        require_pillow("a .png picture")
-    return form
-
-
-def _folder_of(model: str | Path | ModelFolder) -> ModelFolder:
-    if isinstance(model, ModelFolder):
-        return model
-    if Path(model).suffix == ".onnx" or Path(model).is_file():
-        rule = "be a model folder or a zoo name where attention is drawn"
-        remedy = "give the folder that the file was converted from: the PyTorch model is run"
-        raise ArgumentError(broken_rule("model", rule, str(model), remedy))
-    return find_model(model)
-
-
 def _chosen_layers(layers: Mapping[str, AugmentedConv2d], names: Sequence[str]) -> dict[str, AugmentedConv2d]:
     for name in names:
         if name not in layers:
@@ -120,13 +96,6 @@ def _chosen_layers(layers: Mapping[str, AugmentedConv2d], names: Sequence[str]) 
 def _default_queries(size: tuple[int, int]) -> tuple[Pixel, ...]:
     (top, middle, bottom), (left, centre, right) = ((side // 4, side // 2, side * 3 // 4) for side in size)
     return (top, left), (top, right), (middle, centre), (bottom, left), (bottom, right)
-
-
-def _check_queries(queries: Sequence[Pixel], size: tuple[int, int]) -> None:
-    for row, column in queries:
-        if not (0 <= row < size[0] and 0 <= column < size[1]):
-            rule = f"be ROW,COLUMN from 0,0 to {size[0] - 1},{size[1] - 1} in the network's input"
-            raise ArgumentError(broken_rule("query", rule, f"{row},{column}"))
 
 
 def _check_heads(heads: Sequence[int], layers: Mapping[str, AugmentedConv2d]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aaexport.folder import ModelFolder, find_model, zoo_models
+from aaexport.graph.there import require_readable
 from aaexport.outcome import verb
 from aaexport.pipeline.look.costs import cost_of, zoo_costs
 from aaexport.recipe import Cost
@@ -46,6 +47,7 @@ def _inspect_folder(folder: ModelFolder, known: Mapping[str, Cost]) -> InspectRe
 
 
 def _summary(path: Path) -> GraphSummary:
+    require_readable(path)
     from aaexport.graph.files import summarize
 
     return summarize(path)

@@ -16,7 +16,8 @@ from aaexport.adapters import Adaptation, adapt
 from aaexport.capture.failures import why_it_cannot_run
 from aaexport.capture.program import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
-from aaexport.capture.user_module import Source, build_module
+from aaexport.capture.source import Source
+from aaexport.capture.user_module import build_module
 from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers

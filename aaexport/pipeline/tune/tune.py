@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import nn
 
-from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.probe import probe_model
@@ -23,16 +22,14 @@ from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
 from aaexport.outcome import verb
-from aaexport.pipeline.bench.options import MAX_THREADS
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
-from aaexport.recipe import DEFAULT_DECOMPOSITION, MAX_SEED, Recipe, check_opset
+from aaexport.pipeline.tune.options import check_arguments
+from aaexport.recipe import DEFAULT_DECOMPOSITION, Recipe
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
 from aaexport.runners.ort import OrtRunner, best_device
 from aaexport.weights.safetensors import load_weights
 from aaexport.writing import check_writable, write_json
-
-MAX_BATCH = 65536
 
 
 @verb
@@ -112,25 +109,6 @@ def distinct_layers(module: nn.Module) -> dict[AttentionSizes, dict[str, Augment
     for path, layer in augmented_layers(module).items():
         groups[layer.sizes][path] = layer
     return dict(groups)
-
-
-def check_arguments(
-    opset: int | None, device: str | None, batch: int | None, threads: int | None, duration: float, seed: int
-) -> None:
-    """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
-    if opset is not None:
-        check_opset(opset)
-    if device is not None:
-        parse_device(device)
-    rules = (
-        (batch is None or 1 <= batch <= MAX_BATCH, "batch", f"be between 1 and {MAX_BATCH}", batch),
-        (threads is None or 1 <= threads <= MAX_THREADS, "threads", f"be between 1 and {MAX_THREADS}", threads),
-        (0 < duration < float("inf"), "duration", "be above 0 seconds", duration),
-        (0 <= seed <= MAX_SEED, "seed", f"be between 0 and {MAX_SEED}", seed),
-    )
-    for holds, name, rule, got in rules:
-        if not holds:
-            raise ArgumentError(broken_rule(name, rule, got))
 
 
 def _own_folder(model: str | Path | ModelFolder) -> ModelFolder:

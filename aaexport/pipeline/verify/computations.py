@@ -15,49 +15,34 @@ from torch import nn
 
 from aaexport.capture.program import INPUT_NAME
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, ProviderError, RunnerError, broken_rule, did_you_mean
+from aaexport.errors import ProviderError, RunnerError
 from aaexport.graph.files import GraphSummary
 from aaexport.parity import (
     Array,
-    Bounds,
     Case,
     Computation,
     OutputParity,
     Own,
     OwnErrors,
     Placement,
-    Precision,
     Stage,
     Tolerance,
     Tolerances,
     Truth,
     compare,
     failed,
-    tolerances,
 )
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
+from aaexport.pipeline.verify.options import Judged
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
 from aaexport.runners.base import Runner
-from aaexport.runners.openvino import OpenvinoRunner, require_openvino
+from aaexport.runners.openvino import OpenvinoRunner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
 from aaexport.runners.torch import TorchRunner
 
-RUNTIMES = {
-    "reference": "onnx's reference evaluator, for small models",
-    "unoptimized": "onnxruntime on the CPU with its graph optimizer off",
-    "onnxruntime": "onnxruntime on the CPU as it is served, and on --device if that is another",
-    "tf32": "onnxruntime on CUDA with TF32 on",
-    "tensorrt": "onnxruntime's TensorRT provider",
-    "openvino": "OpenVINO on the CPU, in float32",
-}
-# What is taken by itself; on the CPU `tf32` is not there to be taken.
-USUAL: dict[str, tuple[str, ...]] = {
-    "cpu": ("reference", "unoptimized", "onnxruntime"),
-    "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
-}
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
 REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
@@ -65,19 +50,6 @@ TENSORRT = SessionSettings(tensorrt=True)
 REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Bounds by hand and the precision that the file is meant to have: with a runtime they give its tolerance."""
-
-    precision: Precision = "float32"
-    atol: float | Bounds | None = None
-    rtol: float | Bounds | None = None
-
-    def on(self, runtime: str) -> Tolerances:
-        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt` or `openvino`. ArgumentError as `tolerances`."""
-        return tolerances(self.precision, runtime, self.atol, self.rtol)
 
 
 @dataclass
@@ -109,27 +81,6 @@ class Row:
         return Computation(self.name, self.stage, self.tolerances.common, tuple(self.outputs), self.failure)
 
 
-def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:
-    """Those to run on, in the order of RUNTIMES.
-
-    Raises:
-        ArgumentError: one is not known, or wants CUDA on another device.
-        ProviderError: one was asked for by name and is not installed.
-    """
-    kind, _ = parse_device(device)
-    wanted = USUAL[kind] if runtimes is None else tuple(runtimes)
-    for name in wanted:
-        if name not in RUNTIMES:
-            raise ArgumentError(broken_rule("runtimes", "be known ones", name, did_you_mean(name, RUNTIMES)))
-        if name in ("tf32", "tensorrt") and kind != "cuda":
-            raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
-    if not wanted:
-        raise ArgumentError(broken_rule("runtimes", "name at least one", "none", f"choose of {', '.join(RUNTIMES)}"))
-    if "openvino" in wanted:
-        require_openvino()
-    return tuple(name for name in RUNTIMES if name in wanted)
-
-
 def file_rows(
     path: Path, summary: GraphSummary, runtimes: Iterable[str], device: str, judged: Judged, stage: Stage = "file"
 ) -> tuple[Row, ...]:
@@ -138,7 +89,7 @@ def file_rows(
     Args:
         path: the file.
         summary: what is in it.
-        runtimes: keys of RUNTIMES.
+        runtimes: keys of `RUNTIMES` (`options` in this wing).
         device: for those that run elsewhere than on the CPU.
         judged: what is allowed.
         stage: what is to blame if the file is wrong by whatever computes it.

@@ -17,9 +17,9 @@ from aaexport.errors import ArgumentError, DataError, broken_rule, first_line
 from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
 from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.options import check_inputs
 
 BATCHES = (7, 3, 2, 1)
-MAX_BATCH = 4096
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 ACCURACY_BATCH = 64
 OBSERVED_ACCURACY_BATCH = 4  # with attention weights: a megabyte and more a layer, head and image
@@ -101,12 +101,6 @@ def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Input
     return Inputs(subject, None, "", images, chosen, remarks, (), seed)
 
 
-def check_largest_batch(batch: int | None) -> None:
-    """ArgumentError unless it is a size that can be tried."""
-    if batch is not None and not 1 <= batch <= MAX_BATCH:
-        raise ArgumentError(broken_rule("batch", f"be between 1 and {MAX_BATCH}", batch))
-
-
 def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
     """The data set's test part, the numbers of the images to use, and what is to be told of them."""
     if subject.recipe is None or subject.folder is None:
@@ -137,9 +131,8 @@ def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
 
 
 def _read_arrays(path: Path) -> Array:
+    check_inputs(path)
     readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": _read_npz, ".safetensors": load_file}
-    if path.suffix not in readers:
-        raise DataError(broken_rule("inputs", f"be a folder of images or a file of {', '.join(readers)}", str(path)))
     try:
         arrays = readers[path.suffix](path)
     # numpy, zipfile, zlib and safetensors each raise their own: there is no common base.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,38 +21,16 @@ from aaexport.pipeline.verify.computations import (
     REFERENCE,
     REFERENCE_MACS,
     Judge,
-    Judged,
     Row,
-    check_runtimes,
     file_rows,
     suits_reference,
     torch_row,
 )
-from aaexport.pipeline.verify.inputs import check_largest_batch, gather_inputs
+from aaexport.pipeline.verify.inputs import gather_inputs
+from aaexport.pipeline.verify.options import Wanted, check_runtimes
 
 LEAST_CASES = 2
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of a verification; as the arguments of `verify`."""
-
-    device: str = "cpu"
-    judged: Judged = field(default_factory=Judged)
-    inputs: str | Path | None = None
-    batch: int | None = None
-    runtimes: Sequence[str] | None = None
-    locate: bool = True
-    strict: bool = False
-    seed: int = 0
-    most_macs: float | None = None  # images · MACs at the most; None: all inputs, however long they take
-
-    def check(self) -> None:
-        """ArgumentError or ProviderError for what can be seen to be wrong before any work."""
-        check_runtimes(self.runtimes, self.device)
-        self.judged.on("cpu")
-        check_largest_batch(self.batch)
 
 
 class Matrix:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from aaexport.capture.user_module import Source, require_source
+from aaexport.capture.source import Source, require_source
 from aaexport.errors import (
     ArgumentError,
     FolderError,
@@ -32,9 +32,9 @@ from aaexport.outcome import verb
 from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
-from aaexport.pipeline.verify.computations import Judged
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
-from aaexport.pipeline.verify.matrix import Matrix, Wanted
+from aaexport.pipeline.verify.matrix import Matrix
+from aaexport.pipeline.verify.options import Judged, Wanted
 from aaexport.report.machine import parity_json
 from aaexport.writing import unchanged, write_json
 
@@ -78,7 +78,7 @@ def verify(
         dtype: the precision that the file is meant to have, by which it is judged.
         inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
         batch: one more batch size to try, the largest that will be served.
-        runtimes: which of `aaexport.pipeline.verify.computations.RUNTIMES` run the file; the usual ones by default.
+        runtimes: which of `aaexport.pipeline.verify.options.RUNTIMES` run the file; the usual ones by default.
         atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
         locate: whether to look for the first node that went wrong, if one did.
         strict: whether warnings are failures.

@@ -28,7 +28,7 @@ from aaexport.pipeline.bench import rivals
 from aaexport.pipeline.bench import session as bench_session
 from aaexport.pipeline.bench.contender import Answers, Served
 from aaexport.pipeline.bench.options import BenchOptions
-from aaexport.pipeline.bench.rivals import RIVALS, check_rivals
+from aaexport.pipeline.bench.rival_names import RIVALS, check_rivals
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.serve_bench import serve_bench
 from aaexport.pipeline.bench.session import BLOCKS, BenchSession

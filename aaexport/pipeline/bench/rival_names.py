@@ -1,0 +1,51 @@
+"""What model.onnx may be compared with, by name: the network itself as one runs it otherwise, or another file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean
+from aaexport.folder import find_model
+
+RIVALS = ("eager", "compile", "skew")
+OTHERS = ("onnx", "folder")  # before a colon and a path
+
+
+def is_other_model(name: str) -> bool:
+    """Whether it is another file, which needs no PyTorch and may well answer otherwise."""
+    return name.partition(":")[0] in OTHERS and ":" in name
+
+
+def check_rivals(names: Sequence[str]) -> None:
+    """ArgumentError unless it is a sequence of different names of `RIVALS`, `onnx:FILE` and `folder:PATH`."""
+    rule = "be different names in a sequence"
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ArgumentError(broken_rule("compare", rule, names, "as ('eager',), or () for none"))
+    for name in names:
+        kind, _, path = str(name).partition(":")
+        if kind in OTHERS and not path:
+            raise ArgumentError(broken_rule(f"compare {kind}:", "be followed by a path", name))
+        if name not in RIVALS and kind not in OTHERS:
+            known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
+            raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
+    if len(set(names)) < len(names):
+        raise ArgumentError(broken_rule("compare", rule, ",".join(names)))
+
+
+def other_file(name: str) -> Path:
+    """The file that `onnx:FILE` or `folder:PATH` names.
+
+    Raises:
+        GraphError: FILE is not there.
+        FolderError: PATH is no model folder, or has no model.onnx.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "onnx":
+        if not Path(path).is_file():
+            raise GraphError(f"compare {name}: there is no such file")
+        return Path(path)
+    folder = find_model(path)
+    if not folder.onnx_path.is_file():
+        raise FolderError(f"{path} has no model.onnx yet; write it with `aaexport convert {path}`")
+    return folder.onnx_path

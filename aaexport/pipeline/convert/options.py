@@ -1,0 +1,184 @@
+"""What is asked of a conversion, and which of it is wrong: seen without loading anything that converts."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from aaexport.capture.source import Source, require_file, require_source
+from aaexport.device import TARGETS, Target
+from aaexport.errors import ArgumentError, FolderError, WeightsError, broken_rule, did_you_mean
+from aaexport.folder import ModelFolder, require_outside_zoo
+from aaexport.graph.there import require_readable
+from aaexport.parity.tolerance import tolerances
+from aaexport.pipeline.verify.options import Judged, Wanted
+from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName, check_opset, parse_kwargs
+from aaexport.writing import check_writable
+
+if TYPE_CHECKING:
+    from aaexport.capture.program import Batch
+
+# Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
+VERIFIED_MACS = 1.5e11
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is asked of a conversion; as the arguments of `convert`."""
+
+    opset: int | None = None
+    decomposition: DecompositionName | None = None
+    batch: Batch | None = None
+    max_attention_memory: float | None = None
+    target: Target = "cpu"
+    with_attention: bool = False
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    @property
+    def wanted(self) -> Wanted:
+        """Of the verification."""
+        return Wanted(judged=Judged(atol=self.atol, rtol=self.rtol), seed=self.seed, most_macs=VERIFIED_MACS)
+
+    def check(self) -> None:
+        """ArgumentError for what can be seen to be wrong before any work."""
+        if self.opset is not None:
+            check_opset(self.opset)
+        if self.decomposition is not None and self.decomposition not in DECOMPOSITION_NAMES:
+            remedy = did_you_mean(str(self.decomposition), DECOMPOSITION_NAMES)
+            raise ArgumentError(broken_rule("decomposition", "be a known one", self.decomposition, remedy))
+        if self.target not in TARGETS:
+            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
+        self.wanted.check()
+
+
+def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:
+    """ArgumentError unless it is None or a number of MiB above 0; as outputs, the weights are there all at once."""
+    if limit is not None and with_attention:
+        rule, remedy = "be left out with attention as outputs", "they are tensors of all weights of a layer"
+        raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
+    if limit is not None and not (limit > 0 and math.isfinite(limit)):
+        raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What is brought along, the shape (C, H, W) of its images where that is told, and the folder made of it."""
+
+    source: Source
+    kwargs: tuple[str, ...]
+    checkpoint: Path | None
+    shape: tuple[int, ...] | None
+    folder: ModelFolder
+
+    def check(self) -> None:
+        """Raises what can be seen to be wrong before any work, as `check_source`."""
+        parse_kwargs(self.kwargs)
+        _require_free(self.folder, self.source)
+        if self.checkpoint is not None and self.source.is_program:
+            remedy = "a program has its weights in it; export it again with others"
+            raise ArgumentError(broken_rule("checkpoint", "be left out for a program", str(self.checkpoint), remedy))
+        require_file(self.source)
+        if self.checkpoint is not None and not self.checkpoint.exists():
+            raise WeightsError(f"{self.checkpoint} must be a readable file, but: {os.strerror(errno.ENOENT)}")
+        if self.shape is None and not self.source.is_program:
+            remedy = "pass --input-shape CxHxW"
+            raise ArgumentError(broken_rule("input_shape", "be given for a module", "none", remedy))
+
+
+def check_source(
+    source: str,
+    out: str | Path | None,
+    *,
+    input_shape: Sequence[int] | None,
+    kwargs: Sequence[str],
+    checkpoint: str | Path | None,
+    options: ConvertOptions,
+) -> Brought:
+    """What is brought along; raises what can be seen to be wrong before it is imported.
+
+    Raises:
+        ArgumentError: an option breaks its rule, or goes with another kind of source.
+        ModuleError: `source` has another form, or its file is not there.
+        WeightsError: the checkpoint is not there.
+        FolderError: `out` holds something else.
+    """
+    options.check()
+    if options.with_attention:
+        remedy = "the module itself gives no attention weights to judge them by"
+        raise ArgumentError(broken_rule("with_attention", "be off for a module that is brought along", True, remedy))
+    named = require_source(source)
+    brought = Brought(
+        named,
+        tuple(kwargs),
+        None if checkpoint is None else Path(checkpoint),
+        None if input_shape is None else tuple(input_shape),
+        ModelFolder(Path(named.folder_name) if out is None else Path(out)),
+    )
+    brought.check()
+    return brought
+
+
+def _require_free(folder: ModelFolder, source: Source) -> None:
+    """FolderError if the folder holds anything but a former conversion of the same source."""
+    path = folder.path
+    require_outside_zoo(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    former = folder.module_recipe if folder.recipe_path.is_file() else None
+    if former is None or former.module.source != source.text:
+        rule = f"be new, empty, or a former conversion of {source.text}"
+        raise FolderError(broken_rule("out", rule, str(path), "name another folder with --out"))
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """What is asked of `optimize`.
+
+    Attributes:
+        target: `cpu` or `cuda`, where the file is to run.
+        verify: whether to compare; a file of several dynamic sizes cannot be.
+        atol, rtol, seed: as of `aaexport.VerifyOptions`.
+    """
+
+    target: Target = "cpu"
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """ArgumentError for what can be seen to be wrong before any work."""
+        if self.target not in TARGETS:
+            raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        tolerances("float32", "cpu", self.atol, self.rtol)
+
+
+class OptimizeOverrides(TypedDict, total=False):
+    """The fields of `OptimizeOptions` as keywords."""
+
+    target: Target
+    verify: bool
+    atol: float | None
+    rtol: float | None
+    seed: int
+
+
+def check_files(source: Path, path: Path) -> None:
+    """What `optimize` can see of its files before it loads anything.
+
+    Raises:
+        ArgumentError: `path` names a folder.
+        GraphError: there is no file `source`.
+        FolderError: nothing can be written at `path`.
+    """
+    require_readable(source)
+    check_writable(path)

@@ -1,0 +1,65 @@
+"""What is asked of a picture of attention, and which of it is wrong: seen without loading anything that attends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aaexport.errors import ArgumentError, DataError, broken_rule
+from aaexport.folder import ModelFolder, find_model
+from aaexport.writing import check_writable
+
+if TYPE_CHECKING:
+    from aaexport.report.attention_picture import Form
+
+Pixel = tuple[int, int]  # (row, column)
+FORMS: dict[str, Form] = {".svg": "svg", ".png": "png"}  # by the ending of the picture's name
+
+
+def check_picture(
+    model: str | Path | ModelFolder, image: Path, path: Path, queries: Sequence[Pixel]
+) -> tuple[ModelFolder, Form]:
+    """The model's folder, and the form of the picture.
+
+    Raises:
+        ArgumentError: `path` names no new .svg or .png, `model` is an ONNX file, or a query lies outside its images.
+        DataError: the image is not there.
+        NoWeightsError: the folder has not been trained yet.
+        ModelNotFoundError, FolderError, RecipeError: as `aaexport.folder.find_model`.
+    """
+    form = _checked_form(path, image)
+    folder = _folder_of(model)
+    if not image.is_file():
+        raise DataError(broken_rule("the image", "be a file that is there", str(image)))
+    folder.require_weights()
+    if folder.module_recipe is None:
+        _check_queries(queries, folder.recipe.input.size)
+    return folder, form
+
+
+def _checked_form(path: Path, image: Path) -> Form:
+    form = FORMS.get(path.suffix.lower())
+    if form is None:
+        raise ArgumentError(broken_rule("out", "name a .png or .svg file", str(path)))
+    if path.resolve() == image.resolve():
+        raise ArgumentError(broken_rule("out", "be another file than the image", str(path)))
+    check_writable(path)
+    return form
+
+
+def _folder_of(model: str | Path | ModelFolder) -> ModelFolder:
+    if isinstance(model, ModelFolder):
+        return model
+    if Path(model).suffix == ".onnx" or Path(model).is_file():
+        rule = "be a model folder or a zoo name where attention is drawn"
+        remedy = "give the folder that the file was converted from: the PyTorch model is run"
+        raise ArgumentError(broken_rule("model", rule, str(model), remedy))
+    return find_model(model)
+
+
+def _check_queries(queries: Sequence[Pixel], size: tuple[int, int]) -> None:
+    for row, column in queries:
+        if not (0 <= row < size[0] and 0 <= column < size[1]):
+            rule = f"be ROW,COLUMN from 0,0 to {size[0] - 1},{size[1] - 1} in the network's input"
+            raise ArgumentError(broken_rule("query", rule, f"{row},{column}"))

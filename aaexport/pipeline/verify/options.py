@@ -1,0 +1,102 @@
+"""What is asked of a verification, and which of it is wrong: seen without loading anything that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aaexport.device import parse_device
+from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
+from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
+
+MAX_BATCH = 4096
+INPUT_FILES = (".npz", ".safetensors")
+RUNTIMES = {
+    "reference": "onnx's reference evaluator, for small models",
+    "unoptimized": "onnxruntime on the CPU with its graph optimizer off",
+    "onnxruntime": "onnxruntime on the CPU as it is served, and on --device if that is another",
+    "tf32": "onnxruntime on CUDA with TF32 on",
+    "tensorrt": "onnxruntime's TensorRT provider",
+    "openvino": "OpenVINO on the CPU, in float32",
+}
+# What is taken by itself; on the CPU `tf32` is not there to be taken.
+USUAL: dict[str, tuple[str, ...]] = {
+    "cpu": ("reference", "unoptimized", "onnxruntime"),
+    "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Bounds by hand and the precision that the file is meant to have: with a runtime they give its tolerance."""
+
+    precision: Precision = "float32"
+    atol: float | Bounds | None = None
+    rtol: float | Bounds | None = None
+
+    def on(self, runtime: str) -> Tolerances:
+        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt` or `openvino`. ArgumentError as `tolerances`."""
+        return tolerances(self.precision, runtime, self.atol, self.rtol)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a verification; as the arguments of `verify`."""
+
+    device: str = "cpu"
+    judged: Judged = field(default_factory=Judged)
+    inputs: str | Path | None = None
+    batch: int | None = None
+    runtimes: Sequence[str] | None = None
+    locate: bool = True
+    strict: bool = False
+    seed: int = 0
+    most_macs: float | None = None  # images · MACs at the most; None: all inputs, however long they take
+
+    def check(self) -> None:
+        """ArgumentError, DataError or ProviderError for what can be seen to be wrong before any work."""
+        check_runtimes(self.runtimes, self.device)
+        self.judged.on("cpu")
+        check_largest_batch(self.batch)
+        check_inputs(self.inputs)
+
+
+def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:
+    """Those to run on, in the order of RUNTIMES.
+
+    Raises:
+        ArgumentError: one is not known, or wants CUDA on another device.
+        ProviderError: one was asked for by name and is not installed.
+    """
+    kind, _ = parse_device(device)
+    wanted = USUAL[kind] if runtimes is None else tuple(runtimes)
+    for name in wanted:
+        if name not in RUNTIMES:
+            raise ArgumentError(broken_rule("runtimes", "be known ones", name, did_you_mean(name, RUNTIMES)))
+        if name in ("tf32", "tensorrt") and kind != "cuda":
+            raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
+    if not wanted:
+        raise ArgumentError(broken_rule("runtimes", "name at least one", "none", f"choose of {', '.join(RUNTIMES)}"))
+    if "openvino" in wanted:
+        from aaexport.runners.openvino import require_openvino
+
+        require_openvino()
+    return tuple(name for name in RUNTIMES if name in wanted)
+
+
+def check_largest_batch(batch: int | None) -> None:
+    """ArgumentError unless it is a size that can be tried."""
+    if batch is not None and not 1 <= batch <= MAX_BATCH:
+        raise ArgumentError(broken_rule("batch", f"be between 1 and {MAX_BATCH}", batch))
+
+
+def check_inputs(path: str | Path | None) -> None:
+    """DataError unless it is a folder, or a file of a kind that is read."""
+    if path is None or Path(path).is_dir():
+        return
+    if Path(path).suffix not in INPUT_FILES:
+        rule = f"be a folder of images or a file of {', '.join(INPUT_FILES)}"
+        raise DataError(broken_rule("inputs", rule, str(path)))
+    if not Path(path).exists():
+        raise DataError(f"inputs must be whole, but {path} cannot be read: there is no such file")
