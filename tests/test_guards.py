@@ -20,6 +20,7 @@ ROOMS = (
     "errors",
     "outcome",
     "overrides",
+    "lazy",
     "device",
     "recipe",
     "writing",
@@ -61,8 +62,8 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
 }
-WITHOUT_TORCH = ("errors", "outcome", "overrides", "device", "recipe", "writing", "folder", "parity", "load")
-STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "device", "recipe", "writing", "folder")
+WITHOUT_TORCH = ("errors", "outcome", "overrides", "lazy", "device", "recipe", "writing", "folder", "parity", "load")
+STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "lazy", "device", "recipe", "writing", "folder")
 
 
 def modules():

@@ -194,12 +194,10 @@ def decompositions() -> str:
 
 def data_sets() -> str:
     """The sources of images, with their keys of [data]."""
-    from aaexport.data.sources import SOURCES
-    from aaexport.recipe import DATA_SETS
+    from aaexport.recipe.data_sets import DATA_SETS, KEYS
 
     rows = [
-        (f"`{name}`", text, ", ".join(f"`{key}`" for key in SOURCES[name].keys) or "–")
-        for name, text in DATA_SETS.items()
+        (f"`{name}`", text, ", ".join(f"`{key}`" for key in KEYS[name]) or "–") for name, text in DATA_SETS.items()
     ]
     return table(("`[data] dataset`", "what it is", "keys of its own"), rows)
 

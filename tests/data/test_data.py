@@ -8,7 +8,7 @@ from data_sets import CIFAR100, DIGITS, of_features, with_data, with_input
 
 from aaexport.data import SOURCES, digits, load_images, synthetic
 from aaexport.errors import DataError
-from aaexport.recipe import DATA_SETS
+from aaexport.recipe.data_sets import DATA_SETS, KEYS
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_the_named_data_sets_are_these():
 
 
 def test_the_recipe_has_a_word_for_every_named_data_set():
-    assert list(DATA_SETS) == list(SOURCES)
+    assert list(DATA_SETS) == list(SOURCES) == list(KEYS)
 
 
 @pytest.mark.parametrize("name", SOURCES)

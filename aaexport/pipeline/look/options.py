@@ -30,8 +30,11 @@ def check_picture(
     """
     form = _checked_form(path, image)
     folder = _folder_of(model)
-    if not image.is_file():
-        raise DataError(broken_rule("the image", "be a file that is there", str(image)))
+    try:
+        with image.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{image} must be a readable image, but: {error.strerror}") from error
     folder.require_weights()
     if folder.module_recipe is None:
         _check_queries(queries, folder.recipe.input.size)
