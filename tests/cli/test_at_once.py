@@ -157,7 +157,7 @@ WRONG_VALUES = (
     "tune tiny --size 1 1",
     "inspect tiny --layer conv",
     "inspect tiny --attention gone.png",
-    "inspect tiny --attention gone.png --out picture.jpg",
+    "inspect tiny --attention gone.png --out picture.gif",
     "inspect tiny --attention net.py --out net.py",
     "inspect trained --attention net.py --out picture.png --query 1",
     "inspect trained --attention net.py --out picture.png --query 8,0",
