@@ -22,14 +22,34 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+# A parameter's name within a text, marked by what neither a file's name nor an argument of a command can hold.
+_MARKED = re.compile("\0([^\0]+)\0")
+_SUBJECT = re.compile(r"\A\w+(?= must )")
 
 
 class AaexportError(Exception):
-    """The base of every error that aaexport raises on purpose; its text is one line and names the remedy."""
+    """The base of every error that aaexport raises on purpose; its text is one line and names the remedy.
+
+    It names parameters as Python has them. The command line shows `worded`, which names options instead.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_MARKED.sub(r"\1", text))
+        self._marked = text
+
+    def worded(self, options: Mapping[str, str]) -> str:
+        """The text with options in the place of the parameters that it complains of or has marked.
+
+        Args:
+            options: what a user types, as `--max-batch`, by the parameter's name.
+        """
+        text = _SUBJECT.sub(lambda found: options.get(found[0], found[0]), self._marked)
+        return _MARKED.sub(lambda found: options.get(found[1], found[1]), text)
 
 
 class ArgumentError(AaexportError, ValueError):
@@ -104,9 +124,15 @@ class MeasurementError(AaexportError):
     exit_code = 4
 
 
+def parameter(name: str) -> str:
+    """A parameter's name for the text of an AaexportError, wherever it is not the one that must do something."""
+    return f"\0{name}\0"
+
+
 def broken_rule(name: str, rule: str, got: object, remedy: str = "") -> str:
     """The one sentence of every complaint: `<name> must <rule>, got <value>; <remedy>`."""
-    sentence = f"{name} must {rule}, got {got!r}" if isinstance(got, str) else f"{name} must {rule}, got {got}"
+    is_quoted = isinstance(got, str) and not _MARKED.search(got)
+    sentence = f"{name} must {rule}, got {got!r}" if is_quoted else f"{name} must {rule}, got {got}"
     return f"{sentence}; {remedy}" if remedy else sentence
 
 

@@ -27,12 +27,12 @@ settings = Settings()
 def say(line: str) -> None:
     """One line of progress on stderr, unless `--quiet`."""
     if not settings.quiet:
-        click.echo(line, err=True)
+        click.echo(line, file=sys.stderr)
 
 
 def say_error(line: str) -> None:
     """The one line that every failure ends with."""
-    click.echo(f"Error: {' '.join(line.split())}", err=True)
+    click.echo(f"Error: {' '.join(line.split())}", file=sys.stderr)
 
 
 def show(view: RenderableType) -> None:
@@ -42,7 +42,13 @@ def show(view: RenderableType) -> None:
 
 def show_json(value: dict[str, Any]) -> None:
     """A result for machines, on stdout."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    show_text(json.dumps(value, indent=2, allow_nan=False))
+
+
+def show_text(text: str) -> None:
+    """A result as it stands, on stdout."""
+    # The stream by name: click would write UTF-8 by itself to one that is ASCII.
+    click.echo(text, file=sys.stdout)
 
 
 def console(file: TextIO) -> Console:

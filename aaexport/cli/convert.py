@@ -9,9 +9,12 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
+from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
+from aaexport.cli.quantities import MEBIBYTES
+from aaexport.cli.types import Batch, ImageShape, PathTo
 from aaexport.folder import ModelFolder, checkout, zoo_models
 from aaexport.recipe import OPSETS
 
@@ -19,7 +22,21 @@ if TYPE_CHECKING:
     from aaexport.results import ConvertResult
 
 
-@click.command("convert")
+SECTIONS = {
+    "Your own module": ("kwargs", "checkpoint", "input_shape"),
+    "The file": ("opset", "size", "decomposition", "batch", "max_attention_memory", "target", "with_attention"),
+    "Verification": ("verify", "atol", "rtol"),
+}
+EXAMPLES = (
+    ("aaexport convert aa_cnn3_digits", "Copies the zoo's model to ./aa_cnn3_digits and writes its model.onnx."),
+    (
+        "aaexport convert mynets.py:Net --kwargs width=32 --checkpoint best.pt --input-shape 3x32x32",
+        "Makes the model folder ./Net of a class of yours and its weights.",
+    ),
+)
+
+
+@click.command("convert", cls=Command, sections=SECTIONS, examples=EXAMPLES)
 @options.model
 @options.out
 @click.option(
@@ -30,18 +47,17 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathTo("FILE", dir_okay=False),
     help="Weights for your module: safetensors, or what torch.save wrote.",
 )
-@click.option("--input-shape", type=options.ImageShape(), help="Of one image that your module takes, as 3x32x32.")
-@click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default.")
+@click.option("--input-shape", type=ImageShape(), help="Of one image that your module takes, as 3x32x32.")
+@click.option("--opset", type=int, metavar=f"{OPSETS[0]}..{OPSETS[-1]}", help="The recipe's by default.")
 @options.size
 @options.decomposition
-@click.option("--batch", type=options.Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
+@click.option("--batch", type=Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
 @click.option(
     "--max-attention-memory",
-    type=float,
-    metavar="MIB",
+    type=MEBIBYTES,
     help="Attend in blocks of queries, so that no tensor of the attention is larger.",
 )
 @options.target

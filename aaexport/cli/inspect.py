@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 import click
 
 from aaexport.cli import options
+from aaexport.cli.command import Command
 from aaexport.cli.console import settings, show, show_json
+from aaexport.cli.types import PathTo, Pixel
+
+SECTIONS = {"A picture of the attention": ("image", "layers", "queries", "heads", "out")}
+EXAMPLES = (
+    ("aaexport inspect aa_cnn3_digits", "Shows the network, and the graph where it was converted."),
+    ("aaexport -v inspect model.onnx", "Shows any ONNX file, with all of its metadata."),
+    (
+        "aaexport inspect aa_cnn3_digits --attention seven.png --query 2,4 --out heads.png",
+        "Draws what each head attends to from the pixel in row 2, column 4.",
+    ),
+)
 
 
-class Pixel(click.ParamType[tuple[int, int]]):
-    """A row and a column, separated by a comma."""
-
-    name = "ROW,COLUMN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Refuses anything but two whole numbers."""
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"(-?\d{1,9}),(-?\d{1,9})", str(value))
-        if found is None:
-            self.fail(f"query must be ROW,COLUMN in whole pixels, got {value!r}", param, ctx)
-        return int(found[1]), int(found[2])
-
-
-@click.command("inspect")
+@click.command("inspect", cls=Command, sections=SECTIONS, examples=EXAMPLES)
 @options.model
-@click.option("--attention", "image", type=click.Path(path_type=Path), metavar="IMAGE",
+@click.option("--attention", "image", type=PathTo("IMAGE"),
               help="Draw what MODEL attends to in this image file, into --out.")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="PATH",
               help="An augmented layer, such as features.6; the last by default. May be repeated.")  # fmt: skip
@@ -39,9 +34,7 @@ class Pixel(click.ParamType[tuple[int, int]]):
                    "May be repeated.")  # fmt: skip
 @click.option("--head", "heads", type=int, multiple=True, metavar="N",
               help="A head to draw, from 0; all by default. May be repeated.")  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE.svg|FILE.png", help="The picture of --attention."
-)
+@click.option("--out", type=PathTo("FILE.svg|FILE.png"), help="The picture of --attention.")
 @options.as_json
 def command(
     model: str,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from aaexport.cli import options
+from aaexport.cli.command import Command
 from aaexport.cli.console import show, show_json
 from aaexport.recipe import DATA_SETS, DECOMPOSITIONS
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @options.as_json
 def command(as_json: bool) -> None:
     """List the zoo, the decompositions, the data sets, and the providers that really work here."""

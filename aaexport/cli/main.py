@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import click
 
+from aaexport.cli.command import Complaint, encoding_of_stdout
 from aaexport.cli.command_line import command_line
-from aaexport.cli.console import say_error, settings
-from aaexport.errors import AaexportError
+from aaexport.cli.console import say_error, settings, show_text
+from aaexport.cli.streams import prepare_streams
 from aaexport.folder import tool_versions
 from aaexport.outcome import called
+from aaexport.report.printable import encodable
 
 # Help and completion need only these lines; a command's module is imported when the command is run.
 COMMANDS = {
@@ -33,7 +35,10 @@ COMMANDS = {
     "list": ("aaexport.cli.list", "List models, decompositions, data sets and working providers."),
 }
 INTERRUPTED = 130
-EPILOG = "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid, 5 device not active."
+EPILOG = (
+    "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid, 5 device not active, "
+    "130 interrupted."
+)
 
 
 class LazyGroup(click.Group):
@@ -55,6 +60,19 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """NoSuchCommand for an unknown one, with the names like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def get_help(self, ctx: click.Context) -> str:
+        """In the characters that stdout has."""
+        return encodable(super().get_help(ctx), encoding_of_stdout())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `aaexport --help`."""
@@ -82,6 +100,7 @@ def aaexport(verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point; always ends the process."""
+    prepare_streams()
     # A termination and a closed terminal unwind like Ctrl-C, so that temporary files go and workers end.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -110,17 +129,17 @@ def _run() -> int:
         say_error("interrupted: no unfinished file was left behind")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        click.echo(error.format_message(), file=sys.stderr)
         return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "aaexport"
         say_error(f"{error.format_message()} (see `{command} --help`)")
         return error.exit_code
+    except Complaint as error:
+        say_error(error.message)
+        return error.ends_with
     except click.ClickException as error:
         say_error(error.format_message())
-        return error.exit_code
-    except AaexportError as error:
-        say_error(str(error))
         return error.exit_code
     except BrokenPipeError:
         # Whoever read the output has seen enough; Python would complain once more when it flushes at exit.
@@ -142,8 +161,8 @@ def _version(context: click.Context, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
     for tool, version in tool_versions().items():
-        click.echo(f"{tool} {version}")
-    click.echo(f"CUDA {_cuda_of_torch() or 'none: torch is a CPU build'}")
+        show_text(f"{tool} {version}")
+    show_text(f"CUDA {_cuda_of_torch() or 'none: torch is a CPU build'}")
     context.exit()
 
 

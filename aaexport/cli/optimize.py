@@ -8,13 +8,22 @@ from typing import Literal
 import click
 
 from aaexport.cli import options
+from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.parity import showing_parity
+from aaexport.cli.types import PathTo
+
+EXAMPLES = (
+    (
+        "aaexport optimize naive.onnx fast.onnx",
+        "Rewrites what plain torch.onnx.export wrote, and compares the two.",
+    ),
+)
 
 
-@click.command("optimize")
-@click.argument("source", metavar="IN.onnx", type=click.Path(path_type=Path))
-@click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.command("optimize", cls=Command, examples=EXAMPLES)
+@click.argument("source", metavar="IN.onnx", type=PathTo("IN.onnx"))
+@click.argument("path", metavar="OUT.onnx", type=PathTo("OUT.onnx"))
 @options.target
 @click.option("--verify/--no-verify", default=True, help="Whether both files are compared first; on by default.")
 @options.atol

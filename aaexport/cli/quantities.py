@@ -1,4 +1,4 @@
-"""Numbers with a unit on the command line: `20ms`, `5%`, `2GiB`, `batch=4`."""
+"""Numbers with a unit on the command line: `20ms`, `2 min`, `5%`, `2GiB`, in capitals or not."""
 
 from __future__ import annotations
 
@@ -7,44 +7,37 @@ from typing import Any
 
 import click
 
-_NUMBER = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[a-zA-Zµ%]*)")
-_MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001}
-_SHARES = {"": 1.0, "%": 0.01}
-_BYTES = {"MiB": 2.0**20, "GiB": 2.0**30, "MB": 1e6, "GB": 1e9}
+from aaexport.cli.types import Typed
+
+_QUANTITY = re.compile(r"(?P<number>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*(?P<unit>[a-zµμ%]*)", re.IGNORECASE)
+_OF_A_SECOND = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 
 
-class Quantity(click.ParamType[float]):
-    """A number with one of the units, multiplied by what the unit is worth."""
+class Quantity(Typed[float]):
+    """A number with one of the units; `plain` is what a number without one is given in.
 
-    def __init__(self, name: str, units: dict[str, float]) -> None:
-        self.name, self.units = name, units
+    The value is in that unit too. What range it must lie in is decided where its meaning is known.
+    """
+
+    def __init__(self, example: str, units: dict[str, float], plain: str) -> None:
+        self.name, self.plain = example, plain
+        self.units = {unit: worth / units[plain.lower()] for unit, worth in units.items()}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuses another unit, and what is no number."""
         if isinstance(value, float):
             return value
-        found = _NUMBER.fullmatch(str(value).strip())
-        if found is None or found["unit"] not in self.units:
-            option = (param.name if param is not None else None) or "the value"
-            self.fail(f"{option} must be like {self.name}, got {value!r}", param, ctx)
-        return float(found["number"]) * self.units[found["unit"]]
+        found = _QUANTITY.fullmatch(str(value).strip())
+        unit = "" if found is None else found["unit"].lower().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
+        if found is None or (unit and unit not in self.units):
+            known = ", ".join(filter(None, self.units))
+            self.refuse(f"be like {self.name}", value, param, ctx, remedy=f"units are {known}")
+        return float(found["number"]) * self.units[unit or self.plain.lower()]
 
 
-MILLISECONDS = Quantity("20ms", _MILLISECONDS)
-SHARE = Quantity("5%", _SHARES)
-BYTES = Quantity("2GiB", _BYTES)
-
-
-class Dimension(click.ParamType[tuple[str, int]]):
-    """`NAME=N`."""
-
-    name = "NAME=N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Refuses what has no name, or no number."""
-        if isinstance(value, tuple):
-            return value
-        name, _, size = str(value).rpartition("=")
-        if not name or not size.isdecimal():
-            self.fail(f"dim must be NAME=N, got {value!r}", param, ctx)
-        return name, int(size)
+SECONDS = Quantity("6s", _OF_A_SECOND, "s")
+MILLISECONDS = Quantity("20ms", _OF_A_SECOND, "ms")
+SHARE = Quantity("5%", {"%": 0.01, "": 1.0}, "")
+BYTES = Quantity("2GiB", _BYTES, "b")
+MEBIBYTES = Quantity("64MiB", _BYTES, "MiB")

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aaexport.cli import options
+from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size, ensure_converted
 from aaexport.cli.progress import progress
-from aaexport.cli.quantities import BYTES, MILLISECONDS, SHARE, Dimension
+from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
+from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Whole, Word
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, checkout
 from aaexport.graph.there import require_readable
@@ -28,21 +30,6 @@ SESSION = (  # options that are fields of the session's settings
 )  # fmt: skip
 
 
-class Rivals(click.ParamType[tuple[str, ...]]):
-    """Names separated by commas, or `none`."""
-
-    name = "NAME,…|none"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Refuses `none` beside a name; which names there are is known where they are compared."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in str(value).split(","))
-        if "none" in names and len(names) > 1:
-            self.fail(f"compare must be none or names separated by commas, got {value!r}", param, ctx)
-        return () if names == ("none",) else names
-
-
 def _decorated(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     def decorate(function: Decorated) -> Decorated:
         for decorator in reversed(decorators):
@@ -53,58 +40,75 @@ def _decorated(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decor
 
 
 load_options = _decorated(
-    click.option("--scenario", default="single-stream", show_default=True,
-                 help="MLPerf's: single-stream, multi-stream, offline or server."),
-    click.option("--duration", type=float, default=6.0, show_default=True,
-                 help="Seconds of counted queries, for each contender and each rate."),
-    click.option("--warmup", type=float, default=0.3, show_default=True, help="Seconds before every block."),
-    click.option("--batch", "batches", type=options.BatchSizes(),
+    click.option("--scenario", type=Word("single-stream", "multi-stream", "offline", "server"),
+                 default="single-stream", show_default=True, help="MLPerf's."),
+    click.option("--duration", type=SECONDS, default="6s", show_default=True,
+                 help="Of counted queries, for each contender and each rate."),
+    click.option("--warmup", type=SECONDS, default="0.3s", show_default=True, help="Before every block."),
+    click.option("--batch", "batches", type=Numbers(),
                  help="Batch sizes of the throughput part; 1,8,32 by default."),
-    click.option("--concurrency", type=options.BatchSizes(), default=(),
+    click.option("--concurrency", type=Numbers(), default=(),
                  help="Numbers of clients of the throughput part, each with one query under way."),
-    click.option("--samples-per-query", type=click.IntRange(min=1), help="8 in multi-stream, 1 in server."),
-    click.option("--rate", type=float, help="Queries a second of the server scenario."),
-    click.option("--arrivals", metavar="poisson|constant|trace", help="When they come; poisson by default."),
-    click.option("--trace", type=click.Path(path_type=Path), help="Replay the times in this file."),
+    click.option("--samples-per-query", type=Whole(), help="8 in multi-stream, 1 in server."),
+    click.option("--rate", type=float, metavar="QUERIES/S", help="Of the server scenario."),
+    click.option("--arrivals", type=Word("poisson", "constant", "trace"), help="When they come; poisson by default."),
+    click.option("--trace", type=PathTo("FILE"), help="Replay the times in it."),
     click.option("--p99", "latency_bound", type=MILLISECONDS, help="The bound that the 99th percentile must keep."),
     click.option("--find-peak", is_flag=True, help="Search the highest rate that stays valid within --p99."),
-    click.option("--max-batch", type=click.IntRange(min=1), help="Most images of one run; 32 by default."),
+    click.option("--max-batch", type=Whole(), help="Most images of one run; 32 by default."),
     click.option("--max-delay", type=MILLISECONDS,
                  help="How long a query may wait for others to share its batch; 0ms by default."),
-    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Sessions at work."),
-    click.option("--threads", type=click.IntRange(min=1), help="Of every session; each its default if not given."),
-    click.option("--rules", default="quick", show_default=True,
-                 help="quick, or mlperf for the least durations and numbers of queries of MLPerf Inference."),
+    click.option("--workers", type=Whole(), default=1, show_default=True, help="Sessions at work."),
+    click.option("--threads", type=Whole(), help="Of every session; each its default if not given."),
+    click.option("--rules", type=Word("quick", "mlperf"), default="quick", show_default=True,
+                 help="mlperf for the least durations and numbers of queries of MLPerf Inference."),
     click.option("--dim", "dims", type=Dimension(), multiple=True, help="A size that the file leaves open."),
 )  # fmt: skip
 session_options = _decorated(
     click.option("--tf32/--no-tf32", default=None, help="CUDA: products of float32 in TF32; onnxruntime's default."),
     click.option("--cuda-graph/--no-cuda-graph", default=None, help="CUDA: capture the run once, then replay it."),
     click.option("--nhwc/--no-nhwc", default=None, help="CUDA: convolutions with the channels last."),
-    click.option("--cudnn-search", metavar="EXHAUSTIVE|HEURISTIC|DEFAULT", help="CUDA: how convolutions are chosen."),
-    click.option("--gpu-memory", type=BYTES, help="CUDA: the most memory that a session may hold, like 2GiB."),
+    click.option("--cudnn-search", type=Word("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+                 help="CUDA: how convolutions are chosen."),
+    click.option("--gpu-memory", type=BYTES, help="CUDA: the most memory that a session may hold."),
     click.option("--copy-streams/--no-copy-streams", default=None, help="CUDA: copies in streams of their own."),
     click.option("--one-stream/--no-one-stream", default=None, help="CUDA: one stream for all threads of a session."),
     click.option("--iobinding/--no-iobinding", default=None, help="Buffers that are kept from query to query."),
     click.option("--tensorrt", is_flag=True, default=None, help="Give TensorRT what it takes."),
-    click.option("--engine-cache", type=click.Path(path_type=Path, file_okay=False),
+    click.option("--engine-cache", type=PathTo("FOLDER", file_okay=False),
                  help="TensorRT: keep its engines in this folder."),
     click.option("--spinning/--no-spinning", default=None, help="Threads that wait for work without sleeping."),
     click.option("--allow-fallback", is_flag=True, help="Let nodes run on the CPU beside another provider."),
 )  # fmt: skip
 judging_options = _decorated(
-    click.option("--compare", type=Rivals(),
-                 help="Measured in alternation: eager, compile, skew, onnx:FILE, folder:PATH, separated by commas, "
-                      "or none; eager by default in closed loops."),
+    click.option("--compare", type=Names("eager", "compile", "skew", paths=True, none=True),
+                 help="Measured in alternation; eager by default in closed loops."),
     click.option("--check/--no-check", default=True, help="Compare answers with PyTorch's while measuring."),
-    click.option("--baseline", type=click.Path(path_type=Path), help="An older bench.json to compare with."),
+    click.option("--baseline", type=PathTo("FILE.json"), help="An older bench.json to compare with."),
     click.option("--max-regression", type=SHARE, help="How much slower than it p50 may be; 5% by default."),
-    click.option("--report", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page."),
+    click.option("--report", "page", type=PathTo("FILE.html", dir_okay=False), help="Write an HTML page."),
     click.option("--raw", is_flag=True, help="With --json: every query's times too."),
 )  # fmt: skip
 
 
-@click.command("serve-bench")
+SECTIONS = {
+    "The load": ("scenario", "duration", "warmup", "rules", "samples_per_query", "dims", "seed"),
+    "Throughput": ("batches", "concurrency"),
+    "The server scenario": ("rate", "arrivals", "trace", "latency_bound", "find_peak", "max_batch", "max_delay"),
+    "The sessions": ("device", "threads", "workers", *SESSION, "allow_fallback"),
+    "What it is compared with": ("compare", "module", "check", "baseline", "max_regression"),
+    "The report": ("page", "as_json", "raw"),
+}
+EXAMPLES = (
+    ("aaexport serve-bench aa_cnn3_digits", "Latency of single queries and throughput, beside PyTorch."),
+    (
+        "aaexport serve-bench aa_cnn3_digits --scenario server --find-peak --p99 20ms --report peak.html",
+        "The highest rate whose 99th percentile stays below 20 ms.",
+    ),
+)
+
+
+@click.command("serve-bench", cls=Command, sections=SECTIONS, examples=EXAMPLES)
 @options.model
 @options.out
 @options.size

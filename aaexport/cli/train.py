@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from aaexport.cli import options
-from aaexport.cli.console import console, say, settings, show, show_json
+from aaexport.cli.command import Command
+from aaexport.cli.console import console, say, settings, show, show_json, show_text
+from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ArgumentError
 from aaexport.folder import ModelFolder, checkout, find_model
@@ -36,20 +38,37 @@ class TrainingInterruptedError(AaexportError):
     exit_code = 130
 
 
-@click.command("train")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
+SECTIONS = {
+    "The training": ("epochs", "seed", "size", "init", "resume"),
+    "How it computes": ("device", "amp", "compiled", "channels_last", "accumulate"),
+    "The data set": ("download", "skip_bad"),
+}
+EXAMPLES = (
+    ("aaexport train wrn10_1_digits --epochs 2", "Trains a copy of the zoo's model for two epochs."),
+    ("aaexport train wrn10_1_digits --resume", "Goes on where an interrupted training ended."),
+    (
+        "aaexport train aa_wrn10_1_digits wrn10_1_digits --compare --out side-by-side",
+        "Trains two in turn, and prints a table of what attention costs.",
+    ),
+)
+
+
+@click.command("train", cls=Command, sections=SECTIONS, examples=EXAMPLES)
+@click.argument("models", metavar="MODEL...", type=Model(), nargs=-1, required=True)
+@click.option("--out", type=PathTo("FOLDER", file_okay=False),
               help="Work on a copy in this folder, of several below it; a zoo model goes to ./NAME.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Train several models in turn, and print a table of them.")
 @options.device(None, "By default CUDA where torch can use it, else the CPU.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
-@click.option("--size", type=click.IntRange(min=1), nargs=2, metavar="H W", help="Train on images of this size.")
-@click.option("--init", metavar="WEIGHTS|MODEL", help="Begin with these weights instead of random ones.")
+@click.option("--epochs", type=Whole(), help="Instead of the recipe's.")
+@click.option("--seed", type=Whole(0), help="Instead of the recipe's.")
+@click.option("--size", type=Whole(), nargs=2, metavar="H W", help="Train on images of this size.")
+@click.option(
+    "--init", type=Model(), metavar="WEIGHTS|MODEL", help="Begin with these weights instead of random ones."
+)
 @click.option("--amp", type=click.Choice(["bf16", "fp16"]), help="Autocast; on CUDA the recipe's by default.")
 @click.option("--compile", "compiled", is_flag=True, help="Train what torch.compile makes of the network.")
 @click.option("--channels-last", is_flag=True, help="Keep images and weights with the channels innermost.")
-@click.option("--accumulate", type=click.IntRange(min=1), default=1, help="Compute each batch in N parts.")
+@click.option("--accumulate", type=Whole(), default=1, help="Compute each batch in N parts.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @click.option("--download", is_flag=True, help="Fetch the data set from the network if it is not here.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be decoded.")
@@ -119,7 +138,7 @@ class _Session:
         if self.compare and as_json:
             show_json(training.comparison_json(self.result))
         elif self.compare:
-            click.echo(training.comparison_markdown(self.result))  # as it is: a terminal's width must not break it
+            show_text(training.comparison_markdown(self.result))  # as it is: a terminal's width must not break it
         elif as_json:
             show_json(training.train_json(self.result))
         else:

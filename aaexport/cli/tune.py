@@ -7,27 +7,38 @@ from pathlib import Path
 import click
 
 from aaexport.cli import options
+from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress
+from aaexport.cli.quantities import SECONDS
+from aaexport.cli.types import Whole
 from aaexport.folder import checkout
 from aaexport.recipe import OPSETS
 
+EXAMPLES = (
+    ("aaexport tune aa_wrn10_1_digits", "Times every decomposition; the next convert takes the winners."),
+    ("aaexport tune aa_wrn10_1_digits --batch 8 --threads 1", "For a server that gives every query one thread."),
+)
 
-@click.command("tune")
+
+@click.command("tune", cls=Command, examples=EXAMPLES)
 @options.model
 @options.out
-@click.option("--opset", type=int, help=f"{OPSETS[0]} to {OPSETS[-1]}; the recipe's by default. From 23 on fused "
-              "is a candidate.")  # fmt: skip
+@click.option("--opset", type=int, metavar=f"{OPSETS[0]}..{OPSETS[-1]}",
+              help="The recipe's by default. From 23 on fused is a candidate.")  # fmt: skip
 @options.size
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Images a query; by default the recipe's, 4 for a dynamic one."
+    "--batch",
+    type=Whole(),
+    metavar="N",
+    help="Images a query; by default the recipe's, 4 for a dynamic one.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Of onnxruntime; its default if not given.")
-@click.option("--duration", type=float, default=2.0, show_default=True,
-              help="Seconds of counted queries for each candidate that is not clearly slower.")  # fmt: skip
+@click.option("--threads", type=Whole(), help="Of onnxruntime; its default if not given.")
+@click.option("--duration", type=SECONDS, default="2s", show_default=True,
+              help="Of counted queries, for each candidate that is not clearly slower.")  # fmt: skip
 @options.seed
 @options.as_json
 def command(

@@ -12,8 +12,10 @@ import click
 from aaexport.capture.source import require_file, require_source
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
-from aaexport.cli.console import say, show, show_json
+from aaexport.cli.command import Command
+from aaexport.cli.console import say, show, show_json, show_text
 from aaexport.cli.converted import check_size, ensure_converted
+from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
 from aaexport.folder import checkout
 from aaexport.graph.there import require_readable
@@ -25,12 +27,27 @@ if TYPE_CHECKING:
 XML_BEGIN = 64  # bytes, by which an XML file is told from others
 
 
-@click.command("verify")
+SECTIONS = {
+    "What is judged": ("onnx", "inputs", "out", "size", "module", "batch", "seed"),
+    "Where it runs": ("device", "runtimes"),
+    "What is allowed": ("dtype", "atol", "rtol", "strict", "locate"),
+    "The report": ("as_json", "markdown", "junit"),
+}
+EXAMPLES = (
+    ("aaexport verify aa_cnn3_digits", "Judges the folder's model.onnx in the usual runtimes."),
+    (
+        "aaexport verify aa_cnn3_digits --onnx fast.onnx --runtimes reference,onnxruntime --junit parity.xml",
+        "Judges another file of the same network, and writes a report for CI.",
+    ),
+)
+
+
+@click.command("verify", cls=Command, sections=SECTIONS, examples=EXAMPLES)
 @options.model
-@click.option("--onnx", type=click.Path(path_type=Path), help="Another file than the folder's model.onnx.")
+@click.option("--onnx", type=PathTo("FILE.onnx"), help="Another file than the folder's model.onnx.")
 @click.option(
     "--inputs",
-    type=click.Path(path_type=Path),
+    type=PathTo("FILE|FOLDER"),
     help="A .npz, .safetensors or folder of images instead of the recipe's held-out images.",
 )
 @options.out
@@ -39,10 +56,10 @@ XML_BEGIN = 64  # bytes, by which an XML file is told from others
 @options.device("cpu", "For onnxruntime; PyTorch's side runs on the CPU.")
 @click.option(
     "--runtimes",
-    type=options.Names(),
-    help="What computes: reference, unoptimized, onnxruntime, tf32, tensorrt, openvino; the usual ones by default.",
+    type=Names("reference", "unoptimized", "onnxruntime", "tf32", "tensorrt", "openvino"),
+    help="What computes; the usual ones by default.",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="One more batch size beside 1, 2, 3 and 7.")
+@click.option("--batch", type=Whole(), help="One more batch size beside 1, 2, 3 and 7.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -57,7 +74,11 @@ XML_BEGIN = 64  # bytes, by which an XML file is told from others
 @options.seed
 @options.as_json
 @click.option("--markdown", is_flag=True, help="Print Markdown on stdout, for a pull request.")
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML to this file too.")
+@click.option(
+    "--junit",
+    type=PathTo("FILE.xml", dir_okay=False),
+    help="Write JUnit XML to this file too.",
+)
 def command(
     model: str,
     onnx: Path | None,
@@ -152,6 +173,6 @@ def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:
     if as_json:
         show_json(parity_json(report))
     elif markdown:
-        click.echo(parity_markdown(report))
+        show_text(parity_markdown(report))
     else:
         show(parity_view(report))

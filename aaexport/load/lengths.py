@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 
 RuleSet = Literal["quick", "mlperf"]
 CONFIDENCE = 0.99
@@ -62,7 +62,8 @@ def queries_of(rate: float, duration: float, min_queries: int) -> int:
     expected = max(rate * duration, min_queries)
     if expected > MOST_QUERIES:
         rule = f"give at most {MOST_QUERIES:,} queries"
-        raise ArgumentError(broken_rule("rate × duration", rule, round(expected), "measure for a shorter time"))
+        name = f"{parameter('rate')} × {parameter('duration')}"
+        raise ArgumentError(broken_rule(name, rule, round(expected), "measure for a shorter time"))
     if expected / rate > MOST_SECONDS:
         raise ArgumentError(broken_rule("rate", f"give {min_queries} queries within {MOST_SECONDS:g} s", rate))
     return math.ceil(expected)

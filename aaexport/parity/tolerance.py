@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
@@ -171,6 +171,6 @@ def _bounds(name: str, given: float | Bounds | None) -> Bounds:
     for output, value in bounds.items():
         if not (math.isfinite(value) and value >= 0):
             raise ArgumentError(
-                broken_rule(f"{name} of {output}" if output else name, "be at least 0 and finite", value)
+                broken_rule(f"{parameter(name)} of {output}" if output else name, "be at least 0 and finite", value)
             )
     return bounds

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from aaexport.errors import ArgumentError, RecipeError, broken_rule
+from aaexport.errors import ArgumentError, RecipeError, broken_rule, parameter
 from aaexport.recipe.network import Network
 from aaexport.recipe.section import Section, parse
 
@@ -249,7 +249,7 @@ class Recipe(Section):
             return dataclasses.replace(self, input=dataclasses.replace(self.input, height=size[0], width=size[1]))
         except RecipeError as error:
             cause = str(error).removeprefix("[input] ").partition("; ")[0]
-            raise ArgumentError(f"size: {cause}; ask for larger images") from error
+            raise ArgumentError(f"{parameter('size')}: {cause}; ask for larger images") from error
 
     def digest(self) -> str:
         """sha256 of what decides the function that the weights complete: network, attention and input."""

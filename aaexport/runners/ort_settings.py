@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 
 CudnnSearch = Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"]
 
@@ -67,18 +67,18 @@ class SessionSettings:
             rule = f"be one of {', '.join(get_args(CudnnSearch))}"
             raise ArgumentError(broken_rule("cudnn_search", rule, self.cudnn_search))
         if self.cuda_graph and not self.iobinding:
-            raise ArgumentError(broken_rule("iobinding", "be on with cuda_graph", "off"))
+            raise ArgumentError(broken_rule("iobinding", f"be on with {parameter('cuda_graph')}", "off"))
         if self.engine_cache is not None and not self.tensorrt:
-            raise ArgumentError(broken_rule("tensorrt", "be on with engine_cache", "off"))
+            raise ArgumentError(broken_rule("tensorrt", f"be on with {parameter('engine_cache')}", "off"))
         if self.tensorrt and not self.tf32:
             remedy = "onnxruntime cannot tell TensorRT: set NVIDIA_TF32_OVERRIDE=0 instead"
-            raise ArgumentError(broken_rule("tf32", "be on with tensorrt", "off", remedy))
+            raise ArgumentError(broken_rule("tf32", f"be on with {parameter('tensorrt')}", "off", remedy))
 
     def check(self, device: str) -> None:
         """ArgumentError if something is set that the device does not have."""
         if parse_device(device)[0] == "cpu":
             for name in (name for name in ON_CUDA if name in self.described()):
-                raise ArgumentError(broken_rule("device", f"be cuda for {name}", device))
+                raise ArgumentError(broken_rule("device", f"be cuda for {parameter(name)}", device))
 
     def described(self) -> dict[str, Any]:
         """What differs from onnxruntime's defaults, in JSON's types."""

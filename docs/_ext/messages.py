@@ -131,6 +131,8 @@ def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
         return _text(node.body if _is_text(node.body) else node.orelse, known)
     if isinstance(node, ast.Call) and _name(node.func) == "broken_rule":
         return _of_broken_rule(node, known)
+    if isinstance(node, ast.Call) and _name(node.func) == "parameter":
+        return _text(node.args[0], known)
     if isinstance(node, ast.Name) and node.id in known:
         return _text(known[node.id], {name: value for name, value in known.items() if name != node.id})
     return f"‹{_word(node)}›"

@@ -196,7 +196,7 @@ def test_no_weights_yet_says_how_to_train(cli, tmp_path):
 def test_an_opset_that_torch_does_not_write(cli, converted, opset):
     before = files_of(converted)
     error = error_of(cli("convert", converted.path, "--opset", opset), 2)
-    assert error.startswith(f"opset must be between 18 and 25, got {opset}; ")
+    assert error.startswith(f"--opset must be between 18 and 25, got {opset}; ")
     assert files_of(converted) == before
 
 
@@ -216,11 +216,11 @@ def test_cuda_where_there_is_none(cli, converted, command):
     ("arguments", "words"),
     [
         (("convert", "x", "--opset", "twenty"), "'twenty' is not a valid integer"),
-        (("convert", "x", "--batch", "0"), "batch must be dynamic or at least 1, got '0'"),
+        (("convert", "x", "--batch", "0"), "--batch must be dynamic or at least 1, got '0'"),
         (("convert", "x", "--decomposition", "skewed"), "'skewed' is not one of"),
         (("convert", "x", "--optset", "20"), "No such option"),
-        (("serve-bench", "x", "--batch", "1,zero"), "batch must be numbers ≥ 1 separated by commas, got '1,zero'"),
-        (("serve-bench", "x", "--scenario", "burst"), "scenario must be one of single-stream"),
+        (("serve-bench", "x", "--batch", "1,zero"), "--batch must be numbers ≥ 1 separated by commas, got '1,zero'"),
+        (("serve-bench", "x", "--scenario", "burst"), "--scenario must be one of single-stream"),
         (("verify",), "Missing argument 'MODEL'"),
         (("convrt", "x"), "No such command 'convrt'"),
         (("--verbose", "--quiet", "list"), "contradict"),
@@ -233,9 +233,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(cli, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--atol", "-1"), "atol must be at least 0 and finite, got -1.0"),
-        (("--rtol", "nan"), "rtol must be at least 0 and finite, got nan"),
-        (("--device", "tpu"), "device must be cpu, cuda or cuda:N, got 'tpu'"),
+        (("--atol", "-1"), "--atol must be at least 0 and finite, got -1.0"),
+        (("--rtol", "nan"), "--rtol must be at least 0 and finite, got nan"),
+        (("--device", "tpu"), "--device must be cpu, cuda or cuda:N, got 'tpu'"),
     ],
 )
 def test_wrong_values_of_verify(cli, converted, arguments, words):
@@ -244,7 +244,7 @@ def test_wrong_values_of_verify(cli, converted, arguments, words):
 
 def test_wrong_values_of_serve_bench(cli, converted):
     error = error_of(cli("serve-bench", converted.path, "--duration", "0"), 2)
-    assert error == "duration must be above 0 and at most 86,400 seconds, got 0.0"
+    assert error == "--duration must be above 0 and at most 86,400 seconds, got 0.0"
 
 
 def interrupted(arguments, when, number):

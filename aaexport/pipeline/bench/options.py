@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from aaexport.capture.source import require_file, require_source
 from aaexport.device import parse_device, usable_cores
-from aaexport.errors import ArgumentError, DataError, broken_rule
+from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
 from aaexport.pipeline.bench.rival_names import check_rivals, is_other_model, other_file
 from aaexport.runners.ort_settings import SessionSettings
@@ -26,7 +26,6 @@ OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
 MAX_THREADS = 1024
-AS_OPTIONS = {"latency_bound": "p99"}  # what a user types, where it is called otherwise
 LONGEST = 86_400  # seconds: a day
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
@@ -206,7 +205,7 @@ class BenchOptions:
         yield 0 <= self.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", self.warmup
         yield (
             self.batches is None or min(self.batches, default=0) >= 1,
-            "batch",
+            "batches",
             "be one or more numbers ≥ 1",
             self.batches,
         )
@@ -224,7 +223,7 @@ class BenchOptions:
             yield got is None or got >= 1, name, "be at least 1", got
         for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
             got = getattr(self, name)
-            yield got is None or 0 < got < INFINITY, AS_OPTIONS.get(name, name), f"be above 0 {unit}", got
+            yield got is None or 0 < got < INFINITY, name, f"be above 0 {unit}", got
         yield (
             self.max_delay is None or 0 <= self.max_delay < INFINITY,
             "max_delay",
@@ -237,34 +236,37 @@ class BenchOptions:
     def _contradictions(self) -> Iterator[Rule]:
         schedules = [name for name in ("rate", "trace", "find_peak") if getattr(self, name)]
         if self.is_server:
-            rule = "have exactly one of rate, trace and find_peak"
-            yield len(schedules) == 1, "the server scenario", rule, " and ".join(schedules) or "none"
+            rule = f"have exactly one of {parameter('rate')}, {parameter('trace')} and {parameter('find_peak')}"
+            yield len(schedules) == 1, "the server scenario", rule, " and ".join(map(parameter, schedules)) or "none"
             bounded = not self.find_peak or self.latency_bound is not None
-            yield bounded, "find_peak", "have a latency bound (--p99 20ms)", "none"
+            yield bounded, "find_peak", f"have a latency bound ({parameter('latency_bound')})", "none"
             fits = self.arrivals is None or (self.arrivals == "trace") == (self.trace is not None)
-            yield fits, "arrivals", "be trace with a trace, and only then", self.arrivals
+            yield fits, "arrivals", f"be trace with {parameter('trace')}, and only then", self.arrivals
             yield not self.concurrency, "concurrency", "go with a closed loop", "the server scenario"
-            yield self.batches is None, "batch", "go with a closed loop (max_batch is the server's)", self.batches
+            rule = f"go with a closed loop ({parameter('max_batch')} is the server's)"
+            yield self.batches is None, "batches", rule, self.batches
         else:
             for name in ("rate", "arrivals", "trace", "latency_bound", "find_peak"):
                 got = getattr(self, name)
-                yield not got, AS_OPTIONS.get(name, name), "go with the server scenario", self.scenario
+                yield not got, name, "go with the server scenario", self.scenario
         if not self.shares_batches:
+            rule = f"go with server, offline or {parameter('concurrency')}"
             for name in ("max_batch", "max_delay"):
-                yield getattr(self, name) is None, name, "go with server, offline or concurrency", self.scenario
-            yield self.workers == 1, "workers", "go with server, offline or concurrency", self.scenario
+                yield getattr(self, name) is None, name, rule, self.scenario
+            yield self.workers == 1, "workers", rule, self.scenario
         if self.find_peak or self.scenario == "offline":
-            what = "find_peak" if self.find_peak else "offline"
+            what = parameter("find_peak") if self.find_peak else "offline"
             yield self.baseline is None, "baseline", "go with a given load", what
         if self.trace is not None:
-            yield not self.compare, "compare", "go with a rate, not with a trace", "trace"
+            yield not self.compare, "compare", f"go with {parameter('rate')}, not with a trace", parameter("trace")
         if self.find_peak:
-            yield not self.compare, "compare", "go with a given rate, not with a search", "find_peak"
+            rule = f"go with {parameter('rate')}, not with a search"
+            yield not self.compare, "compare", rule, parameter("find_peak")
         if self.scenario in ("single-stream", "offline"):
             rule = "go with multi-stream or server"
             yield self.samples_per_query is None, "samples_per_query", rule, self.scenario
         has_baseline = self.max_regression is None or self.baseline is not None
-        yield has_baseline, "max_regression", "go with a baseline", "none"
+        yield has_baseline, "max_regression", f"go with {parameter('baseline')}", "none"
 
 
 class BenchOverrides(TypedDict, total=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean, parameter
 from aaexport.folder import find_model
 
 RIVALS = ("eager", "compile", "skew")
@@ -25,7 +25,7 @@ def check_rivals(names: Sequence[str]) -> None:
     for name in names:
         kind, _, path = str(name).partition(":")
         if kind in OTHERS and not path:
-            raise ArgumentError(broken_rule(f"compare {kind}:", "be followed by a path", name))
+            raise ArgumentError(broken_rule(f"{parameter('compare')} {kind}:", "be followed by a path", name))
         if name not in RIVALS and kind not in OTHERS:
             known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
             raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
@@ -43,7 +43,7 @@ def other_file(name: str) -> Path:
     kind, _, path = name.partition(":")
     if kind == "onnx":
         if not Path(path).is_file():
-            raise GraphError(f"compare {name}: there is no such file")
+            raise GraphError(f"{parameter('compare')} {name}: there is no such file")
         return Path(path)
     folder = find_model(path)
     if not folder.onnx_path.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.data import evaluation_batch, load_images, sample
-from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean, parameter
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.pipeline.subject.golden import read_golden
@@ -149,4 +149,4 @@ def _check_dims(summary: GraphSummary, dims: Mapping[str, int]) -> None:
             rule = "name a dimension that the file leaves open"
             raise ArgumentError(broken_rule("dim", rule, name, did_you_mean(name, known) if known else "it has none"))
         if size < 1:
-            raise ArgumentError(broken_rule(f"dim {name}", "be at least 1", size))
+            raise ArgumentError(broken_rule(f"{parameter('dim')} {name}", "be at least 1", size))

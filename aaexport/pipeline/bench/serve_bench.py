@@ -18,7 +18,7 @@ import numpy as np
 
 from aaexport.capture.source import require_source
 from aaexport.device import usable_cores
-from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
+from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule, parameter
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.doubts import warnings_about
@@ -151,7 +151,7 @@ def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None
         rule, remedy = "have PyTorch weights beside the file", "leave it out"
         if folder is not None and folder.module_recipe is not None:
             rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
-        raise ArgumentError(broken_rule(f"compare {','.join(missing)}", rule, "none", remedy))
+        raise ArgumentError(broken_rule(f"{parameter('compare')} {','.join(missing)}", rule, "none", remedy))
 
 
 def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:

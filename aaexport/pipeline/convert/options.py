@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
-from aaexport.errors import ArgumentError, FolderError, WeightsError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
 from aaexport.folder import ModelFolder, require_outside_zoo
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
@@ -63,7 +63,8 @@ class ConvertOptions:
 def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:
     """ArgumentError unless it is None or a number of MiB above 0; as outputs, the weights are there all at once."""
     if limit is not None and with_attention:
-        rule, remedy = "be left out with attention as outputs", "they are tensors of all weights of a layer"
+        rule = f"be left out with {parameter('with_attention')}"
+        remedy = "they are tensors of all weights of a layer"
         raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
     if limit is not None and not (limit > 0 and math.isfinite(limit)):
         raise ArgumentError(broken_rule("max_attention_memory", "be above 0 MiB", limit))

@@ -9,7 +9,7 @@ from torch import nn
 
 from aaexport.capture.program import Batch
 from aaexport.device import Target
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
 from aaexport.recipe import DecompositionName
@@ -106,7 +106,8 @@ def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = 
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:
     """The choice in the blocks that the limit takes; ArgumentError if other tensors than the logits are larger."""
     if choice.decomposition in UNBOUNDED:
-        rule, remedy = f"be left out for the decomposition {choice.decomposition}", "take table, which can keep it"
+        rule = f"be left out with {parameter('decomposition')} {choice.decomposition}"
+        remedy = "take table, which can keep it"
         raise ArgumentError(broken_rule("max_attention_memory", rule, limit, remedy))
     sizes, max_numbers = layer.sizes, int(limit * MEBIBYTE / BYTES_A_LOGIT)
     if not _can_keep(choice, sizes, images, limit):

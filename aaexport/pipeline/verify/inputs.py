@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from aaexport.capture.program import INPUT_NAME
 from aaexport.data import Images, evaluation_batch, load_images, sample
 from aaexport.data.one_image import read_image
-from aaexport.errors import ArgumentError, DataError, broken_rule, first_line
+from aaexport.errors import ArgumentError, DataError, broken_rule, first_line, parameter
 from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
 from aaexport.pipeline.subject.subject import Subject
@@ -115,15 +115,16 @@ def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor,
 
 
 def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
+    called = f"{parameter('inputs')} of {path}"
     arrays = _read_folder(path, subject) if path.is_dir() else _read_arrays(path)
     shape = subject.input_shape
     if arrays.dtype != np.float32:
         remedy = "give them as the network takes them: normalised, float32"
-        raise DataError(broken_rule(f"inputs of {path}", "be float32", arrays.dtype, remedy))
+        raise DataError(broken_rule(called, "be float32", arrays.dtype, remedy))
     if arrays.ndim != 4 or arrays.shape[1:] != shape or not len(arrays):
-        raise DataError(broken_rule(f"inputs of {path}", f"have the shape {('N', *shape)}", arrays.shape))
+        raise DataError(broken_rule(called, f"have the shape {('N', *shape)}", arrays.shape))
     if not np.isfinite(arrays).all():
-        raise DataError(broken_rule(f"inputs of {path}", "be finite", "NaN or infinity"))
+        raise DataError(broken_rule(called, "be finite", "NaN or infinity"))
     if arrays.min() >= 0 and arrays.max() > PIXEL_RANGE:
         seen = f"{path.name} holds numbers from {arrays.min():g} to {arrays.max():g}"
         return arrays, (f"{seen}: pixels that were not normalised? The network takes (pixel / 255 − mean) / std",)
@@ -132,6 +133,7 @@ def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
 
 def _read_arrays(path: Path) -> Array:
     check_inputs(path)
+    called = f"{parameter('inputs')} of {path}"
     readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": _read_npz, ".safetensors": load_file}
     try:
         arrays = readers[path.suffix](path)
@@ -141,7 +143,8 @@ def _read_arrays(path: Path) -> Array:
     if INPUT_NAME in arrays:
         return arrays[INPUT_NAME]
     if len(arrays) != 1:
-        raise DataError(broken_rule(f"inputs of {path}", f"be one array, or one named {INPUT_NAME}", sorted(arrays)))
+        rule = f"be one array, or one named {INPUT_NAME}"
+        raise DataError(broken_rule(called, rule, sorted(arrays)))
     return next(iter(arrays.values()))
 
 

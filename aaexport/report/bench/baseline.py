@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.errors import DataError, broken_rule
+from aaexport.errors import DataError, broken_rule, parameter
 from aaexport.load.measurement import BenchReport, Load
 from aaexport.load.run import UNANSWERED, QueryLog
 from aaexport.report.bench.as_json import BENCH_SCHEMA
@@ -54,17 +54,18 @@ def read_baseline(path: str | Path) -> Baseline:
         DataError: the file cannot be read, is not JSON, is of another schema, lacks something or measured nothing.
     """
     path = Path(path)
+    called = f"{parameter('baseline')} {path}"
     value = _parsed(path)
     schema = value.get("schema")
     if schema != BENCH_SCHEMA:
-        raise DataError(broken_rule(f"baseline {path}", f"have the schema {BENCH_SCHEMA}", schema, REMEDY))
+        raise DataError(broken_rule(called, f"have the schema {BENCH_SCHEMA}", schema, REMEDY))
     try:
         baseline = _baseline(path, value)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else f"what cannot be read ({error})"
-        raise DataError(f"baseline {path} must hold every field of {BENCH_SCHEMA}, got {got}; {REMEDY}") from error
+        raise DataError(f"{called} must hold every field of {BENCH_SCHEMA}, got {got}; {REMEDY}") from error
     if not baseline.medians:
-        raise DataError(broken_rule(f"baseline {path}", "hold answered queries", "none", REMEDY))
+        raise DataError(broken_rule(called, "hold answered queries", "none", REMEDY))
     return baseline
 
 
@@ -98,14 +99,15 @@ def _said(value: object) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
+    called = f"{parameter('baseline')} {path}"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"baseline {path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{called} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(broken_rule(f"baseline {path}", "be JSON", "something else", REMEDY)) from error
+        raise DataError(broken_rule(called, "be JSON", "something else", REMEDY)) from error
     if not isinstance(value, dict):
-        raise DataError(broken_rule(f"baseline {path}", "be a JSON object", type(value).__name__, REMEDY))
+        raise DataError(broken_rule(called, "be a JSON object", type(value).__name__, REMEDY))
     return value
 
 

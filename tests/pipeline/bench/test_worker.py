@@ -375,8 +375,8 @@ WRONG = {
     "no end": ({"duration": 1e300}, "duration must be above 0 and at most 86,400 seconds, got 1e+300"),
     "no number": ({"duration": float("nan")}, "duration must be above 0 and at most 86,400 seconds, got nan"),
     "warm-up": ({"warmup": -1}, "warmup must be between 0 and 86,400 seconds, got -1"),
-    "no batch": ({"batches": ()}, "batch must be one or more numbers ≥ 1, got ()"),
-    "empty batch": ({"batches": (1, 0)}, "batch must be one or more numbers ≥ 1, got (1, 0)"),
+    "no batch": ({"batches": ()}, "batches must be one or more numbers ≥ 1, got ()"),
+    "empty batch": ({"batches": (1, 0)}, "batches must be one or more numbers ≥ 1, got (1, 0)"),
     "threads": ({"threads": 0}, "threads must be at least 1, got 0"),
 }
 

@@ -161,7 +161,7 @@ def test_a_limit_on_memory_takes_no_keys_beside_the_logits():
 
 @pytest.mark.parametrize("name", ["skew", "shift"])
 def test_a_limit_contradicts_what_cannot_keep_it(name):
-    with pytest.raises(ArgumentError, match=f"max_attention_memory must be left out for the decomposition {name}"):
+    with pytest.raises(ArgumentError, match=f"max_attention_memory must be left out with decomposition {name}"):
         plan_attention(layer(), opset=20, batch=1, decomposition=name, max_attention_memory=1)
 
 

@@ -284,7 +284,7 @@ def test_convert_refuses_attention_of_a_model_without(cli, tmp_path):
 def test_convert_refuses_a_limit_that_whole_weights_would_break(cli, converted):
     outcome = cli("convert", converted.path, "--with-attention", "--max-attention-memory", "1")
     assert outcome.code == 2
-    assert "max_attention_memory must be left out with attention as outputs, got 1.0" in outcome.err
+    assert "--max-attention-memory must be left out with --with-attention, got 1.0" in outcome.err
 
 
 def test_a_file_with_attention_can_be_measured(observed_once):
@@ -396,16 +396,16 @@ def test_the_command_says_what_it_drew(cli, converted, picture_of_a_digit):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--layer", "features.1"), 2, "layer must be an augmented one, got 'features.1'; did you mean 'features."),
-        (("--query", "8,0"), 2, "query must be ROW,COLUMN from 0,0 to 7,7 in the network's input, got '8,0'"),
+        (("--layer", "features.1"), 2, "--layer must be an augmented one, got 'features.1'; did you mean 'features."),
+        (("--query", "8,0"), 2, "--query must be ROW,COLUMN from 0,0 to 7,7 in the network's input, got '8,0'"),
         (("--query", "-1,0"), 2, "from 0,0 to 7,7 in the network's input, got '-1,0'"),
-        (("--query", "3"), 2, "query must be ROW,COLUMN in whole pixels, got '3'"),
-        (("--query", "a,b"), 2, "query must be ROW,COLUMN in whole pixels, got 'a,b'"),
-        (("--head", "2"), 2, "head must be from 0 to 1 in features.6, got 2"),
-        (("--head", "-1"), 2, "head must be from 0 to 1 in features.6, got -1"),
-        (("--out", "x.jpg"), 2, "out must name a .png or .svg file, got 'x.jpg'"),
+        (("--query", "3"), 2, "--query must be ROW,COLUMN in whole pixels, got '3'"),
+        (("--query", "a,b"), 2, "--query must be ROW,COLUMN in whole pixels, got 'a,b'"),
+        (("--head", "2"), 2, "--head must be from 0 to 1 in features.6, got 2"),
+        (("--head", "-1"), 2, "--head must be from 0 to 1 in features.6, got -1"),
+        (("--out", "x.jpg"), 2, "--out must name a .png or .svg file, got 'x.jpg'"),
         (("--out", "nowhere/x.png"), 1, "nowhere must be a folder, got none; create it first"),
-        (("--out", "digit.png"), 2, "out must be another file than the image, got 'digit.png'"),
+        (("--out", "digit.png"), 2, "--out must be another file than the image, got 'digit.png'"),
         (("--attention", "notes.png"), 1, "notes.png must be a readable image, but: Pillow knows no such format"),
         (("--attention", "none.png"), 1, "none.png must be a readable image, but: "),
         (("--attention", "."), 1, ". must be a readable image, but: "),
