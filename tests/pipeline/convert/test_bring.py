@@ -327,7 +327,7 @@ def test_a_baked_in_batch_names_the_remedy(theirs, cli):
     ("arguments", "code", "words"),
     [
         (["nets.py:Net", *SHAPE], 1, "nets.py:Net must be given width, got none of it; give --kwargs width=…"),
-        (["nets.py:Net", "--kwargs", "width=12"], 2, "input_shape must be given for a module"),
+        (["nets.py:Net", "--kwargs", "width=12"], 2, "--input-shape must be given for a module"),
         (["nets.py:Net", "--kwargs", "width", *SHAPE], 2, "kwargs must be NAME=VALUE, got 'width'"),
         (["nets.py:Net", "--kwargs", "width=12", "--input-shape", "8x8"], 2, "must be channels, height and width"),
         (
