@@ -1,7 +1,8 @@
 """Rewritings of ONNX graphs that leave their function as it is: one rule, one file, its maths in the docstring.
 
 They need no PyTorch, so that they serve files that aaexport did not write too. To add one: write the file, put the
-class into `RULES`, in the order in which they should be tried, and give it a test of its name in tests/rules/.
+class into `OTHERS` below, in the order in which they should be tried (into `FILE_RULES` alone if it is only for files
+of other origin), and give it a test of its name in tests/graph/rules/.
 
 Not a rule: the relative tables into the weights of the queries. A product q·E with q = W·x is (Eᵀ·W)·x, more channels
 of the same convolution, but with Cin terms a number instead of dkh, and the heads are narrow: in the 14×14 stage

@@ -128,12 +128,7 @@ class BenchSession:
         # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
         watch = MachineWatch([contender.process_id for contender in self.contenders.values()])
         try:
-            if self.options.is_server:
-                self._server()
-            elif self.options.scenario == "offline":
-                self._offline()
-            else:
-                self._alternate(self._closed_order)
+            self._run_scenario()
             if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
                 self._throughput()
                 self.measured.phases = self.ours.phases(self.fixed or 1)
@@ -147,6 +142,19 @@ class BenchSession:
             self.measured.environment = watch.environment()
             self.measured.gpu_after = self._gpu()
             self._compare(self.measured.environment)
+
+    def _run_scenario(self) -> None:
+        """Each scenario by its own way, so that a new one is not measured as one of the others."""
+        runs = {
+            "single-stream": self._closed_loop,
+            "multi-stream": self._closed_loop,
+            "offline": self._offline,
+            "server": self._server,
+        }
+        runs[self.options.scenario]()
+
+    def _closed_loop(self) -> None:
+        self._alternate(self._closed_order)
 
     def _gpu(self) -> GpuState | None:
         kind, index = parse_device(self.options.device or "cpu")

@@ -10,11 +10,13 @@ import time
 import pytest
 
 import aaexport
+from aaexport.load.lengths import RULES
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import ParityRecord, Trial
 from aaexport.pipeline.bench import peak_search
 from aaexport.pipeline.bench import session as bench_session
 from aaexport.pipeline.bench.card import parity_record
+from aaexport.pipeline.bench.options import SCENARIOS as KNOWN_SCENARIOS
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 
@@ -37,6 +39,10 @@ SCENARIOS = {
     "offline": ("--max-batch", "8", *ONE_BATCH),
     "server": ("--rate", "400", "--max-batch", "4", "--max-delay", "1ms", "--p99", "5s"),
 }
+
+
+def test_every_scenario_has_its_rules_and_is_tried_here():
+    assert set(KNOWN_SCENARIOS) == set(RULES) == set(SCENARIOS)
 
 
 @pytest.mark.parametrize(("name", "options"), SCENARIOS.items(), ids=SCENARIOS)
