@@ -92,8 +92,11 @@ def _with_shapes(model: onnx.ModelProto) -> ir.Model:
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:
     rule.begin(graph)
-    rewriting = RewriteRule(rule.pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)
-    count: int = RewriteRuleSet([rewriting], commute=rule.commutes).apply_to_model(graph)
+    rewritings = [
+        RewriteRule(pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)
+        for pattern in rule.patterns()
+    ]
+    count: int = RewriteRuleSet(rewritings, commute=rule.commutes).apply_to_model(graph)
     if count:
         RewriteRuleSet([reshape_reshape_rule]).apply_to_model(graph)
     return count

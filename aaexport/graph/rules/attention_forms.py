@@ -9,6 +9,7 @@ They are those of `aaexport.nn.relative`, where the algebra is, with the tables 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,10 +19,10 @@ import onnx_ir as ir
 from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.movement import Numbers
 from aaexport.graph.rules.rule import Builder
-from aaexport.graph.rules.skewed_attention import Channels, Operand, SkewedAttention
+from aaexport.graph.rules.layouts import AS_COLUMNS, AS_ROWS, IMAGE, Channels, Operand, Order, arrangement
+from aaexport.graph.rules.skewed_attention import SkewedAttention
 
 SIZES_AS_INPUT = 13  # the first opset in which Split has them so
-ONE_A_HEAD_AND_IMAGE = 3  # the rank of matrices (B·Nh, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -71,54 +72,76 @@ class AttentionWriter:
     _known: dict[tuple[int, ...], ir.Value] = field(default_factory=dict)
 
     def write(self, *, folded: bool, blocks: int) -> ir.Value:
-        """softmax(logits)·V in the shape that it had, (…, N, dvh)."""
+        """softmax(logits)·V in the shape and order that it had."""
         queries, keys, values = self._matrices()
         parts = blocks_of_queries(self.found.height, self.found.width, blocks)
         logits = self._fold(queries, keys, parts) if folded else self._shift(queries, keys, parts)
         attended = [self.op.MatMul(self.op.Softmax(each, axis=-1), values) for each in logits]
         out: ir.Value = attended[0] if len(attended) == 1 else self.op.Concat(*attended, axis=-2)
-        *groups, positions, depth = sizes(self.found.values.value)
-        if len(groups) + 2 == self._rank:
-            return out
-        return self._reshape(out, -1, self.found.heads, positions, depth)
+        if self.found.result_factor != 1:
+            out = self.op.Mul(out, self._numbers(np.array(self.found.result_factor), "factor"))
+        return self._as_it_was(out)
 
-    # Queries, keys and values
-
-    @property
-    def _rank(self) -> int:
-        """Of the matrices that are multiplied: the fewest axes that are possible without asking for sizes."""
-        operands = (self.found.queries, self.found.keys, self.found.values)
-        if all(operand.channels for operand in operands):
-            return ONE_A_HEAD_AND_IMAGE
-        return len(sizes(self.found.queries.value))
-
-    @property
-    def _groups(self) -> list[int]:
-        """For Reshape, the axes before the matrices: as they are."""
-        return [0] * (self._rank - 2)
+    # Queries, keys and values, one matrix a head and image: (B·Nh, rows, columns)
 
     def _matrices(self) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """s·q (…, N, dkh), k (…, dkh, N) and v (…, N, dvh)."""
-        maps = self._feature_maps()
-        queries = self._matrix(self.found.queries, maps, transposed=True)
-        keys = self._matrix(self.found.keys, maps, transposed=False)
-        values = self._matrix(self.found.values, maps, transposed=True)
+        """s·q (B·Nh, N, dkh), k (B·Nh, dkh, N) and v (B·Nh, N, dvh)."""
+        maps, positions = self._feature_maps(), self.found.height * self.found.width
+        queries = self._matrix(self.found.queries, maps, AS_ROWS, (positions, self.found.dkh))
+        keys = self._matrix(self.found.keys, maps, AS_COLUMNS, (self.found.dkh, positions))
+        values = self._matrix(self.found.values, maps, AS_ROWS, (positions, self.found.dvh))
         if self.found.scale != 1:
             queries = self.op.Mul(queries, self._numbers(np.array(self.found.scale), "scale"))
         return queries, keys, values
 
-    def _matrix(self, operand: Operand, maps: dict[Channels, ir.Value], *, transposed: bool) -> ir.Value:
-        channels = operand.channels
-        if channels is None:
-            return self.original(operand.value)
-        groups = [-1] if self._rank == ONE_A_HEAD_AND_IMAGE else [0, channels.heads]
-        positions = self.found.height * self.found.width
-        matrices = self._reshape(maps[channels], *groups, channels.depth, positions)
-        if not transposed:
-            return matrices
-        *before, last_but_one, last = range(self._rank)
-        rows: ir.Value = self.op.Transpose(matrices, perm=[*before, last, last_but_one])
-        return rows
+    def _matrix(
+        self, operand: Operand, maps: dict[Channels, ir.Value], wanted: Order, matrix: tuple[int, int]
+    ) -> ir.Value:
+        depth = matrix[0] if wanted == AS_COLUMNS else matrix[1]
+        if operand.channels is not None:
+            return self._moved(maps[operand.channels], None, AS_COLUMNS, wanted, depth, (-1, *matrix))
+        given = sizes(operand.value)
+        return self._moved(self.original(operand.value), given, operand.order, wanted, depth, (-1, *matrix))
+
+    def _as_it_was(self, attended: ir.Value) -> ir.Value:
+        """(B·Nh, N, dvh) → the result's own shape, −1 for the axis in which the images are."""
+        order, shape = self.found.result_order, list(sizes(self.found.result))
+        lengths = self._lengths(self.found.dvh)
+        inner = math.prod(lengths[axis] for axis in order[order.index(IMAGE) + 1 :])
+        images = next(axis for axis in range(len(shape)) if math.prod(shape[axis + 1 :]) <= inner)
+        shape[images] = -1
+        given = (self.found.batch * self.found.heads, self.found.height * self.found.width, self.found.dvh)
+        return self._moved(attended, given, AS_ROWS, order, self.found.dvh, tuple(shape))
+
+    def _lengths(self, depth: int) -> tuple[int, ...]:
+        return (self.found.batch, self.found.heads, self.found.height, self.found.width, depth)
+
+    def _moved(
+        self,
+        value: ir.Value,
+        given: tuple[int, ...] | None,
+        order: Order,
+        wanted: Order,
+        depth: int,
+        shape: tuple[int, ...],
+    ) -> ir.Value:
+        """`value` of the sizes `given`, with axes in that order → the wanted order, in that shape."""
+        way = arrangement(order, wanted, self._lengths(depth))
+        moved = value
+        if len(way.before) > 1:
+            moved = self._shaped(moved, given, way.before)
+            moved = self.op.Transpose(moved, perm=list(way.permutation))
+            if way.after == shape:
+                return moved
+            given = None
+        return self._shaped(moved, given, shape)
+
+    def _shaped(self, value: ir.Value, given: tuple[int, ...] | None, shape: tuple[int, ...]) -> ir.Value:
+        """Reshaped, if it is not of that shape already."""
+        is_there = given is not None and len(given) == len(shape)
+        if is_there and all(size in (-1, before) for size, before in zip(shape, given or (), strict=True)):
+            return value
+        return self._reshape(value, *shape)
 
     def _feature_maps(self) -> dict[Channels, ir.Value]:
         """The channels of each operand as a tensor of its own, by one Split where they are all that there is."""
@@ -154,22 +177,21 @@ class AttentionWriter:
         maps = self._as_maps(queries)
         along_height = self.op.MatMul(maps, self._numbers(_gathered(self.found.rel_height), "rel_height"))
         relative = (
-            self._reshape(along_height, *self._groups, positions, height),
-            self._reshape(self._along_width(maps), *self._groups, positions, width),
+            self._reshape(along_height, -1, positions, height),
+            self._reshape(self._along_width(maps), -1, positions, width),
         )
         queries = self.op.Concat(queries, *relative, axis=-1)
-        before, depth = [0] * (self._rank - 2), sizes(self.found.queries.value)[-1]
-        deeper = self.op.Pad(keys, self._integers(*before, 0, 0, *before, height + width, 0))
-        onehots = _onehots(depth, height, width)
+        deeper = self.op.Pad(keys, self._integers(0, 0, 0, 0, height + width, 0))
+        onehots = _onehots(self.found.dkh, height, width)
         keys = self.op.Add(deeper, self._numbers(onehots, "onehots"))
         ends = list(itertools.accumulate((block.count for block in blocks), initial=0))
         return [self.op.MatMul(self._part(queries, -2, each), keys) for each in itertools.pairwise(ends)]
 
     def _shift(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
         height, width = self.found.height, self.found.width
-        positions, depth = height * width, sizes(self.found.queries.value)[-1]
+        positions, depth = height * width, self.found.dkh
         maps = self._as_maps(queries)
-        keys = self._reshape(keys, *self._groups, 1, depth, positions)
+        keys = self._reshape(keys, -1, 1, depth, positions)
         # Repeated by the runtime rather than in the file, where the copies would be the largest part.
         by_row = self._numbers(_gathered(self.found.rel_height)[..., None], "rel_height")  # (H, dkh, H, 1)
         repeated = self.op.Expand(by_row, self._integers(height, depth, height, width))
@@ -181,17 +203,16 @@ class AttentionWriter:
             content = self.op.MatMul(self._part_of_maps(maps, block), own_keys)  # (…, h, w, N)
             across = self._part_of_maps(along_width, block)
             total = self.op.Add(
-                self._reshape(content, *self._groups, block.count, height, width),
-                self._reshape(across, *self._groups, block.count, 1, width),
+                self._reshape(content, -1, block.count, height, width),
+                self._reshape(across, -1, block.count, 1, width),
             )
-            return self._reshape(total, *self._groups, block.count, positions)
+            return self._reshape(total, -1, block.count, positions)
 
         return [logits(block) for block in blocks]
 
     def _as_maps(self, queries: ir.Value) -> ir.Value:
         """(…, N, dkh) → (…, H, W, dkh)."""
-        depth = sizes(self.found.queries.value)[-1]
-        return self._reshape(queries, *self._groups, self.found.height, self.found.width, depth)
+        return self._reshape(queries, -1, self.found.height, self.found.width, self.found.dkh)
 
     def _along_width(self, maps: ir.Value) -> ir.Value:
         """Relative logits (…, H, W, W), [h, w, j], out of those of all offsets without moving a number.
@@ -204,9 +225,9 @@ class AttentionWriter:
         )  # (…, H, W, 2W − 1)
         if width == 1:
             return by_offset
-        flat = self._reshape(by_offset, *self._groups, height, width * (2 * width - 1))
+        flat = self._reshape(by_offset, -1, height, width * (2 * width - 1))
         flat = self._slice(flat, -1, width - 1, width - 1 + width * (2 * width - 2))
-        shifted = self._reshape(flat, *self._groups, height, width, 2 * width - 2)
+        shifted = self._reshape(flat, -1, height, width, 2 * width - 2)
         return self._slice(shifted, -1, 0, width)
 
     # Parts and constants

@@ -22,8 +22,11 @@ from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.rule import Refusal, attribute, operands
 
 Numbers = NDArray[Any]
-FROM_ONE = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity",
-            "Expand", "Tile", "Slice", "Pad", "Split", "Gather"}  # fmt: skip
+Entries = NDArray[np.signedinteger[Any]]  # which number of a tensor, counted in the order of memory
+FROM_ONE = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Expand", "Tile", "Slice", "Pad", "Split",
+            "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
+ADDITIONS = ("Add", "Sub", "Sum")
+TRAINING_AS_INPUT = 12  # the first opset in which Dropout can be told that it is training
 MAX_NODES = 400  # of one chain, far above those of an attention
 EXACT = 1e-6  # the numbers that are carried along are integers times a factor
 
@@ -31,27 +34,70 @@ EXACT = 1e-6  # the numbers that are carried along are integers times a factor
 def carried(node: ir.Node | None, *, sums: bool) -> list[ir.Value] | None:
     """The operands whose numbers `node` passes on, perhaps times a constant; None for a node that does more.
 
-    With `sums`, an addition passes on its terms. Zeros that a Concat pads with are no operand.
+    With `sums`, an addition passes on its terms. Zeros that are added, or that a Concat pads with, are no operand.
     """
     if node is None or node.domain != "":
         return None
     given = operands(node)
-    if node.op_type in FROM_ONE:
+    if node.op_type in FROM_ONE or is_idle(node) or _is_transposition(node):
         return given[:1]
-    if node.op_type == "Concat" or (sums and node.op_type == "Add"):
-        return [value for value in given if not _is_zero(value)]
+    if node.op_type == "Concat":
+        return _not_zero(given)
+    if node.op_type in ADDITIONS:
+        terms = _not_zero(given)
+        return terms if sums or len(terms) == 1 else None
+    if node.op_type == "Where":
+        return _chosen(*given)
     if node.op_type == "ScatterND" and attribute(node, "reduction", "none") == "none":
         return [given[0], given[2]]
-    if node.op_type == "Mul" and any(map(is_scalar, given)):
-        return [value for value in given if not is_scalar(value)][:1] or None
-    if node.op_type == "Div" and is_scalar(given[1]):
+    if node.op_type == "Mul":
+        varied = [value for value in given if not is_uniform(value)]
+        return varied if len(varied) < len(given) and varied else None
+    if node.op_type == "Div" and is_uniform(given[1]):
         return given[:1]
     return None
 
 
-def is_scalar(value: ir.Value) -> bool:
-    """Whether it is a constant of one number."""
-    return value.const_value is not None and not value.is_graph_input() and value.const_value.size == 1
+def is_idle(node: ir.Node) -> bool:
+    """Whether it passes its first operand on as it is: an Identity, a cast to the same type, a dropout of nothing."""
+    given = operands(node)
+    if node.op_type == "Dropout":
+        assert node.graph is not None
+        ratio, training = (*node.inputs, None, None)[1:3]
+        is_told = node.graph.opset_imports.get("", 0) >= TRAINING_AS_INPUT and training is not None
+        return not is_told or _is_zero(training) or _is_zero(ratio)
+    if node.op_type in ("Cast", "CastLike"):
+        return given[0].dtype is not None and given[0].dtype == node.outputs[0].dtype
+    return node.op_type == "Identity"
+
+
+def _is_transposition(node: ir.Node) -> bool:
+    """Whether it is an Einsum of one operand that only reorders its axes."""
+    before, arrow, after = attribute(node, "equation", "").replace(" ", "").partition("->")
+    is_whole = bool(arrow) and before.isalpha() and len(set(before)) == len(before)
+    return node.op_type == "Einsum" and is_whole and sorted(before) == sorted(after)
+
+
+def constant_numbers(value: ir.Value | None) -> Numbers | None:
+    """Those of a constant, be it an initializer or a node; None for what is computed, or given from outside."""
+    found = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    return None if found is None else found.numpy()
+
+
+def is_uniform(value: ir.Value) -> bool:
+    """Whether it is a constant of one number, or of the same number everywhere."""
+    numbers = constant_numbers(value)
+    return numbers is not None and numbers.size > 0 and bool((numbers == numbers.flat[0]).all())
+
+
+def _not_zero(given: list[ir.Value]) -> list[ir.Value]:
+    return [value for value in given if not _is_zero(value)]
+
+
+def _chosen(condition: ir.Value, where: ir.Value, elsewhere: ir.Value) -> list[ir.Value] | None:
+    """The operand that a constant condition takes everywhere, as a mask of zeros does."""
+    numbers = constant_numbers(condition) if is_uniform(condition) else None
+    return None if numbers is None else [where if numbers.flat[0] else elsewhere]
 
 
 def sources(value: ir.Value, *, sums: bool) -> list[ir.Value]:
@@ -69,6 +115,12 @@ def sources(value: ir.Value, *, sums: bool) -> list[ir.Value]:
         if len(seen) > MAX_NODES:
             return []
     return found
+
+
+def between(value: ir.Value, source: ir.Value) -> list[ir.Value]:
+    """`source`, `value`, and every value on the way from the one to the other."""
+    nodes = list(_chain(value, source, sums=False))
+    return [source, *(output for node in nodes for output in node.outputs if any(output.uses()))]
 
 
 @dataclass(frozen=True)
@@ -99,6 +151,59 @@ def origin(value: ir.Value) -> Origin:
     return Origin(found[0], entries, factor)
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """value.flat[i] = factor · the number `which.flat[i]` of the source + what else is added to it."""
+
+    which: Entries
+    factor: float
+
+
+def arrived(value: ir.Value, source: ir.Value, numbering: Entries, *, sums: bool) -> Arrived | None:
+    """Which number of `source`, as `numbering` counts them from 0 on, arrives where in `value`.
+
+    None where more or less than one arrives somewhere, or not always times the same factor.
+
+    Two lots of numbers are carried along. The first tells who arrives; that it is one alone, and always times the
+    same factor, is seen from the second, which is random, so that no two of its numbers average to a third.
+
+    Raises:
+        As `carry`.
+    """
+    count = numbering.size
+    if value is source or count == 0:
+        return Arrived(numbering, 1.0)
+    drawn = np.random.default_rng(0).uniform(1, 2, count)
+    counted = carry(value, source, numbering + 1.0, sums=sums)
+    weighed = carry(value, source, drawn[numbering], sums=sums)
+    if not weighed.flat[0] or not counted.flat[0]:
+        return None
+    # Whose quotient is that of the first to arrive is the first to arrive. A tensor of all logits is large: in place.
+    quotients = np.arange(1.0, 1 + count)
+    quotients /= drawn
+    quotients -= counted.flat[0] / weighed.flat[0]
+    factor = float(weighed.flat[0] / drawn[np.abs(quotients, out=quotients).argmin()])
+    del quotients
+    which = np.rint(counted / factor)
+    which -= 1
+    if not (which.min() >= 0 and which.max() < count):
+        return None
+    entries = which.astype(_integers(count))
+    del counted, which
+    weighed -= factor * drawn[entries]
+    is_it = bool((np.abs(weighed, out=weighed) <= EXACT * abs(factor)).all())
+    return Arrived(entries, factor) if is_it else None
+
+
+def numbered(count: int) -> Entries:
+    """0, 1, …, count − 1, each in as many bytes as it takes."""
+    return np.arange(count, dtype=_integers(count))
+
+
+def _integers(count: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if count < np.iinfo(np.int32).max else np.int64
+
+
 def carry(value: ir.Value, source: ir.Value, numbers: Numbers, *, sums: bool) -> Numbers:
     """What `value` is when `source` holds `numbers`, and everything else that it is added to is zero.
 
@@ -113,7 +218,8 @@ def carry(value: ir.Value, source: ir.Value, numbers: Numbers, *, sums: bool) ->
         feeds = {
             operand.name or "": _fed(operand, held, numbers.dtype, operand in passed) for operand in operands(node)
         }
-        held.update(zip(node.outputs, _run(node, feeds), strict=True))
+        ran = [feeds[operands(node)[0].name or ""]] if is_idle(node) else _run(node, feeds)
+        held.update(zip(node.outputs, ran, strict=False))  # nobody has asked for an idle node's other outputs
         for operand in operands(node):
             if last_use[operand] is node:
                 held.pop(operand, None)  # a tensor of all logits is large
@@ -143,8 +249,8 @@ def _chain(value: ir.Value, source: ir.Value, *, sums: bool) -> Iterator[ir.Node
 def _fed(operand: ir.Value, held: dict[ir.Value, Numbers], dtype: np.dtype[Any], is_data: bool) -> Numbers:
     if operand in held:
         return held[operand]
-    if operand.const_value is not None and not operand.is_graph_input():
-        given = operand.const_value.numpy()
+    given = constant_numbers(operand)
+    if given is not None:
         return given if given.dtype.kind in "iub" else given.astype(dtype)
     if not is_data:
         raise Refusal(f"{operand.name} is computed, but not from sizes")
@@ -153,6 +259,8 @@ def _fed(operand: ir.Value, held: dict[ir.Value, Numbers], dtype: np.dtype[Any],
 
 def _run(node: ir.Node, feeds: dict[str, Numbers]) -> list[Numbers]:
     assert node.graph is not None
+    if node.op_type == "GatherElements":
+        return [_gathered(*(feeds[value.name or ""] for value in operands(node)), attribute(node, "axis", 0))]
     inputs, outputs = ([onnx.ValueInfoProto(name=name) for name in names]
                        for names in (feeds, [value.name for value in node.outputs]))  # fmt: skip
     graph = onnx.GraphProto(name=node.op_type, node=[ir.serde.serialize_node(node)], input=inputs, output=outputs)
@@ -164,6 +272,13 @@ def _run(node: ir.Node, feeds: dict[str, Numbers]) -> list[Numbers]:
     return [np.asarray(array) for array in computed]
 
 
-def _is_zero(value: ir.Value) -> bool:
-    constant = value.const_value
-    return constant is not None and not value.is_graph_input() and not constant.numpy().any()
+def _gathered(data: Numbers, indices: Numbers, axis: int) -> Numbers:
+    """GatherElements; onnx's evaluator counts no axis from the end, and has no more than 64 numbers along it."""
+    axis %= data.ndim
+    kept = tuple(slice(None) if place == axis else slice(size) for place, size in enumerate(indices.shape))
+    return np.take_along_axis(data[kept], indices, axis)
+
+
+def _is_zero(value: ir.Value | None) -> bool:
+    numbers = constant_numbers(value)
+    return numbers is not None and not numbers.any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +45,10 @@ class GraphRule(RewriteRuleClassBase):
         self.refusals.clear()
         self.names = _names(model.graph)
         self.model = model
+
+    def patterns(self) -> tuple[Callable[..., Any], ...]:
+        """What is looked for: `pattern`, or several where no one pattern has all the kinds of node."""
+        return (self.pattern,)
 
     def is_candidate(self, *_: Any, **matched: Any) -> bool:
         """Whether the match is of the kind that the rule is made for; others are not worth a word."""

@@ -4,7 +4,9 @@ The logits of a head, over queries (h, w) and keys (i, j) of a map of H × W pos
 
     c·q·k + a·q·r_height[i − h + H − 1] + b·q·r_width[j − w + W − 1]
 
-with constant tables and factors, however they were brought into place (`aaexport.graph.rules.movement`).
+with constant tables and factors. Nothing is asked of how they were written: products are stacked matrices in any form
+(`aaexport.graph.rules.products`), what arrives where is tried out (`aaexport.graph.rules.movement`), and the axes of
+queries, keys, values and result may lie in any order (`aaexport.graph.rules.layouts`).
 """
 
 from __future__ import annotations
@@ -14,46 +16,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from aaexport.graph.rules.fixed_batch import sizes
-from aaexport.graph.rules.movement import EXACT, Numbers, Origin, carry, origin, sources
+from aaexport.graph.rules.layouts import Operand, Order, memory_order, operand
+from aaexport.graph.rules.movement import Entries, Numbers, Origin, arrived, carried, numbered, origin, sources
+from aaexport.graph.rules.products import Product, factors, is_product, product
+from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis, table
 from aaexport.graph.rules.rule import Refusal, attribute, operands, producer
 
-PRODUCTS = ("MatMul", "Einsum", "Gemm")
 TABLE_RANK = 2
-MATRIX_RANKS = (3, 4)  # (B·Nh, rows, columns) or (B, Nh, rows, columns)
-AXES = ("height", "width")
-SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default
+AXES = 2  # of a map
+SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default, and other axes are not merged with it
 MAX_LOGITS = 2**28  # of all heads and images: 2 GiB while they are tried out
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Where the numbers of all heads lie: in the channels `start` to `stop` of feature maps, head by head."""
-
-    source: ir.Value
-    start: int
-    heads: int
-    depth: int
-
-    @property
-    def stop(self) -> int:
-        """The first channel after them."""
-        return self.start + self.heads * self.depth
-
-
-@dataclass(frozen=True)
-class Operand:
-    """Queries, keys or values: as the graph has them, and where they come from.
-
-    `factor` is what the numbers in `channels` were multiplied with to be `value`; 1 where `channels` is None, because
-    they do not lie in one tensor head by head: then `value` itself is what to go on from.
-    """
-
-    value: ir.Value
-    channels: Channels | None
-    factor: float
+NOT_MATRICES = "queries, keys and values are not one matrix each a head and image"
 
 
 @dataclass(frozen=True)
@@ -61,11 +36,15 @@ class SkewedAttention:
     """A relative attention, as it was found.
 
     Attributes:
-        queries, keys, values: (…, N, dkh), (…, dkh, N), (…, N, dvh), N = height · width.
+        queries, keys, values: of (B, Nh, N, dkh), (B, Nh, N, dkh) and (B, Nh, N, dvh), N = height · width.
         height, width: of the map.
         heads, batch: at the fixed batch.
+        dkh, dvh: numbers a head.
         scale: what the product of queries and keys (without their factors) is multiplied with.
         rel_height, rel_width: (2H − 1, dkh), (2W − 1, dkh), for queries that are multiplied with `scale` already.
+        result: the product of weights and values.
+        result_order: in which order it holds its axes.
+        result_factor: what it is multiplied with.
     """
 
     queries: Operand
@@ -75,191 +54,277 @@ class SkewedAttention:
     width: int
     heads: int
     batch: int
+    dkh: int
+    dvh: int
     scale: float
     rel_height: Numbers
     rel_width: Numbers
+    result: ir.Value
+    result_order: Order
+    result_factor: float
 
 
 @dataclass(frozen=True)
-class Term:
-    """Relative logits, queries · tableᵀ · factor, by offsets along one of `axes`: a map of one row leaves it open."""
+class _Content:
+    """The product of queries and keys.
 
-    axes: tuple[str, ...]
-    table: Numbers
+    Attributes:
+        product: queries are on the left, keys on the right.
+        rows: (G, M), which row of the softmax each query has.
+        keys: (N,), which column of the product each key of the softmax is.
+        factor: what the product is multiplied with on its way to the logits.
+    """
+
+    product: Product
+    rows: Entries
+    keys: Entries
     factor: float
 
-    @property
-    def length(self) -> int:
-        """L, of 2L − 1 offsets."""
-        return (len(self.table) + 1) // 2
+
+@dataclass(frozen=True)
+class _Weighted:
+    """The product of weights and values.
+
+    Attributes:
+        product: weights are on the left, values on the right.
+        rows: (G, M), which row of the softmax each of its rows is.
+        keys: (N,), which key of the softmax each of the summed numbers is of.
+        factor: what the weights are multiplied with on their way to it.
+    """
+
+    product: Product
+    rows: Entries
+    keys: Entries
+    factor: float
+
+
+def softmax_behind(value: ir.Value) -> ir.Value | None:
+    """The output of a Softmax that `value` is, moved at the most."""
+    found = sources(value, sums=False)
+    node = found[0].producer() if len(found) == 1 else None
+    return found[0] if node is not None and node.op_type == "Softmax" and node.domain == "" else None
 
 
 def is_sum_of_products(logits: ir.Value) -> bool:
-    """Whether logits are of the kind that can be 2-D relative ones: q·k and two other products at least, added."""
-    found = [value.producer() for value in sources(logits, sums=True)]
-    return sum(node is not None and node.op_type in PRODUCTS for node in found) > len(AXES)
+    """Whether logits are of the kind that can be 2-D relative ones: q·k and two other products at least, added.
+
+    A mask is looked behind even where nobody knows yet that it masks nothing.
+    """
+    waiting, seen, count = [logits], {logits}, 0
+    while waiting:
+        node = waiting.pop().producer()
+        count += is_product(node)
+        before = carried(node, sums=True) or []
+        if node is not None and node.op_type == "Where" and not before:
+            before = operands(node)[1:]
+        new = [value for value in before if value not in seen]
+        seen.update(new)
+        waiting += new
+    return count > AXES
 
 
-def recognised(weights: ir.Value, attended: ir.Value) -> SkewedAttention:
-    """The attention whose softmax gives `weights` and whose product with the values is `attended`.
+def recognised(attended: ir.Value, images: int) -> SkewedAttention:
+    """The attention whose product of weights and values is `attended`, in a graph for so many images.
 
     Raises:
         Refusal: it is none, or one of a kind that is not known.
     """
+    read = product(producer(attended))
+    weights = None if read is None else softmax_behind(read.left)
+    if read is not None and weights is None:
+        read = read.turned()
+        weights = softmax_behind(read.left)
+    if read is None or weights is None:
+        raise Refusal(NOT_MATRICES)
     softmax = producer(weights)
     logits = operands(softmax)[0]
-    content, relative = _products(logits)
-    queries, keys = operands(producer(content))
-    values = operands(producer(attended))[1]
-    _require_matrices(softmax, content, queries, keys, values)
-    factor = _content_factor(logits, content)
-    of_queries = origin(queries)
-    along_height, along_width = _axes(
-        [_term(logits, product, of_queries) for product in relative], sizes(queries)[-2]
-    )
-    batch = sizes(of_queries.source)[0]
-    q = _operand(queries, of_queries, batch)
-    k = _operand(keys, _origin_if_any(keys), batch, transposed=True)
-    v = _operand(values, _origin_if_any(values), batch)
-    # The factors of the terms hold for queries as the graph has them, and so does that of q·k for queries and keys.
-    content_factor = factor * k.factor
-    return SkewedAttention(
-        queries=q,
-        keys=k,
-        values=v if v.factor == 1 else Operand(values, None, 1.0),
-        height=along_height.length,
-        width=along_width.length,
-        heads=int(np.prod(sizes(queries)[:-2])) // batch,
-        batch=batch,
-        scale=content_factor * q.factor,
-        rel_height=along_height.table * (along_height.factor / content_factor),
-        rel_width=along_width.table * (along_width.factor / content_factor),
-    )
+    if not np.prod(sizes(logits)):
+        raise Refusal("it is of no image, or of none of its positions")
+    if np.prod(sizes(logits)) > MAX_LOGITS:
+        raise Refusal(f"its {np.prod(sizes(logits))} logits are too many to be tried out; a smaller batch has fewer")
+    of_keys, relative = _products(logits)
+    places = _places(softmax)
+    weighted = _weighted(read, weights, places)
+    content = _content(logits, of_keys, places)
+    came_from = origin(content.product.left)
+    vectors = came_from.entries.reshape(-1)[content.product.rows]
+    queries = Queries(came_from.source, vectors, came_from.factor)
+    axes = [axis(logits, each, queries, places[content.rows]) for each in relative]
+    return _assembled(content, weighted, came_from, _height_and_width(axes), images)
 
 
-def _products(logits: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+def _products(logits: ir.Value) -> tuple[Product, list[Product]]:
     """Of queries and keys, and of queries and tables."""
-    found = sources(logits, sums=True)
-    for value in found:
+    content, relative = [], []
+    for value in sources(logits, sums=True):
         node = value.producer()
-        if node is None or node.op_type != "MatMul":
+        found = product(node) if node is not None and is_product(node) else None
+        if found is None:
             raise Refusal(f"{value.name}, which is added to its logits, is no product of queries")
-    relative = [value for value in found if _table(value) is not None]
-    content = [value for value in found if value not in relative]
-    for value in content:
-        if len(sizes(operands(producer(value))[1])) == TABLE_RANK:
-            raise Refusal("a table of embeddings is not a constant")
+        with_table = next((each for each in (found, found.turned()) if table(each) is not None), None)
+        if with_table is None:
+            content.append(found)
+        else:
+            relative.append(with_table)
+    if len(content) > 1 and any(len(sizes(each)) == TABLE_RANK for found in content for each in found.operands):
+        raise Refusal("a table of embeddings is not a constant")
     if len(content) != 1:
         raise Refusal(f"{len(content)} of the products in its logits could be that of queries and keys")
-    if len(relative) > len(AXES):
+    if len(relative) > AXES:
         raise Refusal(f"it has {len(relative)} kinds of relative logits")
     return content[0], relative
 
 
-def _table(product: ir.Value) -> Numbers | None:
-    """The constant matrix that something is multiplied with, one row an embedding."""
-    right = operands(producer(product))[1]
-    if right.const_value is None or right.is_graph_input() or len(sizes(right)) != TABLE_RANK:
-        return None
-    numbers: Numbers = right.const_value.numpy()
-    return numbers.T
-
-
-def _require_matrices(
-    softmax: ir.Node, content: ir.Value, queries: ir.Value, keys: ir.Value, values: ir.Value
-) -> None:
-    logits = operands(softmax)[0]
-    if _softmax_axis(softmax) not in (-1, len(sizes(logits)) - 1):
-        raise Refusal("the softmax is not over the keys, the last axis of its logits")
-    if len(sizes(queries)) not in MATRIX_RANKS or sizes(logits) != sizes(content):
-        raise Refusal("queries, keys and values are not one matrix each a head and image")
-    *groups, positions, depth = sizes(queries)
-    expected = ([*groups, positions, depth], [*groups, depth, positions], [*groups, positions, sizes(values)[-1]])
-    if [list(sizes(value)) for value in (queries, keys, values)] != list(expected):
-        raise Refusal("queries, keys and values are not one matrix each a head and image")
-    if np.prod(sizes(logits)) > MAX_LOGITS:
-        raise Refusal(f"its {np.prod(sizes(logits))} logits are too many to be tried out; a smaller batch has fewer")
-
-
-def _softmax_axis(softmax: ir.Node) -> int:
+def _places(softmax: ir.Node) -> Entries:
+    """(R, N): where in the memory of the logits each row of the softmax has the logit of each key."""
     assert softmax.graph is not None
-    default = -1 if softmax.graph.opset_imports.get("", 0) >= SOFTMAX_OVER_THE_LAST else 1
-    axis: int = attribute(softmax, "axis", default)
-    return axis
+    lengths = sizes(softmax.outputs[0])
+    all_places = numbered(int(np.prod(lengths))).reshape(lengths)
+    if softmax.graph.opset_imports.get("", 0) >= SOFTMAX_OVER_THE_LAST:
+        return np.moveaxis(all_places, attribute(softmax, "axis", -1), -1).reshape(-1, lengths[-1])
+    first = attribute(softmax, "axis", 1) % len(lengths)
+    return all_places.reshape(int(np.prod(lengths[:first])), -1)
 
 
-def _content_factor(logits: ir.Value, content: ir.Value) -> float:
-    """What q·k is multiplied with on its way to the logits, where it must stay in its place."""
-    positions = sizes(content)[-1]
-    numbers = np.arange(1.0, 1 + np.prod(sizes(content))).reshape(-1, positions, positions)
-    arrived = carry(logits, content, numbers, sums=True).reshape(numbers.shape)
-    factor = float(arrived[0, 0, 0])
-    if factor == 0 or not all(_equal(*of_group, factor) for of_group in zip(arrived, numbers, strict=True)):
-        raise Refusal("the product of queries and keys is moved, or changed, on its way to the logits")
-    return factor
+def _weighted(read: Product, weights: ir.Value, places: Entries) -> _Weighted:
+    """The product of weights and values, if it goes over all keys of a softmax, in the same order in every row."""
+    rows, keys = places.shape
+    numbering = np.empty(places.size, places.dtype)
+    numbering[places.reshape(-1)] = numbered(places.size)
+    found = arrived(read.left, weights, numbering.reshape(sizes(weights)), sums=False)
+    if found is None:
+        raise Refusal("its weights are changed on their way to the values")
+    which = found.which.reshape(-1)[read.rows]
+    row = which[..., 0] // keys
+    if (which // keys != row[..., None]).any():
+        raise Refusal("the softmax is not over the keys, the last axis of its logits")
+    which %= keys
+    of_keys = which[0, 0].copy()
+    if not _is_permutation(of_keys, keys) or not _is_permutation(row, rows) or (which != of_keys).any():
+        raise Refusal(NOT_MATRICES)
+    return _Weighted(read, row, of_keys, found.factor)
 
 
-def _term(logits: ir.Value, product: ir.Value, queries: Origin) -> Term:
-    """What a product with a table contributes to the logits; its factor holds for queries as the graph has them."""
-    table = _table(product)
-    assert table is not None
-    offsets, positions = len(table), queries.entries.shape[-2]
-    length = (offsets + 1) // 2
-    if offsets % 2 == 0 or positions % length:
-        raise Refusal(f"a table has {offsets} rows, which fits no map of {positions} positions")
-    multiplied = origin(operands(producer(product))[0])
-    rows = _rows_of_queries(multiplied, queries)
-    numbers = np.arange(1.0, 1 + np.prod(sizes(product)))
-    arrived = carry(logits, product, numbers, sums=True).reshape(-1, positions, positions)
-    # The first query is at the first position, so that its offset to itself is L − 1, the number after it L.
-    factor = float(arrived[0, 0, 0] / (rows[0, 0] * offsets + length))
-    axes = tuple(axis for axis in AXES if _are_offsets(axis, arrived, rows, offsets, factor))
-    if not axes or factor == 0:
-        raise Refusal("its relative logits are not those of the offsets from query to key along an axis of the map")
-    return Term(axes, table, factor * multiplied.factor / queries.factor)
+def _content(logits: ir.Value, read: Product, places: Entries) -> _Content:
+    """The product of queries and keys, if every row of the softmax has one query, and all keys in the same order."""
+    refusal = Refusal("the product of queries and keys is moved, or changed, on its way to the logits")
+    found = arrived(logits, read.value, read.numbering, sums=True)
+    if found is None:
+        raise refusal
+    which = found.which.reshape(-1)[places]
+    groups, left, right = read.shape
+    query, key = which // right, which % right
+    if (query != query[:, :1]).any() or (key != key[:1]).any():
+        read = read.turned()
+        query, key = which // (left * right) * right + which % right, which // right % left
+        if (query != query[:, :1]).any() or (key != key[:1]).any():
+            raise refusal
+    _, positions, others = read.shape
+    of_rows, of_keys = query[:, 0], key[0].copy()
+    if positions != others or not _is_permutation(of_rows, groups * positions) or not _is_permutation(of_keys, others):
+        raise Refusal(NOT_MATRICES)
+    return _Content(read, np.argsort(of_rows).reshape(groups, positions), of_keys, found.factor)
 
 
-def _are_offsets(axis: str, arrived: Numbers, rows: NDArray[np.int64], offsets: int, factor: float) -> bool:
-    """Whether the logits of all heads are the wanted ones of `offsets`, by the number that each was given before."""
-    wanted = _offsets(axis, (offsets + 1) // 2, rows.shape[-1]) + 1
-    heads = zip(arrived, rows, strict=True)
-    return all(_equal(logits, row[:, None] * offsets + wanted, factor) for logits, row in heads)
+def _is_permutation(entries: Entries, count: int) -> bool:
+    """Whether they are 0 to count − 1, each of them once."""
+    return entries.size == count and bool((np.bincount(entries.reshape(-1), minlength=count) == 1).all())
 
 
-def _rows_of_queries(multiplied: Origin, queries: Origin) -> NDArray[np.int64]:
-    """(B·Nh, N): which row of what is multiplied with a table holds the numbers of that query."""
-    depth = queries.entries.shape[-1]
-    wanted = queries.entries.reshape(-1, *queries.entries.shape[-2:])
-    if multiplied.source is queries.source and multiplied.entries.shape[-1] == depth:
-        found = multiplied.entries.reshape(-1, depth)
-        row_of = np.full(int(np.prod(sizes(queries.source))), -1)
-        row_of[found[:, 0]] = np.arange(len(found))
-        rows: NDArray[np.int64] = row_of[wanted[..., 0]]
-        if rows.min() >= 0 and (found[rows] == wanted).all():
-            return rows
-    raise Refusal("its relative logits are not of the queries that are multiplied with the keys")
+def _height_and_width(axes: list[Axis]) -> tuple[Axis, Axis]:
+    """Both axes of the map, so that positions are counted row by row where they lie so."""
+    if len(axes) < AXES or (np.array_equal(axes[0].keys, axes[1].keys) and axes[0].length > 1):
+        raise Refusal(f"its relative logits run along the {axes[0].name} only")
+    positions = len(axes[0].keys)
+    if axes[0].length * axes[1].length != positions:
+        raise Refusal("its tables are those of two maps of different height and width")
+    ways = list(itertools.permutations(axes))
+    for height, width in ways:
+        if not all(_is_permutation(each, positions) for each in _positions(height, width)):
+            raise Refusal(NO_OFFSETS)
+    natural = np.arange(positions)
+    return next((way for way in ways if np.array_equal(_positions(*way)[1], natural)), ways[0])
 
 
-def _offsets(axis: str, length: int, positions: int) -> NDArray[np.int64]:
-    """(N, N): the row of the table for a query and a key, by their rows of the map, or by their columns."""
-    position = np.arange(positions)
-    along = position // (positions // length) if axis == "height" else position % length
-    return along[None, :] - along[:, None] + length - 1
+def _positions(height: Axis, width: Axis) -> tuple[Entries, Entries]:
+    """Of each query and of each key, counted row by row."""
+    return height.queries * width.length + width.queries, height.keys * width.length + width.keys
 
 
-def _axes(terms: list[Term], positions: int) -> tuple[Term, Term]:
-    """The one along the height and the one along the width."""
-    pairs = [
-        (along_height, along_width)
-        for along_height, along_width in itertools.permutations(terms, 2)
-        if "height" in along_height.axes and "width" in along_width.axes
-    ]
-    if not pairs:
-        raise Refusal(f"its relative logits run along the {' or '.join(terms[0].axes)} only")
-    for along_height, along_width in pairs:
-        if along_height.length * along_width.length == positions:
-            return along_height, along_width
-    raise Refusal("its tables are those of two maps of different height and width")
+def _assembled(
+    content: _Content, weighted: _Weighted, came_from: Origin, axes: tuple[Axis, Axis], images: int
+) -> SkewedAttention:
+    """The attention, with everything in the order of images, heads and positions."""
+    height, width = axes
+    of_queries, of_keys = (np.argsort(each) for each in _positions(height, width))
+    queries = content.product.rows[:, of_queries]
+    keys = content.product.columns[:, content.keys[of_keys]]
+    values, result = _in_groups_of(content, weighted, of_queries, of_keys)
+    # Groups are counted as the queries lie in memory, image by image.
+    there = came_from.entries.reshape(-1)[queries[:, 0, 0]]
+    order = np.argsort(there)
+    batch = _images(there[order], came_from, images)
+
+    def by_axis(entries: Entries) -> Entries:
+        return entries[order].reshape(batch, -1, height.length, width.length, entries.shape[-1])
+
+    q = operand(content.product.left, by_axis(queries), came_from)
+    k = operand(content.product.right, by_axis(keys), _origin_if_any(content.product.right))
+    v = operand(weighted.product.right, by_axis(values), _unscaled_origin(weighted.product.right))
+    result_order = memory_order(by_axis(result))
+    if result_order is None:
+        raise Refusal(NOT_MATRICES)
+    # The factors of the terms hold for queries as the graph has them, and so does that of q·k for queries and keys.
+    factor = content.factor * k.factor
+    return SkewedAttention(
+        queries=q,
+        keys=k,
+        values=v,
+        height=height.length,
+        width=width.length,
+        heads=len(queries) // batch,
+        batch=batch,
+        dkh=queries.shape[-1],
+        dvh=values.shape[-1],
+        scale=factor * q.factor,
+        rel_height=height.table * (height.factor / factor),
+        rel_width=width.table * (width.factor / factor),
+        result=weighted.product.value,
+        result_order=result_order,
+        result_factor=weighted.factor,
+    )
+
+
+def _in_groups_of(
+    content: _Content, weighted: _Weighted, of_queries: Entries, of_keys: Entries
+) -> tuple[Entries, Entries]:
+    """Entries of the values (G, N, dvh) and of the result, groups as those of queries and keys, by position."""
+    groups, positions, columns = weighted.product.shape
+    query = np.empty(content.rows.size, np.int64)  # of each row of the softmax
+    query[content.rows.reshape(-1)] = np.arange(content.rows.size)
+    query = query[weighted.rows]
+    group = query // positions
+    if content.rows.shape != weighted.rows.shape or (group != group[:, :1]).any():
+        raise Refusal(NOT_MATRICES)
+    numbering = weighted.product.numbering.reshape(-1)
+    entries = np.empty_like(numbering)
+    entries[numbering] = numbered(numbering.size)
+    result = np.empty((groups * positions, columns), entries.dtype)
+    result[query.reshape(-1)] = entries.reshape(-1, columns)
+    values = np.empty((groups, positions, columns), weighted.product.columns.dtype)
+    values[group[:, :1], weighted.keys] = weighted.product.columns.swapaxes(1, 2)
+    return values[:, of_keys], result.reshape(groups, positions, columns)[:, of_queries]
+
+
+def _images(firsts: Entries, came_from: Origin, images: int) -> int:
+    """How many images the groups, by their first entries in the source of the queries, are of."""
+    size = int(np.prod(sizes(came_from.source)))
+    for batch in (sizes(came_from.source)[0], images):
+        if batch % images == 0 and len(firsts) % batch == 0:
+            image = np.repeat(np.arange(batch), len(firsts) // batch)
+            if np.array_equal(firsts // (size // batch), image):
+                return batch
+    raise Refusal("the images do not come first in the memory of its queries")
 
 
 def _origin_if_any(value: ir.Value) -> Origin | None:
@@ -270,26 +335,6 @@ def _origin_if_any(value: ir.Value) -> Origin | None:
         return None
 
 
-def _operand(value: ir.Value, found: Origin | None, batch: int, *, transposed: bool = False) -> Operand:
-    """What it is in its source, if the heads lie there one after the other, as feature maps."""
-    unknown = Operand(value, None, 1.0)
-    if found is None:
-        return unknown
-    entries = found.entries.swapaxes(-2, -1) if transposed else found.entries
-    positions, depth = entries.shape[-2:]
-    images, *maps = sizes(found.source)
-    if images != batch or len(maps) < 2 or np.prod(maps[1:]) != positions:
-        return unknown
-    heads, rest = divmod(entries.size, batch * positions * depth)
-    if rest:
-        return unknown
-    start = int(entries.flat[0]) // positions
-    image, head, position, number = np.ogrid[:batch, :heads, :positions, :depth]
-    expected = ((image * maps[0] + start + head * depth + number) * positions) + position
-    if not np.array_equal(entries.reshape(expected.shape), expected):
-        return unknown
-    return Operand(value, Channels(found.source, start, heads, depth), found.factor)
-
-
-def _equal(arrived: Numbers, expected: Numbers, factor: float) -> bool:
-    return bool((np.abs(arrived - expected * factor) <= EXACT * abs(factor)).all())
+def _unscaled_origin(value: ir.Value) -> Origin | None:
+    found = _origin_if_any(value)
+    return found if found is not None and found.factor == 1 else None

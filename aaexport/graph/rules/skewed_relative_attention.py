@@ -9,15 +9,16 @@ form that the same model of costs chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx_ir as ir
 
 from aaexport.graph.rules.attention_forms import AttentionWriter
-from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch, sizes
-from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, like, require_sole_use
-from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised
+from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch
+from aaexport.graph.rules.movement import between
+from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, like, operands, producer, require_sole_use
+from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised, softmax_behind
 
 IMAGES = 2  # of a dynamic batch, to try it out with: as few as can be told apart
 
@@ -34,27 +35,45 @@ class SkewedRelativeAttention(GraphRule):
         self._values: dict[str | None, ir.Value] = {}
         self._found: dict[str | None, SkewedAttention] = {}
 
-    def pattern(self, op: Builder, logits: ir.Value, values: ir.Value) -> Any:
-        """From the logits on; what they are made of takes more than a pattern."""
-        weights = op.Softmax(logits, _allow_other_attributes=True, _outputs=["weights"])
-        return op.MatMul(weights, values, _outputs=["attended"])
+    def patterns(self) -> tuple[Callable[..., Any], ...]:
+        """The product of weights and values may be written in any of these ways."""
+        return (self.pattern, self.as_einsum, self.as_sum)
 
-    def is_candidate(self, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> bool:
-        """Two things besides q·k are added to the logits that are products too."""
-        return is_sum_of_products(logits)
+    def pattern(self, op: Builder, x: ir.Value, y: ir.Value) -> Any:
+        """From the last product on; what its operands are made of takes more than a pattern."""
+        return op.MatMul(x, y, _outputs=["attended"])
 
-    def require(self, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> None:
+    def as_einsum(self, op: Builder, x: ir.Value, y: ir.Value) -> Any:
+        """The same."""
+        return op.Einsum(x, y, _allow_other_attributes=True, _outputs=["attended"])
+
+    def as_sum(self, op: Builder, x: ir.Value, y: ir.Value) -> Any:
+        """The same."""
+        multiplied = op.Mul(x, y)
+        return op.ReduceSum(
+            multiplied, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["attended"]
+        )
+
+    def is_candidate(self, x: ir.Value, y: ir.Value, attended: ir.Value) -> bool:
+        """One factor is a softmax, and two things besides q·k are added to its logits that are products too."""
+        weights = softmax_behind(x) or softmax_behind(y)
+        return weights is not None and is_sum_of_products(operands(producer(weights))[0])
+
+    def require(self, x: ir.Value, y: ir.Value, attended: ir.Value) -> None:
         """It is that attention to the last offset, and nobody reads what will not be there any more."""
-        for value in (logits, weights):
+        weights = softmax_behind(x) or softmax_behind(y)
+        assert weights is not None
+        require_sole_use(operands(producer(weights))[0])
+        for value in between(x if softmax_behind(x) is weights else y, weights):
             require_sole_use(value)
         self._fixed = self._fixed or at_batch(self.model, IMAGES)
-        found = recognised(self._at_fixed_batch(weights), self._at_fixed_batch(attended))
+        found = recognised(self._at_fixed_batch(attended), IMAGES if has_dynamic_batch(self.model) else 1)
         self._values = {value.name: value for value in _values(self.model.graph)}
         for operand in (found.queries, found.keys, found.values):
             self._original(operand.value if operand.channels is None else operand.channels.source)
         self._found[attended.name] = found
 
-    def rewrite(self, op: Builder, logits: ir.Value, values: ir.Value, weights: ir.Value, attended: ir.Value) -> Any:
+    def rewrite(self, op: Builder, x: ir.Value, y: ir.Value, attended: ir.Value) -> Any:
         """All of it anew, from the convolution's output on where the heads lie in it one after the other."""
         from aaexport.nn.choice import (
             TYPICAL_BATCH,
@@ -63,8 +82,7 @@ class SkewedRelativeAttention(GraphRule):
         )  # brings torch, which most files do not need
 
         found = self._found[attended.name]
-        dkh, dvh = sizes(found.queries.value)[-1], sizes(found.values.value)[-1]
-        of_layer = AttentionSizes(found.height, found.width, dkh, dvh, found.heads)
+        of_layer = AttentionSizes(found.height, found.width, found.dkh, found.dvh, found.heads)
         batch = TYPICAL_BATCH if has_dynamic_batch(self.model) else found.batch
         choice = choose(of_layer, batch, self.target)
         writer = AttentionWriter(
