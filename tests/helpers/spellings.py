@@ -19,8 +19,9 @@ from torch.nn import functional
 
 WRONG = ("crossed axes", "tables swapped between heads", "offset off by one", "content summed over heads",
          "relative logits summed over heads", "bias per axis", "relative logits of the keys",
-         "softmax over the queries", "one scale a head", "one axis only", "a mask", "weights gated")  # fmt: skip
-CHANNELS = 3
+         "softmax over the queries", "logits of queries at two scales", "one axis only", "a mask",
+         "weights gated")  # fmt: skip
+CHANNELS, SIDE = 3, 4  # of the images; a layer takes a corner of its own size
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,11 @@ class Spelling(nn.Module):
         rng = Random(seed)
         side = rng.choice([2, 3, 4])
         # What is wrong must be possible: axes can be crossed on square maps only, heads summed where there are some.
-        self.size = (side, side) if wrong in ("crossed axes", "tables swapped between heads") else (side, rng.choice([2, 3, 4]))
+        self.size = (
+            (side, side)
+            if wrong in ("crossed axes", "tables swapped between heads")
+            else (side, rng.choice([2, 3, 4]))
+        )
         self.heads = rng.choice([2, 3] if wrong else [1, 2, 3])
         self.dkh, self.dvh = rng.choice([2, 3, 4]), rng.choice([1, 2, 3])
         self.parts = [("q", self.heads * self.dkh), ("k", self.heads * self.dkh), ("v", self.heads * self.dvh)]
@@ -54,7 +59,9 @@ class Spelling(nn.Module):
         self.single = nn.ModuleDict({name: nn.Conv2d(CHANNELS, channels, 1) for name, channels in self.parts})
         self.is_transposed = rng.random() < 0.3
         height, width = (torch.randn(2 * length - 1, self.dkh) for length in self.size)
-        self.rows, self.columns = (nn.Parameter(t.T.contiguous() if self.is_transposed else t) for t in (height, width))
+        self.rows, self.columns = (
+            nn.Parameter(t.T.contiguous() if self.is_transposed else t) for t in (height, width)
+        )
         positions = math.prod(self.size)
         self.register_buffer("nothing", torch.zeros(positions, positions))
         self.register_buffer("masked", torch.zeros(positions, positions, dtype=torch.bool))
@@ -106,8 +113,10 @@ class Spelling(nn.Module):
         return self.stored(by_head, self.shuffled(by_head.axes)) if self.rng.random() < 0.7 else by_head
 
     def scaled(self, parts):
-        """The factor may come early or late, on either operand or both; `for_tables` is what tables are multiplied with."""
-        way = self.rng.choice(["queries", "queries in place", "keys", "both", "divided", "late", "content only", "no"])
+        """The factor may come early or late, on either operand or both; tables are multiplied with `for_tables`."""
+        way = self.rng.choice(
+            ["queries", "queries in place", "keys", "both", "divided", "late", "content only", "no"]
+        )
         q, k, v, factor = parts["q"], parts["k"], parts["v"], self.dkh**-0.5
         plain = q
         self.is_scaled_late = way in ("late", "content only")
@@ -120,10 +129,10 @@ class Spelling(nn.Module):
             q = Named(q.tensor / math.sqrt(self.dkh), q.axes)
         if way in ("keys", "both"):
             k = self.times(k, factor**0.5 if way == "both" else factor)
-        if self.wrong == "one scale a head":
+        if self.wrong == "logits of queries at two scales":
             scales = torch.arange(1.0, 1 + self.heads).to(q.tensor).reshape([-1 if a == "n" else 1 for a in q.axes])
-            q = Named(q.tensor * scales, q.axes)
-            plain = plain if self.rng.random() < 0.5 else q
+            self.for_tables = q
+            return Named(q.tensor * scales, q.axes), k, v
         self.for_tables = plain if way == "content only" else q
         return q, k, v
 
@@ -136,7 +145,7 @@ class Spelling(nn.Module):
         """Along both axes, (…, i) and (…, j)."""
         tables = [("h", "i", self.rows), ("w", "j", self.columns)]
         if self.wrong == "crossed axes":
-            tables = [("w", "i", self.rows), ("h", "j", self.columns)]
+            tables = [("w", "i", self.rows), ("w", "j", self.columns)]
         self.rng.shuffle(tables)
         found = [self.along(q, *each) for each in tables]
         if self.wrong == "tables swapped between heads":
@@ -176,10 +185,10 @@ class Spelling(nn.Module):
     def offsets(self, length, is_mirrored, shift):
         position = torch.arange(length)
         along = position[None, :] - position[:, None]
-        return (-along if is_mirrored else along) + length - 1 - shift
+        return ((-along if is_mirrored else along) + length - 1 - shift) % (2 * length - 1)
 
     def gathered(self, t, length, is_mirrored, shift):
-        index = self.offsets(length, is_mirrored, shift) % (2 * length - 1)
+        index = self.offsets(length, is_mirrored, shift)
         return torch.gather(t, -1, index.expand(*t.shape[:-1], length))
 
     def indexed(self, t, length, is_mirrored, shift):
@@ -213,7 +222,7 @@ class Spelling(nn.Module):
             placed.append(Named(self.plus(one.tensor, other.tensor), axes))
         logits = placed[0].tensor
         if logits.dim() == 4:
-            *groups, rows, columns = logits.shape
+            groups = logits.shape[:2]
             logits = logits.reshape(*groups, *(sizes[axis] for axis in axes[2:]))
         return Named(logits, axes)
 
@@ -232,7 +241,10 @@ class Spelling(nn.Module):
 
     def repeated(self, term, sizes):
         """Every axis as long as that of the logits."""
-        times = [sizes[axis] if size == 1 and axis != "b" else 1 for axis, size in zip(term.axes, term.tensor.shape, strict=True)]
+        times = [
+            sizes[axis] if size == 1 and axis != "b" else 1
+            for axis, size in zip(term.axes, term.tensor.shape, strict=True)
+        ]
         way = self.rng.choice(["repeat", "expand", "cat"])
         if math.prod(times) == 1 or way == "repeat":
             return Named(term.tensor.repeat(times), term.axes) if math.prod(times) > 1 else term
@@ -358,10 +370,7 @@ class Spelling(nn.Module):
         both = axes + next(axis for axis in one.axes if axis in other.axes and axis not in axes)
         for extra in set(one.axes) & set(other.axes) - set(both):
             both += extra
-        factors = [
-            self.placed_for_product(each, both)
-            for each in (one, other)
-        ]
+        factors = [self.placed_for_product(each, both) for each in (one, other)]
         gone = list(range(len(axes), len(both)))
         return Named((factors[0] * factors[1]).sum(gone if len(gone) > 1 else -1), axes)
 
@@ -378,8 +387,13 @@ class Spelling(nn.Module):
         terms = [axis for axis in one.axes if axis in other.axes and axis not in axes]
         left = self.matrices(one, stack, rows, terms, is_merged)
         right = self.matrices(other, stack, terms, columns, is_merged)
-        multiplied = torch.bmm(left, right) if left.dim() == right.dim() == 3 and self.rng.random() < 0.5 else left @ right
-        lengths = {**dict(zip(one.axes, one.tensor.shape, strict=True)), **dict(zip(other.axes, other.tensor.shape, strict=True))}
+        multiplied = (
+            torch.bmm(left, right) if left.dim() == right.dim() == 3 and self.rng.random() < 0.5 else left @ right
+        )
+        lengths = {
+            **dict(zip(one.axes, one.tensor.shape, strict=True)),
+            **dict(zip(other.axes, other.tensor.shape, strict=True)),
+        }
         there = "".join([*stack, *rows, *columns])
         return self.stored(Named(multiplied.reshape([lengths[axis] for axis in there]), there), axes)
 

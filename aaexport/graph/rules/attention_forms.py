@@ -17,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from aaexport.graph.rules.fixed_batch import sizes
+from aaexport.graph.rules.layouts import AS_COLUMNS, AS_ROWS, IMAGE, Channels, Operand, Order, arrangement
 from aaexport.graph.rules.movement import Numbers
 from aaexport.graph.rules.rule import Builder
-from aaexport.graph.rules.layouts import AS_COLUMNS, AS_ROWS, IMAGE, Channels, Operand, Order, arrangement
 from aaexport.graph.rules.skewed_attention import SkewedAttention
 
 SIZES_AS_INPUT = 13  # the first opset in which Split has them so
@@ -127,14 +127,10 @@ class AttentionWriter:
     ) -> ir.Value:
         """`value` of the sizes `given`, with axes in that order → the wanted order, in that shape."""
         way = arrangement(order, wanted, self._lengths(depth))
-        moved = value
-        if len(way.before) > 1:
-            moved = self._shaped(moved, given, way.before)
-            moved = self.op.Transpose(moved, perm=list(way.permutation))
-            if way.after == shape:
-                return moved
-            given = None
-        return self._shaped(moved, given, shape)
+        if len(way.before) == 1:
+            return self._shaped(value, given, shape)
+        turned: ir.Value = self.op.Transpose(self._shaped(value, given, way.before), perm=list(way.permutation))
+        return turned if way.after == shape else self._reshape(turned, *shape)
 
     def _shaped(self, value: ir.Value, given: tuple[int, ...] | None, shape: tuple[int, ...]) -> ir.Value:
         """Reshaped, if it is not of that shape already."""

@@ -1,4 +1,4 @@
-"""Entries of queries, keys or values (B, Nh, H, W, d) in a tensor of the graph → in which order it holds those axes."""
+"""Where queries, keys or values (B, Nh, H, W, d) lie in a tensor → the order in which it holds those axes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Operand:
     """Queries, keys or values: as the graph has them, and where they come from.
 
     `factor` is what the numbers in `channels` were multiplied with to be `value`; 1 where `channels` is None, because
-    they do not lie in one tensor head by head: then `value` itself, in memory as `order` tells, is what to go on from.
+    they do not lie in one tensor head by head: then `value` itself, its axes in that `order`, is what to go on from.
     """
 
     value: ir.Value

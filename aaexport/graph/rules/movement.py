@@ -22,9 +22,9 @@ from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.rule import Refusal, attribute, operands
 
 Numbers = NDArray[Any]
-Entries = NDArray[np.signedinteger[Any]]  # which number of a tensor, counted in the order of memory
-FROM_ONE = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Expand", "Tile", "Slice", "Pad", "Split",
-            "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
+Entries = NDArray[np.signedinteger[Any]]  # of a tensor, by place in memory
+FROM_ONE = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Expand", "Tile", "Slice", "Pad",
+            "Split", "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
 ADDITIONS = ("Add", "Sub", "Sum")
 TRAINING_AS_INPUT = 12  # the first opset in which Dropout can be told that it is training
 MAX_NODES = 400  # of one chain, far above those of an attention
@@ -117,10 +117,9 @@ def sources(value: ir.Value, *, sums: bool) -> list[ir.Value]:
     return found
 
 
-def between(value: ir.Value, source: ir.Value) -> list[ir.Value]:
-    """`source`, `value`, and every value on the way from the one to the other."""
-    nodes = list(_chain(value, source, sums=False))
-    return [source, *(output for node in nodes for output in node.outputs if any(output.uses()))]
+def way(value: ir.Value, source: ir.Value) -> list[ir.Node]:
+    """The nodes that bring `source` to `value`, in their order."""
+    return list(_chain(value, source, sums=False))
 
 
 @dataclass(frozen=True)
@@ -260,7 +259,8 @@ def _fed(operand: ir.Value, held: dict[ir.Value, Numbers], dtype: np.dtype[Any],
 def _run(node: ir.Node, feeds: dict[str, Numbers]) -> list[Numbers]:
     assert node.graph is not None
     if node.op_type == "GatherElements":
-        return [_gathered(*(feeds[value.name or ""] for value in operands(node)), attribute(node, "axis", 0))]
+        data, indices = (feeds[value.name or ""] for value in operands(node))
+        return [_gathered(data, indices, attribute(node, "axis", 0))]
     inputs, outputs = ([onnx.ValueInfoProto(name=name) for name in names]
                        for names in (feeds, [value.name for value in node.outputs]))  # fmt: skip
     graph = onnx.GraphProto(name=node.op_type, node=[ir.serde.serialize_node(node)], input=inputs, output=outputs)

@@ -1,8 +1,8 @@
 """A sum of products of two tensors, however it is written → stacked matrices, Σₛ left[g, m, s] · right[g, p, s].
 
-MatMul, Gemm, Einsum and ReduceSum(Mul) all say which axes the two share, and which of those are summed. So each is read
-as an einsum; its letters fall into those that both and the result have (g), that only one and the result have (m, p),
-and that both have and the result has not (s).
+MatMul, Gemm, Einsum and ReduceSum(Mul) all say which axes the two share, and which of those are summed. So each is
+read as an einsum; its letters fall into those that both and the result have (g), that only one and the result have
+(m, p), and that both have and the result has not (s).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
 from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.movement import Entries, numbered
-from aaexport.graph.rules.rule import attribute, operands
+from aaexport.graph.rules.rule import attribute, operands, producer
 
 OPERANDS = 2
 
@@ -46,7 +45,12 @@ class Product:
         groups, rows, columns = self.shape
         turned = numbered(self.numbering.size).reshape(groups, columns, rows).swapaxes(1, 2).reshape(-1)
         return replace(
-            self, left=self.right, right=self.left, rows=self.columns, columns=self.rows, numbering=turned[self.numbering]
+            self,
+            left=self.right,
+            right=self.left,
+            rows=self.columns,
+            columns=self.rows,
+            numbering=turned[self.numbering],
         )
 
     @property
@@ -80,14 +84,9 @@ def is_product(node: ir.Node | None) -> bool:
     return node.op_type in ("MatMul", "Einsum") and len(given) == OPERANDS
 
 
-def factors(node: ir.Node) -> tuple[ir.Value, ir.Value]:
-    """The two tensors that a product multiplies."""
-    if node.op_type == "ReduceSum":
-        before = operands(node)[0].producer()
-        assert before is not None
-        node = before
-    left, right = operands(node)[:OPERANDS]
-    return left, right
+def nodes_of(node: ir.Node) -> tuple[ir.Node, ...]:
+    """Those that a product is made of, `node` last."""
+    return (producer(operands(node)[0]), node) if node.op_type == "ReduceSum" else (node,)
 
 
 def product(node: ir.Node) -> Product | None:
@@ -96,7 +95,7 @@ def product(node: ir.Node) -> Product | None:
     Raises:
         Refusal: a size is not known.
     """
-    left, right = factors(node)
+    left, right = operands(nodes_of(node)[0])[:OPERANDS]
     value = node.outputs[0]
     equation = _READERS[node.op_type](node, left, right)
     if equation is None:
@@ -186,7 +185,9 @@ def _einsum(node: ir.Node, left: ir.Value, right: ir.Value) -> _Equation | None:
         letters = given.replace(",", "").replace(".", "")
         result = "..." * ("..." in given) + "".join(sorted(each for each in letters if letters.count(each) == 1))
     free = [letter for letter in string.printable if letter.isalnum() and letter not in given]
-    ranks = [len(sizes(operand)) - len(axes.replace(".", "")) for axes, operand in zip(named, (left, right), strict=True)]
+    ranks = [
+        len(sizes(operand)) - len(axes.replace(".", "")) for axes, operand in zip(named, (left, right), strict=True)
+    ]
     if min(ranks) < 0 or max(ranks) > len(free):
         return None
     stack = "".join(free[: max(ranks)])

@@ -90,7 +90,7 @@ def axis(logits: ir.Value, product: Product, queries: Queries, order: Entries) -
     if (query[which // rows.shape[1]] != expected).any():
         raise Refusal(OF_OTHERS if (query < 0).any() else NO_OFFSETS)
     if (rows != rows[:1]).any():
-        raise Refusal("its tables have other rows for other heads or rows of the map")
+        raise Refusal("its tables have other rows for other heads, or for other rows of the map")
     which %= rows.shape[1]
     if (which != which[:1]).any():
         raise Refusal(NO_OFFSETS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -128,6 +128,12 @@ def sole_user(value: ir.Value) -> ir.Node | None:
 def require_sole_use(value: ir.Value) -> None:
     """Refusal if more than one node, or the user of the model, reads `value`: it would be computed twice."""
     if sole_user(value) is None:
+        raise Refusal(f"the output of {_operator(value)} is read elsewhere too")
+
+
+def require_read_by(value: ir.Value, nodes: Collection[ir.Node]) -> None:
+    """Refusal if others than `nodes`, or the user of the model, read `value`."""
+    if value.is_graph_output() or any(use.node not in nodes for use in value.uses()):
         raise Refusal(f"the output of {_operator(value)} is read elsewhere too")
 
 

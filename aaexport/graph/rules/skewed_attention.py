@@ -11,7 +11,6 @@ queries, keys, values and result may lie in any order (`aaexport.graph.rules.lay
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ import onnx_ir as ir
 from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.layouts import Operand, Order, memory_order, operand
 from aaexport.graph.rules.movement import Entries, Numbers, Origin, arrived, carried, numbered, origin, sources
-from aaexport.graph.rules.products import Product, factors, is_product, product
+from aaexport.graph.rules.products import Product, is_product, product
 from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis, table
 from aaexport.graph.rules.rule import Refusal, attribute, operands, producer
 
@@ -221,7 +220,11 @@ def _content(logits: ir.Value, read: Product, places: Entries) -> _Content:
             raise refusal
     _, positions, others = read.shape
     of_rows, of_keys = query[:, 0], key[0].copy()
-    if positions != others or not _is_permutation(of_rows, groups * positions) or not _is_permutation(of_keys, others):
+    if (
+        positions != others
+        or not _is_permutation(of_rows, groups * positions)
+        or not _is_permutation(of_keys, others)
+    ):
         raise Refusal(NOT_MATRICES)
     return _Content(read, np.argsort(of_rows).reshape(groups, positions), of_keys, found.factor)
 
@@ -238,12 +241,10 @@ def _height_and_width(axes: list[Axis]) -> tuple[Axis, Axis]:
     positions = len(axes[0].keys)
     if axes[0].length * axes[1].length != positions:
         raise Refusal("its tables are those of two maps of different height and width")
-    ways = list(itertools.permutations(axes))
-    for height, width in ways:
-        if not all(_is_permutation(each, positions) for each in _positions(height, width)):
-            raise Refusal(NO_OFFSETS)
-    natural = np.arange(positions)
-    return next((way for way in ways if np.array_equal(_positions(*way)[1], natural)), ways[0])
+    if not all(_is_permutation(each, positions) for each in _positions(axes[0], axes[1])):
+        raise Refusal(NO_OFFSETS)
+    is_turned = np.array_equal(_positions(axes[1], axes[0])[1], np.arange(positions))
+    return (axes[1], axes[0]) if is_turned else (axes[0], axes[1])
 
 
 def _positions(height: Axis, width: Axis) -> tuple[Entries, Entries]:

@@ -16,8 +16,18 @@ import onnx_ir as ir
 
 from aaexport.graph.rules.attention_forms import AttentionWriter
 from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch
-from aaexport.graph.rules.movement import between
-from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, like, operands, producer, require_sole_use
+from aaexport.graph.rules.movement import way
+from aaexport.graph.rules.products import nodes_of
+from aaexport.graph.rules.rule import (
+    Builder,
+    GraphRule,
+    Refusal,
+    like,
+    operands,
+    producer,
+    require_read_by,
+    require_sole_use,
+)
 from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised, softmax_behind
 
 IMAGES = 2  # of a dynamic batch, to try it out with: as few as can be told apart
@@ -50,9 +60,7 @@ class SkewedRelativeAttention(GraphRule):
     def as_sum(self, op: Builder, x: ir.Value, y: ir.Value) -> Any:
         """The same."""
         multiplied = op.Mul(x, y)
-        return op.ReduceSum(
-            multiplied, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["attended"]
-        )
+        return op.ReduceSum(multiplied, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["attended"])
 
     def is_candidate(self, x: ir.Value, y: ir.Value, attended: ir.Value) -> bool:
         """One factor is a softmax, and two things besides q·k are added to its logits that are products too."""
@@ -64,8 +72,10 @@ class SkewedRelativeAttention(GraphRule):
         weights = softmax_behind(x) or softmax_behind(y)
         assert weights is not None
         require_sole_use(operands(producer(weights))[0])
-        for value in between(x if softmax_behind(x) is weights else y, weights):
-            require_sole_use(value)
+        on_the_way = way(x if softmax_behind(x) is weights else y, weights)
+        product_nodes = nodes_of(producer(attended))
+        for value in (weights, *(output for node in (*on_the_way, *product_nodes[:-1]) for output in node.outputs)):
+            require_read_by(value, {*on_the_way, *product_nodes})
         self._fixed = self._fixed or at_batch(self.model, IMAGES)
         found = recognised(self._at_fixed_batch(attended), IMAGES if has_dynamic_batch(self.model) else 1)
         self._values = {value.name: value for value in _values(self.model.graph)}

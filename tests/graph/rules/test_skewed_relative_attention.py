@@ -10,6 +10,7 @@ from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttenti
 
 NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
 OF_OTHERS = "its relative logits are not of the queries that are multiplied with the keys"
+PER_HEAD = np.random.default_rng(1).normal(size=(HEADS, DKH, 2 * SIDE - 1))
 ACROSS = [0, 1, 2, 4, 3, 5]
 
 
@@ -63,6 +64,40 @@ SAME_IN_OTHER_WORDS = {
     "values that are not a part of the input": {"v_by_head": ("Reshape", ["v_other", [0, HEADS, 2, N]], {}),
                                                 "v_other": ("Relu", ["v"], {})},
     "queries that are not a part of the input": {"scaled": ("Tanh", ["q"], {})},
+    "content by an einsum, keys first, softmax over them": {
+        "content": ("Einsum", ["queries", "keys"], {"equation": "zaqd,zadk->zakq"}),
+        "turned_down": ("Transpose", ["down"], {"perm": [0, 1, 3, 2]}),
+        "turned_across": ("Transpose", ["across"], {"perm": [0, 1, 3, 2]}),
+        "half": ("Add", ["content", "turned_down"], {}),
+        "logits": ("Add", ["half", "turned_across"], {}),
+        "weights": ("Softmax", ["logits"], {"axis": 2}),
+        "y": ("Einsum", ["values", "weights"], {"equation": "bnkv,bnkq->bnqv"}),
+    },
+    "logits of six axes": {
+        "q_map": ("Reshape", ["queries", [0, HEADS, SIDE, SIDE, DKH]], {}),
+        "k_map": ("Reshape", ["keys", [0, HEADS, DKH, SIDE, SIDE]], {}),
+        "six": ("Einsum", ["q_map", "k_map"], {"equation": "bnhwd,bndij->bnhwij"}),
+        "content": ("Reshape", ["six", [0, HEADS, N, N]], {}),
+    },
+    "weights and values of six axes": {
+        "six": ("Reshape", ["weights", [0, HEADS, SIDE, SIDE, SIDE, SIDE]], {}),
+        "v_map": ("Reshape", ["values", [0, HEADS, SIDE, SIDE, 2]], {}),
+        "y": ("Einsum", ["six", "v_map"], {"equation": "bnhwij,bnijv->bhwnv"}),
+    },
+    "values and result channels first": {
+        "y": ("Einsum", ["weights", "v_by_head"], {"equation": "bnqk,bnvk->bnvq"}),
+    },
+    "a product written out": {
+        "one": ("Unsqueeze", ["weights", [-1]], {}), "other": ("Unsqueeze", ["values", [2]], {}),
+        "each": ("Mul", ["one", "other"], {}), "y": ("ReduceSum", ["each", [3]], {"keepdims": 0}),
+    },
+    "weights halved": {"halved": ("Mul", ["weights", 0.5], {}), "y": ("MatMul", ["halved", "values"], {})},
+    "nothing masked, nothing dropped, nothing added": {
+        "half": ("Add", ["content", "down"], {}), "sum": ("Sub", ["half", np.zeros((N, N))], {}),
+        "all": ("Add", ["sum", "across"], {}), "kept": ("Dropout", ["all"], {}),
+        "logits": ("Where", [np.zeros((N, N), bool), -1e9, "kept"], {}),
+        "same": ("Cast", ["weights"], {"to": onnx.TensorProto.DOUBLE}), "y": ("MatMul", ["same", "values"], {}),
+    },
     "keys that lie in another order": {
         "mixed": ("Reshape", ["k", [0, DKH, HEADS, N]], {}),
         "keys": ("Transpose", ["mixed"], {"perm": [0, 2, 1, 3]}),
@@ -96,6 +131,22 @@ REFUSED = {
         {"in_one_row": ("Reshape", ["queries", [0, HEADS, 1, N, DKH]], {}),
          **skewed("in_one_row", "r_long", "across", ACROSS, others=1, length=N)},
         "its tables are those of two maps of different height and width",
+    ),
+    "content averaged over its neighbours": (
+        {"before": ("Pad", ["content", [0] * 7 + [2]], {}), "later": ("Slice", ["before", [2], [N + 2], [3]], {}),
+         "both": ("Add", ["content", "later"], {}), "averaged": ("Mul", ["both", 0.5], {}),
+         "half": ("Add", ["averaged", "down"], {})},
+        "the product of queries and keys is moved, or changed, on its way to the logits",
+    ),
+    "a table of its own a head": (
+        {"across_product": ("Einsum", ["by_position", PER_HEAD], {"equation": "bnxyd,ndr->bnxyr"})},
+        "its tables have other rows for other heads, or for other rows of the map",
+    ),
+    "weights gated": (
+        {"gated": ("Concat", ["less", "rest"], {"axis": 3}), "first": ("Slice", ["weights", [0], [1], [3]], {}),
+         "less": ("Mul", ["first", 0.5], {}), "rest": ("Slice", ["weights", [1], [N], [3]], {}),
+         "y": ("MatMul", ["gated", "values"], {})},
+        "its weights are changed on their way to the values",
     ),
     "softmax over the queries": (
         {"weights": ("Softmax", ["logits"], {"axis": -2})},
