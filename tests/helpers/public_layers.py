@@ -150,6 +150,41 @@ class ContentScaled(Layer):
         return attended.transpose(-1, -2).reshape(batch, -1, height, width)
 
 
+class ChannelsFirst(Layer):
+    """Queries and values stay maps of channels: relative logits by one einsum of them, the values' product too."""
+
+    def relative(self, maps, table):
+        by_offset = torch.einsum("bhdxy,md->bhxym", maps, table)
+        return padded_skew(by_offset)
+
+    def logits(self, q, k, relative):
+        return torch.einsum("bnci,bncj->bnij", q.flatten(3), k.flatten(3)) + relative.flatten(4).flatten(2, 3)
+
+    def attended(self, weights, v):
+        return torch.einsum("bnqk,bnvk->bnvq", weights, v.flatten(3))
+
+    def attention(self, q, k, v):
+        q, k, v = self.by_head(q), self.by_head(k), self.by_head(v)
+        q = q * self.dkh**-0.5
+        across = self.relative(q, self.columns).unsqueeze(4).expand(-1, -1, -1, -1, self.size[0], -1)
+        down = self.relative(q.transpose(3, 4), self.rows).permute(0, 1, 3, 2, 4).unsqueeze(5)
+        weights = self.logits(q, k, across + down).softmax(dim=-1)
+        return self.attended(weights, v).reshape(q.shape[0], -1, *self.size)
+
+
+class SixAxes(ChannelsFirst):
+    """Logits and weights of positions and positions: nothing is ever flattened but for the softmax."""
+
+    def logits(self, q, k, relative):
+        six = torch.einsum("bndhw,bndij->bnhwij", q, k) + relative
+        return six.reshape(*six.shape[:2], six.shape[2] * six.shape[3], -1)
+
+    def attended(self, weights, v):
+        by_position = weights.reshape(*weights.shape[:2], *self.size, *self.size)
+        attended = torch.einsum("bnhwij,bnijd->bhwnd", by_position, v.permute(0, 1, 3, 4, 2))
+        return attended.flatten(3).permute(0, 3, 1, 2)
+
+
 class SideBySide(nn.Module):
     """One layer of each kind: one export tells of all."""
 

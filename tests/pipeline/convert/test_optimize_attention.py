@@ -8,7 +8,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from public_layers import ContentScaled, Expanded, KeysFirst, Permuted, SideBySide, Unpermuted
+from public_layers import (
+    ChannelsFirst,
+    ContentScaled,
+    Expanded,
+    KeysFirst,
+    Permuted,
+    SideBySide,
+    SixAxes,
+    Unpermuted,
+)
 
 import aaexport
 from aaexport.capture.program import fast_tracing
@@ -60,7 +69,7 @@ def assert_same_answers(network, path, batches, size=(3, 3)):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
-ALL = (Unpermuted, KeysFirst, Permuted, Expanded, ContentScaled)
+ALL = (Unpermuted, KeysFirst, Permuted, Expanded, ContentScaled, ChannelsFirst, SixAxes)
 TORCHSCRIPT, DYNAMO = False, True
 STATIC, DYNAMIC = False, True
 
@@ -71,11 +80,11 @@ STATIC, DYNAMIC = False, True
         (TORCHSCRIPT, 11, STATIC, [ContentScaled]),  # the others' einsums are not to be had before 12
         (TORCHSCRIPT, 11, DYNAMIC, [ContentScaled]),
         (TORCHSCRIPT, 12, STATIC, ALL),
-        (TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded]),
+        (TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded, ChannelsFirst, SixAxes]),
         (TORCHSCRIPT, 17, DYNAMIC, [Unpermuted]),
         (TORCHSCRIPT, 20, STATIC, [Permuted]),
-        (DYNAMO, 18, STATIC, [Expanded, ContentScaled]),
-        (DYNAMO, 20, DYNAMIC, [Unpermuted]),  # scaled in place: a ScatterND
+        (DYNAMO, 18, STATIC, [Expanded, ContentScaled, SixAxes]),
+        (DYNAMO, 20, DYNAMIC, [Unpermuted, ChannelsFirst]),  # scaled in place: a ScatterND
     ],
 )  # fmt: skip
 def test_every_way_of_writing_is_found_and_written_anew(tmp_path, dynamo, opset, dynamic, kinds):
