@@ -25,8 +25,8 @@ settings = Settings()
 
 
 def say(line: str) -> None:
-    """One line of progress on stderr, unless `--quiet`."""
-    if not settings.quiet:
+    """One line of progress on stderr, unless `--quiet`; a part of a step begins with a blank, and needs `-v`."""
+    if not settings.quiet and (settings.verbose or not line.startswith(" ")):
         click.echo(line, file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
+from aaexport.cli.progress import steps
 from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Batch, ImageShape, PathTo
 from aaexport.folder import ModelFolder, checkout, zoo_models
@@ -110,10 +111,10 @@ def command(
     keep_freed_memory()
     with showing_parity(as_json=as_json):
         if is_module:
-            say(f"reading {model}")
-            from aaexport.pipeline.convert.bring import convert_source
+            with steps(f"importing {model}") as tell:
+                from aaexport.pipeline.convert.bring import convert_source
 
-            result = convert_source(model, out, **of_module, options=asked, say=say)
+                result = convert_source(model, out, **of_module, options=asked, say=tell)
         else:
             result = _convert_folder(checkout(model, out, say), size, random_weights, seed, wanted)
     _show(result, as_json=as_json)
@@ -140,16 +141,16 @@ def _convert_folder(
 ) -> ConvertResult:
     if not random_weights and folder.module_recipe is None:
         folder.require_weights()
-    say(f"reading {folder.path}")
-    from aaexport.pipeline.convert.convert import convert
-    from aaexport.pipeline.subject.subject import write_random_weights
+    with steps(f"reading {folder.path}") as tell:
+        from aaexport.pipeline.convert.convert import convert
+        from aaexport.pipeline.subject.subject import write_random_weights
 
-    if random_weights and folder.weights_path.is_file():
-        say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
-    elif random_weights:
-        write_random_weights(folder, seed=seed)
-        say(f"wrote random weights to {folder.weights_path}")
-    return convert(folder, size=size, seed=seed, say=say, **wanted)
+        if random_weights and folder.weights_path.is_file():
+            say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
+        elif random_weights:
+            write_random_weights(folder, seed=seed)
+            say(f"wrote random weights to {folder.weights_path}")
+        return convert(folder, size=size, seed=seed, say=tell, **wanted)
 
 
 def _show(result: ConvertResult, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aaexport.cli.console import say
+from aaexport.cli.progress import steps
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 
@@ -18,9 +19,10 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -
         return
     folder.require_weights()
     say(f"{folder.path} has no model.onnx yet: converting it first")
-    from aaexport.pipeline.convert.convert import convert
+    with steps(f"reading {folder.path}") as tell:
+        from aaexport.pipeline.convert.convert import convert
 
-    convert(folder, size=size, say=say)
+        convert(folder, size=size, say=tell)
 
 
 def check_size(model: str, size: tuple[int, int] | None) -> None:

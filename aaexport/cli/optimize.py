@@ -9,8 +9,9 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.command import Command
-from aaexport.cli.console import say, show, show_json
+from aaexport.cli.console import show, show_json
 from aaexport.cli.parity import showing_parity
+from aaexport.cli.progress import steps
 from aaexport.cli.types import PathTo
 
 EXAMPLES = (
@@ -49,12 +50,13 @@ def command(
     wanted = OptimizeOptions(target, verify, atol, rtol, seed)
     wanted.check()
     check_files(source, path)
-    from aaexport.pipeline.convert.optimize import optimize
+    with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:
+        from aaexport.pipeline.convert.optimize import optimize
+
+        result = optimize(source, path, options=wanted, say=tell)
     from aaexport.report.machine import optimize_json
     from aaexport.report.optimize import optimize_view
 
-    with showing_parity(as_json=as_json):
-        result = optimize(source, path, options=wanted, say=say)
     if as_json:
         show_json(optimize_json(result))
     else:

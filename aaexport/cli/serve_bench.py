@@ -12,7 +12,7 @@ from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size, ensure_converted
-from aaexport.cli.progress import progress
+from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
 from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Whole, Word
 from aaexport.errors import MeasurementError
@@ -152,8 +152,9 @@ def command(
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
     else:
         require_readable(Path(model))
-    from aaexport.load.regression import why_regressed
-    from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
+    with steps(f"reading {model}"):
+        from aaexport.load.regression import why_regressed
+        from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
 
     try:
         with progress("measuring") as tick:

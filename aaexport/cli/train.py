@@ -16,6 +16,7 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import console, say, settings, show, show_json, show_text
+from aaexport.cli.progress import steps
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ArgumentError
@@ -87,7 +88,8 @@ def command(
     session = _Session(models, out, compare, given)
     if UNDER_TORCHRUN not in os.environ:
         session.require_right_options()  # which need not wait for torch
-    from aaexport.training.distributed import AnotherProcessFailedError, joined
+    with steps(f"reading {models[0]}"):
+        from aaexport.training.distributed import AnotherProcessFailedError, joined
 
     try:
         with joined(given["device"]) as processes:

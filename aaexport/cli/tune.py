@@ -11,7 +11,7 @@ from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_size
 from aaexport.cli.parity import showing_parity
-from aaexport.cli.progress import progress
+from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import SECONDS
 from aaexport.cli.types import Whole
 from aaexport.folder import checkout
@@ -64,8 +64,9 @@ def command(
     check_arguments(opset, device, batch, threads, duration, seed)
     check_size(model, size)
     folder = checkout(model, out, say)
-    from aaexport.pipeline.tune.tune import tune
-    from aaexport.report.tuning import tuning_json, tuning_view
+    with steps(f"reading {folder.path}"):
+        from aaexport.pipeline.tune.tune import tune
+        from aaexport.report.tuning import tuning_json, tuning_view
 
     with showing_parity(as_json=as_json), progress("measuring every candidate: this takes minutes") as tick:
         result = tune(

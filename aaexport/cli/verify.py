@@ -15,6 +15,7 @@ from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text
 from aaexport.cli.converted import check_size, ensure_converted
+from aaexport.cli.progress import steps
 from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
 from aaexport.folder import checkout
@@ -121,9 +122,10 @@ def command(
         folder = checkout(model, out, say)
         if onnx is None:
             ensure_converted(folder, size)
-        from aaexport.pipeline.verify.verify import verify_folder
+        with steps(f"reading {folder.path}") as tell:
+            from aaexport.pipeline.verify.verify import verify_folder
 
-        report = verify_folder(folder, onnx, wanted, size=size, source=source, say=say)
+            report = verify_folder(folder, onnx, wanted, size=size, source=source, say=tell)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:
         from aaexport.report.parity.junit import parity_junit

@@ -230,3 +230,29 @@ def test_a_wrong_value_is_refused_in_a_line_and_nothing_heavy_is_loaded_for_it(w
     assert answer["stderr"].startswith("Error: ")
     assert answer["stderr"].count("\n") == 1
     assert "unexpected" not in answer["stderr"]
+
+
+# What loads PyTorch says first what it is about
+
+FIRST = {
+    "-v convert trained": " reading trained",
+    "-v convert net.py:Net --input-shape 3x8x8": " importing net.py:Net",
+    "-v verify trained": "trained has no model.onnx yet: converting it first",
+    "-v verify trained --onnx net.py": " reading trained",
+    "-v tune trained": " reading trained",
+    "-v optimize net.py new.onnx": " reading net.py",
+    "-v serve-bench net.py": " reading net.py",
+    "-v train trained": " reading trained",
+}
+
+
+@pytest.fixture(scope="module")
+def begun(wrong, room):
+    return dict(zip(FIRST, answers_to([((), line.split()) for line in FIRST], room), strict=True))
+
+
+@pytest.mark.parametrize("line", FIRST)
+def test_the_first_line_comes_before_anything_heavy(begun, line):
+    assert begun[line]["loaded"] in ("torch", "numpy", "onnx")
+    assert begun[line]["stderr"].splitlines()[0] == FIRST[line]
+    assert begun[line]["stdout"] == ""

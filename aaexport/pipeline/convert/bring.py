@@ -56,7 +56,7 @@ def convert_source(
         kwargs: `NAME=VALUE`, each value in TOML: what the class or function is called with.
         checkpoint: a file of weights; without one the module's own are taken, and a note says so.
         options: as of `aaexport.convert`.
-        say: is told each step as it begins.
+        say: is told each step as it begins, and its parts as lines that begin with a blank.
 
     Raises:
         ArgumentError: an option breaks its rule.

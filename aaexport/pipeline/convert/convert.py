@@ -88,7 +88,7 @@ def convert(
             much query position (h, w) takes from key position (i, j) of the layer's map.
         verify: whether parity must hold before the file gets its name.
         atol, rtol, seed: as for `aaexport.verify`.
-        say: is told each step as it begins.
+        say: is told each step as it begins, and its parts as lines that begin with a blank.
 
     Raises:
         ArgumentError: an argument breaks its rule.

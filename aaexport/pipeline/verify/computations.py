@@ -43,6 +43,7 @@ from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSe
 from aaexport.runners.reference import ReferenceRunner
 from aaexport.runners.torch import TorchRunner
 
+Say = Callable[[str], None]
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
 REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
@@ -155,13 +156,16 @@ def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> 
 class Judge:
     """The definition in float64 and PyTorch in float32, which give the truth for a case, and judge rows by it.
 
+    `say` is told what computes, as lines that begin with a blank: they are parts of a step.
+
     Attributes:
         baseline: PyTorch in float32, or what stands for it.
         truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others none.
         warnings: what a user should know of the definition.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, say: Say = lambda step: None) -> None:
+        self._say = say
         definition, self.baseline = oracles(subject)
         self._single = self.baseline
         self._definition = Rebuilt(definition)
@@ -234,6 +238,7 @@ class Judge:
             # no more cases at a time than fit the memory, which attention weights fill quickly.
             for truths in self._groups(cases):
                 for row in rows:
+                    self._say(f" {row.name}")
                     if row.name not in runners and row.failure is None:
                         _open(row, runners, stack)
                     for truth in truths if row.failure is None else ():
@@ -269,6 +274,7 @@ class Judge:
         group: list[Truth] = []
         held = 0
         for case in cases:
+            self._say(f" PyTorch in float64, {case.name}")
             group.append(self.truth(case))
             held += sum(array.nbytes for side in (group[-1].expected, group[-1].baseline) for array in side.values())
             if held > ANSWERS_IN_MEMORY:

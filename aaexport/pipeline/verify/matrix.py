@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from aaexport.pipeline.verify.computations import (
 from aaexport.pipeline.verify.inputs import gather_inputs
 from aaexport.pipeline.verify.options import Wanted, check_runtimes
 
+Say = Callable[[str], None]
 LEAST_CASES = 2
 ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, beyond which parity says little
 
@@ -40,12 +41,12 @@ class Matrix:
         DataError: the inputs that are wanted cannot be read or do not fit.
     """
 
-    def __init__(self, subject: Subject, summary: GraphSummary, wanted: Wanted) -> None:
+    def __init__(self, subject: Subject, summary: GraphSummary, wanted: Wanted, say: Say = lambda step: None) -> None:
         self.subject, self.summary, self.wanted = subject, summary, wanted
         self.inputs = gather_inputs(subject, wanted.inputs, wanted.seed)
         batch, *image = summary.inputs[0].shape[:1] + summary.inputs[0].shape[2:]
         self.fixed = batch if isinstance(batch, int) else None
-        self.judge = Judge(subject)
+        self.judge = Judge(subject, say)
         self.notes = list(self.inputs.notes)
         self.is_cut_short = False
         self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, wanted.batch)))

@@ -85,7 +85,7 @@ def verify(
         seed: of the made-up inputs and of the choice of images.
         module: `FILE.py:NAME`, `package.module:NAME` or `FILE.pt2` that a folder was converted from: it is imported
             and says what is right. Without it the golden vectors of its conversion do.
-        say: is told each step as it begins.
+        say: is told each step as it begins, and its parts as lines that begin with a blank.
 
     Raises:
         GraphError: the file is not a whole ONNX model, or takes other inputs than the model: nothing to judge.
@@ -188,7 +188,7 @@ def _judged(
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("verifying against PyTorch")
-    matrix = Matrix(subject, summary, wanted)
+    matrix = Matrix(subject, summary, wanted, say)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
     if report.passed or not wanted.locate or stale:
