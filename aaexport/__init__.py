@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from aaexport.pipeline.look.attention import draw_attention
     from aaexport.pipeline.look.inspect import inspect
     from aaexport.pipeline.subject.subject import build_model
+    from aaexport.pipeline.tune.options import TuneOptions
     from aaexport.pipeline.tune.tune import tune
+    from aaexport.pipeline.verify.options import VerifyOptions
     from aaexport.pipeline.verify.verify import verify
     from aaexport.results import ConvertResult, InspectResult, OptimizeResult, TuneResult
     from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, train
@@ -43,7 +45,9 @@ __all__ = [
     "TrainOptions",
     "TrainResult",
     "TrainingComparison",
+    "TuneOptions",
     "TuneResult",
+    "VerifyOptions",
     "__version__",
     "build_model",
     "compare_training",
@@ -73,7 +77,9 @@ _HOMES = {
     "TrainOptions": "aaexport.training",
     "TrainResult": "aaexport.training",
     "TrainingComparison": "aaexport.training",
+    "TuneOptions": "aaexport.pipeline.tune.options",
     "TuneResult": "aaexport.results",
+    "VerifyOptions": "aaexport.pipeline.verify.options",
     "build_model": "aaexport.pipeline.subject.subject",
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert.convert",

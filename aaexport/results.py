@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     import numpy as np
     import numpy.typing as npt
 
-    from aaexport.capture.program import Batch
     from aaexport.device import Target
     from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
@@ -21,7 +20,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.load.statistics import Milliseconds, Ratio
     from aaexport.nn.choice import AttentionSizes, Choice
     from aaexport.parity import ParityReport
-    from aaexport.recipe import Cost, Module, Recipe
+    from aaexport.recipe import Batch, Cost, Module, Recipe
 
 NAMED_LAYERS = 3
 

@@ -10,15 +10,21 @@ import pytest
 import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.pipeline.bench.options import BenchOverrides
-from aaexport.pipeline.convert.optimize import OptimizeOverrides
+from aaexport.pipeline.convert.options import ConvertOverrides, OptimizeOverrides
+from aaexport.pipeline.tune.options import TuneOverrides
+from aaexport.pipeline.verify.options import VerifyOverrides
 from aaexport.training import TrainOverrides
 
 # Of each verb: what it takes as a value, and the same as keywords.
 VERBS = {
     "compare_training": (aaexport.TrainOptions, TrainOverrides),
+    "convert": (aaexport.ConvertOptions, ConvertOverrides),
+    "convert_source": (aaexport.ConvertOptions, ConvertOverrides),
     "optimize": (aaexport.OptimizeOptions, OptimizeOverrides),
     "serve_bench": (aaexport.BenchOptions, BenchOverrides),
     "train": (aaexport.TrainOptions, TrainOverrides),
+    "tune": (aaexport.TuneOptions, TuneOverrides),
+    "verify": (aaexport.VerifyOptions, VerifyOverrides),
 }
 # What the verbs themselves import is none of this, and takes a minute to check.
 SETTINGS = """
@@ -105,12 +111,23 @@ def test_a_type_checker_finds_a_misspelt_keyword_and_a_wrong_type(checked):
         "aaexport.serve_bench('m', threads='two')": '"threads"',
         "aaexport.optimize('a', 'b', taget='cuda')": '"taget"',
         "aaexport.train('m', epoch=1)": '"epoch"',
+        "aaexport.verify('m', runtime=('onnxruntime',))": '"runtime"',
+        "aaexport.verify('m', dtype='float')": '"dtype"',
+        "aaexport.convert('m', verfy=False)": '"verfy"',
+        "aaexport.convert('m', decomposition='skewed')": '"decomposition"',
+        "aaexport.convert_source('f.py:N', opsett=18)": '"opsett"',
+        "aaexport.tune('m', thread=1)": '"thread"',
         "aaexport.compare_training(['a', 'b'], epochs='3')": '"epochs"',
     }
     right = (
         "report = aaexport.serve_bench('m', aaexport.BenchOptions(threads=2), duration=1)",
         "aaexport.optimize('a', 'b', options=aaexport.OptimizeOptions(target='cuda'), verify=False)",
         "aaexport.train('m', epochs=3, size=(32, 32))",
+        "aaexport.verify('m', 'x.onnx', input_shape=(1, 8, 8), atol={'logits': 1e-5}, say=print)",
+        "aaexport.verify('m', options=aaexport.VerifyOptions(strict=True), batch=64)",
+        "aaexport.convert('m', 'x.onnx', input_shape=(1, 8, 8), batch='dynamic', opset=18)",
+        "aaexport.convert_source('f.py:N', options=aaexport.ConvertOptions(opset=18), input_shape=(1, 8, 8))",
+        "aaexport.tune('m', options=aaexport.TuneOptions(threads=1), duration=0.5)",
         "aaexport.compare_training(['a', 'b'], options=aaexport.TrainOptions(epochs=3))",
         "share: bool = report.valid",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -15,9 +15,9 @@ from torch.export.graph_signature import ConstantArgument
 
 from aaexport.capture.failures import quiet_torch, why_it_cannot_be_captured
 from aaexport.errors import AaexportError, ArgumentError, ExportError, RunnerError, broken_rule, first_line
+from aaexport.recipe import Batch
 
 Array = npt.NDArray[Any]
-Batch = int | Literal["dynamic"]
 INPUT_NAME = "input"
 # Of a dynamic batch torch.export sees one example: two images, because it takes sizes 0 and 1 for constants.
 EXAMPLE_BATCH = 2

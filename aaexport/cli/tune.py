@@ -59,9 +59,10 @@ def command(
     Another than the cost model's choice wins only if it is faster beyond doubt, and none wins that leaves the parity
     bound. Exits with 3 if all leave it, with 4 if none could be run, with 5 if the device does not work.
     """
-    from aaexport.pipeline.tune.options import check_arguments
+    from aaexport.pipeline.tune.options import TuneOptions
 
-    check_arguments(opset, device, batch, threads, duration, seed)
+    asked = TuneOptions(opset, device, batch, threads, duration, seed)
+    asked.check()
     check_size(model, size)
     folder = checkout(model, out, say)
     with steps(f"reading {folder.path}"):
@@ -69,17 +70,7 @@ def command(
         from aaexport.report.tuning import tuning_json, tuning_view
 
     with showing_parity(as_json=as_json), progress("measuring every candidate: this takes minutes") as tick:
-        result = tune(
-            folder,
-            size=size,
-            opset=opset,
-            device=device,
-            batch=batch,
-            threads=threads,
-            duration=duration,
-            seed=seed,
-            tick=tick,
-        )
+        result = tune(folder, size=size, options=asked, tick=tick)
     if as_json:
         show_json(tuning_json(result, raw=False))
     else:

@@ -108,11 +108,13 @@ def command(
         raise click.UsageError("--json and --markdown contradict each other")
     if junit is not None:
         _check_junit(junit)
-    from aaexport.pipeline.verify.options import Judged, Wanted
+    from aaexport.pipeline.verify.options import VerifyOptions
 
-    judged = Judged(cast("Precision", dtype), dict(atol) or None, dict(rtol) or None)
-    wanted = Wanted(device, judged, inputs, batch, runtimes, locate, strict, seed)
-    wanted.check()  # wrong options are refused before anything is copied or converted
+    asked = VerifyOptions(
+        device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
+        inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed,
+    )  # fmt: skip
+    asked.check()  # wrong options are refused before anything is copied or converted
     source = None if module is None else require_file(require_source(module))
     if onnx is not None:
         require_readable(onnx)
@@ -125,7 +127,7 @@ def command(
         with steps(f"reading {folder.path}") as tell:
             from aaexport.pipeline.verify.verify import verify_folder
 
-            report = verify_folder(folder, onnx, wanted, size=size, source=source, say=tell)
+            report = verify_folder(folder, onnx, asked, size=size, source=source, say=tell)
     _show(report, as_json=as_json, markdown=markdown)
     if junit is not None:
         from aaexport.report.parity.junit import parity_junit

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from aaexport.capture.program import EXAMPLE_BATCH, Batch
+from aaexport.capture.program import EXAMPLE_BATCH
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.convert import quiet_exporter
+from aaexport.recipe import Batch
 
 
 def export_plainly(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], batch: Batch) -> None:

@@ -23,6 +23,7 @@ MAX_SIDE = 65536
 MAX_DKH = 1024
 MAX_CLASSES = 1_000_000
 DecompositionName = Literal["auto", "skew", "table", "shift", "fold", "fused"]  # all but auto: aaexport.nn.relative
+Batch = int | Literal["dynamic"]  # images that a file takes at once
 DECOMPOSITION_NAMES: tuple[str, ...] = typing.get_args(DecompositionName)
 DEFAULT_DECOMPOSITION: DecompositionName = "auto"
 HeadLayout = Literal["permuted", "unpermuted"]
@@ -205,7 +206,7 @@ class Export(Section):
     table: ClassVar[str] = "export"
     opset: int = DEFAULT_OPSET
     decomposition: DecompositionName = DEFAULT_DECOMPOSITION
-    batch: int | Literal["dynamic"] = "dynamic"
+    batch: Batch = "dynamic"
 
     def __post_init__(self) -> None:
         self._require(self.opset in OPSETS, "opset", f"be between {OPSETS[0]} and {OPSETS[-1]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from aaexport.capture.program import Batch, fast_tracing
+from aaexport.capture.program import fast_tracing
 from aaexport.capture.source import require_source
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary
@@ -18,6 +18,7 @@ from aaexport.nn.augmented import set_decomposition
 from aaexport.pipeline.bench.rival_names import is_other_model, other_file
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.pipeline.subject.subject import Subject, as_subject
+from aaexport.recipe import Batch
 
 
 def other_spec(name: str, ours: WorkerSpec) -> WorkerSpec:

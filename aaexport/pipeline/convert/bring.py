@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from torch import Tensor, nn
 
@@ -15,9 +16,10 @@ from aaexport.capture.user_module import build_module
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.parity import Truth, made_up_cases
 from aaexport.pipeline.convert.convert import convert_subject, record_conversion
-from aaexport.pipeline.convert.options import Brought, ConvertOptions, check_source
+from aaexport.pipeline.convert.options import Brought, ConvertOptions, ConvertOverrides, check_source
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
 from aaexport.pipeline.subject.subject import ImageShape, Subject, image_shape, module_subject
 from aaexport.pipeline.verify.computations import Judge
@@ -42,6 +44,7 @@ def convert_source(
     checkpoint: str | Path | None = None,
     options: ConvertOptions | None = None,
     say: Say = lambda step: None,
+    **overrides: Unpack[ConvertOverrides],
 ) -> ConvertResult:
     """Imports a module, loads a checkpoint, and makes a model folder of it.
 
@@ -57,6 +60,7 @@ def convert_source(
         checkpoint: a file of weights; without one the module's own are taken, and a note says so.
         options: as of `aaexport.convert`.
         say: is told each step as it begins, and its parts as lines that begin with a blank.
+        overrides: fields of `ConvertOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: an option breaks its rule.
@@ -66,7 +70,7 @@ def convert_source(
         FolderError: `out` holds something else, or cannot be written.
         Others as `aaexport.convert`.
     """
-    options = options or ConvertOptions()
+    options = overridden(options or ConvertOptions(), overrides, convert_source)
     brought = check_source(
         source, out, input_shape=input_shape, kwargs=kwargs, checkpoint=checkpoint, options=options
     )

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
-from aaexport.capture.program import Batch
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, FolderError, ParityError
 from aaexport.folder import ModelFolder
@@ -24,8 +24,9 @@ from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.parity import ParityReport, Truth
-from aaexport.pipeline.convert.options import ConvertOptions
+from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
@@ -37,7 +38,7 @@ from aaexport.pipeline.subject.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.verify.verify import judge_file
-from aaexport.recipe import DEFAULT_OPSET, DecompositionName, Module
+from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName, Module
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 from aaexport.writing import atomic_path, check_writable, write_json
@@ -53,17 +54,9 @@ def convert(
     *,
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
-    opset: int | None = None,
-    decomposition: DecompositionName | None = None,
-    batch: Batch | None = None,
-    max_attention_memory: float | None = None,
-    target: Target = "cpu",
-    with_attention: bool = False,
-    verify: bool = True,
-    atol: float | None = None,
-    rtol: float | None = None,
-    seed: int = 0,
+    options: ConvertOptions | None = None,
     say: Say = lambda step: None,
+    **overrides: Unpack[ConvertOverrides],
 ) -> ConvertResult:
     """Writes `model` as one ONNX file of plain `ai.onnx` operators that was verified before it got its name.
 
@@ -76,19 +69,9 @@ def convert(
         input_shape: (C, H, W) of one image; needed for a module, the recipe's for a folder.
         size: (H, W) of the images instead of the recipe's: trained relative tables are brought to it, exactly for a
             smaller size, by interpolation for a larger one, and the result's notes say so.
-        opset: 18–25; the recipe's, or 20.
-        decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
-            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
-            in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
-        batch: "dynamic" or a number; the recipe's, or "dynamic".
-        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic.
-        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
-        with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
-            `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
-            much query position (h, w) takes from key position (i, j) of the layer's map.
-        verify: whether parity must hold before the file gets its name.
-        atol, rtol, seed: as for `aaexport.verify`.
+        options: how it is written.
         say: is told each step as it begins, and its parts as lines that begin with a blank.
+        overrides: fields of `ConvertOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: an argument breaks its rule.
@@ -97,9 +80,7 @@ def convert(
         ParityError: the file computes something else; an older file at `path` is untouched.
         FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
     """
-    options = ConvertOptions(
-        opset, decomposition, batch, max_attention_memory, target, with_attention, verify, atol, rtol, seed
-    )
+    options = overridden(options or ConvertOptions(), overrides, convert)
     options.check()
     subject = as_subject(model, input_shape, size)
     if subject.golden is not None:
@@ -150,7 +131,7 @@ def convert_subject(
         written = temporary.stat().st_size
         if options.verify:
             parity, truths = judge_file(
-                subject, temporary, options.wanted, named=destination, exported=at_hand, say=say
+                subject, temporary, options.verification, named=destination, exported=at_hand, say=say
             )
             if not parity.passed:
                 raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)

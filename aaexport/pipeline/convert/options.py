@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
@@ -16,12 +16,9 @@ from aaexport.errors import ArgumentError, FolderError, WeightsError, broken_rul
 from aaexport.folder import ModelFolder, require_outside_zoo
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
-from aaexport.pipeline.verify.options import Judged, Wanted
-from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName, check_opset, parse_kwargs
+from aaexport.pipeline.verify.options import VerifyOptions
+from aaexport.recipe import DECOMPOSITION_NAMES, Batch, DecompositionName, check_opset, parse_kwargs
 from aaexport.writing import check_writable
-
-if TYPE_CHECKING:
-    from aaexport.capture.program import Batch
 
 # Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
 VERIFIED_MACS = 1.5e11
@@ -29,7 +26,22 @@ VERIFIED_MACS = 1.5e11
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is asked of a conversion; as the arguments of `convert`."""
+    """What is asked of a conversion.
+
+    Attributes:
+        opset: 18–25; the recipe's, or 20.
+        decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
+            operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
+            in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
+        batch: "dynamic" or a number; the recipe's, or "dynamic".
+        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic.
+        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
+        with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
+            `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
+            much query position (h, w) takes from key position (i, j) of the layer's map.
+        verify: whether parity must hold before the file gets its name.
+        atol, rtol, seed: as of `aaexport.VerifyOptions`.
+    """
 
     opset: int | None = None
     decomposition: DecompositionName | None = None
@@ -43,9 +55,9 @@ class ConvertOptions:
     seed: int = 0
 
     @property
-    def wanted(self) -> Wanted:
-        """Of the verification."""
-        return Wanted(judged=Judged(atol=self.atol, rtol=self.rtol), seed=self.seed, most_macs=VERIFIED_MACS)
+    def verification(self) -> VerifyOptions:
+        """What is asked of the one that the file must pass."""
+        return VerifyOptions(atol=self.atol, rtol=self.rtol, seed=self.seed, most_macs=VERIFIED_MACS)
 
     def check(self) -> None:
         """ArgumentError for what can be seen to be wrong before any work."""
@@ -57,7 +69,22 @@ class ConvertOptions:
         if self.target not in TARGETS:
             raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
         check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
-        self.wanted.check()
+        self.verification.check()
+
+
+class ConvertOverrides(TypedDict, total=False):
+    """The fields of `ConvertOptions` as keywords."""
+
+    opset: int | None
+    decomposition: DecompositionName | None
+    batch: Batch | None
+    max_attention_memory: float | None
+    target: Target
+    with_attention: bool
+    verify: bool
+    atol: float | None
+    rtol: float | None
+    seed: int
 
 
 def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.export import ExportedProgram
 
-from aaexport.capture.program import Batch, export_program, fast_tracing
+from aaexport.capture.program import export_program, fast_tracing
 from aaexport.device import TARGETS, Target
 from aaexport.graph.check import check_model, check_operators
 from aaexport.graph.convert import OnnxModel, to_onnx
@@ -21,6 +21,7 @@ from aaexport.graph.rules import FILE_RULES, RULES
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import read_choice
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
+from aaexport.recipe import Batch
 
 Say = Callable[[str], None]
 

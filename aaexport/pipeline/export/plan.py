@@ -7,12 +7,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from aaexport.capture.program import Batch
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
-from aaexport.recipe import DecompositionName
+from aaexport.recipe import Batch, DecompositionName
 
 ATTENTION_OPSET = 23  # the first that has the operator Attention
 BYTES_A_LOGIT = 4

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aaexport.capture.program import Batch
 from aaexport.device import Target
 from aaexport.errors import FolderError, broken_rule, first_line
 from aaexport.nn.augmented import augmented_layers
@@ -15,7 +14,7 @@ from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice
 from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.pipeline.export.plan import ATTENTION_OPSET
 from aaexport.pipeline.subject.subject import Subject
-from aaexport.recipe import DEFAULT_DECOMPOSITION, OPSETS, DecompositionName
+from aaexport.recipe import DEFAULT_DECOMPOSITION, OPSETS, Batch, DecompositionName
 from aaexport.report.tuning import TUNING_SCHEMA
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TypedDict
+
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.pipeline.bench.options import MAX_THREADS
@@ -10,20 +13,50 @@ from aaexport.recipe import MAX_SEED, check_opset
 MAX_BATCH = 65536
 
 
-def check_arguments(
-    opset: int | None, device: str | None, batch: int | None, threads: int | None, duration: float, seed: int
-) -> None:
-    """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
-    if opset is not None:
-        check_opset(opset)
-    if device is not None:
-        parse_device(device)
-    rules = (
-        (batch is None or 1 <= batch <= MAX_BATCH, "batch", f"be between 1 and {MAX_BATCH}", batch),
-        (threads is None or 1 <= threads <= MAX_THREADS, "threads", f"be between 1 and {MAX_THREADS}", threads),
-        (0 < duration < float("inf"), "duration", "be above 0 seconds", duration),
-        (0 <= seed <= MAX_SEED, "seed", f"be between 0 and {MAX_SEED}", seed),
-    )
-    for holds, name, rule, got in rules:
-        if not holds:
-            raise ArgumentError(broken_rule(name, rule, got))
+@dataclass(frozen=True)
+class TuneOptions:
+    """What is asked of a tuning.
+
+    Attributes:
+        opset: 18–25; the recipe's by default. From 23 on `fused` is a candidate.
+        device: `cpu`, `cuda` or `cuda:N`; by default `cuda` where its provider ran a session.
+        batch: images a query; by default the recipe's, or 4 where that is dynamic.
+        threads: intra-op threads; None leaves onnxruntime's default.
+        duration: seconds of counted queries for each candidate that is not clearly slower than the best.
+        seed: of the inputs.
+    """
+
+    opset: int | None = None
+    device: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    duration: float = 2.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
+        if self.opset is not None:
+            check_opset(self.opset)
+        if self.device is not None:
+            parse_device(self.device)
+        batch, threads, most = self.batch, self.threads, MAX_THREADS
+        rules = (
+            (batch is None or 1 <= batch <= MAX_BATCH, "batch", f"be between 1 and {MAX_BATCH}", batch),
+            (threads is None or 1 <= threads <= most, "threads", f"be between 1 and {most}", threads),
+            (0 < self.duration < float("inf"), "duration", "be above 0 seconds", self.duration),
+            (0 <= self.seed <= MAX_SEED, "seed", f"be between 0 and {MAX_SEED}", self.seed),
+        )
+        for holds, name, rule, got in rules:
+            if not holds:
+                raise ArgumentError(broken_rule(name, rule, got))
+
+
+class TuneOverrides(TypedDict, total=False):
+    """The fields of `TuneOptions` as keywords."""
+
+    opset: int | None
+    device: str | None
+    batch: int | None
+    threads: int | None
+    duration: float
+    seed: int

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
@@ -22,8 +23,9 @@ from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
 from aaexport.outcome import verb
+from aaexport.overrides import overridden
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
-from aaexport.pipeline.tune.options import check_arguments
+from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
 from aaexport.recipe import DEFAULT_DECOMPOSITION, Recipe
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
@@ -37,13 +39,9 @@ def tune(
     model: str | Path | ModelFolder,
     *,
     size: tuple[int, int] | None = None,
-    opset: int | None = None,
-    device: str | None = None,
-    batch: int | None = None,
-    threads: int | None = None,
-    duration: float = 2.0,
-    seed: int = 0,
+    options: TuneOptions | None = None,
     tick: Tick = lambda step, share: None,
+    **overrides: Unpack[TuneOverrides],
 ) -> TuneResult:
     """Times every decomposition of every distinct augmented layer through onnxruntime, and keeps what it found.
 
@@ -54,13 +52,9 @@ def tune(
     Args:
         model: a model folder, which is written to; not the zoo's own.
         size: (H, W) of the images; the recipe's by default.
-        opset: 18–25; the recipe's by default. From 23 on `fused` is a candidate.
-        device: `cpu`, `cuda` or `cuda:N`; by default `cuda` where its provider ran a session.
-        batch: images a query; by default the recipe's, or 4 where that is dynamic.
-        threads: intra-op threads; None leaves onnxruntime's default.
-        duration: seconds of counted queries for each candidate that is not clearly slower than the best.
-        seed: of the inputs.
+        options: where and how long each candidate is timed.
         tick: is told each step, and the share that is done.
+        overrides: fields of `TuneOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         ArgumentError: an argument breaks its rule, or the network has no augmented layer.
@@ -70,15 +64,23 @@ def tune(
         MeasurementError: no decomposition of a layer could be run.
     """
     began = time.perf_counter()
-    check_arguments(opset, device, batch, threads, duration, seed)
+    options = overridden(options or TuneOptions(), overrides, tune)
+    options.check()
     folder = _own_folder(model)
     recipe = folder.recipe.for_size(size)
     groups = _attentions(folder, recipe)
-    device = best_device() if device is None else device
+    device = best_device() if options.device is None else options.device
     with OrtRunner(probe_model(), device=device) as probe:
         label, provider = probe.label, probe.provider
     fixed = recipe.export.batch if isinstance(recipe.export.batch, int) else TYPICAL_BATCH
-    conditions = Conditions(opset or recipe.export.opset, batch or fixed, device, threads, duration, seed)
+    conditions = Conditions(
+        opset=options.opset or recipe.export.opset,
+        images=options.batch or fixed,
+        device=device,
+        threads=options.threads,
+        duration=options.duration,
+        seed=options.seed,
+    )
     watch = MachineWatch()
     layers = _contests(groups, conditions, tick)
     environment = watch.environment()
@@ -88,9 +90,9 @@ def tune(
         provider=provider,
         opset=conditions.opset,
         batch=conditions.images,
-        threads=threads,
-        duration=duration,
-        seed=seed,
+        threads=options.threads,
+        duration=options.duration,
+        seed=options.seed,
         layers=layers,
         environment=environment,
         tools=tool_versions(),

@@ -122,7 +122,7 @@ def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, ca
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
             write_onnx(model, path)
-            rows.append(Row(name, stage, matrix.wanted.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)))
+            rows.append(Row(name, stage, matrix.options.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)))
         matrix.judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 

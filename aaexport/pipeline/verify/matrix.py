@@ -27,7 +27,7 @@ from aaexport.pipeline.verify.computations import (
     torch_row,
 )
 from aaexport.pipeline.verify.inputs import gather_inputs
-from aaexport.pipeline.verify.options import Wanted, check_runtimes
+from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
 
 Say = Callable[[str], None]
 LEAST_CASES = 2
@@ -41,19 +41,21 @@ class Matrix:
         DataError: the inputs that are wanted cannot be read or do not fit.
     """
 
-    def __init__(self, subject: Subject, summary: GraphSummary, wanted: Wanted, say: Say = lambda step: None) -> None:
-        self.subject, self.summary, self.wanted = subject, summary, wanted
-        self.inputs = gather_inputs(subject, wanted.inputs, wanted.seed)
+    def __init__(
+        self, subject: Subject, summary: GraphSummary, options: VerifyOptions, say: Say = lambda step: None
+    ) -> None:
+        self.subject, self.summary, self.options = subject, summary, options
+        self.inputs = gather_inputs(subject, options.inputs, options.seed)
         batch, *image = summary.inputs[0].shape[:1] + summary.inputs[0].shape[2:]
         self.fixed = batch if isinstance(batch, int) else None
         self.judge = Judge(subject, say)
         self.notes = list(self.inputs.notes)
         self.is_cut_short = False
-        self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, wanted.batch)))
+        self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, options.batch)))
         if self.fixed is not None:
             self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
-            if wanted.batch not in (None, self.fixed):
-                self.notes[-1] += f", nor {wanted.batch}"
+            if options.batch not in (None, self.fixed):
+                self.notes[-1] += f", nor {options.batch}"
         self.failures: list[str] = []
         if not all(isinstance(size, int) for size in image):
             self.cases += tuple(self._of_other_sizes())
@@ -63,21 +65,21 @@ class Matrix:
 
         `stage` is what is to blame if the file is wrong by whatever computes it.
         """
-        wanted = self.wanted
+        options = self.options
         if self.is_cut_short:
-            return file_rows(path, self.summary, ["onnxruntime"], wanted.device, wanted.judged, stage)
-        runtimes = check_runtimes(wanted.runtimes, wanted.device)
+            return file_rows(path, self.summary, ["onnxruntime"], options.device, options.judged, stage)
+        runtimes = check_runtimes(options.runtimes, options.device)
         if "reference" in runtimes and not suits_reference(self.summary):
             macs = "an unknown number of MACs" if self.summary.macs is None else f"{self.summary.macs:,} MACs"
-            if wanted.runtimes is not None:
+            if options.runtimes is not None:
                 rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
                 raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
             self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
-        of_file = file_rows(path, self.summary, runtimes, wanted.device, wanted.judged, stage)
+        of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, stage)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):
             return of_file
-        return (torch_row(self.subject, module, how, wanted.judged), *of_file)
+        return (torch_row(self.subject, module, how, options.judged), *of_file)
 
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
@@ -100,7 +102,7 @@ class Matrix:
             notes=(
                 *report.notes,
                 *self.notes,
-                *(f"set by hand: {one}" for one in self.wanted.judged.on("cpu").by_hand),
+                *(f"set by hand: {one}" for one in self.options.judged.on("cpu").by_hand),
             ),
             warnings=(*report.warnings, *warnings),
             accuracy=accuracy,
@@ -109,7 +111,7 @@ class Matrix:
 
     def _affordable(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
         """As many as may be computed, small ordinary ones first; two at least, of two batch sizes where there are."""
-        budget, macs = self.wanted.most_macs, self.summary.macs
+        budget, macs = self.options.most_macs, self.summary.macs
         if budget is None or macs is None or len(cases) <= LEAST_CASES:
             return cases
         if macs * sum(len(case.batch) for case in cases) <= budget:
@@ -131,7 +133,7 @@ class Matrix:
     def _of_other_sizes(self) -> Iterator[Case]:
         """Images of other sizes, for a file that says that it takes them, as far as PyTorch does."""
         channels, height, width = self.subject.input_shape
-        rng = np.random.default_rng(self.wanted.seed)
+        rng = np.random.default_rng(self.options.seed)
         for size in ((2 * height, width), (height, 2 * width)):
             case = Case(
                 f"{size[0]}×{size[1]}, batch 1",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
@@ -41,18 +42,39 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked of a verification; as the arguments of `verify`."""
+class VerifyOptions:
+    """What is asked of a verification.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
+        dtype: the precision that the file is meant to have, by which it is judged.
+        atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
+        inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
+        batch: one more batch size to try, the largest that will be served.
+        runtimes: which of `aaexport.pipeline.verify.options.RUNTIMES` run the file; the usual ones by default.
+        locate: whether to look for the first node that went wrong, if one did.
+        strict: whether warnings are failures.
+        seed: of the made-up inputs and of the choice of images.
+        most_macs: images · MACs at the most, beyond which inputs are left out, and a note says so; None for all
+            inputs, however long they take.
+    """
 
     device: str = "cpu"
-    judged: Judged = field(default_factory=Judged)
+    dtype: Precision = "float32"
+    atol: float | Bounds | None = None
+    rtol: float | Bounds | None = None
     inputs: str | Path | None = None
     batch: int | None = None
     runtimes: Sequence[str] | None = None
     locate: bool = True
     strict: bool = False
     seed: int = 0
-    most_macs: float | None = None  # images · MACs at the most; None: all inputs, however long they take
+    most_macs: float | None = None
+
+    @property
+    def judged(self) -> Judged:
+        """What gives the tolerance of each runtime."""
+        return Judged(self.dtype, self.atol, self.rtol)
 
     def check(self) -> None:
         """ArgumentError, DataError or ProviderError for what can be seen to be wrong before any work."""
@@ -60,6 +82,22 @@ class Wanted:
         self.judged.on("cpu")
         check_largest_batch(self.batch)
         check_inputs(self.inputs)
+
+
+class VerifyOverrides(TypedDict, total=False):
+    """The fields of `VerifyOptions` as keywords."""
+
+    device: str
+    dtype: Precision
+    atol: float | Bounds | None
+    rtol: float | Bounds | None
+    inputs: str | Path | None
+    batch: int | None
+    runtimes: Sequence[str] | None
+    locate: bool
+    strict: bool
+    seed: int
+    most_macs: float | None
 
 
 def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:

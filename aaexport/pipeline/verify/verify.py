@@ -8,10 +8,11 @@ looked for (`locate`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
@@ -29,12 +30,13 @@ from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, su
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
 from aaexport.outcome import verb
-from aaexport.parity import COARSER, Bounds, ParityReport, Precision, Truth
+from aaexport.overrides import overridden
+from aaexport.parity import COARSER, ParityReport, Precision, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
 from aaexport.pipeline.verify.matrix import Matrix
-from aaexport.pipeline.verify.options import Judged, Wanted
+from aaexport.pipeline.verify.options import Judged, VerifyOptions, VerifyOverrides
 from aaexport.report.machine import parity_json
 from aaexport.writing import unchanged, write_json
 
@@ -50,18 +52,10 @@ def verify(
     *,
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
-    device: str = "cpu",
-    dtype: Precision = "float32",
-    inputs: str | Path | None = None,
-    batch: int | None = None,
-    runtimes: Sequence[str] | None = None,
-    atol: float | Bounds | None = None,
-    rtol: float | Bounds | None = None,
-    locate: bool = True,
-    strict: bool = False,
-    seed: int = 0,
     module: str | None = None,
+    options: VerifyOptions | None = None,
     say: Say = lambda step: None,
+    **overrides: Unpack[VerifyOverrides],
 ) -> ParityReport:
     """Runs an ONNX file and judges it against `model` (DESIGN: truth is float64).
 
@@ -74,18 +68,11 @@ def verify(
         onnx: the file; the folder's model.onnx by default.
         input_shape: of one image, for a module.
         size: (H, W) of the images; by default the one that the file was converted for, else the recipe's.
-        device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
-        dtype: the precision that the file is meant to have, by which it is judged.
-        inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
-        batch: one more batch size to try, the largest that will be served.
-        runtimes: which of `aaexport.pipeline.verify.options.RUNTIMES` run the file; the usual ones by default.
-        atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
-        locate: whether to look for the first node that went wrong, if one did.
-        strict: whether warnings are failures.
-        seed: of the made-up inputs and of the choice of images.
         module: `FILE.py:NAME`, `package.module:NAME` or `FILE.pt2` that a folder was converted from: it is imported
             and says what is right. Without it the golden vectors of its conversion do.
+        options: who computes, on what, and how it is judged.
         say: is told each step as it begins, and its parts as lines that begin with a blank.
+        overrides: fields of `VerifyOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
         GraphError: the file is not a whole ONNX model, or takes other inputs than the model: nothing to judge.
@@ -94,24 +81,24 @@ def verify(
         ProviderError: a runtime that was asked for, or `device`, does not work here.
         Others as `aaexport.convert` raises for `model`.
     """
-    wanted = Wanted(device, Judged(dtype, atol, rtol), inputs, batch, runtimes, locate, strict, seed)
-    wanted.check()
+    options = overridden(options or VerifyOptions(), overrides, verify)
+    options.check()
     if not isinstance(model, nn.Module):
         folder = model if isinstance(model, ModelFolder) else find_model(model)
         source = None if module is None else require_source(module)
-        return verify_folder(folder, onnx, wanted, input_shape=input_shape, size=size, source=source, say=say)
+        return verify_folder(folder, onnx, options, input_shape=input_shape, size=size, source=source, say=say)
     if module is not None:
         raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
     if onnx is None:
         raise ArgumentError("onnx must be given for a module, got None")
-    report, _ = judge_file(as_subject(model, input_shape, size), Path(onnx), wanted, say=say)
+    report, _ = judge_file(as_subject(model, input_shape, size), Path(onnx), options, say=say)
     return report
 
 
 def verify_folder(
     folder: ModelFolder,
     onnx: str | Path | None,
-    wanted: Wanted,
+    options: VerifyOptions,
     *,
     input_shape: ImageShape | None = None,
     size: tuple[int, int] | None = None,
@@ -125,7 +112,7 @@ def verify_folder(
     # The user's code may print whenever it runs, and stdout is for results.
     with nullcontext() if source is None else redirect_stdout(sys.stderr):
         subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
-        report, _ = judge_file(subject, path, wanted, say=say)
+        report, _ = judge_file(subject, path, options, say=say)
     return _kept(report, folder) if path == folder.onnx_path else report
 
 
@@ -142,7 +129,7 @@ def _kept(report: ParityReport, folder: ModelFolder) -> ParityReport:
 def judge_file(
     subject: Subject,
     path: Path,
-    wanted: Wanted,
+    options: VerifyOptions,
     *,
     named: Path | None = None,
     exported: Exported | None = None,
@@ -152,21 +139,21 @@ def judge_file(
 
     `named` is what the report calls the file, `exported` what it was.
     """
-    wanted.check()
+    options.check()
     with unchanged(path, "judged"):
-        return _judged(subject, path, wanted, named or path, exported, say)
+        return _judged(subject, path, options, named or path, exported, say)
 
 
 def _judged(
-    subject: Subject, path: Path, wanted: Wanted, named: Path, exported: Exported | None, say: Say
+    subject: Subject, path: Path, options: VerifyOptions, named: Path, exported: Exported | None, say: Say
 ) -> tuple[ParityReport, list[Truth]]:
     audited = audit(path)
     report = ParityReport(
         str(named),
         structure=audited.failures,
         warnings=audited.warnings,
-        seed=wanted.seed,
-        strict=wanted.strict,
+        seed=options.seed,
+        strict=options.strict,
     )
     if audited.model is None:  # numbers outside its folder: nothing may run it
         return report, []
@@ -181,17 +168,17 @@ def _judged(
     warnings = (*report.warnings, *golden, *_unknown_origin(provenance, subject))
     notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []))
     report = replace(report, structure=structure, notes=notes, warnings=warnings)
-    _require_known_outputs(wanted.judged, subject)
-    _require_coarse_enough(wanted.judged.precision, coarsest_type(audited.model))
+    _require_known_outputs(options.judged, subject)
+    _require_coarse_enough(options.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
     del audited  # and with it the model, which may be large
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("verifying against PyTorch")
-    matrix = Matrix(subject, summary, wanted, say)
+    matrix = Matrix(subject, summary, options, say)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
-    if report.passed or not wanted.locate or stale:
+    if report.passed or not options.locate or stale:
         return report, matrix.judge.truths
     say("looking for the first node that went wrong")
     suspect = Suspect(path, subject, provenance, exported, changed)
