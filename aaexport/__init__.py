@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from aaexport.pipeline.tune.tune import tune
     from aaexport.pipeline.verify.options import VerifyOptions
     from aaexport.pipeline.verify.verify import verify
-    from aaexport.results import ConvertResult, InspectResult, OptimizeResult, TuneResult
+    from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult, TuneResult
     from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, train
 
 __all__ = [
     "AaexportError",
+    "AttentionPicture",
     "BenchOptions",
     "BenchReport",
     "ConvertOptions",
@@ -66,6 +67,7 @@ __all__ = [
 
 _HOMES = {
     "AaexportError": "aaexport.errors",
+    "AttentionPicture": "aaexport.results",
     "BenchOptions": "aaexport.pipeline.bench.options",
     "BenchReport": "aaexport.load.measurement",
     "ConvertOptions": "aaexport.pipeline.convert.options",

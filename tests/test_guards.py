@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,21 @@ def test_every_public_name_resolves(name):
 @pytest.mark.parametrize("name", [n for n in aaexport.__all__ if not n.startswith("__")])
 def test_every_public_name_is_documented(name):
     assert inspect.getdoc(getattr(aaexport, name))
+
+
+PUBLIC_FUNCTIONS = [
+    name for name in aaexport.__all__ if name.islower() and name not in ("__version__", "errors", "nn")
+]
+
+
+@pytest.mark.parametrize("name", PUBLIC_FUNCTIONS)
+def test_every_public_function_is_typed_without_any(name):
+    """And what it returns, if it is ours, is a public name too."""
+    hints = typing.get_type_hints(getattr(aaexport, name))
+    assert set(hints) == set(inspect.signature(getattr(aaexport, name)).parameters) | {"return"}
+    assert not any("Any" in str(hint) for hint in hints.values())
+    returned = hints["return"]
+    assert not returned.__module__.startswith("aaexport.") or returned.__name__ in aaexport.__all__
 
 
 def test_dir_lists_the_public_names():
