@@ -20,6 +20,7 @@ from aaexport.folder import ModelFolder, checkout, zoo_models
 from aaexport.recipe import OPSETS
 
 if TYPE_CHECKING:
+    from aaexport.pipeline.convert.options import ConvertOptions
     from aaexport.results import ConvertResult
 
 
@@ -116,7 +117,7 @@ def command(
 
                 result = convert_source(model, out, **of_module, options=asked, say=tell)
         else:
-            result = _convert_folder(checkout(model, out, say), size, random_weights, seed, wanted)
+            result = _convert_folder(checkout(model, out, say), size, random_weights, asked)
     _show(result, as_json=as_json)
 
 
@@ -137,7 +138,7 @@ def _refuse(given: dict[str, Any], whose: str) -> None:
 
 
 def _convert_folder(
-    folder: ModelFolder, size: tuple[int, int] | None, random_weights: bool, seed: int, wanted: dict[str, Any]
+    folder: ModelFolder, size: tuple[int, int] | None, random_weights: bool, asked: ConvertOptions
 ) -> ConvertResult:
     if not random_weights and folder.module_recipe is None:
         folder.require_weights()
@@ -148,9 +149,9 @@ def _convert_folder(
         if random_weights and folder.weights_path.is_file():
             say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")
         elif random_weights:
-            write_random_weights(folder, seed=seed)
+            write_random_weights(folder, seed=asked.seed)
             say(f"wrote random weights to {folder.weights_path}")
-        return convert(folder, size=size, seed=seed, say=tell, **wanted)
+        return convert(folder, size=size, options=asked, say=tell)
 
 
 def _show(result: ConvertResult, *, as_json: bool) -> None:
