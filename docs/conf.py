@@ -1,7 +1,7 @@
 """Sphinx's settings: Markdown pages in this folder, and what is read off the code by `_ext`."""
 
-import importlib.metadata
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -9,8 +9,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 
 project = "aaexport"
 author = "the authors of aaexport"
-copyright = "MIT licence"  # noqa: A001 -- Sphinx's own name
-release = version = importlib.metadata.version("aaexport")
+release = version = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 extensions = [
     "myst_parser",
@@ -35,6 +34,7 @@ suppress_warnings = ["myst.xref_ambiguous"]
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_class_signature = "separated"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -45,15 +45,15 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"aaexport {version}"
 html_static_path = ["_static"]
 html_css_files = ["aaexport.css"]
-html_show_sourcelink = False
+html_show_sourcelink = html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "secondary_sidebar_items": ["page-toc"],
-    "footer_start": ["copyright"],
-    "footer_end": ["sphinx-version"],
+    "footer_start": [],
+    "footer_end": [],
 }
-html_sidebars = {"results": [], "troubleshooting": [], "glossary": [], "comparison": []}
+html_sidebars = {page: [] for page in ("tutorial", "results", "troubleshooting", "glossary", "comparison")}

@@ -66,3 +66,14 @@ def test_the_readme_tells_what_was_measured_of_networks_that_others_trained(labe
     row = OWN[f"{what}, batch 1: naive ÷ ours"]
     told = f"{row['median']:.{digits}f} ({row['lowest']:.1f}–{row['highest']:.1f})"
     assert f"| {label} | {told} |" in README
+
+
+def test_as_many_right_exports_were_verified_as_the_readme_says():
+    lines = (ROOT / "docs/results/false_alarms.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    exports = {(row["model"], row["decomposition"], row["opset"]) for row in found}
+    failed = [row for row in found if not row["passed"]]
+    assert (
+        f"{len(found):,} verifications of {len(exports)} right exports gave {len(failed) or 'no'} false alarm"
+        in README
+    )

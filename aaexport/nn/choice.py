@@ -8,7 +8,7 @@ The decompositions share the softmax and the product with V, and differ in what 
     fold     H + W more terms of its sum: (H + W) · MAC
 
 so that `fold` wins as long as H + W < ADD / MAC. Blocks keep the logits that are alive at a time in the caches. The
-constants were measured with onnxruntime on two cores of an AMD EPYC (see README, "Decompositions");
+constants were measured with onnxruntime on two cores of an AMD EPYC (docs/explanation/decompositions.md);
 they are ratios of times, so that they carry over to like machines.
 """
 

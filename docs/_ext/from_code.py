@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 MAKERS: dict[str, Callable[[], str]] = {
     "adapters": tables.adapters,
+    "counts": tables.counts,
     "data-sets": tables.data_sets,
     "decompositions": tables.decompositions,
     "errors": tables.error_tree,

@@ -23,6 +23,26 @@ COMPUTED_BY = {
     "tensorrt": "TensorRT",
     "openvino": "OpenVINO",
 }
+# A network as the paper prints it: its name, the zoo's, millions of parameters, GFLOPs.
+PAPER = (
+    ("ResNet-34", "resnet34", "21.8 M", "7.4"),
+    ("AA-ResNet-34", "aa_resnet34", "20.7 M", "7.1"),
+    ("ResNet-50", "resnet50", "25.6 M", "8.2"),
+    ("AA-ResNet-50", "aa_resnet50", "25.8 M", "8.3"),
+    ("ResNet-101", "resnet101", "44.5 M", "15.6"),
+    ("AA-ResNet-101", "aa_resnet101", "45.4 M", "16.1"),
+    ("ResNet-152", "resnet152", "60.2 M", "23.0"),
+    ("AA-ResNet-152", "aa_resnet152", "61.6 M", "23.8"),
+    ("AA-ResNet-50, κ = υ = 0.25", "aa_resnet50_kv025", "24.3 M", "7.9"),
+    ("AA-ResNet-50, κ = υ = 0.5", "aa_resnet50_kv050", "22.3 M", "7.3"),
+    ("AA-ResNet-50, κ = υ = 0.75", "aa_resnet50_kv075", "20.7 M", "6.8"),
+    ("AA-ResNet-50, κ = υ = 1", "aa_resnet50_kv100", "19.4 M", "6.3"),
+    ("Wide-ResNet-28-10", "wrn28_10_cifar100", "36.3 M", "10.4"),
+    ("AA-Wide-ResNet-28-10", "aa_wrn28_10_cifar100", "36.2 M", "10.9"),
+    ("the reference's AA-Wide-ResNet-28-10", "aa_wrn28_10_reference", "(206,229,580)", ""),
+    ("MnasNet-A1", "mnasnet_1_0", "", ""),
+    ("AA-MnasNet-A1", "aa_mnasnet_1_0", "", ""),
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -183,6 +203,21 @@ def zoo() -> str:
         )
     head = ("model", "what it is", "input", "parameters", "MACs, millions", "of them attention's products", "weights")
     return table(head, rows)
+
+
+def counts() -> str:
+    """Parameters and FLOPs, the paper's beside ours; attention's own products are counted apart."""
+    from aaexport.pipeline.look.inspect import inspect_zoo
+
+    zoo_models = inspect_zoo()
+    rows = []
+    for title, name, parameters, flops in PAPER:
+        cost = zoo_models[name].cost
+        assert cost is not None
+        other, products = (2 * macs / 1e9 for macs in (cost.macs - cost.attention_macs, cost.attention_macs))
+        counted = f"{cost.parameters:,}" if parameters.startswith("(") else f"{cost.parameters / 1e6:.2f} M"
+        rows.append((title, parameters, counted, flops, f"{other:.2f}" + (f" + {products:.2f}" if products else "")))
+    return table(("network", "paper: parameters", "aaexport", "paper: GFLOPs", "aaexport"), rows)
 
 
 def decompositions() -> str:

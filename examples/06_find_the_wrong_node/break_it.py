@@ -22,4 +22,4 @@ onnx.save(model, broken)
 print(f"wrote {broken}: {softmax.name} along axis 1\n")
 
 report = aaexport.verify(folder, broken)
-Console(file=sys.stdout, width=110, highlight=False).print(parity_view(report))
+Console(file=sys.stdout, highlight=False).print(parity_view(report))

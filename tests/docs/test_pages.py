@@ -19,8 +19,6 @@ SHOWN = [
     if command.line
 ]
 WITH_PYTHON = [page for page in PAGES if page.python]
-STARVED = "of the CPU must be left to the measurement"  # the tests' other processes may take it
-NO_VERDICT = "no verdict on a regression: other processes took"
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +30,9 @@ def terminal(tmp_path_factory):
 @pytest.mark.parametrize(("page", "command"), SHOWN)
 def test_a_command_prints_what_is_shown(page, command, terminal):
     outcome = terminal.run(page, command)
-    if NO_VERDICT in outcome.printed:
+    if console.NO_VERDICT in outcome.printed:
         pytest.skip("other processes had the CPU, so there is no verdict on a regression")
-    starved = "aaexport serve-bench" in command.text and STARVED in outcome.printed
+    starved = "aaexport serve-bench" in command.text and console.STARVED in outcome.printed
     assert outcome.code == (4 if starved else command.code), outcome.printed
     assert not console.not_printed(command, outcome), outcome.printed
 

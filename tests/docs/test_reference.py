@@ -1,5 +1,6 @@
 """What the reference says of the code, and troubleshooting of messages, is what the code says."""
 
+import ast
 import re
 
 import messages
@@ -7,9 +8,12 @@ import pytest
 import tables
 from repository import ROOT
 
+import aaexport
 from aaexport.parity import TOLERANCES
+from aaexport.recipe import DECOMPOSITION_NAMES
 
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+DECOMPOSITIONS_PAGE = (ROOT / "docs/reference/decompositions.md").read_text(encoding="utf-8")
 EXPLAINED = re.findall(r"^`([^`]+)`\n: ", TROUBLESHOOTING, re.MULTILINE)
 KNOWN = [one.text for one in messages.messages()]
 
@@ -55,3 +59,36 @@ def test_every_file_of_a_folder_is_named():
     told = tables.folder()
     for name in ("model.toml", "weights.safetensors", "model.onnx", "bench.json", "manifest.json"):
         assert f"| `{name}` |" in told
+
+
+def test_every_room_is_on_the_page_of_the_house():
+    (rooms,) = (
+        {ast.literal_eval(name) for name in node.value.elts}
+        for node in ast.parse((ROOT / "tests/test_guards.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ROOMS"
+    )
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    told = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert told == rooms - {"__main__"}
+
+
+def test_what_contributing_points_at_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:aaexport|tests|docs|models)/[^`<]*)`", page)
+    assert len(paths) > 25
+    missing = [path for path in paths if not (ROOT / path).exists() and path != "docs/_build/html"]
+    assert not missing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DECOMPOSITION_NAMES)
+def test_the_operators_of_each_decomposition_are_told(name, tmp_path):
+    head, row = re.findall(r"^\| (`auto`.*|\d+ \|.*) \|$", DECOMPOSITIONS_PAGE, re.MULTILINE)
+    told = dict(zip(re.findall(r"`(\w+)`", head), map(int, re.findall(r"\d+", row)), strict=True))
+    opset = 23 if name == "fused" else 20
+    result = aaexport.convert(
+        "aa_cnn3_digits", tmp_path / "model.onnx", decomposition=name, opset=opset, verify=False
+    )
+    assert sum(result.operators.values()) == told[name]

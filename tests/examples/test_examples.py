@@ -11,7 +11,6 @@ import pytest
 from repository import ROOT
 
 OWN_MODEL = ROOT / "examples" / "08_bring_your_own_model"
-STARVED = "of the CPU must be left to the measurement"  # the tests' other processes may take it
 
 
 def commands_of(path):
@@ -53,7 +52,7 @@ def test_the_example_of_an_own_model_runs_as_its_readme_says(tmp_path):
 def test_the_demo_goes_the_whole_way(tmp_path):
     script = ROOT / "examples/02_train_to_latency/demo.py"
     outcome = run(f"python {script} --out {tmp_path} --epochs 1 --duration 0.5", tmp_path)
-    assert outcome.returncode == (4 if STARVED in outcome.stderr else 0), outcome.stderr
+    assert outcome.returncode == (4 if console.STARVED in outcome.stderr else 0), outcome.stderr
     for label in ("test accuracy", "largest error", "latency", "speed", "files"):
         assert f"\n  {label}" in outcome.stdout
     assert (tmp_path / "aa_cnn3_digits" / "bench.json").is_file()

@@ -32,7 +32,7 @@ MILLIONS = {
 }
 # To the unit: the reference implementation's own count, and MnasNet-A1's as its public weights have it.
 EXACT = {"aa_wrn28_10_reference": 206_229_580, "mnasnet_1_0": 3_887_038}
-# What README prints beside the paper's figures, so that it stays true.
+# Beside the figures that the paper prints or should (docs/explanation/paper.md).
 OURS = {"wrn28_10_cifar100": 36_536_884, "aa_wrn28_10_cifar100": 36_312_660, "aa_mnasnet_1_0": 4_115_646}
 SMALL = Attention(kappa=0.5, upsilon=0.5, num_heads=2, min_dkh=2)
 IMAGE = Input(channels=3, height=33, width=47, mean=(0.0,) * 3, std=(1.0,) * 3, labels=5)

@@ -124,7 +124,7 @@ def test_a_size_is_for_recipes():
         aaexport.convert(aaexport.build_model("aa_cnn3_digits"), "x.onnx", input_shape=(1, 8, 8), size=(9, 9))
 
 
-@pytest.mark.slow  # the README has the same command
+@pytest.mark.slow  # the page of other sizes has the same command
 def test_the_command_line_says_what_was_interpolated(cli):
     outcome = cli("convert", "aa_cnn3_digits", "--size", 9, 9, "--no-verify", "--json")
     assert outcome.code == 0, outcome.err
