@@ -311,7 +311,8 @@ def _alike(old: str, new: str) -> bool:
 
 def rewrite(page: Page, terminal: Terminal, *, skip_slow: bool, fill: bool) -> bool:
     """Writes what the page's commands print now into it; returns whether anything changed."""
-    lines = page.path.read_text(encoding="utf-8").split("\n")
+    before = page.path.read_text(encoding="utf-8")
+    lines = before.split("\n")
     for command in reversed(page.commands):
         if not command.line or (command.slow and skip_slow):
             continue
@@ -323,7 +324,9 @@ def rewrite(page: Page, terminal: Terminal, *, skip_slow: bool, fill: bool) -> b
             raise ValueError(f"{page}:{command.line}: ended with {outcome.code}:\n{outcome.printed}")
         lines[command.line : command.line + len(command.shown)] = as_shown(command, outcome, fill=fill)
     text = "\n".join(lines)
-    if text == page.path.read_text(encoding="utf-8"):
+    if page.path.read_text(encoding="utf-8") != before:
+        raise ValueError("somebody has changed the page meanwhile")
+    if text == before:
         return False
     page.path.write_text(text, encoding="utf-8")
     return True

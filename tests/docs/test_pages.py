@@ -52,7 +52,7 @@ def test_the_python_of_a_page_runs_after_its_commands(page, terminal):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_what_is_not_run_says_so(page):
-    """A block of sh is not run: the reader is told why, within the lines around it."""
+    """A block of sh is not run, and what stands below it says why: to readers, in the README to writers alone."""
     text = page.path.read_text(encoding="utf-8")
     for block in re.finditer(r"^```sh\n.*?^```$", text, re.MULTILINE | re.DOTALL):
         after = text[block.end() : block.end() + 300]

@@ -9,6 +9,7 @@ import tables
 from repository import ROOT
 
 import aaexport
+from aaexport.adapters import ADAPTERS
 from aaexport.parity import TOLERANCES
 from aaexport.recipe import DECOMPOSITION_NAMES
 
@@ -92,3 +93,8 @@ def test_the_operators_of_each_decomposition_are_told(name, tmp_path):
         "aa_cnn3_digits", tmp_path / "model.onnx", decomposition=name, opset=opset, verify=False
     )
     assert sum(result.operators.values()) == told[name]
+
+
+def test_every_adapter_is_named_where_models_are_brought_along():
+    page = (ROOT / "docs/how-to/bring-your-own-model.md").read_text(encoding="utf-8")
+    assert all(adapter.title in page for adapter in ADAPTERS)
