@@ -414,7 +414,7 @@ def test_a_module_at_hand_is_adapted_too(theirs):
 
 
 def test_a_large_module_is_judged_by_fewer_inputs(theirs, cli, monkeypatch):
-    monkeypatch.setattr("aaexport.pipeline.convert.convert.VERIFIED_MACS", 1)
+    monkeypatch.setattr("aaexport.pipeline.convert.options.VERIFIED_MACS", 1)
     outcome = cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "few", "--json")
     report = json.loads(outcome.out)["parity"]
     assert {one["case"] for row in report["computations"] for one in row["outputs"]} == {
