@@ -53,7 +53,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing aaexport and what it stands on into $(VENV): some minutes the first time"
-	$(INSTALL) --editable '.[digits]'
+	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -11,6 +11,9 @@ Target = Literal["cpu", "cuda"]  # the kinds of devices that a file can be writt
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
+MAX_THREADS = 1024  # of one session, or of torch
+
+
 def parse_device(device: str) -> tuple[Target, int]:
     """`cpu`, `cuda` or `cuda:N` → (kind, index). ArgumentError for anything else."""
     kind, _, index = device.partition(":")

@@ -156,6 +156,15 @@ def root_cause(error: BaseException) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """What a library could not have of the memory, in words; None for any other error."""
+    text = str(error)
+    if not (isinstance(error, MemoryError) or "can't allocate memory" in text or "CUDA out of memory" in text):
+        return None
+    wanted = re.search(r"tried to allocate (\d+) bytes", text)
+    return f"{int(wanted[1]) / 2**30:,.1f} GiB at once" if wanted else first_line(error)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its class where it has none: the cause, in a message of our own."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

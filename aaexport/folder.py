@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from aaexport.errors import (
     FolderError,
+    MeasurementError,
     ModelNotFoundError,
     NoWeightsError,
+    ParityError,
     RecipeError,
     broken_rule,
     did_you_mean,
@@ -23,7 +28,15 @@ from aaexport.writing import atomic_path, exists, new_files, write_json
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+DERIVED_FILES = ("model.onnx", "parity.json", "manifest.json", "weights.safetensors")  # of a conversion
 COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl", "tuning.json")
+
+
+class CheckOut(Protocol):
+    """As `checkout`, without a word to be said."""
+
+    def __call__(self, name_or_path: str | Path, out: Path | None = None) -> ModelFolder:
+        """The folder to work in."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +127,8 @@ class ModelFolder:
     def require_weights(self) -> Path:
         """The weights' path; NoWeightsError, which says how to train, if there are none."""
         if not self.weights_path.is_file():
-            raise NoWeightsError(
-                f"{self.path} has no weights.safetensors yet; train them with `aaexport train {self.path}`"
-            )
+            name = self.name if self.is_zoo else self.path
+            raise NoWeightsError(f"{name} has no weights.safetensors yet; train them with `aaexport train {name}`")
         return self.weights_path
 
     def write_manifest(self) -> None:
@@ -174,9 +186,37 @@ def checkout(
     Raises:
         ModelNotFoundError, FolderError: as `find_model`, or `out` holds something else or cannot be written.
     """
-    source = find_model(name_or_path)
-    if out is None and not source.is_zoo:
-        return source
+    with copies(say) as check_out:
+        return check_out(name_or_path, out)
+
+
+@contextmanager
+def copies(say: Callable[[str], None] = lambda line: None) -> Iterator[CheckOut]:
+    """Gives `checkout` to a block; a copy that is made in it goes again where the block is refused or fails.
+
+    It stays where the block came to a verdict, where it was interrupted, and where anything lies in it that is
+    neither a copy nor a conversion.
+    """
+    made: list[_Copied] = []
+
+    def check_out(name_or_path: str | Path, out: Path | None = None) -> ModelFolder:
+        source = find_model(name_or_path)
+        return source if out is None and not source.is_zoo else _checked_out(source, out, say, made)
+
+    try:
+        yield check_out
+    except (ParityError, MeasurementError):
+        raise
+    except Exception:
+        for copied in made:
+            if copied.is_taken_back():
+                say(f"removed {copied.target.path} again")
+        raise
+
+
+def _checked_out(
+    source: ModelFolder, out: Path | None, say: Callable[[str], None], made: list[_Copied]
+) -> ModelFolder:
     target = ModelFolder(out if out is not None else Path(source.name))
     require_outside_zoo(target.path)
     if target.path.exists() and source.path.resolve() == target.path.resolve():
@@ -187,9 +227,39 @@ def checkout(
         return target
     if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
         raise FolderError(f"out must be a new or empty folder, got {target.path}")
+    absent = tuple(path for path in (target.path, *target.path.parents) if not path.exists())
     _copy(source, target)
+    made.append(_Copied(source, target, absent))
     say(f"copied {source.name} to {target.path}")
     return target
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """A copy, and the folders that were not there before it, the innermost first."""
+
+    source: ModelFolder
+    target: ModelFolder
+    absent: tuple[Path, ...]
+
+    def is_taken_back(self) -> bool:
+        """Removes what was copied and converted; not if there is anything else, or a copy that was changed."""
+        with suppress(OSError):  # nothing is lost by a folder that cannot be removed
+            files = list(self.target.path.iterdir())
+            if not all(self._is_ours(file) for file in files):
+                return False
+            for file in files:
+                file.unlink()
+            for path in self.absent:
+                path.rmdir()
+            return True
+        return False
+
+    def _is_ours(self, file: Path) -> bool:
+        copied = self.source.path / file.name
+        if file.name in COPIED_FILES and copied.is_file():
+            return file.is_file() and filecmp.cmp(file, copied, shallow=False)
+        return file.name in DERIVED_FILES and file.is_file()
 
 
 def require_outside_zoo(out: Path) -> None:

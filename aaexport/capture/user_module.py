@@ -22,6 +22,7 @@ from aaexport.capture.failures import users_line
 from aaexport.capture.saved_program import load_program
 from aaexport.capture.source import NAMED, Source, require_file
 from aaexport.errors import ModuleError, broken_rule, did_you_mean, first_few, first_line
+from aaexport.nn.own_settings import settings_kept
 
 FAILURES = (Exception, SystemExit)  # what importing or building may raise: an exit() must not end the program
 
@@ -38,7 +39,7 @@ def build_module(source: Source, kwargs: Mapping[str, Any]) -> nn.Module:
         if kwargs:
             raise ModuleError(broken_rule("kwargs", "be left out for a program", ", ".join(kwargs)))
         return load_program(Path(source.place))
-    with contextlib.redirect_stdout(sys.stderr), _looking_first_in(_folder(source)):
+    with contextlib.redirect_stdout(sys.stderr), _looking_first_in(_folder(source)), settings_kept():
         made = _called(source, _found(source, _imported(source)), kwargs)
     if not isinstance(made, nn.Module):
         raise ModuleError(broken_rule(source.text, "be or make a torch.nn.Module", type(made).__name__))

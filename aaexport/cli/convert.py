@@ -11,12 +11,12 @@ from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import check_size
+from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
 from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Batch, ImageShape, PathTo
-from aaexport.folder import ModelFolder, checkout, zoo_models
+from aaexport.folder import ModelFolder, copies, zoo_models
 from aaexport.recipe import OPSETS
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def command(
         check_source(model, out, **of_module, options=asked)
     else:
         asked.check()
-        check_size(model, size)
+        check_model(model, size, needs_weights=not random_weights)
     keep_freed_memory()
     with showing_parity(as_json=as_json):
         if is_module:
@@ -117,7 +117,8 @@ def command(
 
                 result = convert_source(model, out, **of_module, options=asked, say=tell)
         else:
-            result = _convert_folder(checkout(model, out, say), size, random_weights, asked)
+            with copies(say) as check_out:
+                result = _convert_folder(check_out(model, out), size, random_weights, asked)
     _show(result, as_json=as_json)
 
 

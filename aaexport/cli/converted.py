@@ -1,4 +1,4 @@
-"""The step that `verify` and `serve-bench` take first when a folder was never converted."""
+"""What commands do before their own work: look at the model, and convert a folder that has no model.onnx."""
 
 from __future__ import annotations
 
@@ -25,11 +25,22 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -
         convert(folder, size=size, say=tell)
 
 
-def check_size(model: str, size: tuple[int, int] | None) -> None:
-    """ArgumentError if the network cannot take images of `size` (H, W), RecipeError if its recipe is broken."""
+def check_model(
+    model: str, size: tuple[int, int] | None, *, module: str | None = None, needs_weights: bool = False
+) -> None:
+    """What a model can be refused for before it is copied and before anything heavy is loaded.
+
+    ArgumentError if the network cannot take images of `size` (H, W), or was not made of a `module`; RecipeError if
+    its recipe is broken; NoWeightsError if a zoo model has none.
+    """
     folder = find_model(model)
-    if folder.module_recipe is None:
-        folder.recipe.for_size(size)
+    if folder.module_recipe is not None:
+        return
+    folder.recipe.for_size(size)
+    if module is not None:
+        raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
+    if needs_weights and folder.is_zoo:
+        folder.require_weights()
 
 
 def _check_size(folder: ModelFolder, size: tuple[int, int]) -> None:

@@ -24,8 +24,9 @@ EXAMPLES = (
 
 @click.command("inspect", cls=Command, sections=SECTIONS, examples=EXAMPLES)
 @options.model
-@click.option("--attention", "image", type=PathTo("IMAGE"),
-              help="Draw what MODEL attends to in this image file, into --out.")  # fmt: skip
+@click.option("--attention", "image", metavar="IMAGE|sample:N", shell_complete=PathTo("IMAGE").shell_complete,
+              help="Draw what MODEL attends to, into --out, in this image file or in held-out image N of its data "
+                   "set.")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="PATH",
               help="An augmented layer, such as features.6; the last by default. May be repeated.")  # fmt: skip
 @click.option("--query", "queries", type=Pixel(), multiple=True,
@@ -38,7 +39,7 @@ EXAMPLES = (
 @options.as_json
 def command(
     model: str,
-    image: Path | None,
+    image: str | None,
     layers: tuple[str, ...],
     queries: tuple[tuple[int, int], ...],
     heads: tuple[int, ...],
@@ -73,7 +74,7 @@ def command(
 
 def _draw(
     model: str,
-    image: Path,
+    image: str,
     out: Path,
     layers: tuple[str, ...],
     queries: tuple[tuple[int, int], ...],

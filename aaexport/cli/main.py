@@ -19,6 +19,7 @@ from aaexport.cli.command import Complaint, encoding_of_stdout
 from aaexport.cli.command_line import command_line
 from aaexport.cli.console import say_error, settings, show_text
 from aaexport.cli.streams import prepare_streams
+from aaexport.errors import out_of_memory
 from aaexport.folder import tool_versions
 from aaexport.outcome import called
 from aaexport.report.printable import encodable
@@ -152,6 +153,9 @@ def _run() -> int:
     except Exception as error:  # noqa: BLE001
         if settings.verbose:
             traceback.print_exc()
+        if (wanted := out_of_memory(error)) is not None:
+            say_error(f"memory must hold what this takes, got {wanted}; ask for smaller images or a smaller batch")
+            return 1
         say_error(f"unexpected {type(error).__name__}: {error}; this is a defect, `aaexport -v` shows where")
         return 1
     return result if isinstance(result, int) else 0

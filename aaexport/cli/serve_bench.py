@@ -11,12 +11,12 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import check_size, ensure_converted
+from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
 from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Whole, Word
 from aaexport.errors import MeasurementError
-from aaexport.folder import ModelFolder, checkout
+from aaexport.folder import ModelFolder, copies
 from aaexport.graph.there import require_readable
 from aaexport.writing import atomic_path, check_writable
 
@@ -143,22 +143,24 @@ def command(
     if page is not None:
         check_writable(page)
     wanted.require_files()
-    subject: ModelFolder | str = model
-    if not (model.endswith(".onnx") or Path(model).is_file()):
-        check_size(model, size)
-        subject = checkout(model, out, say)
-        ensure_converted(subject, size)
-    elif out is not None or size is not None:
+    is_file = model.endswith(".onnx") or Path(model).is_file()
+    if is_file and (out is not None or size is not None):
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
-    else:
+    if is_file:
         require_readable(Path(model))
+    else:
+        check_model(model, size, module=wanted.module, needs_weights=True)
     with steps(f"reading {model}"):
         from aaexport.load.regression import why_regressed
         from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
 
     try:
-        with progress("measuring") as tick:
-            report = serve_bench(subject, wanted, tick=tick)
+        with copies(say) as check_out:
+            subject: ModelFolder | str = model if is_file else check_out(model, out)
+            if isinstance(subject, ModelFolder):
+                ensure_converted(subject, size)
+            with progress("measuring") as tick:
+                report = serve_bench(subject, wanted, tick=tick)
     except Interrupted as interrupted:
         _show(interrupted.report, page, as_json, raw)
         say("what was measured until the interrupt is above; an older bench.json was kept")

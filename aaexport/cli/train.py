@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from aaexport.cli.progress import steps
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ArgumentError
-from aaexport.folder import ModelFolder, checkout, find_model
+from aaexport.folder import CheckOut, ModelFolder, copies, find_model
 from aaexport.recipe import check_data_set
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TrainingInterruptedError(AaexportError):
 
 SECTIONS = {
     "The training": ("epochs", "seed", "size", "init", "resume"),
-    "How it computes": ("device", "amp", "compiled", "channels_last", "accumulate"),
+    "How it computes": ("device", "amp", "compiled", "channels_last", "accumulate", "threads"),
     "The data set": ("download", "skip_bad"),
 }
 EXAMPLES = (
@@ -70,6 +70,7 @@ EXAMPLES = (
 @click.option("--compile", "compiled", is_flag=True, help="Train what torch.compile makes of the network.")
 @click.option("--channels-last", is_flag=True, help="Keep images and weights with the channels innermost.")
 @click.option("--accumulate", type=Whole(), default=1, help="Compute each batch in N parts.")
+@click.option("--threads", type=Whole(), help="Of torch on the CPU; its default if not given.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
 @click.option("--download", is_flag=True, help="Fetch the data set from the network if it is not here.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be decoded.")
@@ -123,9 +124,10 @@ class _Session:
         from aaexport.training import compare_training, train
 
         tell = say if processes.leads else _say_nothing
-        self.folders = processes.led(lambda: self._to_work_in(processes.device.type, tell))
-        progress = _Bars(self) if sys.stderr.isatty() and not settings.quiet else _Lines(self)
         with ExitStack() as stack:
+            check_out = stack.enter_context(copies(tell))
+            self.folders = processes.led(lambda: self._to_work_in(processes.device.type, check_out))
+            progress = _Bars(self) if sys.stderr.isatty() and not settings.quiet else _Lines(self)
             if processes.leads:
                 stack.enter_context(progress)
             if self.compare:
@@ -171,12 +173,12 @@ class _Session:
         device = "cpu" if self.given["device"] is None else parse_device(self.given["device"])[0]
         self._require_trainable([find_model(model) for model in self.models], device)
 
-    def _to_work_in(self, device: str, tell: Callable[[str], None]) -> list[ModelFolder]:
+    def _to_work_in(self, device: str, check_out: CheckOut) -> list[ModelFolder]:
         """The models' folders, or copies; none is made where the recipes alone let the training be refused."""
         sources = [find_model(model) for model in self.models]
         self._require_trainable(sources, device)
         named = zip(self.models, [source.name for source in sources], strict=True)
-        return [checkout(model, self._target(name), tell) for model, name in named]
+        return [check_out(model, self._target(name)) for model, name in named]
 
     def _require_trainable(self, sources: Sequence[ModelFolder], device: str) -> None:
         from aaexport.training.budget import require_comparable
@@ -248,6 +250,7 @@ class _LinesOfOne:
 
         self.session, self.name = session, name
         self.prefix, self.total = f"{name}  " if name else "", session.epochs_of(name)
+        self.others = None if UNDER_TORCHRUN in os.environ else _Others()
         self.tells_top5 = session.recipe_of(name).input.classes > TOP
 
     def batch(self, epoch: int, images: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
@@ -255,12 +258,38 @@ class _LinesOfOne:
     def epoch(self, record: Epoch) -> None:
         self.session.epochs_saved += 1
         self.show(_epoch_line(record, self.total, self.tells_top5))
+        if self.others is not None and (line := self.others.since_the_last_epoch()):
+            self.note(line)
 
     def note(self, line: str) -> None:
         self.show(f"note: {line}")
 
     def show(self, line: str) -> None:
         say(f"{self.prefix}{line}")
+
+
+class _Others:
+    """Watches whether other processes have the CPU; under torchrun the processes that train along would be such."""
+
+    def __init__(self) -> None:
+        from aaexport.load.machine import MachineWatch
+
+        self.watch, self.has_said_it = MachineWatch(), False
+
+    def since_the_last_epoch(self) -> str | None:
+        """What to know of them, once: the time of an epoch is then not the training's own."""
+        from aaexport.load.machine import MachineWatch
+        from aaexport.load.validity import is_starved
+
+        found, self.watch = self.watch.environment(), MachineWatch()
+        if self.has_said_it or not is_starved(found):
+            return None
+        self.has_said_it = True
+        taken = (found.other_load_share or 0.0) + (found.steal_share or 0.0)
+        return (
+            f"others took {taken:.0%} of the CPU during this epoch: training takes longer, and its times are not its "
+            "own; stop them, or take fewer threads with --threads"
+        )
 
 
 class _Bars:

@@ -9,12 +9,12 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import check_size
+from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import SECONDS
 from aaexport.cli.types import Whole
-from aaexport.folder import checkout
+from aaexport.folder import copies
 from aaexport.recipe import OPSETS
 
 EXAMPLES = (
@@ -63,14 +63,17 @@ def command(
 
     asked = TuneOptions(opset, device, batch, threads, duration, seed)
     asked.check()
-    check_size(model, size)
-    folder = checkout(model, out, say)
-    with steps(f"reading {folder.path}"):
+    check_model(model, size)
+    with steps(f"reading {model}"):
         from aaexport.pipeline.tune.tune import tune
         from aaexport.report.tuning import tuning_json, tuning_view
 
-    with showing_parity(as_json=as_json), progress("measuring every candidate: this takes minutes") as tick:
-        result = tune(folder, size=size, options=asked, tick=tick)
+    with (
+        showing_parity(as_json=as_json),
+        copies(say) as check_out,
+        progress("measuring every candidate: this takes minutes") as tick,
+    ):
+        result = tune(check_out(model, out), size=size, options=asked, tick=tick)
     if as_json:
         show_json(tuning_json(result, raw=False))
     else:

@@ -14,11 +14,11 @@ from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text
-from aaexport.cli.converted import check_size, ensure_converted
+from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.progress import steps
 from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
-from aaexport.folder import checkout
+from aaexport.folder import copies
 from aaexport.graph.there import require_readable
 from aaexport.writing import atomic_path, check_writable
 
@@ -118,10 +118,10 @@ def command(
     source = None if module is None else require_file(require_source(module))
     if onnx is not None:
         require_readable(onnx)
-    check_size(model, size)
+    check_model(model, size, module=module, needs_weights=True)
     keep_freed_memory()
-    with _no_verdict_in(junit):
-        folder = checkout(model, out, say)
+    with _no_verdict_in(junit), copies(say) as check_out:
+        folder = check_out(model, out)
         if onnx is None:
             ensure_converted(folder, size)
         with steps(f"reading {folder.path}") as tell:

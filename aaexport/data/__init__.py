@@ -6,7 +6,7 @@
 
 from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.loading import batches, epoch_draws, evaluation_batch, sample
-from aaexport.data.one_image import read_image
+from aaexport.data.one_image import read_image, read_sample
 from aaexport.data.request import Request, Split
 from aaexport.data.sources import SOURCES, Source, load_images
 
@@ -23,5 +23,6 @@ __all__ = [
     "evaluation_batch",
     "load_images",
     "read_image",
+    "read_sample",
     "sample",
 ]

@@ -1,17 +1,38 @@
-"""An image file → its pixels as the network sees them when it is evaluated, before and after normalisation."""
+"""An image file or a held-out image → its pixels as the network sees them when it is evaluated, and normalised."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aaexport.data.decoding import MODES, decoded_file, require_pillow
+from aaexport.data.loading import evaluation_batch
+from aaexport.data.sources import load_images
 from aaexport.data.views import central_box, normalised, resized
-from aaexport.errors import DataError, broken_rule
+from aaexport.errors import ArgumentError, DataError, broken_rule
 from aaexport.recipe import Recipe
 
 WHITE = 255
+
+
+def read_sample(number: int, recipe: Recipe, base: Path | None = None) -> tuple[Tensor, Tensor]:
+    """As `read_image`, of held-out image `number`, from 0, of the recipe's data set.
+
+    `base` is the model folder, where a relative path of the data set starts.
+
+    Raises:
+        ArgumentError: there is no such image.
+        DataError: the data set is not there, or the image cannot be decoded.
+    """
+    images = load_images(recipe, "test", base=base)
+    if number >= len(images):
+        rule = f"be from sample:0 to sample:{len(images) - 1}, the held-out images of {recipe.data.dataset}"
+        raise ArgumentError(broken_rule("image", rule, f"sample:{number}"))
+    index = torch.tensor([number])
+    pixels = images.fitted(index, recipe, None).to(torch.float32) * (WHITE / images.white)
+    return pixels[0].round().clamp(0, WHITE).to(torch.uint8), evaluation_batch(images, recipe, index)
 
 
 def read_image(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:

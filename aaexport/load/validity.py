@@ -100,10 +100,16 @@ def fallen_back(placement: Placement | None) -> tuple[str, ...]:
     )
 
 
+def is_starved(environment: Environment) -> bool:
+    """Whether others had so much of the CPU, and so little was idle, that whoever computed waited for it."""
+    taken = (environment.other_load_share or 0.0) + (environment.steal_share or 0.0)
+    return taken > TAKEN_LIMIT and (environment.idle_share or 0.0) < IDLE_ENOUGH
+
+
 def why_starved(environment: Environment) -> tuple[str, ...]:
     """The complaint about others who had so much of the CPU that the times are theirs as much as the model's."""
     others, steal = environment.other_load_share or 0.0, environment.steal_share or 0.0
-    if others + steal <= TAKEN_LIMIT or (environment.idle_share or 0.0) >= IDLE_ENOUGH:
+    if not is_starved(environment):
         return ()
     stolen = f" and the hypervisor {steal:.0%}" if steal > STEAL_LIMIT else ""
     return (

@@ -20,6 +20,7 @@ OPSETS = range(18, 26)
 DEFAULT_OPSET = 20
 MAX_SEED = 2**63 - 1  # what torch's generators take
 MAX_SIDE = 65536
+MAX_BATCH = 65536
 MAX_DKH = 1024
 MAX_CLASSES = 1_000_000
 DecompositionName = Literal["auto", "skew", "table", "shift", "fold", "fused"]  # all but auto: aaexport.nn.relative
@@ -250,7 +251,8 @@ class Recipe(Section):
             return dataclasses.replace(self, input=dataclasses.replace(self.input, height=size[0], width=size[1]))
         except RecipeError as error:
             cause = str(error).removeprefix("[input] ").partition("; ")[0]
-            raise ArgumentError(f"{parameter('size')}: {cause}; ask for larger images") from error
+            remedy = "ask for smaller images" if max(size) > MAX_SIDE else "ask for larger images"
+            raise ArgumentError(f"{parameter('size')}: {cause}; {remedy}") from error
 
     def digest(self) -> str:
         """sha256 of what decides the function that the weights complete: network, attention and input."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaexport.device import parse_device
-from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line
+from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line, out_of_memory
 from aaexport.nn.copies import copied
 from aaexport.runners.base import Array, Arrays, Port
 from aaexport.runners.tf32 import torch_products
@@ -81,8 +81,7 @@ class TorchRunner:
         # Whatever the module raises.
         except Exception as error:
             precision = str(self.dtype).removeprefix("torch.")
-            remedy = "; register tensors of its own with register_buffer" if "dtype" in str(error) else ""
-            raise RunnerError(f"PyTorch cannot run the module in {precision}: {first_line(error)}{remedy}") from error
+            raise RunnerError(f"PyTorch cannot run the module in {precision}: {_why(error)}") from error
         tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
         tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
         if len(tensors) != len(self.output_names):
@@ -103,6 +102,14 @@ class TorchRunner:
     ) -> None:
         self._held.close()
         del self.module
+
+
+def _why(error: Exception) -> str:
+    """The cause, and the remedy where there is one."""
+    if (wanted := out_of_memory(error)) is not None:
+        return f"the memory does not hold it ({wanted}); ask for smaller images or a smaller batch"
+    remedy = "; register tensors of its own with register_buffer" if "dtype" in str(error) else ""
+    return first_line(error) + remedy
 
 
 class _Calls(TorchDispatchMode):

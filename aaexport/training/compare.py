@@ -11,6 +11,7 @@ from typing import Unpack
 
 from aaexport.errors import TrainingError
 from aaexport.folder import ModelFolder
+from aaexport.nn.own_settings import own_settings, torch_threads
 from aaexport.outcome import Outcome, presenter, verb
 from aaexport.overrides import overridden
 from aaexport.training.budget import by_name, require_one_budget
@@ -88,6 +89,7 @@ class TrainingComparison(Outcome):
 
 
 @verb
+@own_settings()
 def compare_training(
     models: Sequence[str | Path | ModelFolder],
     *,
@@ -113,7 +115,7 @@ def compare_training(
         Others as `train` does.
     """
     asked = overridden(options or TrainOptions(), overrides, compare_training)
-    with joined(asked.device) as processes:
+    with joined(asked.device) as processes, torch_threads(asked.threads):
         folders = by_name([folder_to_train(model) for model in models])
         runs = _prepared(folders, asked, processes, watcher)
         done = [len(run.records) for run in runs.values()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from aaexport.device import MAX_THREADS
 from aaexport.errors import ArgumentError, ModelNotFoundError, TrainingError, broken_rule
 from aaexport.folder import ModelFolder, find_model, zoo_models
 from aaexport.recipe import MAX_SEED, Recipe
@@ -29,6 +30,8 @@ class TrainOptions:
         compile: trains what torch.compile makes of the network.
         channels_last: keeps images and weights with the channels innermost.
         accumulate: computes each batch in so many parts, which need less memory; batch normalization sees the parts.
+        threads: of torch on the CPU, in each process; None leaves torch's own number. Sums are rounded in other ways
+            with other threads, so that a resumed training is the same to the bit with the same number only.
         resume: goes on after the last finished epoch.
         download: lets the data set be fetched from the network.
         skip_bad: leaves out images that cannot be decoded, instead of refusing the data set.
@@ -43,6 +46,7 @@ class TrainOptions:
     compile: bool = False
     channels_last: bool = False
     accumulate: int = 1
+    threads: int | None = None
     resume: bool = False
     download: bool = False
     skip_bad: bool = False
@@ -54,6 +58,8 @@ class TrainOptions:
             _require(self.seed >= 0, "seed", "be at least 0", self.seed)
             _require(self.seed <= MAX_SEED, "seed", f"be at most {MAX_SEED}", self.seed)
         _require(self.accumulate >= 1, "accumulate", "be at least 1", self.accumulate)
+        allowed = self.threads is None or 1 <= self.threads <= MAX_THREADS
+        _require(allowed, "threads", f"be between 1 and {MAX_THREADS}", self.threads)
         _require(self.amp is None or self.amp in AMP_PRECISIONS, "amp", "be bf16 or fp16", self.amp)
 
     def applied_to(self, recipe: Recipe) -> Recipe:
@@ -103,6 +109,7 @@ class TrainOverrides(TypedDict, total=False):
     compile: bool
     channels_last: bool
     accumulate: int
+    threads: int | None
     resume: bool
     download: bool
     skip_bad: bool

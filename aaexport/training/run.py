@@ -17,6 +17,8 @@ from aaexport.data import Images, batches, epoch_draws, load_images
 from aaexport.errors import TrainingError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.nn.build import build_network
+from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
+from aaexport.nn.own_settings import own_settings, torch_threads
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.recipe import Recipe
@@ -43,6 +45,7 @@ LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait
 
 
 @verb
+@own_settings()
 def train(
     model: str | Path | ModelFolder,
     *,
@@ -75,7 +78,7 @@ def train(
         ProviderError: torch cannot use `device` here.
     """
     options = overridden(options or TrainOptions(), overrides, train)
-    with joined(options.device) as processes:
+    with joined(options.device) as processes, torch_threads(options.threads):
         run = Run(folder_to_train(model), options, processes, watcher)
         run.start(options.resume)
         for epoch in run.epochs_to_come():
@@ -103,6 +106,8 @@ class Run:
         self.images, self.test_images = images or load_parts(folder, self.recipe, options, processes)
         self._require_a_batch()
         self.learner = Learner(self.recipe, options, processes)
+        if processes.device.type == "cpu":
+            require_memory(self.learner.result, self.recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
         loaded = len(self.images), len(self.test_images)
         self.identity = identity(folder, self.recipe, options, self.learner.precision, loaded)
         self.records: list[Epoch] = []

@@ -119,6 +119,43 @@ def test_a_size_below_the_networks_stride_is_a_usage_error(cli, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((100000, 100000), "height must be at most 65536, got 100000; ask for smaller images"),
+        ((8, 65537), "width must be at most 65536, got 65537; ask for smaller images"),
+        ((8, 1), "width must be at least 2, the network's stride, got 1; ask for larger images"),
+    ],
+)
+def test_the_remedy_for_a_size_is_the_right_one(size, words):
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        aaexport.build_model("aa_cnn3_digits", size=size)
+
+
+def test_a_size_whose_attention_no_memory_holds_is_refused_before_the_work(tmp_path):
+    said = []
+    with pytest.raises(ArgumentError) as refusal:
+        aaexport.convert("aa_cnn3_digits", tmp_path / "x.onnx", size=(20000, 10000), say=said.append)
+    assert str(refusal.value).startswith("size must let the attention of features.0 fit into this machine's ")
+    assert str(refusal.value).endswith(" GiB an image; ask for smaller images")
+    assert "got 20000 10000, for which it takes " in str(refusal.value)
+    assert said == []
+
+
+def test_a_size_is_refused_by_what_this_machine_has(monkeypatch):
+    """1,024 positions and 4 heads: 32 MiB in float64."""
+    from aaexport.nn import memory
+
+    module = aaexport.build_model("aa_cnn3_digits", size=(64, 64))
+    taken = max(layer.sizes.logits for layer in memory.augmented_layers(module).values()) * 8
+    monkeypatch.setattr(memory, "_physical_memory", lambda: taken)
+    memory.require_memory(module, (1, 64, 64), bytes_a_number=8)
+    monkeypatch.setattr(memory, "_physical_memory", lambda: taken - 1)
+    with pytest.raises(ArgumentError, match="ask for smaller images"):
+        memory.require_memory(module, (1, 64, 64), bytes_a_number=8)
+    memory.require_memory(module, (1, 64, 64), bytes_a_number=4)
+
+
 def test_a_size_is_for_recipes():
     with pytest.raises(ArgumentError, match="size must be given for a recipe's network"):
         aaexport.convert(aaexport.build_model("aa_cnn3_digits"), "x.onnx", input_shape=(1, 8, 8), size=(9, 9))

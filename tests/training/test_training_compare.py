@@ -299,11 +299,12 @@ def test_the_number_of_models_must_fit(cli, arguments, words):
 def test_how_to_go_on_repeats_every_option():
     given = {
         "device": "cpu", "epochs": 3, "seed": 0, "size": (6, 10), "init": "my weights", "amp": "bf16",
-        "compile": True, "channels_last": True, "accumulate": 2, "resume": True, "download": False, "skip_bad": True,
+        "compile": True, "channels_last": True, "accumulate": 2, "threads": 4, "resume": True, "download": False,
+        "skip_bad": True,
     }  # fmt: skip
     assert " ".join(_as_typed(given)) == (
         "--device cpu --epochs 3 --seed 0 --size 6 10 --init 'my weights' --amp bf16 --compile --channels-last "
-        "--accumulate 2 --resume --skip-bad"
+        "--accumulate 2 --threads 4 --resume --skip-bad"
     )
     assert set(given) == set(typing.get_type_hints(TrainOverrides))
 

@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import pytest
@@ -490,3 +491,36 @@ def test_the_watcher_hears_of_all_images_however_seldom_one_looks(tiny, monkeypa
     watcher = Recorder()
     train(tiny(epochs="1"), device="cpu", watcher=watcher)
     assert watcher.batches == [(1, 4 * 256), (1, IMAGES - 4 * 256)]
+
+
+def test_a_training_has_the_threads_that_it_was_given(tiny, monkeypatch):
+    seen, real = [], run.Run.train_epoch
+
+    def watched(self, epoch):
+        seen.append(torch.get_num_threads())
+        real(self, epoch)
+
+    monkeypatch.setattr(run.Run, "train_epoch", watched)
+    before = torch.get_num_threads()
+    train(tiny(), device="cpu", epochs=1, threads=before + 1)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+@pytest.mark.parametrize("threads", [0, 1025])
+def test_threads_that_nobody_has_are_refused(threads):
+    with pytest.raises(ArgumentError, match="threads must be between 1 and 1024"):
+        TrainOptions(threads=threads)
+
+
+@pytest.mark.parametrize(("share", "lines"), [(0.9, 1), (0.1, 0)])
+def test_a_training_that_others_starve_says_so_once(cli, tiny, monkeypatch, share, lines):
+    from aaexport.load.machine import MachineWatch
+
+    real = MachineWatch.environment
+    shares = {"other_load_share": share, "steal_share": 0.0, "idle_share": 0.0}
+    monkeypatch.setattr(MachineWatch, "environment", lambda watch: dataclasses.replace(real(watch), **shares))
+    outcome = cli("train", tiny().path, "--device", "cpu", "--epochs", "2", "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    said = [line for line in outcome.err.splitlines() if "of the CPU during this epoch" in line]
+    assert len(said) == lines
+    assert all(line.startswith("note: others took 90% of the CPU during this epoch: training takes") for line in said)

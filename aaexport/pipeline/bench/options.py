@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from aaexport.capture.source import require_file, require_source
-from aaexport.device import parse_device, usable_cores
+from aaexport.device import MAX_THREADS, parse_device, usable_cores
 from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
 from aaexport.pipeline.bench.rival_names import check_rivals, is_other_model, other_file
+from aaexport.recipe import MAX_BATCH
 from aaexport.runners.ort_settings import SessionSettings
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
 OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
-MAX_THREADS = 1024
 LONGEST = 86_400  # seconds: a day
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
@@ -221,6 +221,11 @@ class BenchOptions:
         for name in ("samples_per_query", "max_batch"):
             got = getattr(self, name)
             yield got is None or got >= 1, name, "be at least 1", got
+            yield got is None or got <= MAX_BATCH, name, f"be at most {MAX_BATCH}", got
+        largest = max(self.batches or (1,))
+        yield largest <= MAX_BATCH, "batches", f"be numbers of at most {MAX_BATCH}", largest
+        most = max(self.concurrency or (1,))
+        yield most <= MAX_THREADS, "concurrency", f"be numbers of at most {MAX_THREADS}", most
         for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
             got = getattr(self, name)
             yield got is None or 0 < got < INFINITY, name, f"be above 0 {unit}", got

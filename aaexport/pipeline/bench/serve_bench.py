@@ -26,6 +26,7 @@ from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
 from aaexport.load.regression import compare_with_baseline
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity.report import Placement
@@ -55,6 +56,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @verb
+@own_settings()
 def serve_bench(
     model: str | Path | ModelFolder,
     options: BenchOptions | None = None,

@@ -11,10 +11,12 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
+from aaexport.capture.compiled import uncompiled
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.user_module import build_module
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import Truth, made_up_cases
@@ -35,6 +37,7 @@ Say = Callable[[str], None]
 
 
 @verb
+@own_settings()
 def convert_source(
     source: str,
     out: str | Path | None = None,
@@ -82,13 +85,13 @@ def convert_source(
 
 
 def _module(brought: Brought, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with its weights, and notes on these."""
+    """The module with its weights, and notes on both."""
     say(f"importing {brought.source.text}")
-    module = build_module(brought.source, parse_kwargs(brought.kwargs))
+    module, notes = uncompiled(build_module(brought.source, parse_kwargs(brought.kwargs)))
     if brought.checkpoint is None:
-        return module, ("no --checkpoint was given: the weights are those that the module was built with",)
+        return module, (*notes, "no --checkpoint was given: the weights are those that the module was built with")
     say(f"loading {brought.checkpoint}")
-    return module, load_checkpoint(module, brought.checkpoint)
+    return module, (*notes, *load_checkpoint(module, brought.checkpoint))
 
 
 def _recipe(brought: Brought, subject: Subject) -> ModuleRecipe:
@@ -116,7 +119,8 @@ def _converted(brought: Brought, options: ConvertOptions, say: Say) -> tuple[Con
         _write(folder, recipe, subject, truths, warnings)
 
     with new_files((folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path)):
-        return convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say), notes
+        result = convert_subject(subject, folder.onnx_path, options, before=write_rest, say=say)
+    return result, notes
 
 
 def _own_shape(module: nn.Module) -> ImageShape:

@@ -23,6 +23,8 @@ from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
+from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import ParityReport, Truth
@@ -48,6 +50,7 @@ LARGE = 2**28  # bytes of parameters
 
 
 @verb
+@own_settings()
 def convert(
     model: nn.Module | str | Path | ModelFolder,
     path: str | Path | None = None,
@@ -111,6 +114,8 @@ def convert_subject(
     options.check()
     if options.with_attention:
         subject = subject.observed()
+    if options.verify:
+        require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
     check_writable(destination)
     settings = _settled(subject, options)
 

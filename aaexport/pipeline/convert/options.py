@@ -17,7 +17,14 @@ from aaexport.folder import ModelFolder, require_outside_zoo
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
 from aaexport.pipeline.verify.options import VerifyOptions
-from aaexport.recipe import DECOMPOSITION_NAMES, Batch, DecompositionName, check_opset, parse_kwargs
+from aaexport.recipe import (
+    DECOMPOSITION_NAMES,
+    MAX_BATCH,
+    Batch,
+    DecompositionName,
+    check_opset,
+    parse_kwargs,
+)
 from aaexport.writing import check_writable
 
 # Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
@@ -68,6 +75,8 @@ class ConvertOptions:
             raise ArgumentError(broken_rule("decomposition", "be a known one", self.decomposition, remedy))
         if self.target not in TARGETS:
             raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        if isinstance(self.batch, int) and not 1 <= self.batch <= MAX_BATCH:
+            raise ArgumentError(broken_rule("batch", f"be dynamic or between 1 and {MAX_BATCH}", self.batch))
         check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
         self.verification.check()
 

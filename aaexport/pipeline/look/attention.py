@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 
-from aaexport.data import read_image
+from aaexport.data import read_image, read_sample
 from aaexport.data.decoding import require_pillow
 from aaexport.errors import ArgumentError, RunnerError, broken_rule, did_you_mean
 from aaexport.folder import ModelFolder
 from aaexport.nn.attention_maps import outputs_and_attention, require_augmented_layers
 from aaexport.nn.augmented import AugmentedConv2d
+from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
-from aaexport.pipeline.look.options import Pixel, check_picture
+from aaexport.pipeline.look.options import Pixel, check_picture, sample_number
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.recipe import Recipe
 from aaexport.report.attention_picture import attention_picture
@@ -23,6 +25,7 @@ from aaexport.writing import atomic_path
 
 
 @verb
+@own_settings()
 def draw_attention(
     model: str | Path | ModelFolder,
     image: str | Path,
@@ -39,7 +42,7 @@ def draw_attention(
 
     Args:
         model: a zoo name or a model folder, with weights.
-        image: any file that Pillow reads.
+        image: any file that Pillow reads, or as a str `sample:N`: held-out image number N of the recipe's data set.
         path: the picture to write, a .svg or a .png; the latter needs Pillow.
         layers: paths of augmented layers, as in `attention.LAYER.headN`; the last one by default.
         queries: (row, column) in pixels of the network's input, counted from 0 at the top left; a layer's query is
@@ -47,14 +50,15 @@ def draw_attention(
         heads: numbers from 0; all by default.
 
     Raises:
-        ArgumentError: there is no such layer, head or pixel, no attention at all, `model` is an ONNX file, or
+        ArgumentError: there is no such layer, head, pixel or sample, no attention at all, `model` is an ONNX file, or
             `path` names no new .svg or .png.
-        DataError: the image cannot be read, or Pillow is not there and needed.
+        DataError: the image cannot be read, the data set is not there, or Pillow is not and needed.
         NoWeightsError: the folder has not been trained yet.
         Others as `aaexport.build_model` raises for `model`.
     """
-    image, path = Path(image), Path(path)
+    number, path = sample_number(image), Path(path)
     folder, form = check_picture(model, image, path, queries)
+    image = Path(image)
     if form == "png":
         require_pillow("a .png picture")
     subject = as_subject(folder)
@@ -62,7 +66,11 @@ def draw_attention(
     chosen = _chosen_layers(require_augmented_layers(subject.module), layers)
     queries = tuple(dict.fromkeys(queries or _default_queries(subject.recipe.input.size)))
     _check_heads(heads, chosen)
-    pixels, batch = read_image(image, subject.recipe)
+    require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT32)
+    if number is None:
+        pixels, batch = read_image(image, subject.recipe)
+    else:
+        pixels, batch = read_sample(number, subject.recipe, folder.path)
     outputs, weights = outputs_and_attention(subject.module, batch)
     drawn = tuple(
         _layer_attention(name, weights[name][0], queries, heads, subject.recipe.input.size) for name in chosen

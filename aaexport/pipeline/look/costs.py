@@ -33,10 +33,12 @@ def counted_cost(recipe: Recipe) -> Cost:
     import torch
 
     from aaexport.nn.build import build_network, measure_cost
+    from aaexport.nn.own_settings import own_settings
 
-    with torch.device("meta"):
-        module = build_network(recipe)
-    return measure_cost(module, recipe.input.shape)
+    with own_settings():
+        with torch.device("meta"):
+            module = build_network(recipe)
+        return measure_cost(module, recipe.input.shape)
 
 
 def zoo_costs() -> dict[str, Cost]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,35 +18,55 @@ Pixel = tuple[int, int]  # (row, column)
 FORMS: dict[str, Form] = {".svg": "svg", ".png": "png"}  # by the ending of the picture's name
 
 
+SAMPLE = "sample:"  # begins the number of an image of the data set; a file of such a name is ./sample:7
+
+
+def sample_number(image: str | Path) -> int | None:
+    """N of `sample:N`; None for a file, which every `Path` is. ArgumentError if N is no whole number."""
+    if isinstance(image, Path) or not image.startswith(SAMPLE):
+        return None
+    number = image.removeprefix(SAMPLE)
+    if not re.fullmatch(r"\d{1,12}", number):
+        raise ArgumentError(broken_rule("image", "be a file, or sample:N with a whole number", image))
+    return int(number)
+
+
 def check_picture(
-    model: str | Path | ModelFolder, image: Path, path: Path, queries: Sequence[Pixel]
+    model: str | Path | ModelFolder, image: str | Path, path: Path, queries: Sequence[Pixel]
 ) -> tuple[ModelFolder, Form]:
     """The model's folder, and the form of the picture.
 
     Raises:
-        ArgumentError: `path` names no new .svg or .png, `model` is an ONNX file, or a query lies outside its images.
+        ArgumentError: `image` begins with sample: and has no number, `path` names no new .svg or .png, `model` is an
+            ONNX file, or a query lies outside its images.
         DataError: the image is not there.
         NoWeightsError: the folder has not been trained yet.
         ModelNotFoundError, FolderError, RecipeError: as `aaexport.folder.find_model`.
     """
-    form = _checked_form(path, image)
+    is_file = sample_number(image) is None
+    form = _checked_form(path, Path(image) if is_file else None)
     folder = _folder_of(model)
-    try:
-        with image.open("rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"{image} must be a readable image, but: {error.strerror}") from error
+    if is_file:
+        _require_readable(Path(image))
     folder.require_weights()
     if folder.module_recipe is None:
         _check_queries(queries, folder.recipe.input.size)
     return folder, form
 
 
-def _checked_form(path: Path, image: Path) -> Form:
+def _require_readable(image: Path) -> None:
+    try:
+        with image.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{image} must be a readable image, but: {error.strerror}") from error
+
+
+def _checked_form(path: Path, image: Path | None) -> Form:
     form = FORMS.get(path.suffix.lower())
     if form is None:
         raise ArgumentError(broken_rule("out", "name a .png or .svg file", str(path)))
-    if path.resolve() == image.resolve():
+    if image is not None and path.resolve() == image.resolve():
         raise ArgumentError(broken_rule("out", "be another file than the image", str(path)))
     check_writable(path)
     return form

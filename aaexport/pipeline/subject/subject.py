@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from aaexport.adapters import Adaptation, adapt
+from aaexport.capture.compiled import NOTE, holds_compiled, uncompiled, unwrap_inside, unwrapped
 from aaexport.capture.failures import why_it_cannot_run
 from aaexport.capture.program import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
@@ -25,6 +26,7 @@ from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
 from aaexport.nn.copies import copied
+from aaexport.nn.own_settings import own_settings
 from aaexport.pipeline.subject.golden import Golden, read_golden
 from aaexport.recipe import DecompositionName, ModuleRecipe, Recipe, parse_kwargs
 from aaexport.weights import load_checkpoint
@@ -84,6 +86,7 @@ class Subject:
         return WithAttention(module) if self.with_attention else module
 
 
+@own_settings()
 def build_model(
     model: str | Path | ModelFolder, *, size: tuple[int, int] | None = None, seed: int | None = None
 ) -> nn.Module:
@@ -92,6 +95,7 @@ def build_model(
     `size` is (H, W) of the images, the recipe's by default; weights that were trained at another size are
     retargeted (`aaexport.nn.retarget`), and a warning in the log says so. A folder without weights gives a network
     with fresh ones, drawn from `seed` (the recipe's by default), and a warning too; `seed` counts only there.
+    It is float32 on the CPU, whatever torch's defaults are: weights that are loaded lie somewhere.
 
     Raises:
         ModelNotFoundError, FolderError, RecipeError: there is no such model, or its recipe breaks a rule.
@@ -175,17 +179,29 @@ def module_subject(
     `example_batch` is a number of images that it takes; `is_ours`: nobody else has it, so that it need not be copied.
     """
     shape = image_shape(input_shape)
+    notes = (NOTE,) if holds_compiled(module) else ()
+    module = unwrapped(module)
+    _require_numbers(module)
     dtypes = {p.dtype for p in module.parameters()}
     if dtypes - {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
     original = module if is_ours else copy.deepcopy(module)  # the caller's stays as it is, wherever it is
+    unwrap_inside(original)
     original.eval().cpu()
     outputs = _output_names(original, shape, example_batch)
     adaptation = adapt(original, torch.zeros(example_batch, *shape))
     if augmented_layers(original) and not adaptation.replaced:  # written with our layer, which is its own definition
-        return Subject(original, shape, outputs)
-    return Subject(adaptation.module, shape, outputs, original=original, adaptation=adaptation)
+        return Subject(original, shape, outputs, notes=notes)
+    return Subject(adaptation.module, shape, outputs, notes=notes, original=original, adaptation=adaptation)
+
+
+def _require_numbers(module: nn.Module) -> None:
+    """ArgumentError for a module that was built on the device `meta`, and never filled."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            remedy = "build it outside of torch.device('meta'), or load its weights with assign=True"
+            raise ArgumentError(broken_rule("module", "have numbers in its tensors", f"none in {name}", remedy))
 
 
 def image_shape(input_shape: Sequence[int] | None) -> ImageShape:
@@ -206,12 +222,12 @@ def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | N
         return Subject(nn.Module(), shape, names, folder, notes=(note,), golden=golden)
     from aaexport.graph.files import converted_batch  # and with it onnx, which nobody else here needs
 
-    module = build_module(source, parse_kwargs(recipe.module.kwargs))
+    module, notes = uncompiled(build_module(source, parse_kwargs(recipe.module.kwargs)))
     batch = module.batch if isinstance(module, SavedProgram) else converted_batch(folder.onnx_path)
     if module.state_dict():  # a module without a single tensor has no weights to load
         load_checkpoint(module, folder.require_weights())
     example = batch if isinstance(batch, int) else 1
-    return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder)
+    return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder, notes=notes)
 
 
 def _require_own_size(size: tuple[int, int] | None, recipe: ModuleRecipe) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from aaexport.device import parse_device
+from aaexport.device import MAX_THREADS, parse_device
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.pipeline.bench.options import MAX_THREADS
-from aaexport.recipe import MAX_SEED, check_opset
-
-MAX_BATCH = 65536
+from aaexport.recipe import MAX_BATCH, MAX_SEED, check_opset
 
 
 @dataclass(frozen=True)

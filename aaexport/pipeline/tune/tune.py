@@ -22,6 +22,8 @@ from aaexport.load.validity import warnings_about_the_machine
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.build import build_network
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes
+from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
@@ -35,6 +37,7 @@ from aaexport.writing import check_writable, write_json
 
 
 @verb
+@own_settings()
 def tune(
     model: str | Path | ModelFolder,
     *,
@@ -69,6 +72,8 @@ def tune(
     folder = _own_folder(model)
     recipe = folder.recipe.for_size(size)
     groups = _attentions(folder, recipe)
+    for group in groups.values():
+        require_memory(_most_frequent(group), recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
     device = best_device() if options.device is None else options.device
     with OrtRunner(probe_model(), device=device) as probe:
         label, provider = probe.label, probe.provider

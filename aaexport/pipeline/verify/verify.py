@@ -29,6 +29,8 @@ from aaexport.graph.audit import audit
 from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory
+from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import COARSER, ParityReport, Precision, Truth
@@ -46,6 +48,7 @@ Say = Callable[[str], None]
 
 
 @verb
+@own_settings()
 def verify(
     model: nn.Module | str | Path | ModelFolder,
     onnx: str | Path | None = None,
@@ -95,6 +98,7 @@ def verify(
     return report
 
 
+@own_settings()
 def verify_folder(
     folder: ModelFolder,
     onnx: str | Path | None,
@@ -169,6 +173,7 @@ def _judged(
     notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []))
     report = replace(report, structure=structure, notes=notes, warnings=warnings)
     _require_known_outputs(options.judged, subject)
+    require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
     _require_coarse_enough(options.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
     del audited  # and with it the model, which may be large

@@ -1,5 +1,6 @@
 """Attention weights: equal to the definition's, as outputs of an export, and drawn over an image."""
 
+import dataclasses
 import json
 import sys
 from xml.etree import ElementTree
@@ -11,15 +12,16 @@ import pytest
 import torch
 from definition import attention
 from folders import tiny_folder
+from outcomes import error_of
 from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
 import aaexport
-from aaexport.data import DecodedImages, evaluation_batch, read_image
+from aaexport.data import SOURCES, DecodedImages, evaluation_batch, read_image
 from aaexport.data.image_folder import ImagePaths
 from aaexport.errors import ArgumentError, DataError
-from aaexport.folder import open_folder
+from aaexport.folder import find_model, open_folder
 from aaexport.nn import AugmentedConv2d, attention_weights, set_decomposition
 from aaexport.nn.attention_maps import WithAttention, attention_outputs
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
@@ -469,3 +471,53 @@ def test_broken_weights_draw_nothing(cli, converted, picture_of_a_digit, tmp_pat
     assert outcome.code == 1
     assert "layer features.6 attends with NaN or infinity" in outcome.err
     assert not (tmp_path / "x.png").exists()
+
+
+# A held-out image
+
+
+def test_a_sample_is_what_the_verification_would_show_the_network():
+    from aaexport.data import load_images, read_sample
+
+    recipe = find_model("aa_cnn3_digits").recipe
+    images = load_images(recipe, "test")
+    pixels, batch = read_sample(7, recipe)
+    assert torch.equal(batch, evaluation_batch(images, recipe, torch.tensor([7])))
+    assert_close(pixels[0].float() * images.white / 255, images.pixels[7, 0].float(), rtol=0, atol=0.04)
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (1, 8, 8))
+
+
+def test_a_sample_is_drawn_without_a_file(cli, converted, tmp_path):
+    outcome = cli("inspect", converted.path, "--attention", "sample:7", "--out", "seven.png", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["image"] == "sample:7"
+    with Image.open(tmp_path / "seven.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("sample:100000", "image must be from sample:0 to sample:"),
+        ("sample:-1", "image must be a file, or sample:N with a whole number, got 'sample:-1'"),
+        ("sample:seven", "image must be a file, or sample:N with a whole number, got 'sample:seven'"),
+        ("sample:", "image must be a file, or sample:N with a whole number, got 'sample:'"),
+    ],
+)
+def test_a_sample_that_there_is_not_is_refused(cli, converted, tmp_path, image, words):
+    assert words in error_of(cli("inspect", converted.path, "--attention", image, "--out", "x.png"), 2)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_sample_of_a_data_set_that_is_not_there_says_so(cli, converted, monkeypatch):
+    def missing(request):
+        raise DataError("digits needs scikit-learn; pip install 'aaexport[digits]'")
+
+    monkeypatch.setitem(SOURCES, "digits", dataclasses.replace(SOURCES["digits"], read=missing))
+    error = error_of(cli("inspect", converted.path, "--attention", "sample:0", "--out", "x.png"), 1)
+    assert "pip install" in error
+
+
+def test_a_file_of_such_a_name_is_given_with_its_folder(cli, converted, tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "sample:7", format="PNG")
+    assert cli("inspect", converted.path, "--attention", "./sample:7", "--out", "x.png").code == 0

@@ -1,0 +1,40 @@
+"""(module, size of the images) → whether this machine's memory holds what one image takes, before anything is tried.
+
+A system that promises more memory than it has ends a process without a word once the promise is called in.
+"""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+
+from aaexport.errors import ArgumentError, parameter
+from aaexport.nn.augmented import augmented_layers
+
+BYTES_IN_FLOAT64 = 8
+BYTES_IN_FLOAT32 = 4
+GIBIBYTE = 2**30
+
+
+def require_memory(module: nn.Module, shape: tuple[int, int, int], *, bytes_a_number: int) -> None:
+    """ArgumentError if the weights of one layer's attention alone, for one image of `shape`, need more than there is.
+
+    PyTorch has all of them at once, however they are written out in a file.
+    """
+    there = _physical_memory()
+    for path, layer in augmented_layers(module).items():
+        taken = layer.sizes.logits * bytes_a_number
+        if there is not None and taken > there:
+            height, width = shape[1:]
+            rule = f"let the attention of {path or 'the layer'} fit into this machine's {there / GIBIBYTE:,.0f} GiB"
+            got = f"{height} {width}, for which it takes {taken / GIBIBYTE:,.0f} GiB an image"
+            raise ArgumentError(f"{parameter('size')} must {rule}, got {got}; ask for smaller images")
+
+
+def _physical_memory() -> int | None:
+    """Bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

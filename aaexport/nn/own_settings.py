@@ -1,0 +1,56 @@
+"""Whatever torch has been set to → what our own tensors are made under: float32 on the CPU, with gradients as usual.
+
+`torch.set_default_dtype`, `torch.set_default_device`, `with torch.device(…)`, `torch.inference_mode`,
+`torch.no_grad` and `torch.autocast` are the caller's; inputs that we draw, networks that we build and answers that we
+compare must not change with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """The block, or the function that this decorates, runs as in a fresh process; the caller's settings come back."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with ExitStack() as held:
+        held.enter_context(torch.inference_mode(False))
+        held.enter_context(torch.enable_grad())
+        for kind in {"cpu", "cuda", device.type} - {"meta"}:
+            if torch.is_autocast_enabled(kind):
+                held.enter_context(torch.autocast(kind, enabled=False))
+        if device != CPU:
+            held.enter_context(CPU)
+        held.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """What the block sets of torch's defaults, such as the user's module while it is imported, ends with it."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device == CPU else device)
+
+
+@contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """The block computes on the CPU in so many threads; None leaves their number as it is."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
