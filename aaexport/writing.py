@@ -215,6 +215,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def remove(path: Path) -> None:
+    """The file is gone, whether or not it was there. FolderError if it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+
 def exists(path: Path) -> bool:
     """Whether anything is there."""
     try:

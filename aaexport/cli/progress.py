@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 REFRESHES = 8  # a second
+DUMB_TERMINALS = ("dumb", "unknown")  # as rich has them
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _again_and_again(refresh: Callable[[], None]) -> Iterator[None]:
 
 def is_live() -> bool:
     """Whether lines may change once they are written: on a terminal, unless `--quiet`."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not settings.quiet
+    return sys.stderr.isatty() and os.environ.get("TERM") not in DUMB_TERMINALS and not settings.quiet
 
 
 class _Log:
@@ -114,10 +115,11 @@ class _Log:
 
     def line(self) -> Text:
         """What is being done, on one line however narrow the terminal is."""
+        from rich.cells import cell_len, set_cell_size
         from rich.text import Text
 
         doing = f"{self._step}: {self._part}" if self._part else self._step
         seconds = f"  {self._clock() - self._began:.0f} s"
-        room = self.console.width - len(seconds) - 1
-        shown = doing if len(doing) <= room else f"{doing[: max(room - 1, 0)]}…"
+        room = max(self.console.width - len(seconds) - 1, 1)
+        shown = doing if cell_len(doing) <= room else f"{set_cell_size(doing, room - 1)}…"
         return Text(shown + seconds if doing else "", no_wrap=True)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,7 +89,8 @@ def command(
     session = _Session(models, out, compare, given)
     if UNDER_TORCHRUN not in os.environ:
         session.require_right_options()  # which need not wait for torch
-    with steps(f"reading {models[0]}"):
+    # Of several processes one speaks: their live lines would write over each other.
+    with steps(f"reading {models[0]}") if os.environ.get("RANK", "0") == "0" else nullcontext():
         from aaexport.training.distributed import AnotherProcessFailedError, joined
 
     try:

@@ -51,10 +51,11 @@ class Whole(Typed[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Refuses anything else."""
         most = float("inf") if self.most is None else self.most
-        if not re.fullmatch(r"[+-]?\d+", str(value).strip()) or not self.least <= int(value) <= most:
+        number = _whole(str(value))
+        if number is None or not self.least <= number <= most:
             bound = f"of at least {self.least}" if self.most is None else f"between {self.least} and {self.most}"
             self.refuse(f"be a whole number {bound}", value, param, ctx)
-        return int(value)
+        return number
 
 
 class PathTo(click.Path):
@@ -149,9 +150,10 @@ class Batch(Typed[int | str]):
         """Refuses anything else."""
         if value == "dynamic":
             return "dynamic"
-        if not str(value).isdecimal() or int(value) < 1:
+        number = _whole(str(value))
+        if number is None or number < 1:
             self.refuse("be dynamic or at least 1", value, param, ctx)
-        return int(value)
+        return number
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The one word."""
@@ -167,10 +169,10 @@ class ImageShape(Typed[tuple[int, int, int]]):
         """Refuses anything but three numbers above 0."""
         if isinstance(value, tuple):
             return value
-        sizes = re.split(r"[x×,]", str(value).strip().lower())
-        if len(sizes) != 3 or not all(size.isdecimal() and int(size) >= 1 for size in sizes):
+        sizes = [_whole(size) or 0 for size in re.split(r"[x×,]", str(value).strip().lower())]
+        if len(sizes) != 3 or min(sizes) < 1:
             self.refuse("be channels, height and width as 3x32x32", value, param, ctx)
-        return int(sizes[0]), int(sizes[1]), int(sizes[2])
+        return sizes[0], sizes[1], sizes[2]
 
 
 class Numbers(Typed[tuple[int, ...]]):
@@ -182,10 +184,10 @@ class Numbers(Typed[tuple[int, ...]]):
         """Refuses anything but numbers above 0."""
         if isinstance(value, tuple):
             return value
-        sizes = str(value).split(",")
-        if not all(size.isdecimal() and int(size) >= 1 for size in sizes):
+        sizes = [_whole(size) or 0 for size in str(value).split(",")]
+        if min(sizes) < 1:
             self.refuse("be numbers ≥ 1 separated by commas", value, param, ctx)
-        return tuple(int(size) for size in sizes)
+        return tuple(sizes)
 
 
 class Bound(Typed[tuple[str, float]]):
@@ -214,9 +216,10 @@ class Dimension(Typed[tuple[str, int]]):
         if isinstance(value, tuple):
             return value
         name, _, size = str(value).rpartition("=")
-        if not name or not size.isdecimal():
+        number = _whole(size)
+        if not name or number is None or number < 0:
             self.refuse("be NAME=N", value, param, ctx)
-        return name, int(size)
+        return name, number
 
 
 class Pixel(Typed[tuple[int, int]]):
@@ -232,6 +235,11 @@ class Pixel(Typed[tuple[int, int]]):
         if found is None:
             self.refuse("be ROW,COLUMN in whole pixels", value, param, ctx)
         return int(found[1]), int(found[2])
+
+
+def _whole(text: str) -> int | None:
+    """The number, or None if it is none; one of more than 18 digits counts nothing that there is."""
+    return int(text) if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text) else None
 
 
 def _beginning(words: Iterable[str], incomplete: str) -> list[CompletionItem]:

@@ -114,13 +114,13 @@ def command(
         device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
         inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed,
     )  # fmt: skip
-    asked.check()  # wrong options are refused before anything is copied or converted
-    source = None if module is None else require_file(require_source(module))
-    if onnx is not None:
-        require_readable(onnx)
-    check_model(model, size, module=module, needs_weights=True)
-    keep_freed_memory()
     with _no_verdict_in(junit), copies(say) as check_out:
+        asked.check()  # wrong options are refused before anything is copied or converted
+        source = None if module is None else require_file(require_source(module))
+        if onnx is not None:
+            require_readable(onnx)
+        check_model(model, size, module=module, needs_weights=True)
+        keep_freed_memory()
         folder = check_out(model, out)
         if onnx is None:
             ensure_converted(folder, size)

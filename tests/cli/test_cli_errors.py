@@ -366,3 +366,17 @@ def test_a_full_disk_below_stdout(converted):
         )
     assert outcome.returncode == 1
     assert outcome.stderr == "Error: the output cannot be used: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("verify", "--batch", "{}"),
+        ("convert", "--batch", "{}"),
+        ("convert", "--input-shape", "1x{}x8"),
+        ("serve-bench", "--batch", "1,{}"),
+        ("serve-bench", "--dim", "n={}"),
+    ],
+)
+def test_a_number_longer_than_any_is_refused_as_the_wrong_value_it_is(cli, command, option, value):
+    assert f"{option} must " in error_of(cli(command, "aa_cnn3_digits", option, value.format("1" * 5000)), 2)

@@ -342,14 +342,15 @@ class _Bench:
     def _left_out(self) -> Iterator[str]:
         """What was asked for and could not be compared, or is not what its name makes one expect."""
         fixed, options = self.samples.fixed_batch, self.options
-        for name, asked in (("max_batch", options.max_batch), ("samples_per_query", options.samples_per_query)):
+        wishes = (("batches of at most", options.max_batch), ("images a query:", options.samples_per_query))
+        for wish, asked in wishes:
             if fixed is not None and self.samples.batched and asked not in (None, fixed):
-                yield f"the file fixes the batch at {fixed}: {name} {asked} was not used"
+                yield f"the file fixes the batch at {fixed}: {wish} {asked} were not to be had"
         threads = (options.threads_each() or 0) * options.workers
         if threads > usable_cores():
-            yield f"{threads} threads share {usable_cores()} cores: they wait for each other; lower --threads"
+            yield f"{threads} threads share {usable_cores()} cores: they wait for each other; take fewer"
         if "skew" in self.session.rivals and self._has_no_attention():
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:
             each = self.options.threads_each()
-            yield f"{self.options.workers} sessions share the cores, {each} threads each; --threads sets it"
+            yield f"{self.options.workers} sessions share the cores, {each} threads each, as none were asked for"

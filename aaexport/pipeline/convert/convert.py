@@ -43,7 +43,7 @@ from aaexport.pipeline.verify.verify import judge_file
 from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName, Module
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
-from aaexport.writing import atomic_path, check_writable, write_json
+from aaexport.writing import atomic_path, check_writable, remove, write_json
 
 Say = Callable[[str], None]
 LARGE = 2**28  # bytes of parameters
@@ -250,9 +250,9 @@ def _destination(subject: Subject, path: str | Path | None) -> Path:
 
 def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:
     """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement."""
-    folder.bench_path.unlink(missing_ok=True)
+    remove(folder.bench_path)
     if parity is None:
-        folder.parity_path.unlink(missing_ok=True)
+        remove(folder.parity_path)
     else:
         write_json(folder.parity_path, parity_json(parity))
     folder.write_manifest()

@@ -279,6 +279,26 @@ def test_junit_of_what_cannot_be_judged_is_not_the_former_green_one(cli, convert
     assert "its bytes are not an ONNX model" in suite.find("testcase/error").attrib["message"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--onnx", "gone.onnx"), ("--inputs", "gone.npz"), ("--module", "gone.py:Net"), ("--device", "tpu")],
+    ids=lambda arguments: arguments[0],
+)
+def test_junit_of_a_refused_call_is_not_the_former_green_one(cli, converted, tmp_path, arguments):
+    junit = tmp_path / "parity.xml"
+    junit.write_text('<testsuites tests="1" failures="0"/>')
+    assert cli("verify", converted.path, "--junit", junit, *arguments).code in (1, 2)
+    suite = ET.parse(junit).getroot().find("testsuite")
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == ("1", "1")
+
+
+def test_junit_of_an_unknown_model_is_not_the_former_green_one(cli, tmp_path):
+    junit = tmp_path / "parity.xml"
+    junit.write_text('<testsuites tests="1" failures="0"/>')
+    assert cli("verify", "nosuch", "--junit", junit).code == 1
+    assert ET.parse(junit).getroot().find("testsuite").attrib["errors"] == "1"
+
+
 def test_junit_replaces_no_file_of_another_kind(cli, converted):
     before = converted.onnx_path.read_bytes()
     outcome = cli("verify", converted.path, "--junit", converted.onnx_path)
