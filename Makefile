@@ -43,7 +43,7 @@ $(WEB)/node_modules/.installed: $(WEB)/package.json
 	@touch $@
 
 costs: $(VENV)/.installed
-	$(BIN)/python -m aaexport.pipeline.look.costs
+	$(BIN)/python -m aaexport.pipeline.subject.costs
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import hashlib
 import importlib.metadata
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from aaexport.errors import (
     FolderError,
@@ -23,7 +25,7 @@ from aaexport.errors import (
     broken_rule,
     did_you_mean,
 )
-from aaexport.recipe import ModuleRecipe, Recipe, read_module_recipe, read_recipe
+from aaexport.recipe import Cost, ModuleRecipe, Recipe, read_module_recipe, read_recipe
 from aaexport.writing import atomic_path, exists, new_files, write_json
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
@@ -131,8 +133,12 @@ class ModelFolder:
             raise NoWeightsError(f"{name} has no weights.safetensors yet; train them with `aaexport train {name}`")
         return self.weights_path
 
-    def write_manifest(self) -> None:
-        """Records sha256 and size of every file of the folder, and the tools' versions. FolderError if it cannot."""
+    def write_manifest(self, cost: Cost | None = None) -> None:
+        """Records sha256 and size of every file of the folder, the tools' versions, and what its network costs.
+
+        `cost` is that of the folder's recipe where it was counted; without one a record of it is kept. FolderError if
+        it cannot be written.
+        """
         try:
             files = sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
             recorded = {
@@ -142,8 +148,21 @@ class ModelFolder:
             }
         except OSError as error:
             raise FolderError(f"{error.filename or self.path} cannot be read: {error.strerror}") from error
-        manifest = {"schema": MANIFEST_SCHEMA, "files": recorded, "tools": tool_versions()}
+        manifest: dict[str, Any] = {"schema": MANIFEST_SCHEMA, "files": recorded, "tools": tool_versions()}
+        cost = self.recorded_cost() if cost is None else cost
+        if cost is not None:
+            manifest["cost"] = {"recipe_digest": self.recipe.digest(), **dataclasses.asdict(cost)}
         write_json(self.manifest_path, manifest)
+
+    def recorded_cost(self) -> Cost | None:
+        """What the manifest tells that the network costs; None if nothing, or of another recipe or aaexport."""
+        try:
+            manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            cost = dict(manifest["cost"])
+            is_of_this = manifest["tools"]["aaexport"] == importlib.metadata.version("aaexport")
+            return Cost(**cost) if cost.pop("recipe_digest") == self.recipe.digest() and is_of_this else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None  # nobody has recorded it, and whoever needs it counts it
 
 
 def open_folder(path: Path) -> ModelFolder:

@@ -32,6 +32,7 @@ from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
+from aaexport.pipeline.subject.costs import cost_of, zoo_costs
 from aaexport.pipeline.subject.subject import (
     ImageShape,
     Subject,
@@ -255,4 +256,5 @@ def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:
         remove(folder.parity_path)
     else:
         write_json(folder.parity_path, parity_json(parity))
-    folder.write_manifest()
+    is_ours = folder.module_recipe is None
+    folder.write_manifest(cost_of(folder, zoo_costs()) if is_ours else None)  # so that `inspect` need not count

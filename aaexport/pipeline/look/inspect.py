@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aaexport.folder import ModelFolder, find_model, zoo_models
 from aaexport.graph.there import require_readable
 from aaexport.outcome import verb
-from aaexport.pipeline.look.costs import cost_of, zoo_costs
+from aaexport.pipeline.subject.costs import cost_of, zoo_costs
 from aaexport.recipe import Cost
 from aaexport.results import InspectResult
 
@@ -43,7 +43,7 @@ def _inspect_folder(folder: ModelFolder, known: Mapping[str, Cost]) -> InspectRe
     has_weights = folder.weights_path.is_file()
     if folder.module_recipe is not None:
         return InspectResult(folder.path, None, None, has_weights, graph, folder.module_recipe.module)
-    return InspectResult(folder.path, folder.recipe, cost_of(folder.recipe, known), has_weights, graph)
+    return InspectResult(folder.path, folder.recipe, cost_of(folder, known), has_weights, graph)
 
 
 def _summary(path: Path) -> GraphSummary:

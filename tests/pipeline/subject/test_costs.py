@@ -4,13 +4,13 @@ import dataclasses
 import json
 
 import pytest
-from folders import tiny_folder
+from folders import edited, tiny_folder
 
 import aaexport
 from aaexport.errors import FolderError
-from aaexport.folder import zoo_models
-from aaexport.pipeline.look import costs
-from aaexport.pipeline.look.costs import cost_of, costs_path, counted_cost, write_zoo_costs, zoo_costs
+from aaexport.folder import open_folder, zoo_models
+from aaexport.pipeline.subject import costs
+from aaexport.pipeline.subject.costs import costs_path, counted_cost, write_zoo_costs, zoo_costs
 
 QUICK = ("aa_cnn3_digits", "aa_wrn10_1_digits", "resnet20_cifar10", "aa_mnasnet_1_0")
 
@@ -44,8 +44,41 @@ def test_a_recipe_that_nobody_knows_is_counted(tmp_path):
 
 def test_another_size_is_another_recipe():
     recipe = zoo_models()["aa_cnn3_digits"].recipe
-    larger = cost_of(recipe.for_size((16, 16)), zoo_costs())
-    assert larger.macs > cost_of(recipe, zoo_costs()).macs
+    assert recipe.for_size((16, 16)).digest() not in zoo_costs()
+    assert counted_cost(recipe.for_size((16, 16))).macs > counted_cost(recipe).macs
+
+
+def test_what_convert_recorded_is_not_counted_again(converted, monkeypatch):
+    cost = counted_cost(converted.recipe)
+    monkeypatch.setattr(costs, "counted_cost", lambda recipe: pytest.fail("counted"))
+    assert aaexport.inspect(converted.path).cost == cost
+
+
+def test_a_record_is_kept_by_whoever_writes_the_manifest_next(converted):
+    before = converted.recorded_cost()
+    converted.write_manifest()
+    assert converted.recorded_cost() == before == counted_cost(converted.recipe)
+
+
+def test_a_record_of_another_recipe_is_none(converted):
+    edited(converted, "channels = [8, 8, 8]", "channels = [8, 8, 16]")
+    changed = open_folder(converted.path)
+    assert changed.recorded_cost() is None
+    assert aaexport.inspect(changed).cost == counted_cost(changed.recipe)
+    changed.write_manifest()
+    assert "cost" not in json.loads(changed.manifest_path.read_text())
+
+
+def test_a_record_of_another_aaexport_is_none(converted):
+    text = converted.manifest_path.read_text().replace('"aaexport": "', '"aaexport": "0.0.')
+    converted.manifest_path.write_text(text)
+    assert converted.recorded_cost() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cost": 1}', '{"cost": {"macs": 1}, "tools": {}}'])
+def test_a_manifest_that_is_broken_records_nothing(converted, text):
+    converted.manifest_path.write_text(text)
+    assert converted.recorded_cost() is None
 
 
 def test_what_is_counted_anew_is_what_is_read_afterwards(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """recipe → what its network costs: read where it was counted before, counted where it was not.
 
-Costs are facts of a recipe. Those of the zoo lie beside it, by the digests of its recipes, in a file that
-`python -m aaexport.pipeline.look.costs` writes anew; so that telling them takes no PyTorch.
+Costs are facts of a recipe, and telling them takes no PyTorch where they were counted once: those of the zoo lie
+beside it, by the digests of its recipes, in a file that `python -m aaexport.pipeline.subject.costs` writes anew; that
+of any other recipe lies in its folder's manifest once it was converted.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aaexport.errors import FolderError, broken_rule
-from aaexport.folder import zoo_models, zoo_root
+from aaexport.folder import ModelFolder, zoo_models, zoo_root
 from aaexport.recipe import Cost, Recipe
 from aaexport.writing import write_json
 
 COSTS_SCHEMA = "aaexport.costs/1"
 
 
-def cost_of(recipe: Recipe, known: Mapping[str, Cost]) -> Cost:
-    """What is `known` of the recipe's digest, else what is counted, for which PyTorch is loaded.
+def cost_of(folder: ModelFolder, known: Mapping[str, Cost]) -> Cost:
+    """What is `known` of its recipe's digest, else what `convert` recorded of it, else what is counted by PyTorch.
 
     RecipeError if network and attention contradict each other.
     """
-    found = known.get(recipe.digest())
-    return counted_cost(recipe) if found is None else found
+    return known.get(folder.recipe.digest()) or folder.recorded_cost() or counted_cost(folder.recipe)
 
 
 def counted_cost(recipe: Recipe) -> Cost:
