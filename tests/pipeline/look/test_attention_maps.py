@@ -27,7 +27,7 @@ from aaexport.nn.attention_maps import WithAttention, attention_outputs
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
 from aaexport.pipeline.bench.worker_models import WorkerSpec, load
 from aaexport.pipeline.export.plan import plan_attention
-from aaexport.pipeline.subject.subject import build_model
+from aaexport.pipeline.subject.subject import build_model, write_random_weights
 from aaexport.report.attention import listed
 from aaexport.weights.safetensors import save_weights
 
@@ -80,8 +80,17 @@ def images():
 
 
 @pytest.fixture(scope="module")
+def converted_once(tmp_path_factory):
+    """Instead of the one that all tests share: a tiny network whose three layers are all augmented."""
+    folder = tiny_folder(tmp_path_factory.mktemp("converted") / "tiny", all_augmented=True)
+    write_random_weights(folder)
+    aaexport.convert(folder)
+    return folder.path
+
+
+@pytest.fixture(scope="module")
 def observed_once(converted_once, tmp_path_factory):
-    """The tiny model of `converted_once`, converted with attention, and the result."""
+    """The model of `converted_once`, converted with attention, and the result."""
     folder = tiny_folder(tmp_path_factory.mktemp("observed") / "tiny", all_augmented=True)
     folder.weights_path.write_bytes(open_folder(converted_once).weights_path.read_bytes())
     return folder, aaexport.convert(folder, with_attention=True)
@@ -498,10 +507,10 @@ def test_a_sample_is_drawn_without_a_file(cli, converted, tmp_path):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        ("sample:100000", "image must be from sample:0 to sample:"),
-        ("sample:-1", "image must be a file, or sample:N with a whole number, got 'sample:-1'"),
-        ("sample:seven", "image must be a file, or sample:N with a whole number, got 'sample:seven'"),
-        ("sample:", "image must be a file, or sample:N with a whole number, got 'sample:'"),
+        ("sample:100000", "--attention must be from sample:0 to sample:"),
+        ("sample:-1", "--attention must be a file, or sample:N with a whole number, got 'sample:-1'"),
+        ("sample:seven", "--attention must be a file, or sample:N with a whole number, got 'sample:seven'"),
+        ("sample:", "--attention must be a file, or sample:N with a whole number, got 'sample:'"),
     ],
 )
 def test_a_sample_that_there_is_not_is_refused(cli, converted, tmp_path, image, words):

@@ -180,7 +180,7 @@ def card_of(report):
 def test_the_card_says_what_the_file_is_and_when_it_was_verified():
     assert card_of(CPU) == {
         "model": "aa_cnn3_digits",
-        "operators": "24: 6 Conv, 6 MatMul, 3 Softmax, 9 Add",
+        "operators": "24 nodes: 6 Conv, 6 MatMul, 3 Softmax, 9 Add",
         "size": "0.55 MB, 137,210 floating-point numbers",
         "MACs": "5,600,112 per image",
         "opset": "20",
