@@ -182,7 +182,7 @@ def test_a_module_on_images_of_the_wrong_size_is_refused(two_heads, tmp_path):
         ({"input_shape": (3, 6)}, r"input_shape must be \(C, H, W\)"),
         ({"path": None}, "path must be given"),
         ({"opset": 17}, "opset must be between 18 and 25, got 17"),
-        ({"batch": 0}, "batch must be 'dynamic' or at least 1, got 0"),
+        ({"batch": 0}, "batch must be dynamic or between 1 and 65536, got 0"),
     ],
 )
 def test_wrong_arguments_of_convert(two_heads, tmp_path, changes, words):

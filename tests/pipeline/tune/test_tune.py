@@ -453,12 +453,12 @@ def test_a_recipe_that_names_a_decomposition_is_told_of(one_layer, quick, tmp_pa
 WRONG = {
     "opset": (("--opset", "99"), "opset must be between 18 and 25, got 99"),
     "device": (("--device", "tpu"), "device must be cpu, cuda or cuda:N, got 'tpu'"),
-    "batch": (("--batch", "0"), "Invalid value for '--batch'"),
+    "batch": (("--batch", "0"), "--batch must be a whole number of at least 1, got '0'"),
     "too large a batch": (("--batch", "1000000"), "batch must be between 1 and 65536, got 1000000"),
     "threads": (("--threads", "100000"), "threads must be between 1 and 1024, got 100000"),
     "no duration": (("--duration", "0"), "duration must be above 0 seconds, got 0.0"),
-    "no end": (("--duration", "inf"), "duration must be above 0 seconds, got inf"),
-    "no number": (("--duration", "nan"), "duration must be above 0 seconds, got nan"),
+    "no end": (("--duration", "inf"), "--duration must be like 6s, got 'inf'"),
+    "no number": (("--duration", "nan"), "--duration must be like 6s, got 'nan'"),
 }
 
 
