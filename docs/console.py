@@ -20,6 +20,7 @@ What begins alike is run once: the state of a folder is known by the commands th
 from __future__ import annotations
 
 import argparse
+import difflib
 import fcntl
 import os
 import pty
@@ -46,6 +47,8 @@ BLOCK = re.compile(
     r"^<!-- console: (?P<order>.+?) -->$|^```(?P<language>console|python)\n(?P<block>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+MEASURES = re.compile(r"aaexport (serve-bench|train|tune)\b")
+FACTS = ("opset ", "operators ", "rules ", "replaced ", "before ", "after ", "attention ")
 # Lines that tell of the machine, and of what else it was doing: they need not come again.
 OF_THE_MACHINE = re.compile(
     r"warning:|^VALID|^÷ ours|withheld|CPU stolen|× as fast as|load average|^machine |^versions |^ {12}|"
@@ -271,10 +274,35 @@ def words_of(line: str) -> set[str]:
     return set(re.findall(r"[A-Za-z_]{3,}", line))
 
 
-def not_printed(command: Command, outcome: Outcome) -> list[str]:
-    """The shown lines whose words were not all printed."""
-    printed = words_of(outcome.printed)
-    return [line for line in command.shown if not OF_THE_MACHINE.search(line) and not words_of(line) <= printed]
+def differences(command: Command, outcome: Outcome) -> list[str]:
+    """What is shown and no longer printed so, and what is printed and not shown, a line each.
+
+    Of a measurement the words of the shown lines are looked for; of all else every line counts, in its order, and so
+    do the numbers of facts of a file, such as how many operators it has.
+    """
+    if not command.shown:
+        return []
+    if MEASURES.search(command.text):
+        printed = words_of(outcome.printed)
+        return [line for line in command.shown if not OF_THE_MACHINE.search(line) and not words_of(line) <= printed]
+    wanted, got = comparable(command.shown), comparable(outcome.printed.splitlines())
+    if ELISION not in wanted:
+        return [
+            line for line in difflib.unified_diff(wanted, got, lineterm="", n=0) if line[:3] not in ("---", "+++")
+        ]
+    rest = iter(got)
+    return [f"-{line}" for line in wanted if line != ELISION and line not in rest]
+
+
+def comparable(lines: Sequence[str]) -> list[str]:
+    """Lines with one blank for many and # for numbers, but in facts of a file, whose numbers stay."""
+    found, exact = [], False
+    for line in lines:
+        if line.strip():
+            exact = line.startswith(FACTS) or (exact and line.startswith(" "))
+            text = re.sub("─+", "─", " ".join(line.split()))
+            found.append(text if exact else re.sub(r"\d+", "#", text))
+    return found
 
 
 def as_shown(command: Command, outcome: Outcome, *, fill: bool = False) -> list[str]:

@@ -1,6 +1,6 @@
 """Real results → the picture at the top of the README: docs/images/overview-light.svg and overview-dark.svg.
 
-    python docs/draw_overview.py
+    python docs/draw_overview.py [FOLDER]
 
 Left, what one head of the trained `aa_cnn3_digits` attends to in a held-out digit. In the middle, the operators of
 the reference implementation's layer as a plain `torch.onnx.export` of the public code writes it, and as `aaexport
@@ -68,7 +68,7 @@ PALETTES = (
 )
 
 
-def main() -> None:
+def main(images: Path = HERE / "images") -> None:
     """Draws both pictures."""
     digit, weights = attended()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def main() -> None:
     # Paths, so that it looks alike everywhere; a fixed salt, so that it is drawn alike every time.
     mpl.rcParams |= {"svg.fonttype": "path", "svg.hashsalt": "aaexport", "font.family": "DejaVu Sans", "font.size": 8}
     for palette in PALETTES:
-        path = HERE / "images" / f"overview-{palette.name}.svg"
+        path = images / f"overview-{palette.name}.svg"
         drawn(palette, digit, weights, graphs, speeds).savefig(path, transparent=True, metadata={"Date": None})
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
@@ -208,4 +208,4 @@ def bare(axes: Axes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:2]))

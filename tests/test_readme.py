@@ -1,7 +1,10 @@
 """The README, as a stranger meets it: short, its links lead somewhere, its numbers are those that were measured."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import console
 import pytest
@@ -77,3 +80,15 @@ def test_as_many_right_exports_were_verified_as_the_readme_says():
         f"{len(found):,} verifications of {len(exports)} right exports gave {len(failed) or 'no'} false alarm"
         in README
     )
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_from_what_was_measured(tmp_path):
+    script = ROOT / "docs/draw_overview.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, script, tmp_path], check=True, env=environment)
+    for name in ("overview-light.svg", "overview-dark.svg"):
+        drawn, shown = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, ROOT / "docs/images"))
+        assert len(drawn) < 200_000
+        # Bars, operators and letters are paths: as many of each as in the picture that is shown.
+        assert re.findall(r"<(path|use)\b", drawn) == re.findall(r"<(path|use)\b", shown)

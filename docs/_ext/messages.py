@@ -7,15 +7,19 @@ stands as the name of the variable in ‹›.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tables import PACKAGE, table
 
 from aaexport import errors
+from aaexport.cli.command import options_by_name
+from aaexport.cli.main import COMMANDS
 
 CLASSES = {
     name: one.exit_code
@@ -29,9 +33,19 @@ GOT = 2  # where broken_rule is told what was given
 class Message:
     """One message, the error that carries it, and the file that raises it."""
 
-    text: str
+    marked: str  # parameters within it are marked, as in `aaexport.errors`
     error: str
     path: Path
+
+    @property
+    def text(self) -> str:
+        """As Python has it, with the names of parameters."""
+        return str(errors.AaexportError(self.marked))
+
+    @property
+    def typed(self) -> str:
+        """As the command line says it, with options."""
+        return errors.AaexportError(self.marked).worded(_options())
 
     @property
     def code(self) -> int:
@@ -46,7 +60,16 @@ def messages() -> list[Message]:
         relative = path.relative_to(PACKAGE.parent)
         for error, text in _in_file(ast.parse(path.read_text(encoding="utf-8"))):
             found[text] = Message(text, error, relative)
-    return sorted(found.values(), key=lambda one: (one.code, str(one.path), one.text))
+    return sorted(found.values(), key=lambda one: (one.code, str(one.path), one.typed))
+
+
+@cache
+def _options() -> dict[str, str]:
+    """What a user types, by the parameter's name, of all commands."""
+    named: dict[str, str] = {}
+    for module, _ in COMMANDS.values():
+        named |= options_by_name(importlib.import_module(module).command)
+    return named
 
 
 def as_markdown() -> str:
@@ -57,7 +80,7 @@ def as_markdown() -> str:
         by_file.setdefault(one.path, []).append(one)
     for path in sorted(by_file):
         text.append(f"## `{path}`\n")
-        text.append(table(("message", "exit code"), ((_code(one.text), one.code) for one in by_file[path])))
+        text.append(table(("message", "exit code"), ((_code(one.typed), one.code) for one in by_file[path])))
     return "\n".join(text)
 
 
@@ -132,7 +155,7 @@ def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
     if isinstance(node, ast.Call) and _name(node.func) == "broken_rule":
         return _of_broken_rule(node, known)
     if isinstance(node, ast.Call) and _name(node.func) == "parameter":
-        return _text(node.args[0], known)
+        return errors.parameter(_text(node.args[0], known))
     if isinstance(node, ast.Name) and node.id in known:
         return _text(known[node.id], {name: value for name, value in known.items() if name != node.id})
     return f"‹{_word(node)}›"

@@ -18,6 +18,7 @@ SHOWN = [
     for command in page.commands
     if command.line
 ]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 WITH_PYTHON = [page for page in PAGES if page.python]
 
 
@@ -30,11 +31,24 @@ def terminal(tmp_path_factory):
 @pytest.mark.parametrize(("page", "command"), SHOWN)
 def test_a_command_prints_what_is_shown(page, command, terminal):
     outcome = terminal.run(page, command)
-    if console.NO_VERDICT in outcome.printed:
+    if "--baseline" in command.text and console.NO_VERDICT in outcome.printed:
+        assert outcome.code == 4
+        assert (terminal.folder(page) / "report.html").is_file()
         pytest.skip("other processes had the CPU, so there is no verdict on a regression")
     starved = "aaexport serve-bench" in command.text and console.STARVED in outcome.printed
     assert outcome.code == (4 if starved else command.code), outcome.printed
-    assert not console.not_printed(command, outcome), outcome.printed
+    assert not console.differences(command, outcome), outcome.printed
+
+
+def test_what_is_shown_is_compared_line_by_line():
+    command = console.Command("aaexport convert x", ("opset      20", "took       6.5 s"))
+    assert not console.differences(command, console.Outcome("opset      20\ntook       7.1 s\n", 0))
+    assert console.differences(command, console.Outcome("opset      21\ntook       7.1 s\n", 0))
+    assert console.differences(command, console.Outcome("took       7.1 s\nopset      20\n", 0))
+    assert console.differences(command, console.Outcome("opset      20\ntook       7.1 s\nmore\n", 0))
+    elided = console.Command("aaexport convert x", ("…", "took       6.5 s"))
+    assert not console.differences(elided, console.Outcome("opset      20\ntook       7.1 s\n", 0))
+    assert console.differences(elided, console.Outcome("opset      20\n", 0))
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=str)
@@ -66,6 +80,18 @@ def test_no_dollar_stands_in_another_block(page):
         r"^```([a-z{][^\n]*)?\n(.*?)^```$", page.path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
         assert language == "console" or not re.search(r"^\$ ", block, re.MULTILINE), f"{page}: {block}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_page_tells_of_no_machine(page):
+    text = page.path.read_text(encoding="utf-8")
+    assert not re.findall(r"(?:/root/|/home/|/tmp/|site-packages)\S*", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_target_of_make_is_one(page):
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.path.read_text(encoding="utf-8"), re.MULTILINE):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
 
 
 def test_the_four_main_commands_are_shown():

@@ -16,7 +16,7 @@ from aaexport.recipe import DECOMPOSITION_NAMES
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 DECOMPOSITIONS_PAGE = (ROOT / "docs/reference/decompositions.md").read_text(encoding="utf-8")
 EXPLAINED = re.findall(r"^`([^`]+)`\n: ", TROUBLESHOOTING, re.MULTILINE)
-KNOWN = [one.text for one in messages.messages()]
+KNOWN = [text for one in messages.messages() for text in (one.text, one.typed)]
 
 
 def fragments(text):
