@@ -368,14 +368,18 @@ def main() -> None:
     parser.add_argument("--fill", action="store_true", help="show what commands print that show nothing yet")
     given = parser.parse_args()
     chosen = [read_page(path.resolve()) for path in given.pages] or pages()
+    failed = False
     with tempfile.TemporaryDirectory() as home:
         terminal = Terminal(Path(home) / "terminal")
         for page in chosen:
             try:
                 changed = rewrite(page, terminal, skip_slow=given.skip_slow, fill=given.fill)
             except ValueError as error:
-                sys.exit(f"{page}: {error}")
-            print(f"{page}: {'written anew' if changed else 'as it was'}", flush=True)
+                print(f"{page}: {error}", file=sys.stderr, flush=True)
+                failed = True
+            else:
+                print(f"{page}: {'written anew' if changed else 'as it was'}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
