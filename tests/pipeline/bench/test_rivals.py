@@ -223,7 +223,7 @@ def test_skew_is_written_by_torch_alone(plain_skew):
 def test_skew_tiles_its_relative_logits_as_the_paper_does(plain_skew, folder):
     paths = (plain_skew, folder.onnx_path)
     counts = [summarize(path).operators.get("Expand", 0) for path in paths]
-    assert counts[0] >= 3
+    assert counts[0] >= 1  # its one augmented layer
     assert counts[1] == 0
 
 
