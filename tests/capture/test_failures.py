@@ -166,7 +166,7 @@ class Embedded(nn.Module):
 
 def line_of(function, offset=1):
     """A line of this file as messages show it, `offset` below the `def`."""
-    return f"test_capture_errors.py:{function.__code__.co_firstlineno + offset}"
+    return f"test_failures.py:{function.__code__.co_firstlineno + offset}"
 
 
 def refusal(module, batch="dynamic"):

@@ -376,7 +376,7 @@ def test_the_table_has_a_row_for_every_contender_and_says_what_the_ratio_is(repo
     text = console.export_text()
     for words in ("onnxruntime CPU ", "plain skew, onnxruntime CPU ", "PyTorch eager cpu float32 ", "÷ ours"):
         assert words in text
-    assert "÷ ours is" in text
+    assert "÷ ours: latency by that of" in text or "÷ ours is withheld" in text
 
 
 def test_what_was_asked_for_and_cannot_be_compared_is_refused(folder, tmp_path):
