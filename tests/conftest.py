@@ -61,15 +61,15 @@ def cli(monkeypatch, capfd, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def all_augmented_once(tmp_path_factory):
+    """As `converted_once`, but all three layers are augmented: for files that take it in its place."""
+    return _converted(tiny_folder(tmp_path_factory.mktemp("augmented") / "tiny", all_augmented=True))
+
+
+@pytest.fixture(scope="session")
 def converted_once(tmp_path_factory):
     """A tiny augmented network with random weights, converted and verified once for all tests."""
-    from aaexport.pipeline.convert.convert import convert
-    from aaexport.pipeline.subject.subject import write_random_weights
-
-    folder = tiny_folder(tmp_path_factory.mktemp("converted") / "tiny")
-    write_random_weights(folder)
-    convert(folder)
-    return folder.path
+    return _converted(tiny_folder(tmp_path_factory.mktemp("converted") / "tiny"))
 
 
 @pytest.fixture
@@ -77,3 +77,13 @@ def converted(converted_once, tmp_path):
     """A copy of it that a test may spoil."""
     shutil.copytree(converted_once, tmp_path / "tiny")
     return open_folder(tmp_path / "tiny")
+
+
+def _converted(folder):
+    """Its path, with random weights and a model.onnx of them."""
+    from aaexport.pipeline.convert.convert import convert
+    from aaexport.pipeline.subject.subject import write_random_weights
+
+    write_random_weights(folder)
+    convert(folder)
+    return folder.path

@@ -8,7 +8,7 @@ import sys
 
 import console
 import pytest
-from repository import ROOT
+from repository import HELPERS, ROOT
 
 OWN_MODEL = ROOT / "examples" / "08_bring_your_own_model"
 
@@ -88,7 +88,7 @@ def test_the_side_that_is_compared_with_computes_the_definition():
         "inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]\n"
         "torch.testing.assert_close(naive(*inputs), attention(*inputs))\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder), str(ROOT / "tests")], check=True)
+    subprocess.run([sys.executable, "-c", code, str(folder), str(HELPERS)], check=True)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def test_a_size_below_the_networks_stride_is_a_usage_error(cli, tmp_path):
     outcome = cli("convert", "aa_cnn3_digits", "--size", 1, 8)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1] == (
-        "Error: size: height must be at least 2, the network's stride, got 1; ask for larger images"
+        "Error: --size: height must be at least 2, the network's stride, got 1; ask for larger images"
     )
 
 
@@ -173,7 +173,7 @@ def test_serve_bench_refuses_another_size_than_the_files(cli, digits):
     outcome = cli("serve-bench", folder.path, "--size", 8, 8)
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1] == (
-        f"Error: size must be that of {folder.onnx_path}, 12 10, got '8 8'; "
+        f"Error: --size must be that of {folder.onnx_path}, 12 10, got '8 8'; "
         f"write it anew with `aaexport convert {folder.path} --size 8 8`"
     )
 

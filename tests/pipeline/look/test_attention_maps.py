@@ -27,7 +27,7 @@ from aaexport.nn.attention_maps import WithAttention, attention_outputs
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
 from aaexport.pipeline.bench.worker_models import WorkerSpec, load
 from aaexport.pipeline.export.plan import plan_attention
-from aaexport.pipeline.subject.subject import build_model, write_random_weights
+from aaexport.pipeline.subject.subject import build_model
 from aaexport.report.attention import listed
 from aaexport.weights.safetensors import save_weights
 
@@ -80,12 +80,9 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def converted_once(tmp_path_factory):
-    """Instead of the one that all tests share: a tiny network whose three layers are all augmented."""
-    folder = tiny_folder(tmp_path_factory.mktemp("converted") / "tiny", all_augmented=True)
-    write_random_weights(folder)
-    aaexport.convert(folder)
-    return folder.path
+def converted_once(all_augmented_once):
+    """Instead of the one that most tests share."""
+    return all_augmented_once
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,12 @@ class Good:
 
 
 @pytest.fixture(scope="module")
+def converted_once(all_augmented_once):
+    """Instead of the one that most tests share."""
+    return all_augmented_once
+
+
+@pytest.fixture(scope="module")
 def good(converted_once):
     subject = as_subject(open_folder(converted_once))
     path = converted_once / "model.onnx"
