@@ -43,6 +43,7 @@ ELISION = "…"
 # What a measurement says that other processes have spoilt.
 STARVED = "of the CPU must be left to the measurement"
 NO_VERDICT = "no verdict on a regression"
+NO_BASELINE = "must be a valid measurement, got 'an invalid one'"  # of a first measurement that others starved
 BLOCK = re.compile(
     r"^<!-- console: (?P<order>.+?) -->$|^```(?P<language>console|python)\n(?P<block>.*?)^```$",
     re.MULTILINE | re.DOTALL,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from aaexport.errors import AaexportError, first_line
 from aaexport.weights.tables import is_relative_table, table_axis, table_length
 
-OURS = Path(__file__).resolve().parent
+OURS = Path(__file__).resolve().parent.parent
 TORCH = Path(torch.__file__).resolve().parent
 LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
 MOST_CHARACTERS = 240

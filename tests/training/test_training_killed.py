@@ -12,7 +12,7 @@ from aaexport.training import train
 KILLED = """
 import os, signal, sys
 import torch
-from aaexport import folder
+from aaexport import writing
 from aaexport.training import run, train
 from aaexport.training.records import NobodyWatches
 
@@ -35,7 +35,7 @@ def keep_best(own):
     return lambda self: die() if len(self.records) == 2 else own(self)
 
 if moment == "while the checkpoint is written":
-    folder._flush_to_disk = flush(folder._flush_to_disk)
+    writing._flush_to_disk = flush(writing._flush_to_disk)
 if moment == "before the best weights are written":
     run.Run._keep_best = keep_best(run.Run._keep_best)
 train(path, device="cpu", watcher=Watcher())
