@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -53,7 +54,7 @@ FACTS = ("opset ", "operators ", "rules ", "replaced ", "before ", "after ", "at
 # Lines that tell of the machine, and of what else it was doing: they need not come again.
 OF_THE_MACHINE = re.compile(
     r"warning:|^VALID|^÷ ours|withheld|CPU stolen|× as fast as|load average|^machine |^versions |^ {12}|"
-    r"took +[0-9]|images/s|no (real )?regression"
+    r"took +[0-9]|images/s|pairs of blocks|no (real )?regression"
 )
 
 
@@ -285,7 +286,8 @@ def differences(command: Command, outcome: Outcome) -> list[str]:
         return []
     if MEASURES.search(command.text):
         printed = words_of(outcome.printed)
-        return [line for line in command.shown if not OF_THE_MACHINE.search(line) and not words_of(line) <= printed]
+        calm = itertools.takewhile(lambda line: not line.startswith("warning:"), command.shown)  # verdict and all
+        return [line for line in calm if not OF_THE_MACHINE.search(line) and not words_of(line) <= printed]
     wanted, got = comparable(command.shown), comparable(outcome.printed.splitlines())
     if ELISION not in wanted:
         return [
@@ -335,7 +337,7 @@ def as_shown(command: Command, outcome: Outcome, *, fill: bool = False) -> list[
 def _alike(old: str, new: str) -> bool:
     if words_of(old):
         return words_of(old) == words_of(new)
-    return re.sub(r"[0-9]", "", old) == re.sub(r"[0-9]", "", new)
+    return comparable([old]) == comparable([new])
 
 
 def rewrite(page: Page, terminal: Terminal, *, skip_slow: bool, fill: bool) -> bool:
