@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from aaexport.errors import GraphError, broken_rule
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes
 from aaexport.graph.files import model_inputs
 from aaexport.graph.light import light_at_batch
-from aaexport.graph.metadata import MODULE_PATH
+from aaexport.graph.metadata import MODULE_PATH, module_path
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -224,15 +223,7 @@ def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _module_path(node: onnx.NodeProto) -> str | None:
-    """The exporter notes `['', 'features', 'features.0', 'conv2d']`: modules from the outermost on, and the call."""
-    text = next((entry.value for entry in node.metadata_props if entry.key == MODULE_PATH), "")
-    try:
-        scopes = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-    if not isinstance(scopes, list) or len(scopes) < 2 or not isinstance(scopes[-2], str):
-        return None
-    return scopes[-2]
+    return module_path(next((entry.value for entry in node.metadata_props if entry.key == MODULE_PATH), ""))
 
 
 def _inferred(model: onnx.ModelProto, batch: int) -> list[onnx.ValueInfoProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -18,6 +19,20 @@ from aaexport.recipe import Input
 PREFIX = "aaexport."
 MODULE_PATH = "pkg.torch.onnx.name_scopes"  # of a node, in its own metadata: what the exporter writes
 RULES_KEY = PREFIX + "rules"  # the one that a rewritten file of somebody else has too
+
+
+def module_path(scopes: str) -> str | None:
+    """The module that a node is of; None where `scopes`, its `MODULE_PATH`, do not tell.
+
+    The exporter notes `['', 'features', 'features.0', 'conv2d']`: modules from the outermost on, and the call.
+    """
+    try:
+        found = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    if not isinstance(found, list) or len(found) < 2 or not isinstance(found[-2], str):
+        return None
+    return found[-2]
 
 
 @dataclass(frozen=True)
@@ -137,9 +152,9 @@ def _drop_node_notes(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
     for node in all_nodes(model.graph):
         node.doc_string = ""
-        module_path = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == MODULE_PATH]
+        scopes = [(entry.key, entry.value) for entry in node.metadata_props if entry.key == MODULE_PATH]
         del node.metadata_props[:]
-        for key, value in module_path:
+        for key, value in scopes:
             node.metadata_props.add(key=key, value=value)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
         value.doc_string = ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
@@ -25,9 +25,11 @@ from aaexport.device import Target
 from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
 from aaexport.graph.light import is_large, light
+from aaexport.graph.metadata import MODULE_PATH, module_path
 from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; should two ever undo each other, it ends all the same
+ROOT = "the module itself"  # whose path is empty
 OLDEST_OPSET = 11  # the rules write operators as they are since then
 SIZES = ShapeInferencePass(
     check_type=False, strict_mode=False, data_prop=True
@@ -37,11 +39,15 @@ TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), Remov
 
 @dataclass(frozen=True)
 class RuleReport:
-    """What one rule did: how often it was applied, and how often it was refused for which reason."""
+    """What one rule did: how often it was applied, and how often it was refused for which reason.
+
+    `left` tells the reasons by the path of the PyTorch module whose part was left, where the file tells its nodes'.
+    """
 
     title: str
     applied: int
     refused: dict[str, int]
+    left: dict[str, str] = field(default_factory=dict)
 
 
 def optimize_model(
@@ -66,8 +72,20 @@ def optimize_model(
             break
         SIZES(graph)
     TIDYING(graph)
-    reports = tuple(RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values()))) for r in bound)
+    reports = tuple(
+        RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound
+    )
     return ir.serde.serialize_model(graph), reports
+
+
+def _left(refusals: Mapping[ir.Node, str]) -> dict[str, str]:
+    """The path of each module in which something was refused → the reasons."""
+    reasons: dict[str, list[str]] = {}
+    for node, reason in refusals.items():
+        path = module_path(node.metadata_props.get(MODULE_PATH, ""))
+        if path is not None:
+            reasons.setdefault(path or ROOT, []).append(reason)
+    return {path: "; ".join(dict.fromkeys(each)) for path, each in reasons.items()}
 
 
 def _with_shapes(model: onnx.ModelProto) -> ir.Model:

@@ -172,6 +172,16 @@ class ChannelsFirst(Layer):
         return self.attended(weights, v).reshape(q.shape[0], -1, *self.size)
 
 
+class RelativeToKeys(ChannelsFirst):
+    """Looks like the others, but its relative logits are products of the keys."""
+
+    def attention(self, q, k, v):
+        q, k, v = self.by_head(q), self.by_head(k), self.by_head(v)
+        across = self.relative(k, self.columns).unsqueeze(4).expand(-1, -1, -1, -1, self.size[0], -1)
+        down = self.relative(k.transpose(3, 4), self.rows).permute(0, 1, 3, 2, 4).unsqueeze(5)
+        return self.attended(self.logits(q, k, across + down).softmax(dim=-1), v).reshape(q.shape[0], -1, *self.size)
+
+
 class SixAxes(ChannelsFirst):
     """Logits and weights of positions and positions: nothing is ever flattened but for the softmax."""
 

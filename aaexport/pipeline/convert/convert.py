@@ -124,7 +124,7 @@ def convert_subject(
     exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
     _record_provenance(exported, subject, module, settings)
     operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
-    rules, remarks = exported.rules, exported.notes
+    rules, remarks, left = exported.rules, exported.notes, exported.left
     parity: ParityReport | None = None
     truths: list[Truth] = []
     model = exported.model
@@ -155,7 +155,7 @@ def convert_subject(
         attention_outputs=attention_outputs(module) if options.with_attention else (),
         rules=rules,
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
-        kept={} if subject.adaptation is None else dict(subject.adaptation.kept),
+        kept=left if subject.adaptation is None else left | subject.adaptation.kept,
     )
 
 

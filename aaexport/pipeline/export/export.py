@@ -17,7 +17,7 @@ from aaexport.graph.check import check_model, check_operators
 from aaexport.graph.convert import OnnxModel, to_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import FILE_RULES, RULES
+from aaexport.graph.rules import FILE_RULES, RULES, SkewedRelativeAttention
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import read_choice
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
@@ -28,13 +28,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """The traced program, the model in both forms, how often each graph rule was applied, and what to know of it."""
+    """The traced program, the model in both forms, how often each graph rule was applied, and what to know of it.
+
+    `left` has the paths of the modules whose attention looks augmented and is not written as ours → why.
+    """
 
     program: ExportedProgram
     written_by_torch: OnnxModel
     model: OnnxModel
     rules: dict[str, int]
     notes: tuple[str, ...]
+    left: dict[str, str]
 
 
 def export(
@@ -56,9 +60,10 @@ def export(
     model, rules = optimize_model(written.model, target=target, rules=known)
     check_model(model, opset=opset)
     notes = check_operators(model, ours=subject.recipe is not None)
-    return Exported(
-        written.program, written.model, model, {rule.title: rule.applied for rule in rules if rule.applied}, notes
-    )
+    applied = {rule.title: rule.applied for rule in rules if rule.applied}
+    left = {path: why for rule in rules if rule.title == SkewedRelativeAttention.title
+            for path, why in rule.left.items()}  # fmt: skip
+    return Exported(written.program, written.model, model, applied, notes, left)
 
 
 def as_converted(subject: Subject, provenance: Provenance | None) -> nn.Module | None:
