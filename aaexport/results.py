@@ -196,7 +196,7 @@ class TunedLayer:
 
 @dataclass(frozen=True, repr=False)
 class TuneResult(Outcome):
-    """What `tune` measured, and wrote to `path`.
+    """What `tune` measured, and wrote to `path`, unless `not_kept` says why that failed.
 
     `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
     `threads` None for the runtime's default, `duration` the seconds of a candidate that took all turns.
@@ -216,6 +216,7 @@ class TuneResult(Outcome):
     seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    not_kept: str | None = None
 
     @property
     def headline(self) -> str:

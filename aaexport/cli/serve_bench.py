@@ -153,7 +153,10 @@ def command(
     with steps(f"reading {model}"):
         from aaexport.load.regression import why_regressed
         from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
+        from aaexport.report.bench.baseline import read_baseline
 
+    if wanted.baseline is not None:
+        read_baseline(wanted.baseline)  # what is none is refused before anything is copied or converted
     try:
         with copies(say) as check_out:
             subject: ModelFolder | str = model if is_file else check_out(model, out)

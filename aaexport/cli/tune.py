@@ -14,6 +14,7 @@ from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import SECONDS
 from aaexport.cli.types import Whole
+from aaexport.errors import FolderError
 from aaexport.folder import copies
 from aaexport.recipe import OPSETS
 
@@ -78,3 +79,5 @@ def command(
         show_json(tuning_json(result, raw=False))
     else:
         show(tuning_view(result))
+    if result.not_kept is not None:
+        raise FolderError(f"the choices above are not stored: {result.not_kept}")

@@ -48,7 +48,8 @@ def tuning_view(result: TuneResult) -> RenderableType:
     parts.append(Words(_conditions(result), "dim"))
     parts += [Words(f"warning: {warning}", "yellow") for warning in result.warnings]
     parts += [Words(f"note: {note}", "dim") for note in result.notes]
-    parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices"))
+    if result.not_kept is None:
+        parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices"))
     return Group(*parts)
 
 

@@ -100,6 +100,12 @@ def test_a_refused_call_leaves_nothing(cli, tmp_path, command, arguments, code):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_baseline_is_refused_before_anything_is_converted(cli, tmp_path):
+    (tmp_path / "old.json").write_text("{}")
+    assert "must have the schema" in error_of(cli("serve-bench", ZOO, "--baseline", "old.json"), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
 @pytest.mark.parametrize("command", ["convert", "tune", "train"])
 def test_folders_that_were_made_for_a_copy_go_with_it(cli, tmp_path, command, monkeypatch):
     for name in ("pipeline.convert.convert.convert", "pipeline.tune.tune._attentions", "training.run.load_images"):

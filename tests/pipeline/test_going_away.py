@@ -16,7 +16,6 @@ SHORT = ("--device", "cpu", "--duration", "0.1", "--warmup", "0", "--batch", "1"
 VERBS = {
     "convert": (("convert",), conversion, "judge_file"),
     "verify": (("verify",), Matrix, "rows"),
-    "tune": (("tune", "--duration", "0.01"), tuning, "_contests"),
     "train": (("train", "--epochs", "1"), Run, "_train"),
 }
 
@@ -46,8 +45,6 @@ def goes_away(monkeypatch, owner, name, accident, folder):
 @pytest.mark.parametrize("accident", ACCIDENTS.values(), ids=ACCIDENTS)
 @pytest.mark.parametrize(("command", "owner", "name"), VERBS.values(), ids=VERBS)
 def test_it_is_an_error_of_the_disk(cli, converted, tmp_path, monkeypatch, command, owner, name, accident):
-    if owner is tuning:
-        monkeypatch.setattr(tuning, "_contests", lambda *arguments: ())
     goes_away(monkeypatch, owner, name, accident, converted.path)
     error = error_of(cli(*command, converted.path), 1)
     assert "must stay" in error or "cannot be written: No such file or directory" in error
@@ -61,6 +58,17 @@ def test_a_measurement_that_was_made_is_shown_all_the_same(cli, converted, tmp_p
     outcome = cli("serve-bench", converted.path, *SHORT)
     assert outcome.code == 0, outcome.err
     assert "the measurement is not kept: " in outcome.out
+    assert not strays(tmp_path)
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS.values(), ids=ACCIDENTS)
+def test_choices_that_cannot_be_stored_are_shown_before_the_error(cli, converted, tmp_path, monkeypatch, accident):
+    monkeypatch.setattr(tuning, "_contests", lambda *arguments: ())
+    goes_away(monkeypatch, tuning, "_contests", accident, converted.path)
+    outcome = cli("tune", converted.path, "--duration", "0.01")
+    assert "attention without the convolution beside it" in outcome.out
+    assert "stored in" not in outcome.out
+    assert error_of(outcome, 1).startswith("the choices above are not stored: ")
     assert not strays(tmp_path)
 
 

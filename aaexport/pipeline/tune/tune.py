@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -51,6 +52,7 @@ def tune(
     `convert` takes the winners from the folder's tuning.json for layers that are left to `auto`. A winner is inside
     the parity bound, and is another than the cost model's choice only if it is faster beyond doubt
     (`aaexport.load.contest`). Times depend on shapes only: a folder without weights is tuned with random ones.
+    Where tuning.json cannot be written after the measurement, `not_kept` of the result says why.
 
     Args:
         model: a model folder, which is written to; not the zoo's own.
@@ -105,8 +107,16 @@ def tune(
         warnings=warnings_about_the_machine(environment),
         notes=_notes(folder),
     )
-    write_json(folder.tuning_path, tuning_json(result, raw=True))
-    folder.write_manifest()
+    return _kept(result, folder)
+
+
+def _kept(result: TuneResult, folder: ModelFolder) -> TuneResult:
+    """The result, written into the folder; where that fails it says so: what was measured is not lost with it."""
+    try:
+        write_json(folder.tuning_path, tuning_json(result, raw=True))
+        folder.write_manifest()
+    except FolderError as error:
+        return replace(result, not_kept=str(error))
     return result
 
 
