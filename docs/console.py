@@ -9,6 +9,7 @@ cannot be run everywhere. Comments before a block, which no reader sees, say wha
     <!-- console: files examples/08_bring_your_own_model/*.py -->      these lie in the page's folder
     <!-- console: before aaexport convert aa_cnn3_digits -->           this was run, and is not shown
     <!-- console: slow -->                                             the next block takes more than half a minute
+    <!-- console: slow page -->                                        so does the page, with its Python
     <!-- console: exit 3 -->                                           its last command ends with this code
     <!-- console: write net.py -->                                     the next block of Python is this file
 
@@ -73,8 +74,8 @@ class Command:
 class Page:
     """What one page needs and runs. `commands` holds those that are not shown, too, as line 0.
 
-    `files` are patterns in the repository, `written` (name, text) of files that the page itself shows, and `python`
-    its program.
+    `files` are patterns in the repository, `written` (name, text) of files that the page itself shows, `python` its
+    program, and `slow` is whether all of it takes long.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class Page:
     written: tuple[tuple[str, str], ...]
     commands: tuple[Command, ...]
     python: str
+    slow: bool = False
 
     def __str__(self) -> str:
         return str(self.path.relative_to(ROOT))
@@ -116,7 +118,8 @@ def read_page(path: Path) -> Page:
         except ValueError as error:
             raise ValueError(f"{path}:{line}: {error}") from error
     files, written = tuple(reader.files), tuple(reader.written)
-    return Page(path, files, written, tuple(reader.commands), "\n".join(reader.python))
+    commands = tuple(replace(command, slow=command.slow or reader.slow_page) for command in reader.commands)
+    return Page(path, files, written, commands, "\n".join(reader.python), reader.slow_page)
 
 
 class _Reader:
@@ -127,15 +130,15 @@ class _Reader:
         self.written: list[tuple[str, str]] = []
         self.commands: list[Command] = []
         self.python: list[str] = []
-        self.slow, self.code, self.name = False, 0, ""
+        self.slow, self.slow_page, self.code, self.name = False, False, 0, ""
 
     def order(self, order: str, rest: str) -> None:
         if order == "files":
             self.files += rest.split()
         elif order == "before":
             self.commands.append(Command(rest, slow=self.slow))
-        elif order == "slow":
-            self.slow = True
+        elif order == "slow" and rest in ("", "page"):
+            self.slow, self.slow_page = not rest, self.slow_page or bool(rest)
         elif order == "exit":
             self.code = int(rest)
         elif order == "write":
@@ -193,7 +196,7 @@ class Terminal:
 
     def folder(self, page: Page) -> Path:
         """A copy of the page's folder as its commands left it, but for those that take long."""
-        left, _ = self._state(page, tuple(command.text for command in page.commands if not command.slow))
+        left, _ = self._state(page, tuple(one.text for one in page.commands if page.slow or not one.slow))
         return self._copied(left)
 
     def _state(self, page: Page, commands: tuple[str, ...]) -> tuple[Path, Outcome]:

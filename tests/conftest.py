@@ -1,5 +1,6 @@
 """What tests share: a seeded generator, the GPU where there is one, the command line, a converted model folder."""
 
+import functools
 import os
 import shutil
 
@@ -23,6 +24,17 @@ LONGEST = ("test_pages.py", "test_bring.py", "test_optimize_attention.py", "test
 def pytest_collection_modifyitems(items):
     """Brings the longest files to the front; the order within each stays."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sources_read_once():
+    """For each export onnxscript reads the sources of its 500 functions anew, which takes a second."""
+    from onnxscript import values
+
+    read = values.TracedOnnxFunction.function_ir.fget
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values.TracedOnnxFunction, "function_ir", property(functools.cache(read)))
+        yield
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ SHOWN = [
     if command.line
 ]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-WITH_PYTHON = [page for page in PAGES if page.python]
+WITH_PYTHON = [
+    pytest.param(page, id=str(page), marks=[pytest.mark.slow] if page.slow else []) for page in PAGES if page.python
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_what_is_shown_is_compared_line_by_line():
     assert console.differences(elided, console.Outcome("opset      20\n", 0))
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=str)
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_python_of_a_page_runs_after_its_commands(page, terminal):
     outcome = subprocess.run(
         [sys.executable, "-c", page.python],

@@ -31,6 +31,7 @@ def run(command, folder):
     )
 
 
+@pytest.mark.slow
 def test_the_first_example_runs_as_its_readme_says(tmp_path):
     command, *_ = commands_of(ROOT / "examples/01_first_export/README.md")
     outcome = run(command.replace("export.py", str(ROOT / "examples/01_first_export/export.py")), tmp_path)
@@ -49,6 +50,7 @@ def test_the_example_of_an_own_model_runs_as_its_readme_says(tmp_path):
     assert (tmp_path / "fast.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_the_demo_goes_the_whole_way(tmp_path):
     script = ROOT / "examples/02_train_to_latency/demo.py"
     outcome = run(f"python {script} --out {tmp_path} --epochs 1 --duration 0.5", tmp_path)
