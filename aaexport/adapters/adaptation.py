@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from aaexport.adapters.reference import REFERENCE
 from aaexport.adapters.timm import TIMM
 from aaexport.errors import first_line
 from aaexport.nn import AugmentedConv2d
-from aaexport.nn.copies import shared_parameters
+from aaexport.nn.copies import copied_by, shared_parameters
 
 ADAPTERS: tuple[Adapter, ...] = (REFERENCE, LEGENDONG, D_LI14, TIMM, LUCIDRAINS)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -89,7 +88,7 @@ def _adapted(module: nn.Module, candidates: list[Candidate], example: Tensor) ->
     if not replaced:
         return Adaptation(module, {}, kept)
     try:
-        adapted = copy.deepcopy(module, memo)
+        adapted = copied_by(module, memo)
         adapted(example)
     except Exception as error:  # noqa: BLE001  # the code of a stranger's module can raise anything; it is told
         reason = f"the module does not run with replaced layers: {first_line(error)}"

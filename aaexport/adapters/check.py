@@ -7,7 +7,6 @@ own as well.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +16,7 @@ from aaexport.adapters.adapter import Adapter, DeclinedError
 from aaexport.adapters.build import replacement_of
 from aaexport.errors import first_line
 from aaexport.nn.augmented import augmented_layers
-from aaexport.nn.copies import shared_parameters
+from aaexport.nn.copies import copied_apart, shared_parameters
 
 SCALES = (0.25, 1.0, 4.0)  # one image each: attention near its mean, soft, and sharp
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a channel's largest number
@@ -45,7 +44,7 @@ class Pair:
 
     def in_double(self) -> Pair:
         """The same of a copy in float64."""
-        return self.of(copy.deepcopy(self.layer).to(torch.float64))
+        return self.of(copied_apart(self.layer).to(torch.float64))
 
     def of(self, layer: nn.Module) -> Pair:
         """The pair of another layer of the same structure."""
@@ -144,7 +143,7 @@ def _error(found: Tensor, wanted: Tensor) -> float:
 def _with_random_parameters(pair: Pair) -> Pair:
     """The pair of a copy whose queries, keys and tables have unit variance, so that all of them matter."""
     try:
-        layer = copy.deepcopy(pair.layer)
+        layer = copied_apart(pair.layer)
     except Exception as error:
         raise DeclinedError(f"it cannot be copied: {first_line(error)}") from error
     generator = torch.Generator().manual_seed(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import linecache
 import logging
 import re
 import sys
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from aaexport.errors import AaexportError, first_line
+from aaexport.nn.copies import held_by
 from aaexport.weights.tables import is_relative_table, table_axis, table_length
 
 OURS = Path(__file__).resolve().parent.parent
@@ -28,6 +31,7 @@ MOST_CHARACTERS = 240
 SHAPES = "torch.fx.experimental.symbolic_shapes"  # the logger of what torch.export assumes about sizes
 # Loggers in which torch tells at length what our one line says.
 TALKERS = (SHAPES, "torch._subclasses.fake_tensor", "torch.export._trace")
+TORCHSCRIPT = ("it is TorchScript, which torch.export cannot look into", "build it as a plain module")
 BATCH_REMEDY = "take the batch from x.shape[0] and no size from the example, or export one batch size with --batch N"
 
 # What an error says → what went wrong, in words for the module's author, and what to do. {0} is the first group.
@@ -58,6 +62,19 @@ KNOWN: tuple[tuple[str, str, str], ...] = (
         "use PyTorch's own operators, or register a fake implementation with torch.library.register_fake",
     ),
     (r"view size is not compatible", "{cause}", "write .reshape(…) for .view(…)"),
+    (
+        r"not compiled with CUDA|Found no NVIDIA|No CUDA GPUs|torch\.cuda\.is_available\(\) is False",
+        "{cause}; the code insists on a GPU",
+        'use the input\'s device: `.to(x.device)` for `.cuda()`, `device=x.device` for `device="cuda"`',
+    ),
+)
+MISFITS = (RuntimeError, ValueError, AssertionError, IndexError)  # what a map of another size may raise
+# What makes a constant of the batch in a line of source → how it is called.
+TIES = (
+    (re.compile(r"\brange\("), "range(…)"),
+    (re.compile(r"\blen\("), "len(…)"),
+    (re.compile(r"\bint\("), "int(…)"),
+    (re.compile(r"\bfor\b.*\bin\b"), "a loop over the batch"),
 )
 
 Frames = Sequence[tuple[FrameType, int]]  # with the line that each is at, the outermost first
@@ -86,8 +103,10 @@ def why_it_cannot_run(module: nn.Module, error: BaseException) -> str:
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     # Our own layers' complaint about the size is clearer than what their tables tell.
-    misfit = None if isinstance(error, AaexportError) else _misfit_of_tables(module, frames, error)
-    return misfit or _told(_place(module, frames), *_explained(error))
+    cause, remedy = _explained(error)
+    may_misfit = isinstance(error, MISFITS) and not isinstance(error, AaexportError) and not remedy
+    misfit = _misfit_of_tables(module, frames, error) if may_misfit else None
+    return misfit or _told(place_of(module, frames), cause, remedy)
 
 
 def why_it_cannot_be_captured(
@@ -99,15 +118,23 @@ def why_it_cannot_be_captured(
         run: runs the module as it is; if that fails too, its error is the clearer one.
         capture: captures it again, to see where it ties the batch to a size.
     """
-    if "Constraints violated" in str(error):
+    if ties_the_batch(error):
         return _tied_batch(module, error, capture)
-    place = _place(module, list(traceback.walk_tb(error.__traceback__)))
+    frames = list(traceback.walk_tb(error.__traceback__))
+    place = place_of(module, frames)
     if place is not None and isinstance(place.layer, torch.jit.ScriptModule):
-        return _told(place, "it is TorchScript, which torch.export cannot look into", "build it as a plain module")
+        return _told(place, *TORCHSCRIPT)
+    if (made := newly_made(module, frames)) is not None:
+        return _told(place, f"it makes a new {made} at every call", "make it once, in __init__")
     cause, remedy = _explained(error)
     if not remedy and (own := _error_of(run)) is not None:
         return f"it cannot run at all: {why_it_cannot_run(module, own)}"
     return _told(place, cause, remedy or "write that line with other operators")
+
+
+def ties_the_batch(error: BaseException) -> bool:
+    """Whether a capture failed because what was captured holds for some batch sizes only."""
+    return "Constraints violated" in str(error)
 
 
 @contextmanager
@@ -145,7 +172,12 @@ def _explained(error: BaseException) -> tuple[str, str]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of its text, and its class where that tells more than `RuntimeError`."""
+    """The first line of its text, and its class where that tells more than `RuntimeError`.
+
+    Of an error without text it is the line of the user's source that raised it.
+    """
+    if source := unexplained_source(error):
+        return source
     line = first_line(error)
     line = line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
     kind = type(error).__name__
@@ -175,7 +207,42 @@ def users_line(error: BaseException) -> str | None:
     return _shown(*own[-1]) if own else None
 
 
-def _place(module: nn.Module, frames: Frames) -> Place | None:
+def unexplained_source(error: BaseException) -> str:
+    """`assert channels % heads == 0` where an error of the user's has no text of its own; else empty."""
+    own = _outside(_sources(traceback.walk_tb(error.__traceback__)), (TORCH, OURS, *LIBRARIES))
+    if str(error).strip() or not own:
+        return ""
+    return _statement(*own[-1])
+
+
+def _statement(path: Path, number: int) -> str:
+    """The statement of that line, in one line; empty where its source is not to be had."""
+    lines = linecache.getlines(str(path))
+    try:
+        found = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.stmt)]
+    except SyntaxError:
+        found = []
+    spans = [node for node in found if node.lineno <= number <= (node.end_lineno or node.lineno)]
+    if not spans:
+        return lines[number - 1].strip() if number <= len(lines) else ""
+    node = min(spans, key=lambda node: (node.end_lineno or node.lineno) - node.lineno)
+    return " ".join((ast.get_source_segment("".join(lines), node) or "").split())[:MOST_CHARACTERS]
+
+
+def newly_made(module: nn.Module, frames: Frames) -> str | None:
+    """The class of a layer that was being made or set up while `module` ran, and that is no part of it."""
+    held = {id(part) for part in held_by(module)}
+    running = [(frame, owner) for frame, _ in frames if isinstance(owner := _owner(frame), nn.Module)]
+    begun = next((number for number, (_, owner) in enumerate(running) if owner is module), len(running))
+    strangers = [owner for frame, owner in running[begun:] if id(owner) not in held and _sets_up(frame)]
+    return type(strangers[0]).__name__ if strangers else None
+
+
+def _sets_up(frame: FrameType) -> bool:
+    return frame.f_code.co_name in ("__init__", "_apply", "to", "cuda", "cpu", "eval", "train")
+
+
+def place_of(module: nn.Module, frames: Frames) -> Place | None:
     """None if no layer of `module` was running."""
     paths = {id(layer): path for path, layer in module.named_modules()}
     running = [(number, layer) for number, (frame, _) in enumerate(frames) if id(layer := _owner(frame)) in paths]
@@ -227,7 +294,16 @@ def _is_below(path: Path, folders: tuple[Path, ...]) -> bool:
 def _tied_batch(module: nn.Module, error: Exception, capture: Callable[[], object]) -> str:
     one = "specialized it to be a constant" in str(error)
     what = f"it works for {'one batch size' if one else 'some batch sizes'} only"
-    return _told(_place_of_tie(module, capture), what, BATCH_REMEDY)
+    place = _place_of_tie(module, capture)
+    constant = _what_ties(place)
+    return _told(place, f"{constant} makes a constant of the batch" if one and constant else what, BATCH_REMEDY)
+
+
+def _what_ties(place: Place | None) -> str | None:
+    """What in the line of a tie makes a constant of the batch, where that can be read off it."""
+    file, _, number = (place.line if place else "").rpartition(":")
+    line = linecache.getline(file, int(number)) if file else ""
+    return next((name for pattern, name in TIES if pattern.search(line)), None)
 
 
 def _place_of_tie(module: nn.Module, capture: Callable[[], object]) -> Place | None:
@@ -260,7 +336,7 @@ class _Watcher(logging.Handler):
         constant = bool(re.match(r"eval Eq\(\w+, \d+\)", text))
         if not assumed or self.constant or (self.first and not constant):
             return
-        place = _place(self.module, list(traceback.walk_stack(None))[::-1])
+        place = place_of(self.module, list(traceback.walk_stack(None))[::-1])
         self.first = self.first or place
         self.constant = place if constant else None
 
@@ -270,7 +346,7 @@ class _Watcher(logging.Handler):
 
 def _misfit_of_tables(module: nn.Module, frames: Frames, error: BaseException) -> str | None:
     """None unless one of the running layers has relative tables for another map than it was fed."""
-    place = _place(module, frames)
+    place = place_of(module, frames)
     paths = {id(layer): path for path, layer in module.named_modules()}
     for layer, fed in reversed(list(_calls(frames))):
         tables = _tables(layer)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
-from aaexport.capture.failures import quiet_torch, why_it_cannot_be_captured
+from aaexport.capture.failures import quiet_torch, ties_the_batch, why_it_cannot_be_captured
 from aaexport.errors import AaexportError, ArgumentError, ExportError, RunnerError, broken_rule, first_line
 from aaexport.recipe import Batch
 
@@ -41,7 +43,9 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
     example = torch.zeros(size, *input_shape, dtype=parameter.dtype, device=parameter.device)
 
     def capture() -> ExportedProgram:
-        with torch.no_grad(), without_gradients(module):
+        with torch.no_grad(), without_gradients(module), warnings.catch_warnings():
+            # What hooks keep of one call for its end: whether it reaches another call is seen by running the file.
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export", UserWarning)
             return torch.export.export(module, (example.clone(),), dynamic_shapes=shapes)
 
     @torch.no_grad()
@@ -50,7 +54,7 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
 
     try:
         with quiet_torch():
-            program = capture()
+            program = _captured(capture)
     except AaexportError:
         raise  # our layers' own complaint about the shape is clearer than any summary of it
     # torch.export raises whatever the module or its own passes raise: there is no common base.
@@ -60,6 +64,35 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
         raise ExportError(f"torch.export cannot capture {type(module).__name__}: {why}") from error
     _require_tensors(program, type(module).__name__)
     return program
+
+
+def _captured(capture: Callable[[], ExportedProgram]) -> ExportedProgram:
+    """What `capture` gives; where it ties the batch to the example, once more with lengths that are sizes."""
+    try:
+        return capture()
+    except Exception as error:
+        if not ties_the_batch(error):
+            raise
+        try:
+            with _lengths_as_sizes():
+                return capture()
+        except Exception:  # noqa: BLE001  # len(…) was not the cause, or not the only one: the first error tells
+            raise error from None
+
+
+@contextmanager
+def _lengths_as_sizes() -> Iterator[None]:
+    """`len(x)` of a tensor is x.shape[0], as everywhere else; Python alone would make a number of a dynamic size."""
+    plain = builtins.len
+
+    def length(held: Any) -> Any:
+        return held.shape[0] if isinstance(held, torch.Tensor) and held.dim() else plain(held)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from aaexport.capture.failures import users_line
+from aaexport.capture.failures import unexplained_source, users_line
 from aaexport.capture.saved_program import load_program
 from aaexport.capture.source import NAMED, Source, require_file
 from aaexport.errors import ModuleError, broken_rule, did_you_mean, first_few, first_line
@@ -173,7 +173,7 @@ def _require_arguments(source: Source, found: Any, kwargs: Mapping[str, Any]) ->
 
 def _failed(what: str, source: Source, error: BaseException) -> str:
     """One line, with the last place in the user's code, which is where they would look."""
-    cause = f"{type(error).__name__}: {first_line(error)}"
+    cause = unexplained_source(error) or f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, SystemExit):
         cause = f'it ended the program ({error.code}); put what is a script under `if __name__ == "__main__"`'
     if isinstance(error, SyntaxError):

@@ -1,11 +1,27 @@
-"""Copies of a module that can be set and moved apart from it, and take no second memory for its parameters."""
+"""Copies of a module that can be set and moved apart from it, and take no second memory for its parameters.
+
+`copy.deepcopy` takes functions for values: a hook or a forward whose closure holds parts of the module goes on with
+the original's in the copy, and so do weak references. And it gives up at one lock, open file or tensor that was
+computed, however little they have to do with what the module computes. The copies made here have functions over
+their own parts, and share what nobody can copy. Whether a copy computes the same is seen by running it
+(`aaexport.pipeline.subject.faithful`).
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+Memo = dict[int, Any]
+PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -13,16 +29,205 @@ def copied(module: nn.Module) -> nn.Module:
 
     What is set on it, or where it is moved to, does not reach the given module; writing into a parameter would.
     """
-    return copy.deepcopy(module, shared_parameters(module))
+    return copied_by(module, shared_parameters(module))
 
 
-def shared_parameters(module: nn.Module) -> dict[int, Any]:
-    """A memo for `copy.deepcopy`, by which copies have their own parameters over the memory of the given ones.
+def copied_apart(module: nn.Module) -> nn.Module:
+    """A copy of `module` that shares no memory with it."""
+    return copied_by(module, uncopyable(module))
+
+
+def copied_by(module: nn.Module, memo: Memo) -> nn.Module:
+    """A copy of `module` in which whatever has its id in `memo` is replaced by what stands there."""
+    made: nn.Module = copy.deepcopy(module, memo)
+    return _Mender(memo).mended(made) if memo.get(id(module)) is made else made
+
+
+def shared_parameters(module: nn.Module) -> Memo:
+    """A memo for `copied_by`, by which copies have their own parameters over the memory of the given ones.
 
     Their own, because `to` and `requires_grad_` would reach the given module through shared ones.
     """
-    return {
-        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-        for parameter in module.parameters()
-        if type(parameter) is nn.Parameter
-    }
+    memo = uncopyable(module)
+    for parameter in module.parameters():
+        if type(parameter) is nn.Parameter and id(parameter) not in memo:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    return memo
+
+
+def uncopyable(module: nn.Module) -> Memo:
+    """What `copy.deepcopy` refuses of all that the module holds, by id → what a copy has instead.
+
+    Tensors that were computed, or made in inference mode, become plain ones of the same numbers; locks, files,
+    generators and Python modules are shared.
+    """
+    memo: Memo = {}
+    for held in held_by(module):
+        if isinstance(held, Tensor):
+            if not held.is_leaf or held.is_inference():
+                memo[id(held)] = _plain(held)
+        elif not _can_be_copied(held):
+            memo[id(held)] = held
+    return memo
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same numbers, in a tensor that can be copied, traced and given gradients."""
+    with torch.inference_mode(False):
+        values = tensor.detach().clone()
+    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+
+
+def _can_be_copied(held: Any) -> bool:
+    if isinstance(held, CONTAINERS) or hasattr(type(held), "__deepcopy__"):
+        return True
+    if isinstance(held, types.ModuleType):
+        return False
+    try:
+        held.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001  # whatever an object of a stranger's raises where it cannot be taken apart
+        return False
+    return True
+
+
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+CONTAINERS = (nn.Module, dict, list, tuple, set, frozenset, deque, weakref.ref, *FUNCTIONS)
+
+
+def held_by(root: Any) -> Iterator[Any]:
+    """Everything that can be reached from `root` but by weak references, each once; itself too."""
+    seen: dict[int, Any] = {}
+    waiting = [root]
+    while waiting:
+        held = waiting.pop()
+        if isinstance(held, PLAIN) or id(held) in seen:
+            continue
+        seen[id(held)] = held
+        yield held
+        waiting.extend(_parts(held))
+
+
+def _parts(held: Any) -> list[Any]:
+    """What an object holds directly."""
+    if isinstance(held, dict):
+        return [*held.keys(), *held.values(), *_attributes(held).values()]
+    if isinstance(held, list | tuple | set | frozenset | deque):
+        return [*held, *_attributes(held).values()]
+    if isinstance(held, types.FunctionType):
+        return [*_in_cells(held), *(held.__defaults__ or ()), *(held.__kwdefaults__ or {}).values()]
+    if isinstance(held, types.MethodType):
+        return [held.__self__, held.__func__]
+    if isinstance(held, functools.partial):
+        return [held.func, *held.args, *held.keywords.values()]
+    if isinstance(held, Tensor | types.ModuleType | weakref.ref | types.BuiltinFunctionType):
+        return []
+    return list(_attributes(held).values())
+
+
+def _attributes(held: Any) -> dict[str, Any]:
+    try:
+        return dict(vars(held))
+    except TypeError:
+        return {}
+
+
+def _in_cells(function: types.FunctionType) -> list[Any]:
+    """What its closure holds; a variable that is not set yet holds nothing."""
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:
+            continue
+    return found
+
+
+class _Mender:
+    """Goes through a copy and makes functions and weak references that still hold the original's parts anew."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+        self._known: dict[int, tuple[Any, Any]] = {}  # with the object itself, which keeps its id from being reused
+        self._cells: dict[int, tuple[Any, Any]] = {}
+
+    def mended(self, held: Any) -> Any:
+        """`held`, changed in place where that can be, or what stands for it in the copy."""
+        if isinstance(held, (*PLAIN, Tensor, types.ModuleType)):
+            return held
+        if id(held) not in self._known:
+            self._known[id(held)] = (held, held)  # for what holds itself
+            self._known[id(held)] = (held, self._mended(held))
+        return self._known[id(held)][1]
+
+    def _mended(self, held: Any) -> Any:
+        if isinstance(held, types.FunctionType):
+            return self._function(held) if self._holds_originals(held) else held
+        if isinstance(held, types.MethodType):
+            return types.MethodType(self.mended(held.__func__), self.mended(held.__self__))
+        if type(held) is functools.partial:
+            arguments = [self.mended(one) for one in held.args]
+            return functools.partial(
+                self.mended(held.func), *arguments, **{name: self.mended(one) for name, one in held.keywords.items()}
+            )
+        if type(held) is weakref.ref:
+            own = self._memo.get(id(held()))
+            return held if own is None else weakref.ref(own)
+        if isinstance(held, tuple):
+            parts = [self.mended(one) for one in held]
+            if all(new is old for new, old in zip(parts, held, strict=True)):
+                return held
+            return type(held)(*parts) if hasattr(held, "_fields") else type(held)(parts)
+        self._in_place(held)
+        return held
+
+    def _in_place(self, held: Any) -> None:
+        """Of what the copy alone holds; what is shared stays as it is."""
+        if self._memo.get(id(held)) is held:
+            return
+        if isinstance(held, dict):
+            for name, value in list(held.items()):
+                if (new := self.mended(value)) is not value:
+                    held[name] = new
+        elif isinstance(held, list | deque):
+            for index, value in enumerate(list(held)):
+                if (new := self.mended(value)) is not value:
+                    held[index] = new
+        attributes = getattr(held, "__dict__", None)
+        if isinstance(attributes, dict):
+            for name, value in list(attributes.items()):
+                if (new := self.mended(value)) is not value:
+                    attributes[name] = new
+
+    def _function(self, old: types.FunctionType) -> types.FunctionType:
+        cells = tuple(self._cell(cell) for cell in old.__closure__ or ())
+        new = types.FunctionType(old.__code__, old.__globals__, old.__name__, None, cells)
+        self._known[id(old)] = (old, new)  # before its cells are filled: it may hold itself
+        self._known[id(new)] = (new, new)
+        functools.update_wrapper(new, old)
+        new.__defaults__ = self._copied(old.__defaults__)
+        new.__kwdefaults__ = self._copied(old.__kwdefaults__)
+        for before, cell in zip(old.__closure__ or (), cells, strict=True):
+            self._fill(before, cell)
+        return new
+
+    def _cell(self, old: types.CellType) -> types.CellType:
+        """Functions of one scope share its variables, and so do their copies."""
+        if id(old) not in self._cells:
+            self._cells[id(old)] = (old, types.CellType())
+        return self._cells[id(old)][1]  # type: ignore[no-any-return]
+
+    def _fill(self, old: types.CellType, new: types.CellType) -> None:
+        try:
+            new.cell_contents  # noqa: B018  # raises where nothing is in it yet
+        except ValueError:
+            try:
+                new.cell_contents = self._copied(old.cell_contents)
+            except ValueError:  # the variable is not set yet
+                return
+
+    def _copied(self, held: Any) -> Any:
+        return self.mended(copy.deepcopy(held, self._memo))
+
+    def _holds_originals(self, function: types.FunctionType) -> bool:
+        """Whether it reaches anything that the copy has its own of."""
+        return any(self._memo.get(id(held), held) is not held for held in held_by(function))

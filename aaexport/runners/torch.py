@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line, out_of_memory
-from aaexport.nn.copies import copied
+from aaexport.nn.copies import copied, copied_apart
 from aaexport.runners.base import Array, Arrays, Port
 from aaexport.runners.tf32 import torch_products
 
@@ -53,7 +52,7 @@ class TorchRunner:
             raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
         self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
         self.dtype = dtype
-        self.module = (copied(module) if shares else copy.deepcopy(module)).eval().to(self.device, dtype)
+        self.module = (copied(module) if shares else copied_apart(module)).eval().to(self.device, dtype)
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,23 +22,49 @@ EXTRA = "_extra_state"  # what a module's `get_extra_state` returned, of any typ
 
 @dataclass(frozen=True)
 class StateDict:
-    """A dict of tensors at contents[keys[0]][keys[1]] …; `keys` is empty where it is the whole file."""
+    """A dict of tensors at contents[keys[0]][keys[1]] …; `keys` is empty where it is the whole file.
+
+    Of one whose names begin with `prefix` only in part, what does not is `left_out`.
+    """
 
     keys: tuple[str, ...]
     tensors: dict[str, Tensor]
     extra: dict[str, Any]
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
         """Its keys as a user would write them."""
-        return "".join(f"[{key!r}]" for key in self.keys) or "the whole file"
+        place = "".join(f"[{key!r}]" for key in self.keys) or "the whole file"
+        return f"{place} under {self.prefix!r}" if self.prefix else place
 
     @property
     def rank(self) -> int:
         """By the names of its keys: 0 for the trained weights, 1 for an average of them, 2 where they do not tell."""
-        if any(AVERAGED.search(key) for key in self.keys):
+        names = (*self.keys, *filter(None, self.prefix.split(".")))
+        if any(AVERAGED.search(name) for name in names):
             return 1
         return 0 if all(key in TRAINED for key in self.keys) else 2
+
+    def parts(self) -> Iterator[StateDict]:
+        """What begins with one prefix, where other names lie beside it, by every prefix, the shortest first."""
+        names = [*self.tensors, *self.extra]
+        ends = {name[: at + 1] for name in names for at, letter in enumerate(name) if letter == "."}
+        for prefix in sorted(ends, key=lambda prefix: (prefix.count("."), prefix)):
+            left_out = tuple(name for name in names if not name.startswith(prefix))
+            if left_out:
+                yield replace(
+                    self,
+                    tensors=_below(prefix, self.tensors),
+                    extra=_below(prefix, self.extra),
+                    prefix=prefix,
+                    left_out=left_out,
+                )
+
+
+def _below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def state_dicts(contents: Any) -> list[StateDict]:
@@ -63,9 +89,10 @@ def _walk(contents: Any, keys: tuple[str, ...], seen: set[int]) -> Iterator[Stat
 def beside(contents: Any, found: StateDict) -> list[str]:
     """What else the file holds, `acc = 61.6` of a number, only the key of anything larger."""
     others: list[str] = []
+    names = {*(found.prefix + name for name in (*found.tensors, *found.extra)), *found.left_out}
     for key in found.keys or ("",):
-        rest = {name: value for name, value in contents.items() if name != key and name not in found.tensors}
-        others += [_told(name, value) for name, value in rest.items() if name not in found.extra]
+        rest = {name: value for name, value in contents.items() if name != key and name not in names}
+        others += [_told(name, value) for name, value in rest.items()]
         contents = contents.get(key)
     return others
 

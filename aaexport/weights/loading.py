@@ -47,8 +47,9 @@ def load_checkpoint(module: nn.Module, path: Path) -> tuple[str, ...]:
     """Loads the checkpoint's state_dict into `module`, strictly, and returns what a user should know of it.
 
     The state_dict may lie under keys such as `model`, `state_dict`, `net` and `ema`, and its names may have what
-    DataParallel, torch.compile and training frameworks put into them. Where several fit, the trained weights are
-    taken before an average of them. Nothing in the file is run, and a refused file leaves the module as it was.
+    DataParallel, torch.compile and training frameworks put into them; the network's names may have a prefix beside
+    others, such as those of a loss. Where several fit, the trained weights are taken before an average of them.
+    Nothing in the file is run, and a refused file leaves the module as it was.
 
     Returns:
         Where the state_dict was found, parts of names that were dropped, conversions, what else the file holds.
@@ -109,8 +110,10 @@ def _is_tied(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tens
 
 def _chosen(fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> Fit:
     exact = [fit for fit in fits if fit.exact]
+    parts = [] if exact else _parts(fits, wanted)
+    exact = exact or [fit for fit in parts if fit.exact]
     if not exact:
-        closest = max(fits, key=lambda fit: len(wanted.keys() & fit.tensors.keys()))
+        closest = max([*fits, *parts], key=lambda fit: len(wanted.keys() & fit.tensors.keys()))
         _require_plain_tensors(closest.source, path)
         raise WeightsError(_misfit(closest, wanted, path))
     best = min(fit.source.rank for fit in exact)
@@ -121,10 +124,25 @@ def _chosen(fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> Fit:
     return first
 
 
+def _parts(fits: list[Fit], wanted: Mapping[str, Tensor]) -> list[Fit]:
+    """Those parts of state_dicts, each under a prefix beside other names, with half of what is wanted in it."""
+    found: list[Fit] = []
+    for whole in fits:
+        prefixes: list[str] = []
+        for part in whole.source.parts():
+            if any(part.prefix.startswith(prefix) for prefix in prefixes) or 2 * len(part.tensors) < len(wanted):
+                continue
+            fit = _fit(part, wanted)
+            if 2 * len(wanted.keys() & fit.tensors.keys()) >= len(wanted):
+                prefixes.append(part.prefix)
+                found.append(fit)
+    return found
+
+
 def _misfit(fit: Fit, wanted: Mapping[str, Tensor], path: Path) -> str:
     counts = [f"{_tensors(len(lines))} {kind}" for kind, lines in fit.complaints.items() if lines]
     told = "; ".join(first_few(lines, MOST_OF_A_KIND) for lines in fit.complaints.values() if lines)
-    place = f" ({fit.source.place})" if fit.source.keys else ""
+    place = f" ({fit.source.place})" if fit.source.keys or fit.source.prefix else ""
     return f"{path}{place} does not fit the model, {', '.join(counts)}: {told}; {_remedy(fit, wanted)}"
 
 
@@ -166,8 +184,11 @@ def _notes(fit: Fit, fits: list[Fit], contents: Any, wanted: Mapping[str, Tensor
         others = [other.source.place for other in fits if other.exact and other is not fit]
         rather = f", not from {' or '.join(others)}, which would fit too" if others else ""
         notes.append(f"weights taken from {fit.source.place}{rather}")
-    if parts := dropped_parts(fit.names):
+    prefix = [f"{part}." for part in fit.source.prefix.split(".") if part]
+    if parts := [*dict.fromkeys([*prefix, *dropped_parts(fit.names)])]:
         notes.append(f"names read without {' and '.join(map(repr, parts))}")
+    if fit.source.left_out:
+        notes.append(f"left out, as the module has no such names: {first_few(fit.source.left_out, MOST_BESIDE)}")
     if fit.counters:
         notes.append(f"the tensors {COUNTER!r} are missing, as in old files: evaluation does not need them")
     changes = Counter(

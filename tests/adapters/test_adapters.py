@@ -659,6 +659,13 @@ class OnlyItself(ReferenceConv):
         return other
 
 
+class Alone:
+    """What says itself that there can be no copy."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one")
+
+
 class InsistsOnFloat32(ReferenceConv):
     def forward(self, x):
         assert x.dtype == torch.float32
@@ -671,8 +678,8 @@ RAISING = {
         "it cannot be replaced: Boolean value of Tensor with more than one value is ambiguous",
     ),
     "a convolution that cannot be copied": (
-        lambda: changed(lambda layer: setattr(layer.qkv_conv, "notes", (note for note in ()))),
-        "it cannot be replaced: cannot pickle 'generator' object",
+        lambda: changed(lambda layer: setattr(layer.qkv_conv, "notes", Alone())),
+        "it cannot be replaced: there is only one",
     ),
     "a copy that cannot be read": (
         lambda: reference_layer(OnlyItself), "it cannot be replaced: qkv_conv of a copy",
@@ -762,10 +769,16 @@ def test_a_module_that_reaches_into_its_layer_keeps_it():
 
 def test_a_module_that_cannot_be_copied_keeps_its_layers():
     module = nn.Sequential(reference_layer(), nn.ReLU()).eval()
-    module.generator = (number for number in range(3))
+    module.held = Alone()
     adaptation = adapt(module, maps())
     assert (adaptation.module, adaptation.replaced) == (module, {})
-    assert adaptation.kept["0"].startswith("the module does not run with replaced layers: cannot pickle 'generator'")
+    assert adaptation.kept["0"].startswith("the module does not run with replaced layers: there is only one")
+
+
+def test_what_only_cannot_be_copied_keeps_no_layer():
+    module = nn.Sequential(reference_layer(), nn.ReLU()).eval()
+    module.generator = (number for number in range(3))
+    assert adapt(module, maps()).replaced == {"0": REFERENCE}
 
 
 def test_a_module_that_does_not_take_the_example_is_refused():

@@ -88,6 +88,62 @@ class TiedLoop(nn.Module):
         return torch.stack([image * 2 for image in x])
 
 
+class TiedInt(nn.Module):
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), -1)
+
+
+class TiedLength(nn.Module):
+    def forward(self, x):
+        return torch.stack([x[i] for i in range(len(x))])
+
+
+class ByLength(nn.Module):
+    """len(x) for x.shape[0], here and in a function beside it."""
+
+    def forward(self, x):
+        return flattened(x.reshape(len(x), 3, -1))
+
+
+def flattened(y):
+    return y.reshape(len(y), -1)
+
+
+class Making(nn.Module):
+    """Makes a layer anew at every call and moves it, as public networks do."""
+
+    def forward(self, x):
+        layer = nn.Conv2d(3, 4, 3)
+        nn.init.constant_(layer.weight, 0.5)
+        nn.init.zeros_(layer.bias)
+        return layer.to(torch.device("cpu"))(x)
+
+
+class OnCuda(nn.Module):
+    def __init__(self, size=8):
+        super().__init__()
+        self.rel_height, self.rel_width = (nn.Parameter(torch.randn(2 * size - 1, 8)) for _ in "hw")
+
+    def forward(self, x):
+        return x @ self.rel_width.T.cuda()
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        raise ValueError
+
+
+class Absent(nn.Module):
+    """Its tables do not fit, and that is not what is wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.rel_height, self.rel_width = (nn.Parameter(torch.randn(7, 8)) for _ in "hw")
+
+    def forward(self, x):
+        return x + self.no_such_bias
+
+
 class TiedRange(nn.Module):
     def forward(self, x):
         return x * 2 if x.shape[0] > 4 else x
@@ -198,7 +254,9 @@ def failure(module, shape=SHAPE):
         (ThroughNumpy, "it leaves PyTorch for NumPy; use PyTorch's operator instead of NumPy's"),
         (TiedReshape, f"it works for one batch size only; {BATCH}"),
         (TiedView, f"it works for one batch size only; {BATCH}"),
-        (TiedLoop, f"it works for one batch size only; {BATCH}"),
+        (TiedLoop, f"a loop over the batch makes a constant of the batch; {BATCH}"),
+        (TiedInt, f"int(…) makes a constant of the batch; {BATCH}"),
+        (TiedLength, f"range(…) makes a constant of the batch; {BATCH}"),
         (TiedRange, f"it works for some batch sizes only; {BATCH}"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -207,6 +265,17 @@ def test_a_layer_that_stops_the_capture_is_named_with_its_line_and_the_remedy(la
     text = refusal(Network(layer()))
     assert text.startswith(f"torch.export cannot capture Network: stages.1.attn ({layer.__name__}), ")
     assert f"{line_of(layer.forward)}: {cause}" in text
+
+
+def test_a_length_is_a_size():
+    program = export_program(Network(ByLength()).eval(), SHAPE, "dynamic")
+    for batch in (1, 5):
+        assert program.module()(torch.zeros(batch, *SHAPE)).shape == (batch, 192)
+
+
+def test_a_layer_that_is_made_at_every_call_is_told_so():
+    cause = "it makes a new Conv2d at every call; make it once, in __init__"
+    assert refusal(Network(Making())).endswith(f"{line_of(Making.forward, 4)}: {cause}")
 
 
 @pytest.mark.parametrize("layer", [TiedReshape, TiedView, TiedLoop, TiedRange])
@@ -307,6 +376,25 @@ def test_a_map_that_relative_tables_do_not_fit_names_their_layer_and_the_size_th
     assert text.startswith(f"stages.1.attn ({type(layer).__name__}), ")
     assert f"its relative tables {expected}, got height 8 and width 8 (" in text
     assert text.endswith("); use images of the size that it was built for, or build it for these")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
+@pytest.mark.parametrize("size", [4, 8], ids=["tables of another size", "tables that fit"])
+def test_code_that_insists_on_a_gpu_is_not_told_as_a_wrong_size(size):
+    text = failure(Network(OnCuda(size)))
+    assert text.startswith(f"stages.1.attn (OnCuda), tests/capture/{line_of(OnCuda.forward)}: ")
+    assert "the code insists on a GPU; use the input's device: `.to(x.device)` for `.cuda()`" in text
+    assert "relative tables" not in text
+
+
+def test_tables_are_not_blamed_for_what_is_no_error_of_shapes():
+    text = failure(Network(Absent()))
+    assert text.endswith("AttributeError: 'Absent' object has no attribute 'no_such_bias'")
+
+
+def test_an_error_without_a_text_is_told_by_its_source():
+    text = failure(Network(Raising()))
+    assert text.endswith(f"{line_of(Raising.forward)}: raise ValueError")
 
 
 def test_tables_that_fit_are_not_blamed():

@@ -29,6 +29,13 @@ def make(**options):
 def fails():
     return 1 / 0
 
+def asserts(channels=8):
+    assert (channels %
+            3 == 0)
+
+def raises():
+    raise ValueError
+
 def no_module():
     return 3
 
@@ -101,6 +108,8 @@ def test_what_it_prints_does_not_reach_stdout(nets, capsys):
         ("nets.py:Net", ("depht=1",), "kwargs must be of nets.py:Net, got 'depht'; did you mean 'depth'?"),
         ("nets.py:instance", ("depth=1",), "kwargs must be left out: nets.py:instance is an instance already"),
         ("nets.py:fails", (), "cannot be built: ZeroDivisionError: division by zero (nets.py:15)"),
+        ("nets.py:asserts", (), "cannot be built: assert (channels % 3 == 0) (nets.py:18)"),
+        ("nets.py:raises", (), "cannot be built: raise ValueError (nets.py:22)"),
         ("other.py:Net", (), "the module must be in a file that is there, got 'other.py'"),
         ("nowhere.nets:Net", (), "the module must be on Python's path or in this folder, got 'nowhere.nets'"),
     ],
@@ -189,9 +198,8 @@ def test_imports_inside_functions_find_files_beside_the_users(nets):
 
 
 def test_a_file_without_a_name_tells_what_is_in_it(nets):
-    with pytest.raises(
-        ModuleError, match=r"must be FILE.py:NAME, got 'nets.py'; it defines Net, make, fails, no_module"
-    ):
+    names = "Net, make, fails, asserts, raises, no_module"
+    with pytest.raises(ModuleError, match=rf"must be FILE.py:NAME, got 'nets.py'; it defines {names}"):
         require_source("nets.py")
 
 

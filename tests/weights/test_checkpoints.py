@@ -136,6 +136,45 @@ def test_a_prefix_of_all_names_is_dropped_and_told(tmp_path, prefix):
     assert loaded(saved(tmp_path, prefixed(prefix))) == (f"names read without {parts}",)
 
 
+BESIDE = {"criterion.weight": torch.ones(10), "loss.centre": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "backbone.", "learner.network.", "model.module."])
+def test_a_prefix_is_dropped_although_other_names_lie_beside_it_which_are_listed(tmp_path, prefix):
+    notes = loaded(saved(tmp_path, {"state_dict": {**prefixed(prefix), **BESIDE}, "epoch": 3}))
+    parts = " and ".join(f"'{part}.'" for part in prefix.strip(".").split("."))
+    outermost = prefix if prefix == "learner.network." else f"{prefix.partition('.')[0]}."
+    assert notes == (
+        f"weights taken from ['state_dict'] under {outermost!r}",
+        f"names read without {parts}",
+        "left out, as the module has no such names: criterion.weight, loss.centre",
+        "the file also holds epoch = 3",
+    )
+
+
+def test_of_two_prefixes_the_trained_weights_are_taken_before_their_average(tmp_path):
+    notes = loaded(saved(tmp_path, {**prefixed("ema_model.", OTHER), **prefixed("model.")}))
+    assert notes[0] == "names read without 'model.'"
+    assert notes[1].startswith("left out, as the module has no such names: ema_model.conv.weight, ")
+
+
+def test_two_prefixes_that_fit_equally_well_are_refused_by_name(tmp_path):
+    text = complaint(saved(tmp_path, {"state_dict": {**prefixed("student."), **prefixed("teacher.", OTHER)}}))
+    assert "got ['state_dict'] under 'student.' and ['state_dict'] under 'teacher.'; save the one you mean" in text
+
+
+def test_a_prefix_that_lacks_a_tensor_is_refused(tmp_path):
+    state = {**prefixed("model."), **BESIDE}
+    del state["model.head.bias"]
+    text = complaint(saved(tmp_path, state))
+    assert "(the whole file under 'model.') does not fit the model, 1 tensor missing: tensor 'head.bias'" in text
+
+
+def test_tables_of_another_length_under_a_prefix_tell_of_another_image_size(tmp_path):
+    state = {**prefixed("model.", network(size=6).state_dict()), **BESIDE}
+    assert "6 positions instead of 4" in complaint(saved(tmp_path, state))
+
+
 def test_a_prefix_in_the_middle_is_dropped(tmp_path):
     state = {name.replace("attn.", "attn._orig_mod."): tensor for name, tensor in STATE.items()}
     assert loaded(saved(tmp_path, state)) == ("names read without '_orig_mod.'",)

@@ -11,9 +11,9 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from aaexport.capture.compiled import uncompiled
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.user_module import build_module
+from aaexport.capture.wrappers import unwrapped
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.nn.own_settings import own_settings
@@ -81,17 +81,18 @@ def convert_source(
     with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
         result, notes = _converted(brought, options, say)
     record_conversion(brought.folder, result.parity)
-    return replace(result, notes=(*notes, *result.notes))
+    return replace(result, notes=tuple(dict.fromkeys((*notes, *result.notes))))
 
 
 def _module(brought: Brought, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with its weights, and notes on both."""
+    """The module with its weights, in the wrapper that it may have come in, and notes on both."""
     say(f"importing {brought.source.text}")
-    module, notes = uncompiled(build_module(brought.source, parse_kwargs(brought.kwargs)))
+    module = build_module(brought.source, parse_kwargs(brought.kwargs))
+    inside, notes = unwrapped(module)  # weights have the names that they have in there
     if brought.checkpoint is None:
         return module, (*notes, "no --checkpoint was given: the weights are those that the module was built with")
     say(f"loading {brought.checkpoint}")
-    return module, (*notes, *load_checkpoint(module, brought.checkpoint))
+    return module, (*notes, *load_checkpoint(inside, brought.checkpoint))
 
 
 def _recipe(brought: Brought, subject: Subject) -> ModuleRecipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,12 @@ import torch
 from torch import nn
 
 from aaexport.adapters import Adaptation, adapt
-from aaexport.capture.compiled import NOTE, holds_compiled, uncompiled, unwrap_inside, unwrapped
 from aaexport.capture.failures import why_it_cannot_run
 from aaexport.capture.program import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.source import Source
 from aaexport.capture.user_module import build_module
+from aaexport.capture.wrappers import compile_notes, unwrapped
 from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers
@@ -27,6 +26,16 @@ from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
 from aaexport.nn.copies import copied
 from aaexport.nn.own_settings import own_settings
+from aaexport.pipeline.subject.faithful import (
+    answers_of,
+    leaving_weights_alone,
+    own_copy,
+    require_copyable,
+    require_evaluation,
+    require_faithful,
+    require_whole,
+    why_not_the_copy,
+)
 from aaexport.pipeline.subject.golden import Golden, read_golden
 from aaexport.recipe import DecompositionName, ModuleRecipe, Recipe, parse_kwargs
 from aaexport.weights import load_checkpoint
@@ -133,7 +142,9 @@ def as_subject(
     Raises:
         ArgumentError: a bare module without `input_shape` or not in float32, a shape that is not the recipe's, or a
             size that the network cannot take.
-        ModuleError: the module cannot be imported, built or run.
+        ModuleError: the module cannot be imported or built, is not whole, draws random numbers, or cannot be copied
+            faithfully.
+        RunnerError: the module cannot run on an image of that shape.
         NoWeightsError, WeightsError: the folder's weights are missing or do not fit.
         ModelNotFoundError, FolderError, RecipeError: as `build_model`.
     """
@@ -179,17 +190,28 @@ def module_subject(
     `example_batch` is a number of images that it takes; `is_ours`: nobody else has it, so that it need not be copied.
     """
     shape = image_shape(input_shape)
-    notes = (NOTE,) if holds_compiled(module) else ()
-    module = unwrapped(module)
     _require_numbers(module)
     dtypes = {p.dtype for p in module.parameters()}
     if dtypes - {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
-    original = module if is_ours else copy.deepcopy(module)  # the caller's stays as it is, wherever it is
-    unwrap_inside(original)
+    require_whole(module)
+    # The caller's stays as it is, wherever it is.
+    original, taken_off = unwrapped(module if is_ours else own_copy(module))
+    notes = tuple(dict.fromkeys((*compile_notes(module), *taken_off)))
     original.eval().cpu()
-    outputs = _output_names(original, shape, example_batch)
+    require_evaluation(original)
+    try:
+        with leaving_weights_alone(original):
+            outputs = _output_names(original, shape, example_batch)
+    except RunnerError as error:
+        if original is module:
+            raise
+        raise why_not_the_copy(module, error, torch.zeros(example_batch, *shape)) from error
+    answers = answers_of(original, shape, example_batch)
+    require_copyable(answers, original)
+    if original is not module:
+        require_faithful(answers, module, inside=type(module) is not type(original))
     adaptation = adapt(original, torch.zeros(example_batch, *shape))
     if augmented_layers(original) and not adaptation.replaced:  # written with our layer, which is its own definition
         return Subject(original, shape, outputs, notes=notes)
@@ -222,7 +244,7 @@ def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | N
         return Subject(nn.Module(), shape, names, folder, notes=(note,), golden=golden)
     from aaexport.graph.files import converted_batch  # and with it onnx, which nobody else here needs
 
-    module, notes = uncompiled(build_module(source, parse_kwargs(recipe.module.kwargs)))
+    module, notes = unwrapped(build_module(source, parse_kwargs(recipe.module.kwargs)))
     batch = module.batch if isinstance(module, SavedProgram) else converted_batch(folder.onnx_path)
     if module.state_dict():  # a module without a single tensor has no weights to load
         load_checkpoint(module, folder.require_weights())
