@@ -15,16 +15,17 @@ from aaexport.adapters.adapter import Adapter, DeclinedError, Parts, convolution
 
 
 def _read(layer: nn.Module) -> Parts:
+    qkv, conv, projection = (convolution_in(layer, name) for name in ("qkv_conv", "conv_out", "attn_out"))
     relative = getattr(layer, "relative", hasattr(layer, "key_rel_h"))
     if relative and not hasattr(layer, "key_rel_h"):
-        raise DeclinedError("it has no relative tables: it draws new random ones at every call")
+        raise DeclinedError("it has no tables key_rel_h and key_rel_w: they lie elsewhere, or it draws new ones")
     return Parts(
         dk=count_in(layer, "dk"),
         dv=count_in(layer, "dv"),
         num_heads=count_in(layer, "Nh"),
-        qkv=convolution_in(layer, "qkv_conv"),
-        conv=convolution_in(layer, "conv_out"),
-        projection=convolution_in(layer, "attn_out"),
+        qkv=qkv,
+        conv=conv,
+        projection=projection,
         rel_height=table_in(layer, "key_rel_h") if relative else None,
         rel_width=table_in(layer, "key_rel_w") if relative else None,
         head_layout="unpermuted",

@@ -553,10 +553,27 @@ def with_dropout(layer):
     layer.drop = nn.Dropout(0.1).eval()
 
 
+class OneDimensional(nn.Module):
+    """The parts and names of the reference's layer, for rows of a map; its one table is called otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.dk, self.dv, self.Nh, self.relative = 8, 8, 2, True
+        self.conv_out, self.qkv_conv, self.attn_out = nn.Conv1d(4, 4, 1), nn.Conv1d(4, 24, 1), nn.Conv1d(8, 4, 1)
+        self.key_rel_w = nn.Parameter(torch.randn(7, 4))
+
+    def forward(self, x):
+        return self.conv_out(x.flatten(0, 1)).reshape_as(x)
+
+
 DECLINED = {
     "random tables": (
         lambda: InPaperConv(16, 16, 3, 8, 8, 2, relative=True).eval(),
-        "it has no relative tables: it draws new random ones at every call",
+        "it has no tables key_rel_h and key_rel_w: they lie elsewhere, or it draws new ones",
+    ),
+    "one dimension": (
+        lambda: OneDimensional().eval(),
+        "its qkv_conv is a Conv1d, not a plain Conv2d",
     ),
     "absolute positions": (
         lambda: BottleAttention(dim=16, fmap_size=(4, 4), heads=2, dim_head=4).eval(),
