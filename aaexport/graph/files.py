@@ -44,6 +44,7 @@ class GraphSummary:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     metadata: dict[str, str]
+    narrows: bool = False  # whether it casts numbers to a type of fewer bits than float32
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -146,7 +147,16 @@ def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
         inputs=model_inputs(model),
         outputs=tuple(tensor_info(v) for v in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        narrows=any(_narrows(node) for node in all_nodes(model.graph)),
     )
+
+
+def _narrows(node: onnx.NodeProto) -> bool:
+    """Whether it casts to a floating type of fewer bits than float32, or to one that only another tensor tells."""
+    wide = (TensorProto.FLOAT, TensorProto.DOUBLE)
+    to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+    floating = to is None or (to in _FLOATING and to not in wide)
+    return node.op_type in ("Cast", "CastLike") and floating
 
 
 def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bfloat16"]:

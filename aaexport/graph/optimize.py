@@ -71,7 +71,7 @@ def optimize_model(
         if not any(counts.values()):
             break
         SIZES(graph)
-    TIDYING(graph)
+    _tidy(graph)
     reports = tuple(
         RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound
     )
@@ -106,6 +106,23 @@ def _with_shapes(model: onnx.ModelProto) -> ir.Model:
             graph.graph.inputs.remove(value)
         graph.graph.register_initializer(value)
     return graph
+
+
+def _tidy(graph: ir.Model) -> None:
+    """Takes out what nothing needs; a tensor that is an output under several names keeps an Identity for each."""
+    outputs = graph.graph.outputs
+    names = [value.name for value in outputs]
+    TIDYING(graph)
+    first: dict[int, str | None] = {}
+    for index, (value, name) in enumerate(zip(list(outputs), names, strict=True)):
+        if id(value) not in first:
+            first[id(value)] = name
+            continue
+        value.name = first[id(value)]
+        again = ir.node("Identity", [value])
+        again.outputs[0].name, again.outputs[0].type, again.outputs[0].shape = name, value.type, value.shape
+        graph.graph.append(again)
+        outputs[index] = again.outputs[0]
 
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:

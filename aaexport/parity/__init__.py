@@ -6,7 +6,7 @@ from aaexport.lazy import lazily
 
 if TYPE_CHECKING:
     from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
-    from aaexport.parity.judge import Own, OwnErrors, Truth, compare, failed
+    from aaexport.parity.judge import Own, OwnErrors, Scores, Truth, compare, failed
     from aaexport.parity.report import (
         STAGES,
         Accuracy,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from aaexport.parity.tolerance import (
         COARSER,
+        KERNELS,
         PRECISIONS,
         TOLERANCES,
         Bounds,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COARSER",
+    "KERNELS",
     "PRECISIONS",
     "STAGES",
     "TOLERANCES",
@@ -48,6 +50,7 @@ __all__ = [
     "ParityReport",
     "Placement",
     "Precision",
+    "Scores",
     "Stage",
     "TensorFacts",
     "Tolerance",
@@ -62,6 +65,7 @@ __all__ = [
 
 _HOMES = {
     "COARSER": "tolerance",
+    "KERNELS": "tolerance",
     "PRECISIONS": "tolerance",
     "STAGES": "report",
     "TOLERANCES": "tolerance",
@@ -78,6 +82,7 @@ _HOMES = {
     "ParityReport": "report",
     "Placement": "report",
     "Precision": "tolerance",
+    "Scores": "judge",
     "Stage": "report",
     "TensorFacts": "report",
     "Tolerance": "tolerance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -87,6 +88,32 @@ class TorchRunner:
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
 
+    def with_coarse_kernels(self, feeds: Arrays, off: Mapping[str, float], sign: int) -> dict[str, Array]:
+        """The outputs where every result of an operator in `off` is so much too large, or too small, or either.
+
+        Args:
+            feeds: as for `infer`.
+            off: the name of an operator, as in `aten` → by how much.
+            sign: 1 or −1; 0 draws one for each number.
+        """
+        with _Coarse(off, sign):
+            return self.infer(feeds)
+
+    def choices(self, feeds: Arrays) -> dict[str, tuple[Array, int, bool]]:
+        """What outputs of positions point at: the scores, the axis, and whether the positions still have it.
+
+        Of outputs that an operator such as topk or argmax itself gave; others are left out.
+        """
+        with _Choices() as seen:
+            answers = self.infer(feeds)
+        found: dict[str, tuple[Array, int, bool]] = {}
+        for name, answer in answers.items():
+            for positions, scores, axis in seen.made:
+                keeps = positions.ndim == scores.ndim
+                if answer.dtype.kind == "i" and np.array_equal(positions, answer):
+                    found[name] = (scores, axis, keeps)
+        return found
+
     def operators(self, feeds: Arrays) -> frozenset[str]:
         """The names, as in `aten`, of the operators that the module calls for such inputs. RunnerError as `infer`."""
         with _Calls() as calls:
@@ -109,6 +136,53 @@ def _why(error: Exception) -> str:
         return f"the memory does not hold it ({wanted}); ask for smaller images or a smaller batch"
     remedy = "; register tensors of its own with register_buffer" if "dtype" in str(error) else ""
     return first_line(error) + remedy
+
+
+class _Coarse(TorchDispatchMode):
+    """Moves the results of some operators, as a kernel of less accuracy would."""
+
+    def __init__(self, off: Mapping[str, float], sign: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        self.off, self.sign = off, sign
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        off = self.off.get(func.overloadpacket.__name__.rstrip("_"))
+        if off is None or not isinstance(result, torch.Tensor):
+            return result
+        scale = args[0].abs() if func.overloadpacket.__name__ == "silu" else 1.0  # x · sigmoid(x)
+        signs = torch.randint(0, 2, result.shape, generator=self.generator).to(result.device) * 2 - 1
+        return result.add_((self.sign or signs) * off * scale)
+
+
+class _Choices(TorchDispatchMode):
+    """Keeps what operators that choose positions chose from."""
+
+    # Operator → the place of the axis among its arguments, and whether positions are all that it gives.
+    CHOOSING = (
+        ("topk", 2), ("sort", 1), ("argsort", 1), ("argmax", 1), ("argmin", 1), ("max", 1), ("min", 1),
+        ("kthvalue", 2), ("median", 1), ("mode", 1),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        self.made: list[tuple[Array, Array, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        place = dict(self.CHOOSING).get(func.overloadpacket.__name__)
+        positions = result[1] if isinstance(result, tuple) and len(result) == 2 else result
+        if place is None or not isinstance(positions, torch.Tensor) or positions.dtype != torch.int64:
+            return result
+        scores: torch.Tensor = args[0]
+        plain = [one for one in args[1:] if isinstance(one, int) and not isinstance(one, bool)]
+        axis = named.get("dim", plain[place - 1] if len(plain) >= place else -1)
+        if isinstance(axis, int) and scores.dim():
+            kept = scores.detach().clone().cpu().numpy()
+            self.made.append((positions.detach().clone().cpu().numpy(), kept, axis % scores.dim()))
+        return result
 
 
 class _Calls(TorchDispatchMode):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aaexport.capture.program import INPUT_NAME
 from aaexport.errors import FolderError, broken_rule
-from aaexport.parity import Array, Case, Truth
+from aaexport.parity import Array, Case, Scores, Truth
 from aaexport.runners.golden import GoldenRunner
 from aaexport.weights.safetensors import write_tensors
 
@@ -81,7 +81,9 @@ def write_golden(golden: Golden, path: Path) -> None:
         for name, array in truth.expected.items():
             tensors[f"{number}.expected.{name}"] = _tensor(array)
             tensors[f"{number}.baseline.{name}"] = _tensor(truth.baseline[name])
-    cases = [{"name": case.name, "kind": case.kind, "made_up": case.made_up} for case in golden.cases]
+        for name, scores in truth.scores.items():
+            tensors[f"{number}.scores.{name}"] = _tensor(scores.numbers)
+    cases = [_case_json(truth) for truth in golden.truths]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
     about["warnings"] = json.dumps(golden.warnings)
     write_tensors(tensors, path, about)
@@ -108,6 +110,17 @@ def read_golden(path: Path) -> Golden:
         raise FolderError(f"{path} must be a whole file of golden vectors, but: {error}; {remedy}") from error
 
 
+def _case_json(truth: Truth) -> dict[str, Any]:
+    """What is said of a case beside its tensors; what few cases have, only of those."""
+    case = truth.case
+    about: dict[str, Any] = {"name": case.name, "kind": case.kind, "made_up": case.made_up}
+    if truth.kernels:
+        about["kernels"] = dict(truth.kernels)
+    if truth.scores:
+        about["scores"] = {name: [scores.axis, scores.keeps] for name, scores in truth.scores.items()}
+    return about
+
+
 def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Truth:
     def side(which: str) -> dict[str, Array]:
         prefix = f"{number}.{which}."
@@ -115,7 +128,9 @@ def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Trut
 
     batch = tensors[f"{number}.input"]
     asked = Case(case["name"], batch, case["kind"], made_up=case["made_up"])
-    return Truth(asked, side("expected"), side("baseline"))
+    numbers = side("scores")
+    scores = {name: Scores(numbers[name], *how) for name, how in case.get("scores", {}).items()}
+    return Truth(asked, side("expected"), side("baseline"), kernels=case.get("kernels", {}), scores=scores)
 
 
 def _tensor(array: Array) -> Tensor:
@@ -123,5 +138,5 @@ def _tensor(array: Array) -> Tensor:
 
 
 def _bytes(truth: Truth) -> int:
-    answers = (*truth.expected.values(), *truth.baseline.values())
+    answers = (*truth.expected.values(), *truth.baseline.values(), *(one.numbers for one in truth.scores.values()))
     return truth.case.batch.nbytes + sum(array.nbytes for array in answers)

@@ -26,6 +26,7 @@ LOSE_NAN: Mapping[str, frozenset[str]] = {
     r"(clamp|clip|hardtanh|relu6|threshold|hardswish|hardsigmoid)": frozenset({"Clip", "Max", "Min"}),
     r"(topk|sort|kthvalue|median)": frozenset({"TopK"}),
     r"(logsumexp|(linalg_vector_)?norm\b)": frozenset({"ReduceMax", "ReduceMin"}),
+    r"grid_sampler": frozenset({"GridSample"}),
     r"(lstm|mkldnn_rnn|quantized_lstm)": frozenset({"LSTM"}),
     r"gru": frozenset({"GRU"}),
     r"rnn": frozenset({"RNN"}),

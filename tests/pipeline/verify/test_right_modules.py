@@ -45,6 +45,81 @@ MODULES = {
 }
 
 
+class Rare(nn.Module):
+    """A head of rare classes, as RetinaNet begins: every score is about 0.01, or `prior`."""
+
+    def __init__(self, prior=-4.595, gated=False):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
+        self.gated = gated
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.constant_(self.last.bias, prior)
+
+    def forward(self, x):
+        y = self.first(x).relu()
+        scores = self.last(y).sigmoid()
+        return y[:, :2] * scores if self.gated else scores
+
+
+class Warp(nn.Module):
+    """A spatial transformer: samples at learned places."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x):
+        places = torch.tanh(self.c(x)).permute(0, 2, 3, 1)
+        return nn.functional.grid_sample(x, places, align_corners=False)
+
+
+def peaks(y):
+    return y * (nn.functional.max_pool2d(y, 3, 1, 1) == y).float()
+
+
+def best(y):
+    return y.sigmoid().flatten(1).topk(5, 1)
+
+
+def best_of_zeros(y):
+    """Most of the scores are the same zero."""
+    return (y - 1.2).relu().flatten(1).topk(40, 1)[1]
+
+
+def places_of_best(y):
+    index = y.sigmoid().flatten(1).topk(5, 1)[1]
+    return index // y.shape[3], index % y.shape[3]
+
+
+class Both(nn.Module):
+    """Returns its input too, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(3, 4, 1)
+        self.register_buffer("classes", torch.arange(4.0))
+
+    def forward(self, x):
+        y = self.c(x)
+        return {"map": y, "images": x, "again": y, "classes": self.classes}
+
+
+MODULES |= {
+    "rare classes": Rare,
+    "very rare classes": lambda: Rare(-9.0),
+    "gate that is nearly closed": lambda: Rare(gated=True),
+    "warped": Warp,
+    "local maxima": lambda: Of(peaks),
+    "best places": lambda: Of(best, channels=2),
+    "best places of mostly zeros": lambda: Of(best_of_zeros, channels=2),
+    "places of the best, by row and column": lambda: Of(places_of_best, channels=2),
+    "order": lambda: Of(lambda y: y.mean((2, 3)).argsort(1, descending=True)),
+    "one tensor under two names": lambda: Of(lambda y: {"logits": y, "aux": y}),
+    "input and output": Both,
+    "nearest by a fraction": lambda: Of(lambda y: nn.functional.interpolate(y, scale_factor=1.6, mode="nearest")),
+}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_right_file_passes(name, tmp_path):
     torch.manual_seed(0)
