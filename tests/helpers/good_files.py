@@ -55,6 +55,28 @@ class TwoOutputs(nn.Module):
         return self.near(features), self.far(features)
 
 
+class Heads(nn.Module):
+    """Somebody's module of what a floor, ties and operators that ONNX leaves open could hide faults in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.rare, self.places = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 2, 1)
+        nn.init.normal_(self.rare.weight, std=0.01)
+        nn.init.constant_(self.rare.bias, -4.595)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.stem(x).relu()
+        rare = self.rare(features)
+        largest = nn.functional.max_pool2d(features, 3, 1, 1)
+        values, best = features.mean(1).flatten(1).topk(5, 1)
+        places = torch.tanh(self.places(features)).permute(0, 2, 3, 1)
+        warped = nn.functional.grid_sample(features, places, align_corners=False)
+        nearest = nn.functional.interpolate(rare, scale_factor=1.6, mode="nearest")
+        peaks = features * (largest == features).float()
+        return {"rare": rare.sigmoid(), "best": best, "values": values, "warped": warped, "nearest": nearest,
+                "peaks": peaks, "features": features, "again": features}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class GoodFile:
     """`path` in a folder of its own, made of the model folder that it lies in, or of `module`."""
@@ -73,7 +95,7 @@ def make_good_files(root: Path, export_again: Callable) -> Mapping[str, GoodFile
     """One of every kind, by name, each in a folder of `root`.
 
     `digits` is written by the decomposition `fold` and `resnet` by `table`, both at opset 20; `module` holds an
-    `Attention`, of opset 23. `export_again` is aaexport's, or remembers what it gave.
+    `Attention`, of opset 23; `heads` has no attention. `export_again` is aaexport's, or remembers what it gave.
     """
     resnet = _of_recipe("resnet", root / "resnet", decomposition="table")
     return {
@@ -81,6 +103,7 @@ def make_good_files(root: Path, export_again: Callable) -> Mapping[str, GoodFile
         "resnet": resnet,
         "resnet by torch": _without_the_rules(resnet, root / "resnet_by_torch", export_again),
         "module": _of_module(TwoOutputs, (3, 6, 10), root / "module"),
+        "heads": _of_module(Heads, (3, 6, 10), root / "heads", opset=20),
     }
 
 
@@ -90,12 +113,12 @@ def _of_recipe(name: str, path: Path, **settings) -> GoodFile:
     return GoodFile(folder.onnx_path)
 
 
-def _of_module(kind: type[nn.Module], input_shape: tuple[int, int, int], path: Path) -> GoodFile:
+def _of_module(kind: type[nn.Module], input_shape: tuple[int, int, int], path: Path, *, opset: int = 23) -> GoodFile:
     path.mkdir(parents=True)
     torch.manual_seed(0)
     module = kind()
     _bring_to_life(module, input_shape)
-    convert(module, path / "model.onnx", input_shape=input_shape, decomposition="fused", opset=23, verify=False)
+    convert(module, path / "model.onnx", input_shape=input_shape, decomposition="fused", opset=opset, verify=False)
     return GoodFile(path / "model.onnx", module, input_shape)
 
 

@@ -265,6 +265,26 @@ def batch_in_a_reshape(graph: GraphProto) -> None:
     last.input[1] = constant(graph, [2, 16], np.int64)
 
 
+def shifted_best(graph: GraphProto) -> None:
+    insert_after(graph, "best", "Add", constant(graph, 1, np.int64))
+
+
+def best_twice(graph: GraphProto) -> None:
+    """The first of the best positions stands in the place of each."""
+    insert_after(graph, "best", "Gather", constant(graph, [0, 0, 0, 0, 0], np.int64), axis=1)
+
+
+def larger_window(graph: GraphProto) -> None:
+    pool = find(graph, "MaxPool")
+    attribute(pool, "kernel_shape", [5, 5])
+    attribute(pool, "pads", [2, 2, 2, 2])
+
+
+def alias_of_another(graph: GraphProto) -> None:
+    """The second name of a tensor is given another."""
+    producer(graph, "again").input[0] = "peaks"
+
+
 MISCOMPUTING: dict[str, tuple[str, OnGraph]] = {
     # Weights
     "one weight of a convolution off": ("digits", one_weight_off("features.3.conv.weight_normalized", 0)),
@@ -334,6 +354,20 @@ MISCOMPUTING: dict[str, tuple[str, OnGraph]] = {
     "images of a batch in reverse": ("digits", inserted("logits", "Slice", [-1], [-1000], [0], [-1])),
     "outputs exchanged": ("module", outputs_exchanged),
     "batch baked into a Reshape": ("digits", batch_in_a_reshape),
+    # Of models that a floor, ties and what ONNX leaves open could hide faults in
+    "bias of a rare class off": ("heads", one_weight_off("rare.bias", 7)),
+    "one weight of rare classes off": ("heads", one_weight_off("rare.weight", 8)),
+    "sigmoid made of straight lines": ("heads", another_operator("Sigmoid", "HardSigmoid")),
+    "rare scores clipped": ("heads", inserted("rare", "Max", np.float32(0.0099))),
+    "smallest instead of largest": ("heads", attributed("TopK", "largest", 0)),
+    "positions of the best one later": ("heads", shifted_best),
+    "positions of the best in reverse": ("heads", inserted("best", "Slice", [-1], [-1000], [1], [-1])),
+    "one position of the best twice": ("heads", best_twice),
+    "sampled with aligned corners": ("heads", attributed("GridSample", "align_corners", 1)),
+    "sampled at the nearest": ("heads", attributed("GridSample", "mode", "nearest")),
+    "local maxima of a larger window": ("heads", larger_window),
+    "nearest rounded up": ("heads", attributed("Resize", "nearest_mode", "ceil")),
+    "second name of another tensor": ("heads", alias_of_another),
 }
 SAYS = {  # what a failure must say of some
     "NaN for one class": "values that are NaN or infinite",
