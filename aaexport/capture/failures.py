@@ -202,9 +202,9 @@ def users_line(error: BaseException) -> str | None:
     A line that Python could not read is theirs too.
     """
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
-        return _shown(Path(error.filename), error.lineno or 1)
+        return shown(Path(error.filename), error.lineno or 1)
     own = _outside(_sources(traceback.walk_tb(error.__traceback__)), (TORCH, OURS, *LIBRARIES))
-    return _shown(*own[-1]) if own else None
+    return shown(*own[-1]) if own else None
 
 
 def unexplained_source(error: BaseException) -> str:
@@ -262,7 +262,7 @@ def _innermost_line(frames: Frames) -> str:
     """The innermost line of the user's; of another library, such as one of models, where there is none."""
     foreign = _outside(_sources(frames), (TORCH, OURS))
     own = _outside(foreign, LIBRARIES)
-    return _shown(*(own or foreign)[-1]) if foreign else ""
+    return shown(*(own or foreign)[-1]) if foreign else ""
 
 
 def _sources(frames: Iterable[tuple[FrameType, int]]) -> list[Line]:
@@ -270,10 +270,11 @@ def _sources(frames: Iterable[tuple[FrameType, int]]) -> list[Line]:
 
 
 def _outside(lines: Iterable[Line], folders: tuple[Path, ...]) -> list[Line]:
-    return [(path, number) for path, number in lines if not _is_below(path, folders)]
+    return [(path, number) for path, number in lines if not is_below(path, folders)]
 
 
-def _shown(path: Path, number: int) -> str:
+def shown(path: Path, number: int) -> str:
+    """`file:number`, relative to where one is."""
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{number}"
 
@@ -284,7 +285,8 @@ def _is_source(frame: FrameType) -> bool:
     return not name.startswith("<") or name.startswith("<ipython")
 
 
-def _is_below(path: Path, folders: tuple[Path, ...]) -> bool:
+def is_below(path: Path, folders: tuple[Path, ...]) -> bool:
+    """Whether the file lies in one of the folders."""
     return any(path.resolve().is_relative_to(folder) for folder in folders)
 
 
