@@ -1,4 +1,4 @@
-"""What torch's exporter refuses in its own words, or writes wrongly, is told with the layer, the line and a remedy."""
+"""What torch's exporter refuses in its own words, or writes wrongly, is told with layer, line and remedy."""
 
 import pytest
 import torch
