@@ -18,7 +18,6 @@ from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
 from aaexport.graph.files import GraphSummary
 from aaexport.parity import (
-    KERNELS,
     Array,
     Case,
     Computation,
@@ -26,7 +25,6 @@ from aaexport.parity import (
     Own,
     OwnErrors,
     Placement,
-    Scores,
     Stage,
     Tolerance,
     Tolerances,
@@ -35,6 +33,7 @@ from aaexport.parity import (
     failed,
 )
 from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.excuses import Excuses
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
 from aaexport.pipeline.verify.options import Judged
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
@@ -43,14 +42,12 @@ from aaexport.runners.openvino import OpenvinoRunner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
-from aaexport.runners.torch import TorchRunner
 
 Say = Callable[[str], None]
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
 REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
 TENSORRT = SessionSettings(tensorrt=True)
-EPS = float(np.finfo(np.float32).eps)
 REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
@@ -170,13 +167,12 @@ class Judge:
     def __init__(self, subject: Subject, say: Say = lambda step: None) -> None:
         self._say = say
         definition, self.baseline = oracles(subject)
-        self._single = self.baseline
         self._definition = Rebuilt(definition)
         self._may_lack_float64 = subject.original is not None
         self._answers_anything = subject.golden is None
         self._own = OwnErrors()
         self._known_doubts: dict[str, Truth] = {}
-        self._known_excuses: dict[str, tuple[dict[str, float], dict[str, Scores]]] = {}
+        self._excuses = Excuses(self.baseline)
         remembered = () if subject.golden is None else subject.golden.truths
         self._remembered = {id(truth.case): truth for truth in remembered}
         self._first: Array | None = None
@@ -198,28 +194,8 @@ class Judge:
             truth = replace(truth, kernels=known.kernels, scores=known.scores)
         if self._keeps_truths:
             # Golden vectors cannot be asked again: what a file of them may need is found out now.
-            self.truths.append(self._excused(truth) if case.kind == "ordinary" and not case.degenerate else truth)
+            self.truths.append(self._excuses.of(truth) if case.kind == "ordinary" and not case.degenerate else truth)
         return truth
-
-    def _excused(self, truth: Truth) -> Truth:
-        """The truth with what kernels of known accuracy make of it, and what outputs of positions point at."""
-        single, name = self._single, truth.case.name
-        if not isinstance(single, TorchRunner):
-            return truth
-        if name not in self._known_excuses:
-            feeds = {INPUT_NAME: truth.case.batch}
-            off = {op: ulps * EPS for op, (ulps, _) in KERNELS.items() if op in self._operators}
-            kernels: dict[str, float] = {}
-            for sign in (1, 0) if off else ():
-                for output, array in single.with_coarse_kernels(feeds, off, sign).items():
-                    if array.dtype.kind == "f":
-                        kernels[output] = max(kernels.get(output, 0.0), _largest_apart(array, truth.baseline[output]))
-            scores = {}
-            if any(array.dtype.kind == "i" for array in truth.baseline.values()):
-                scores = {output: Scores(*chosen) for output, chosen in single.choices(feeds).items()}
-            self._known_excuses[name] = (kernels, scores)
-        kernels, scores = self._known_excuses[name]
-        return replace(truth, kernels=kernels, scores=scores)
 
     def _defined(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Somebody's module may hold to float32 whatever it is told: then what it answers in float32 is the truth."""
@@ -330,7 +306,7 @@ class Judge:
             judging = partial(judging, may_lose_nan=True)
             outputs = judging(truth)
         if not all(output.passed for output in outputs):
-            truth = self._excused(truth)
+            truth = self._excuses.of(truth)
             outputs = judging(truth)
         is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
         is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
@@ -349,22 +325,9 @@ class Judge:
     @cached_property
     def _losing_nan(self) -> frozenset[str]:
         """The operators of ONNX that may lose NaN in the place of the model's own; all, if those are not known."""
-        if not isinstance(self._single, TorchRunner) or self._first is None:
+        if self._first is None or not self._excuses.operators(self._first):
             return ALL_LOSE_NAN
-        return losing_nan(self._operators)
-
-    @cached_property
-    def _operators(self) -> frozenset[str]:
-        """Of torch, that the model calls; none where that is not known."""
-        if not isinstance(self._single, TorchRunner) or self._first is None:
-            return frozenset()
-        return self._single.operators({INPUT_NAME: self._first})
-
-
-def _largest_apart(one: Array, other: Array) -> float:
-    with np.errstate(invalid="ignore"):  # infinity − infinity
-        apart = np.abs(one.astype(np.float64) - other)
-    return float(apart[np.isfinite(apart)].max(initial=0.0))
+        return losing_nan(self._excuses.operators(self._first))
 
 
 def _require_the_same(answers: Mapping[str, Array], again: Mapping[str, Array]) -> None:

@@ -1,0 +1,69 @@
+"""(PyTorch in float32, a truth) → the truth with what a right file may do otherwise, measured on the module itself.
+
+A kernel of known accuracy moves the outputs as far as such an error moves them in PyTorch; and of outputs that are
+positions it is looked up what they point at. Neither is taken from the file, which must bring no excuse of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from aaexport.capture.program import INPUT_NAME
+from aaexport.parity import KERNELS, Array, Scores, Truth
+from aaexport.runners.base import Runner
+from aaexport.runners.torch import TorchRunner
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+class Excuses:
+    """Of one module; golden vectors, which cannot be asked, give none beyond those that they remember."""
+
+    def __init__(self, single: Runner) -> None:
+        self._single = single if isinstance(single, TorchRunner) else None
+        self._known: dict[str, Truth] = {}
+        self._operators: frozenset[str] | None = None
+
+    def of(self, truth: Truth) -> Truth:
+        """The truth with them, asked for once a case."""
+        if self._single is None:
+            return truth
+        if truth.case.name not in self._known:
+            self._known[truth.case.name] = replace(truth, kernels=self._kernels(truth), scores=self._scores(truth))
+        known = self._known[truth.case.name]
+        return replace(truth, kernels=known.kernels, scores=known.scores)
+
+    def operators(self, batch: Array) -> frozenset[str]:
+        """Those of torch that the module calls, named as in `aten`; none where that is not known."""
+        if self._operators is None:
+            single = self._single
+            self._operators = frozenset() if single is None else single.operators({INPUT_NAME: batch})
+        return self._operators
+
+    def _kernels(self, truth: Truth) -> dict[str, float]:
+        """How far each output moves when kernels are off by as much as is known of them: all up, and either way."""
+        assert self._single is not None
+        used = self.operators(truth.case.batch)
+        off = {name: units * EPS for name, (units, _) in KERNELS.items() if name in used}
+        moved: dict[str, float] = {}
+        for sign in (1, 0) if off else ():
+            answers = self._single.with_coarse_kernels({INPUT_NAME: truth.case.batch}, off, sign)
+            for name, array in answers.items():
+                if array.dtype.kind == "f":
+                    moved[name] = max(moved.get(name, 0.0), _largest_apart(array, truth.baseline[name]))
+        return moved
+
+    def _scores(self, truth: Truth) -> dict[str, Scores]:
+        assert self._single is not None
+        if not any(array.dtype.kind == "i" for array in truth.baseline.values()):
+            return {}
+        chosen = self._single.choices({INPUT_NAME: truth.case.batch})
+        return {name: Scores(*how) for name, how in chosen.items()}
+
+
+def _largest_apart(one: Array, other: Array) -> float:
+    with np.errstate(invalid="ignore"):  # infinity − infinity
+        apart = np.abs(one.astype(np.float64) - other)
+    return float(apart[np.isfinite(apart)].max(initial=0.0))
