@@ -66,14 +66,13 @@ class Heads(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.stem(x).relu()
-        rare = self.rare(features)
         largest = nn.functional.max_pool2d(features, 3, 1, 1)
         values, best = features.mean(1).flatten(1).topk(5, 1)
         places = torch.tanh(self.places(features)).permute(0, 2, 3, 1)
         warped = nn.functional.grid_sample(features, places, align_corners=False)
-        nearest = nn.functional.interpolate(rare, scale_factor=1.6, mode="nearest")
+        nearest = nn.functional.interpolate(features, scale_factor=1.6, mode="nearest")
         peaks = features * (largest == features).float()
-        return {"rare": rare.sigmoid(), "best": best, "values": values, "warped": warped, "nearest": nearest,
+        return {"rare": self.rare(features).sigmoid(), "best": best, "values": values, "warped": warped, "nearest": nearest,
                 "peaks": peaks, "features": features, "again": features}  # fmt: skip
 
 
