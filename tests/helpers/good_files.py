@@ -72,8 +72,16 @@ class Heads(nn.Module):
         warped = nn.functional.grid_sample(features, places, align_corners=False)
         nearest = nn.functional.interpolate(features, scale_factor=1.6, mode="nearest")
         peaks = features * (largest == features).float()
-        return {"rare": self.rare(features).sigmoid(), "best": best, "values": values, "warped": warped, "nearest": nearest,
-                "peaks": peaks, "features": features, "again": features}  # fmt: skip
+        return {
+            "rare": self.rare(features).sigmoid(),
+            "best": best,
+            "values": values,
+            "warped": warped,
+            "nearest": nearest,
+            "peaks": peaks,
+            "features": features,
+            "again": features,
+        }
 
 
 @dataclass(frozen=True)
