@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
+from aaexport.nn.outputs import tensors_of
 from aaexport.recipe.words import ATTENTION_OUTPUTS
 
 
@@ -64,7 +65,7 @@ class WithAttention(nn.Module):
         """The network's outputs, then the heads' weights."""
         layers = augmented_layers(self.network)
         with _told(layers) as weights:
-            outputs = _as_tuple(self.network(x))
+            outputs = tensors_of(self.network(x))
         maps = [
             head.reshape(-1, *layer.attention_size, *layer.attention_size)
             for path, layer in layers.items()
@@ -106,9 +107,3 @@ def _told(layers: dict[str, AugmentedConv2d]) -> Iterator[dict[str, Tensor]]:
         if len(calls) != 1:
             raise ArgumentError(broken_rule(f"layer {path!r}", "run once for its attention to be told", len(calls)))
         weights[path] = calls[0]
-
-
-def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    if isinstance(outputs, dict):
-        return tuple(outputs.values())
-    return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line, out_of_memory
 from aaexport.nn.copies import copied, copied_apart
+from aaexport.nn.outputs import tensors_of
 from aaexport.runners.base import Array, Arrays, Port
 from aaexport.runners.tf32 import torch_products
 
@@ -82,8 +83,7 @@ class TorchRunner:
         except Exception as error:
             precision = str(self.dtype).removeprefix("torch.")
             raise RunnerError(f"PyTorch cannot run the module in {precision}: {_why(error)}") from error
-        tensors = list(outputs.values()) if isinstance(outputs, dict) else outputs
-        tensors = tensors if isinstance(tensors, list | tuple) else [tensors]
+        tensors = tensors_of(outputs)
         if len(tensors) != len(self.output_names):
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}

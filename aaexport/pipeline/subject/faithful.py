@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
 from aaexport.capture.draws import where_it_draws
 from aaexport.capture.failures import TORCHSCRIPT, why_it_cannot_run
 from aaexport.errors import AaexportError, ModuleError, RunnerError, first_few, first_line
 from aaexport.nn.copies import copied, copied_apart
+from aaexport.nn.outputs import tensors_of
 
 SAME = 1e-5  # of the largest number: a copy runs the same kernels on the same numbers
 NAMED = 3
@@ -184,7 +184,7 @@ def _attributes(layer: nn.Module) -> dict[str, Any]:
 
 def _kept(output: Any) -> list[Any]:
     """Copies of the tensors in it, on the CPU, and whatever else it holds."""
-    return [one.detach().cpu().clone() if isinstance(one, Tensor) else one for one in tree_leaves(output)]
+    return [one.detach().cpu().clone() if isinstance(one, Tensor) else one for one in tensors_of(output)]
 
 
 def _require_alike(answers: Answers, outputs: list[Any], whose: str, remedy: str) -> None:

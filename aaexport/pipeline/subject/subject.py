@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,13 +20,14 @@ from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.source import Source
 from aaexport.capture.user_module import build_module
 from aaexport.capture.wrappers import compile_notes, unwrapped
-from aaexport.errors import AaexportError, ArgumentError, RunnerError, broken_rule
+from aaexport.errors import AaexportError, ArgumentError, ModuleError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers
 from aaexport.nn.augmented import augmented_layers, set_decomposition
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.nn.choice import Choice
 from aaexport.nn.copies import copied
+from aaexport.nn.outputs import Flattened, names_of, needs_flattening, tensors_of
 from aaexport.nn.own_settings import own_settings
 from aaexport.pipeline.subject.faithful import (
     answers_of,
@@ -69,6 +72,7 @@ class Subject:
     original: nn.Module | None = None
     golden: Golden | None = None
     adaptation: Adaptation | None = None
+    flattens: bool = False  # whether what it returns is of a kind that torch.export does not know
 
     @cached_property
     def weights_digest(self) -> str:
@@ -92,7 +96,9 @@ class Subject:
 
     def runnable(self, module: nn.Module) -> nn.Module:
         """What returns the tensors of `output_names`, for `module`, which is this one's or a variant of it."""
-        return WithAttention(module) if self.with_attention else module
+        if self.with_attention:
+            return WithAttention(module)
+        return Flattened(module) if self.flattens else module
 
 
 @own_settings()
@@ -203,19 +209,22 @@ def module_subject(
     require_evaluation(original)
     try:
         with leaving_weights_alone(original):
-            outputs = _output_names(original, shape, example_batch)
+            first = _first_output(original, shape, example_batch)
     except RunnerError as error:
         if original is module:
             raise
         raise why_not_the_copy(module, error, torch.zeros(example_batch, *shape)) from error
+    outputs, flattens = names_of(first, _own_names(original), (INPUT_NAME,)), needs_flattening(first)
     answers = answers_of(original, shape, example_batch)
     require_copyable(answers, original)
     if original is not module:
         require_faithful(answers, module, inside=type(module) is not type(original))
     adaptation = adapt(original, torch.zeros(example_batch, *shape))
     if augmented_layers(original) and not adaptation.replaced:  # written with our layer, which is its own definition
-        return Subject(original, shape, outputs, notes=notes)
-    return Subject(adaptation.module, shape, outputs, notes=notes, original=original, adaptation=adaptation)
+        return Subject(original, shape, outputs, notes=notes, flattens=flattens)
+    return Subject(
+        adaptation.module, shape, outputs, notes=notes, original=original, adaptation=adaptation, flattens=flattens
+    )
 
 
 def _require_numbers(module: nn.Module) -> None:
@@ -267,8 +276,14 @@ def _own_names(module: nn.Module) -> tuple[str, ...]:
 
 def _output_names(module: nn.Module, shape: ImageShape, batch: int = 1) -> tuple[str, ...]:
     """Names for what the module returns: its own `output_names` if it has such (our networks do), the keys of a
-    dict, `output`, or `output_0`, `output_1` …
+    dict, `output`, or `output_0`, `output_1` …; of what is nested the way to it, `boxes.scores`.
     """
+    return names_of(_first_output(module, shape, batch), _own_names(module), (INPUT_NAME,))
+
+
+def _first_output(module: nn.Module, shape: ImageShape, batch: int = 1) -> Any:
+    """What it returns for images of zeros; RunnerError unless these are tensors."""
+    _require_one_input(module)
     try:
         with torch.no_grad():
             outputs = module(torch.zeros(batch, *shape))
@@ -279,19 +294,32 @@ def _output_names(module: nn.Module, shape: ImageShape, batch: int = 1) -> tuple
         raise RunnerError(
             f"{type(module).__name__} cannot run on an image of shape {shape}: {why_it_cannot_run(module, error)}"
         ) from error
-    tensors = (
-        tuple(outputs.values() if isinstance(outputs, dict) else outputs)
-        if isinstance(outputs, dict | list | tuple)
-        else (outputs,)
-    )
+    tensors = tensors_of(outputs)
     if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         kinds = (
             ", ".join(sorted({type(tensor).__name__ for tensor in tensors})) or f"an empty {type(outputs).__name__}"
         )
         raise RunnerError(f"the module must return tensors, got {kinds}")
-    if isinstance(outputs, dict) and all(isinstance(key, str) and key != INPUT_NAME for key in outputs):
-        return tuple(outputs)
-    own = _own_names(module)
-    if len(own) == len(tensors):
-        return own
-    return ("output",) if len(tensors) == 1 else tuple(f"output_{i}" for i in range(len(tensors)))
+    return outputs
+
+
+def _require_one_input(module: nn.Module) -> None:
+    """ModuleError, with the wrapper to write, for a forward that needs more than one batch of images."""
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return
+    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one.name for one in positional if one.default is one.empty]
+    needed += [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if len(needed) < 2:
+        return
+    name, (first, *rest) = type(module).__name__, needed
+    given = ", ".join(f"{other}=…" for other in rest)
+    raise ModuleError(
+        f"{name} must take one batch of images, got a forward that needs {', '.join(needed)}; "
+        "convert a class that gives it the others:\n"
+        f"    class Images({name}):\n"
+        f"        def forward(self, {first}):\n"
+        f"            return super().forward({first}, {given})"
+    )
