@@ -20,11 +20,13 @@ MAKERS: dict[str, Callable[[], str]] = {
     "exit-codes": tables.exit_codes,
     "folder": tables.folder,
     "graph-rules": tables.graph_rules,
+    "kernels": tables.kernels,
     "messages": messages.as_markdown,
     "model-toml": tables.model_toml,
     "runtimes": tables.runtimes,
     "schemas": tables.schemas,
     "tolerances": tables.tolerances,
+    "wrappers": tables.wrappers,
     "zoo": tables.zoo,
 }
 

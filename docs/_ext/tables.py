@@ -84,6 +84,21 @@ def tolerances() -> str:
     )
 
 
+def kernels() -> str:
+    """Operators whose kernels are accurate by the size of 1."""
+    from aaexport.parity import KERNELS
+
+    head = ("operator", "units in the last place of 1.0", "why")
+    return table(head, ((f"`{name}`", f"{units:g}", reason) for name, (units, reason) in KERNELS.items()))
+
+
+def wrappers() -> str:
+    """What is taken off a module, by the name of its class."""
+    from aaexport.capture.wrappers import WRAPPERS
+
+    return ", ".join(f"`{name}`" for name in WRAPPERS) + "\n"
+
+
 def exit_codes() -> str:
     """Codes and when a command ends with them."""
     from aaexport.cli.main import INTERRUPTED
