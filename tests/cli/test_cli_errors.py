@@ -167,20 +167,19 @@ def test_an_unwritable_folder(cli, converted):
         converted.path.chmod(0o700)
 
 
-def test_a_full_disk_keeps_the_old_file(converted):
-    """A limit on the size of files stands in for a full disk: both end in an OSError in the middle of a write."""
+@pytest.fixture
+def file_size_limit():
+    """Sets what stands in for a full disk: both end in an OSError in the middle of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_old_file(cli, converted, file_size_limit):
     before = files_of(converted)
-    limit = converted.onnx_path.stat().st_size // 2
-    outcome = subprocess.run(
-        [sys.executable, "-m", "aaexport", "convert", str(converted.path), "--no-verify"],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert outcome.returncode == 1
-    assert "Traceback" not in outcome.stderr
-    assert outcome.stderr.splitlines()[-1].startswith(f"Error: {converted.onnx_path} cannot be written: ")
+    file_size_limit(converted.onnx_path.stat().st_size // 2)
+    error = error_of(cli("convert", converted.path, "--no-verify"), 1)
+    assert error.startswith(f"{converted.onnx_path} cannot be written: ")
     assert files_of(converted) == before
 
 

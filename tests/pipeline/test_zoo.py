@@ -11,7 +11,7 @@ from aaexport.folder import checkout, zoo_models
 from aaexport.parity import TOLERANCES
 from aaexport.pipeline.subject.subject import write_random_weights
 
-QUICK = ("aa_wrn10_1_digits", "resnet20_cifar10")
+QUICK = ("aa_wrn10_1_digits",)
 
 
 @pytest.mark.parametrize(

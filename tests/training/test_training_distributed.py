@@ -92,6 +92,7 @@ def test_two_processes_take_the_steps_of_one(independent):
     assert [tuple(batch) for batch in first["batches"]] == watcher.batches
 
 
+@pytest.mark.slow
 def test_with_batch_normalization_losses_differ_little_and_that_is_told(ordinary, tmp_path):
     alone = train(write_recipe(tmp_path), device="cpu")
     assert ordinary[0]["losses"] == pytest.approx([epoch.loss for epoch in alone.epochs], rel=0.02)
@@ -121,6 +122,7 @@ def test_if_one_process_fails_both_end_and_one_line_says_why(tmp_path):
     assert [line for line in errors.splitlines() if line.startswith("Error")] == ["Error: image 7 must be readable"]
 
 
+@pytest.mark.slow
 def test_torchrun_trains_a_copy_that_the_first_process_makes(tmp_path):
     write_plain_recipe(tmp_path / "source", epochs="1", warmup_epochs="0")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "aaexport", "train"]
