@@ -18,7 +18,14 @@ from aaexport.cli.console import settings
 from aaexport.folder import open_folder
 
 # Files that take longest: begun first, so that no process is left with one of them when the others are done.
-LONGEST = ("test_pages.py", "test_bring.py", "test_optimize_attention.py", "test_mutants.py")
+LONGEST = (
+    "test_mutants.py",
+    "test_pipeline.py",
+    "test_pages.py",
+    "test_bring.py",
+    "test_serve_bench.py",
+    "test_size.py",
+)
 
 
 def pytest_collection_modifyitems(items):

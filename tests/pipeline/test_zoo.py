@@ -11,12 +11,9 @@ from aaexport.folder import checkout, zoo_models
 from aaexport.parity import TOLERANCES
 from aaexport.pipeline.subject.subject import write_random_weights
 
-QUICK = ("aa_wrn10_1_digits",)
 
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo_models()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo_models())
 def test_a_zoo_model_with_random_weights_keeps_parity(name, tmp_path):
     folder = checkout(name, tmp_path / name)
     folder.weights_path.unlink(missing_ok=True)

@@ -317,6 +317,7 @@ def test_what_the_network_itself_refuses_is_not_the_compilers(compiled):
     assert complaint(compiled(lambda module: refuse)).endswith("cannot run the module in float32: no such size")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_one_line_and_no_record(cli, converted, monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/g++")
     outcome = cli("serve-bench", converted.path, "--compare", "compile", "--duration", "0.2", "--device", "cpu")

@@ -84,7 +84,7 @@ STATIC, DYNAMIC = False, True
         (TORCHSCRIPT, 17, DYNAMIC, [Unpermuted]),
         (TORCHSCRIPT, 20, STATIC, [Permuted]),
         (DYNAMO, 18, STATIC, [Expanded, ContentScaled, SixAxes]),
-        (DYNAMO, 20, DYNAMIC, [Unpermuted, ChannelsFirst]),  # scaled in place: a ScatterND
+        pytest.param(DYNAMO, 20, DYNAMIC, [Unpermuted, ChannelsFirst], marks=pytest.mark.slow),  # a ScatterND
     ],
 )  # fmt: skip
 def test_every_way_of_writing_is_found_and_written_anew(tmp_path, dynamo, opset, dynamic, kinds):
