@@ -14,7 +14,6 @@ from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
-from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Batch, ImageShape, PathTo
 from aaexport.folder import ModelFolder, copies, zoo_models
 from aaexport.recipe import OPSETS
@@ -57,11 +56,7 @@ EXAMPLES = (
 @options.size
 @options.decomposition
 @click.option("--batch", type=Batch(), help="A fixed batch, or dynamic; the recipe's by default.")
-@click.option(
-    "--max-attention-memory",
-    type=MEBIBYTES,
-    help="Attend in blocks of queries, so that no tensor of the attention is larger.",
-)
+@options.max_attention_memory
 @options.target
 @click.option(
     "--with-attention",

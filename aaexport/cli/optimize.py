@@ -26,6 +26,7 @@ EXAMPLES = (
 @click.argument("source", metavar="IN.onnx", type=PathTo("IN.onnx"))
 @click.argument("path", metavar="OUT.onnx", type=PathTo("OUT.onnx"))
 @options.target
+@options.max_attention_memory
 @click.option("--verify/--no-verify", default=True, help="Whether both files are compared first; on by default.")
 @options.atol
 @options.rtol
@@ -35,6 +36,7 @@ def command(
     source: Path,
     path: Path,
     target: Literal["cpu", "cuda"],
+    max_attention_memory: float | None,
     verify: bool,
     atol: float | None,
     rtol: float | None,
@@ -47,7 +49,7 @@ def command(
     """
     from aaexport.pipeline.convert.options import OptimizeOptions, check_files
 
-    wanted = OptimizeOptions(target, verify, atol, rtol, seed)
+    wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory)
     wanted.check()
     check_files(source, path)
     with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Bound, Device, Model, PathTo, Whole
 from aaexport.recipe import DECOMPOSITION_NAMES, MAX_SEED
 
@@ -48,6 +49,12 @@ decomposition = click.option(
     type=click.Choice(DECOMPOSITION_NAMES),
     help="How relative attention is written out; the recipe's by default. auto takes what `aaexport tune` found, "
     "where it was run, else what a cost model says.",
+)
+
+max_attention_memory = click.option(
+    "--max-attention-memory",
+    type=MEBIBYTES,
+    help="Attend in blocks of queries, so that no tensor of the attention is larger.",
 )
 
 target = click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ class Provenance:
     batch: int | str | None = None  # "dynamic" or the number that it was converted for; None in older files
     target: str | None = None  # what the graph rules were chosen for
     layers: Mapping[str, str] = field(default_factory=dict)  # path of each augmented layer → how it was written out
+    max_attention_memory: float | None = None  # MiB, for which other attention was written in blocks of queries
 
 
 def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input | None) -> None:
@@ -70,6 +72,8 @@ def write_metadata(model: onnx.ModelProto, provenance: Provenance, image: Input 
         entries["target"] = provenance.target
     if provenance.layers:
         entries["layers"] = json.dumps(dict(provenance.layers))
+    if provenance.max_attention_memory is not None:
+        entries["max_attention_memory"] = repr(provenance.max_attention_memory)
     if provenance.size is not None:
         entries["input.size"] = json.dumps(provenance.size)
     if provenance.with_attention:
@@ -138,7 +142,16 @@ def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
         batch=_read_batch(properties.get(PREFIX + "batch", "")),
         target=properties.get(PREFIX + "target"),
         layers={k: v for k, v in read_object(properties.get(PREFIX + "layers", "")).items() if isinstance(v, str)},
+        max_attention_memory=_read_limit(properties.get(PREFIX + "max_attention_memory", "")),
     )
+
+
+def _read_limit(text: str) -> float | None:
+    try:
+        limit = float(text)
+    except ValueError:
+        return None
+    return limit if 0 < limit < math.inf else None
 
 
 def _read_size(text: str) -> tuple[int, int] | None:

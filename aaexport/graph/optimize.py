@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -51,9 +51,15 @@ class RuleReport:
 
 
 def optimize_model(
-    model: onnx.ModelProto, *, target: Target = "cpu", rules: Sequence[type[GraphRule]] = RULES
+    model: onnx.ModelProto,
+    *,
+    target: Target = "cpu",
+    rules: Sequence[Callable[[Target], GraphRule]] = RULES,
+    then: Sequence[Callable[[Target], GraphRule]] = (),
 ) -> tuple[onnx.ModelProto, tuple[RuleReport, ...]]:
     """Applies every one of `rules` that pays on `target` wherever it can be applied; `model` stays as it is.
+
+    Those in `then` are applied when there is nothing left to do for the others.
 
     Raises:
         GraphError: the shapes of `model` contradict each other, its opset is below 11, or it is above 2 GiB.
@@ -63,14 +69,16 @@ def optimize_model(
         raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
     graph = _with_shapes(model)
     InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
-    bound = [rule(target) for rule in rules]
     applied: Counter[str] = Counter()
-    for _ in range(MAX_ROUNDS):
-        counts = {rule.title: _apply(rule, graph) for rule in bound}
-        applied.update(counts)
-        if not any(counts.values()):
-            break
-        SIZES(graph)
+    bound: list[GraphRule] = []
+    for stage in (rules, then):
+        bound += (tried := [rule(target) for rule in stage])
+        for _ in range(MAX_ROUNDS):
+            counts = {rule.title: _apply(rule, graph) for rule in tried}
+            applied.update(counts)
+            if not any(counts.values()):
+                break
+            SIZES(graph)
     _tidy(graph)
     reports = tuple(
         RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound

@@ -128,6 +128,7 @@ WRONG_VALUES = (
     "verify tiny --size 1 1",
     "optimize net.py new.onnx --target gpu",
     "optimize net.py new.onnx --atol -1",
+    "optimize net.py new.onnx --max-attention-memory 0",
     "optimize net.py tiny",
     "serve-bench tiny --device gpu",
     "serve-bench tiny --scenario serve",

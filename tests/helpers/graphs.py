@@ -9,7 +9,7 @@ from aaexport.graph.check import check_model
 from aaexport.graph.optimize import optimize_model
 
 
-def graph(nodes, inputs, constants, outputs=("y",)):
+def graph(nodes, inputs, constants, outputs=("y",), opset=20):
     """A model of (operator, inputs, outputs, attributes) rows; its constants are arrays, or seeded ones by shape."""
     generator = np.random.default_rng(0)
     arrays = {
@@ -24,7 +24,7 @@ def graph(nodes, inputs, constants, outputs=("y",)):
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     model = onnx.shape_inference.infer_shapes(
-        helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     )
     check_model(model)
     return model

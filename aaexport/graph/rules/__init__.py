@@ -12,10 +12,16 @@ of AA-ResNet-50 (Cin 256, dkh 20) the 432 channels for both axes took 224 µs, t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from aaexport.device import Target
+from aaexport.graph.rules.attention_in_blocks import AttentionInBlocks
 from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
 from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
 from aaexport.graph.rules.einsum_in_batches import EinsumInBatches
+from aaexport.graph.rules.einsum_of_tables import EinsumOfTables
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
 from aaexport.graph.rules.normalization_through_matmul import NormalizationThroughMatmul
@@ -27,9 +33,12 @@ from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
 
-__all__ = ["FILE_RULES", "RULES", "GraphRule", "SkewedRelativeAttention"]
+__all__ = ["FILE_RULES", "RULES", "AttentionInBlocks", "GraphRule", "SkewedRelativeAttention", "within"]
 
-EINSUMS: tuple[type[GraphRule], ...] = (EinsumInBatches, EinsumAsMatmul)
+MakeRule = Callable[[Target], GraphRule]
+Stage = tuple[MakeRule, ...]
+
+EINSUMS: tuple[type[GraphRule], ...] = (EinsumInBatches, EinsumOfTables, EinsumAsMatmul)
 # Normalizations go first, so that they meet the convolutions before those are joined or split.
 OTHERS: tuple[type[GraphRule], ...] = (
     NormalizationThroughConcat,
@@ -45,3 +54,18 @@ OTHERS: tuple[type[GraphRule], ...] = (
 RULES: tuple[type[GraphRule], ...] = (*EINSUMS, *OTHERS)
 # For files of whatever origin. A layer of ours is left as its recipe, its user or `aaexport tune` wants it written.
 FILE_RULES: tuple[type[GraphRule], ...] = (ReshapeToKnownSizes, *EINSUMS, SkewedRelativeAttention, *OTHERS)
+
+
+def within(rules: Sequence[type[GraphRule]], max_attention_memory: float | None) -> tuple[Stage, Stage]:
+    """`rules`, and then those that keep any attention to so many MiB, of one image if the batch is dynamic.
+
+    What is cut into blocks is nothing for the others any more, so that it is a stage of its own. None needs none.
+    """
+    limit = max_attention_memory
+    if limit is None:
+        return tuple(rules), ()
+    limited: list[MakeRule] = [*rules]
+    if SkewedRelativeAttention in rules:
+        limited[rules.index(SkewedRelativeAttention)] = partial(SkewedRelativeAttention, limit=limit)
+    sizes = () if ReshapeToKnownSizes in rules else (ReshapeToKnownSizes,)
+    return (*sizes, *limited), (partial(AttentionInBlocks, limit=limit),)

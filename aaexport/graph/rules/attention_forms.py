@@ -41,12 +41,12 @@ class Block:
 def blocks_of_queries(height: int, width: int, blocks: int) -> list[Block]:
     """The map in at least so many blocks, in the order of positions: some whole rows each, or a part of one row."""
     largest = -(-height * width // blocks)
-    rows = _even_parts(height, max(largest // width, 1))
-    columns = _even_parts(width, min(largest, width))
+    rows = even_parts(height, max(largest // width, 1))
+    columns = even_parts(width, min(largest, width))
     return [Block(*both) for both in itertools.product(rows, columns)]
 
 
-def _even_parts(total: int, largest: int) -> list[tuple[int, int]]:
+def even_parts(total: int, largest: int) -> list[tuple[int, int]]:
     """`total` in parts that are no larger, as few as possible, and alike but for the last."""
     size = -(-total // -(-total // largest))
     return [(start, min(start + size, total)) for start in range(0, total, size)]

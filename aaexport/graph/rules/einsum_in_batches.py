@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from aaexport.graph.rules.einsum_of_tables import axes_of
 from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, attribute, like, producer
 
 MATRIX_AXES = 2
@@ -24,18 +25,18 @@ class EinsumInBatches(GraphRule):
         return op.Einsum(x, y, _allow_other_attributes=True, _outputs=["summed"])
 
     def is_candidate(self, x: ir.Value, y: ir.Value, summed: ir.Value) -> bool:
-        """Both are stacks: a product with one matrix is another rule's."""
-        left, right, _ = _axes(attribute(producer(summed), "equation", ""))
-        return len(left) > MATRIX_AXES and len(right) > MATRIX_AXES
+        """Both are stacks of as many axes: a product with one matrix, or a stack for several, is another rule's."""
+        left, right, _ = axes_of(producer(summed))
+        return len(left) == len(right) > MATRIX_AXES
 
     def require(self, x: ir.Value, y: ir.Value, summed: ir.Value) -> None:
         """The equation is a matrix product, and the summed axis is not repeated to fit."""
-        equation = attribute(producer(summed), "equation", "")
-        if _transposed(equation) is None:
-            raise Refusal(f"{equation} is not a product of stacked matrices")
+        axes = axes_of(producer(summed))
+        if _transposed(*axes) is None:
+            raise Refusal(f"{attribute(producer(summed), 'equation', '')} is not a product of stacked matrices")
         if x.shape is None or y.shape is None:
             raise Refusal("the sizes of its axes are not known")
-        left, right, _ = _axes(equation)
+        left, right, _ = axes
         # The specification wants a common axis to be of one size, but runtimes let 1 be any; so does MatMul, but
         # for the axis that is summed.
         summed_axis = (set(left[-2:]) & set(right[-2:])).pop()
@@ -45,7 +46,7 @@ class EinsumInBatches(GraphRule):
 
     def rewrite(self, op: Builder, x: ir.Value, y: ir.Value, summed: ir.Value) -> Any:
         """Operands are transposed where the equation has their axes the other way round."""
-        ways = _transposed(attribute(producer(summed), "equation", ""))
+        ways = _transposed(*axes_of(producer(summed)))
         assert ways is not None
         left, right = (
             _with_last_axes_swapped(op, value) if is_transposed else value
@@ -54,16 +55,8 @@ class EinsumInBatches(GraphRule):
         return like(op.MatMul(left, right), summed)
 
 
-def _axes(equation: str) -> tuple[str, str, str]:
-    """Of both operands and of the result; the result's are empty where the equation does not name them."""
-    given, _, result = equation.replace(" ", "").partition("->")
-    left, _, right = given.partition(",")
-    return left, right, result
-
-
-def _transposed(equation: str) -> tuple[bool, bool] | None:
+def _transposed(left: str, right: str, result: str) -> tuple[bool, bool] | None:
     """Whether the left and the right matrices have their axes the other way round; None for other equations."""
-    left, right, result = _axes(equation)
     axes = (left, right, result)
     if any(
         len(each) < MATRIX_AXES or not each.isalpha() or len(set(each)) < len(each) or each[:-2] != left[:-2]

@@ -8,6 +8,7 @@ from onnxscript.optimizer import fold_constants
 from aaexport.errors import first_line
 from aaexport.graph.rules.rule import Refusal
 
+BATCHES = (2, 7)  # products of the batch that are the same for both are so for any
 FOLDED_NUMBERS = 2**22  # of a constant; padding zeros and tables of embeddings are far below
 
 

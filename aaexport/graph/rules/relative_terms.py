@@ -69,8 +69,19 @@ def table(product: Product) -> Numbers | None:
     return numbers.reshape(-1)[product.columns]
 
 
+def require_one_table(product: Product) -> None:
+    """Refusal if the rows that queries are multiplied with are not the same for all of them.
+
+    Seen before anything is tried out: decomposed positions, with a table a row, are no relative ones of this kind.
+    """
+    rows = table(product)
+    assert rows is not None
+    if (rows != rows[:1]).any():
+        raise Refusal("its tables have other rows for other heads, or for other rows of the map")
+
+
 def axis(logits: ir.Value, product: Product, queries: Queries, order: Entries) -> Axis:
-    """What `product` contributes to the logits.
+    """What `product`, of one table, contributes to the logits.
 
     `order` (G, M, N) tells the place in the logits, in the order of memory, of each query and key.
 
@@ -89,8 +100,6 @@ def axis(logits: ir.Value, product: Product, queries: Queries, order: Entries) -
     expected = np.arange(groups * positions, dtype=query.dtype).reshape(groups, positions, 1)
     if (query[which // rows.shape[1]] != expected).any():
         raise Refusal(OF_OTHERS if (query < 0).any() else NO_OFFSETS)
-    if (rows != rows[:1]).any():
-        raise Refusal("its tables have other rows for other heads, or for other rows of the map")
     which %= rows.shape[1]
     if (which != which[:1]).any():
         raise Refusal(NO_OFFSETS)

@@ -18,10 +18,9 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from aaexport.errors import first_line
-from aaexport.graph.rules.fixed_batch import at_batch, sizes
+from aaexport.graph.rules.fixed_batch import BATCHES, at_batch, sizes
 from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, attribute, operands
 
-BATCHES = (2, 7)  # products of the batch that are the same for both are so for any
 # What makes products of the batch out of products of the batch.
 PRODUCTS = frozenset({
     "Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "Mul", "ReduceProd", "Reshape", "Shape", "Size",

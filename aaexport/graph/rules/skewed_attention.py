@@ -20,7 +20,7 @@ from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.layouts import Operand, Order, memory_order, operand
 from aaexport.graph.rules.movement import Entries, Numbers, Origin, arrived, carried, numbered, origin, sources
 from aaexport.graph.rules.products import Product, is_product, product
-from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis, table
+from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis, require_one_table, table
 from aaexport.graph.rules.rule import Refusal, attribute, operands, producer
 
 TABLE_RANK = 2
@@ -169,6 +169,8 @@ def _products(logits: ir.Value) -> tuple[Product, list[Product]]:
         raise Refusal("a table of embeddings is not a constant")
     if len(content) != 1:
         raise Refusal(f"{len(content)} of the products in its logits could be that of queries and keys")
+    for each in relative:
+        require_one_table(each)
     if len(relative) > AXES:
         raise Refusal(f"it has {len(relative)} kinds of relative logits")
     return content[0], relative

@@ -10,14 +10,16 @@ form that the same model of costs chooses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from aaexport.device import Target
 from aaexport.graph.rules.attention_forms import AttentionWriter
 from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch
 from aaexport.graph.rules.movement import way
 from aaexport.graph.rules.products import nodes_of
+from aaexport.graph.rules.query_parts import MEBIBYTE
 from aaexport.graph.rules.rule import (
     Builder,
     GraphRule,
@@ -30,6 +32,9 @@ from aaexport.graph.rules.rule import (
 )
 from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised, softmax_behind
 
+if TYPE_CHECKING:
+    from aaexport.nn.choice import Choice
+
 IMAGES = 2  # of a dynamic batch, to try it out with: as few as can be told apart
 
 
@@ -37,6 +42,10 @@ class SkewedRelativeAttention(GraphRule):
     """Relative logits of all pairs of positions, written out → folded, or in blocks."""
 
     title = "skewed relative attention as fold or shift"
+
+    def __init__(self, target: Target, limit: float | None = None) -> None:
+        super().__init__(target)
+        self.limit = limit  # MiB of any tensor of the attention, of one image if the batch is dynamic
 
     def begin(self, model: ir.Model) -> None:
         """What was found in the graph before does not hold any more."""
@@ -81,20 +90,13 @@ class SkewedRelativeAttention(GraphRule):
         self._values = {value.name: value for value in _values(self.model.graph)}
         for operand in (found.queries, found.keys, found.values):
             self._original(operand.value if operand.channels is None else operand.channels.source)
+        self._choice(found)
         self._found[attended.name] = found
 
     def rewrite(self, op: Builder, x: ir.Value, y: ir.Value, attended: ir.Value) -> Any:
         """All of it anew, from the convolution's output on where the heads lie in it one after the other."""
-        from aaexport.nn.choice import (
-            TYPICAL_BATCH,
-            AttentionSizes,
-            choose,
-        )  # brings torch, which most files do not need
-
         found = self._found[attended.name]
-        of_layer = AttentionSizes(found.height, found.width, found.dkh, found.dvh, found.heads)
-        batch = TYPICAL_BATCH if has_dynamic_batch(self.model) else found.batch
-        choice = choose(of_layer, batch, self.target)
+        choice = self._choice(found)
         writer = AttentionWriter(
             op,
             found,
@@ -103,6 +105,25 @@ class SkewedRelativeAttention(GraphRule):
             self.model.graph.opset_imports[""],
         )
         return like(writer.write(folded=choice.decomposition == "fold", blocks=choice.blocks), attended)
+
+    def _choice(self, found: SkewedAttention) -> Choice:
+        """What should be the fastest, or what keeps the limit. Refusal if nothing does."""
+        # Brings torch, which most files do not need.
+        from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
+
+        of_layer = AttentionSizes(found.height, found.width, found.dkh, found.dvh, found.heads)
+        is_dynamic = has_dynamic_batch(self.model)
+        choice = choose(of_layer, TYPICAL_BATCH if is_dynamic else found.batch, self.target)
+        if self.limit is None:
+            return choice
+        images = 1 if is_dynamic else found.batch
+        width = (found.result.dtype or ir.DataType.FLOAT).itemsize
+        depth = max(found.dkh + found.height + found.width, found.dvh)
+        whole = images * found.heads * of_layer.positions * depth * width / MEBIBYTE
+        if whole > self.limit:
+            raise Refusal(f"folded, its queries and keys take {whole:.3f} MiB each, in however many blocks")
+        blocks = blocks_within(of_layer, int(self.limit * MEBIBYTE / width), batch=images)
+        return Choice("fold", max(choice.blocks, blocks))
 
     def _at_fixed_batch(self, value: ir.Value) -> ir.Value:
         found = self._fixed.get(value.name or "")

@@ -121,7 +121,15 @@ def convert_subject(
     settings = _settled(subject, options)
 
     module, plan_notes = _planned(subject, settings, say)
-    exported = export(subject, module, opset=settings.opset, batch=settings.batch, target=settings.target, say=say)
+    exported = export(
+        subject,
+        module,
+        opset=settings.opset,
+        batch=settings.batch,
+        target=settings.target,
+        max_attention_memory=settings.max_attention_memory,
+        say=say,
+    )
     _record_provenance(exported, subject, module, settings)
     operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
     rules, remarks, left = exported.rules, exported.notes, exported.left
@@ -227,6 +235,7 @@ def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, 
         settings.batch,
         settings.target,
         {path: str(Choice(layer.decomposition, layer.blocks)) for path, layer in augmented_layers(module).items()},
+        settings.max_attention_memory,
     )
     write_metadata(exported.model, provenance, None if subject.recipe is None else subject.recipe.input)
     record_rules(exported.model, exported.rules)

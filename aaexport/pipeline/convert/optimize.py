@@ -17,7 +17,7 @@ from aaexport.graph.digests import renew_digests
 from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import FILE_RULES
+from aaexport.graph.rules import FILE_RULES, within
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
@@ -69,7 +69,8 @@ def optimize(
     check_files(source, path)
     model = read_onnx(source)
     say("applying the graph rules")
-    rewritten, rules = optimize_model(model, target=options.target, rules=FILE_RULES)
+    first, then = within(FILE_RULES, options.max_attention_memory)
+    rewritten, rules = optimize_model(model, target=options.target, rules=first, then=then)
     if not foreign_operators(model):
         check_model(rewritten)
     record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})

@@ -41,7 +41,9 @@ class ConvertOptions:
             operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
             in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
         batch: "dynamic" or a number; the recipe's, or "dynamic".
-        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic.
+        max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic:
+            of augmented layers and of any other that is softmax(Q·Kᵀ + terms)·V. Where an other one cannot keep it,
+            the result's notes say why.
         target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
         with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
             `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
@@ -184,6 +186,8 @@ class OptimizeOptions:
         target: `cpu` or `cuda`, where the file is to run.
         verify: whether to compare; a file of several dynamic sizes cannot be.
         atol, rtol, seed: as of `aaexport.VerifyOptions`.
+        max_attention_memory: MiB that no tensor of any attention should exceed, of one image if the batch is dynamic;
+            it is computed in blocks of queries then, and what cannot be is told with its reason.
     """
 
     target: Target = "cpu"
@@ -191,11 +195,13 @@ class OptimizeOptions:
     atol: float | None = None
     rtol: float | None = None
     seed: int = 0
+    max_attention_memory: float | None = None
 
     def check(self) -> None:
         """ArgumentError for what can be seen to be wrong before any work."""
         if self.target not in TARGETS:
             raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
+        check_max_attention_memory(self.max_attention_memory)
         tolerances("float32", "cpu", self.atol, self.rtol)
 
 
@@ -207,6 +213,7 @@ class OptimizeOverrides(TypedDict, total=False):
     atol: float | None
     rtol: float | None
     seed: int
+    max_attention_memory: float | None
 
 
 def check_files(source: Path, path: Path) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,8 +16,8 @@ from aaexport.device import TARGETS, Target
 from aaexport.graph.check import check_model, check_operators
 from aaexport.graph.convert import OnnxModel, to_onnx
 from aaexport.graph.metadata import Provenance
-from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import FILE_RULES, RULES, SkewedRelativeAttention
+from aaexport.graph.optimize import RuleReport, optimize_model
+from aaexport.graph.rules import FILE_RULES, RULES, AttentionInBlocks, SkewedRelativeAttention, within
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import read_choice
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
@@ -42,9 +42,18 @@ class Exported:
 
 
 def export(
-    subject: Subject, module: nn.Module, *, opset: int, batch: Batch, target: Target, say: Say = lambda step: None
+    subject: Subject,
+    module: nn.Module,
+    *,
+    opset: int,
+    batch: Batch,
+    target: Target,
+    max_attention_memory: float | None = None,
+    say: Say = lambda step: None,
 ) -> Exported:
     """`module`, the subject's own with its layers set as they are to be written out, as a checked ONNX model.
+
+    Of attention that is not ours, `max_attention_memory` MiB are the limit (`AttentionInBlocks`), kept or told.
 
     Raises:
         ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
@@ -57,13 +66,24 @@ def export(
     say("applying the graph rules")
     # Attention that is not ours, such as a saved program's, is rewritten like a stranger's file.
     known = FILE_RULES if subject.original is not None and not augmented_layers(module) else RULES
-    model, rules = optimize_model(written.model, target=target, rules=known)
+    first, then = within(known, max_attention_memory)
+    model, rules = optimize_model(written.model, target=target, rules=first, then=then)
     check_model(model, opset=opset)
-    notes = check_operators(model, ours=subject.recipe is not None)
+    notes = (*check_operators(model, ours=subject.recipe is not None), *_above_the_limit(rules))
     applied = {rule.title: rule.applied for rule in rules if rule.applied}
     left = {path: why for rule in rules if rule.title == SkewedRelativeAttention.title
             for path, why in rule.left.items()}  # fmt: skip
     return Exported(written.program, written.model, model, applied, notes, left)
+
+
+def _above_the_limit(rules: Sequence[RuleReport]) -> tuple[str, ...]:
+    """Which attention does not keep the limit, and why."""
+    left = next((rule for rule in rules if rule.title == AttentionInBlocks.title), None)
+    if left is None:
+        return ()
+    elsewhere = {reason: count for reason, count in left.refused.items() if reason not in left.left.values()}
+    places = [*left.left.items(), *((f"{count} of the file's", reason) for reason, count in elsewhere.items())]
+    return tuple(f"the attention of {place} is above the limit on its memory: {reason}" for place, reason in places)
 
 
 def as_converted(subject: Subject, provenance: Provenance | None) -> nn.Module | None:
@@ -91,4 +111,11 @@ def export_again(subject: Subject, provenance: Provenance | None) -> Exported | 
         return None
     batch: Batch = "dynamic" if provenance.batch == "dynamic" else int(provenance.batch)
     target: Target = "cuda" if provenance.target == "cuda" else "cpu"
-    return export(subject, module.requires_grad_(False), opset=provenance.opset, batch=batch, target=target)
+    return export(
+        subject,
+        module.requires_grad_(False),
+        opset=provenance.opset,
+        batch=batch,
+        target=target,
+        max_attention_memory=provenance.max_attention_memory,
+    )
