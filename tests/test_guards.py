@@ -23,6 +23,7 @@ ROOMS = (
     "overrides",
     "lazy",
     "device",
+    "cores",
     "recipe",
     "writing",
     "folder",
@@ -63,8 +64,8 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
 }
-WITHOUT_TORCH = ("errors", "outcome", "overrides", "lazy", "device", "recipe", "writing", "folder", "parity", "load")
-STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "lazy", "device", "recipe", "writing", "folder")
+STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "lazy", "device", "cores", "recipe", "writing", "folder")
+WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load")
 
 
 def modules():

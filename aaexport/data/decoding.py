@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aaexport.device import usable_cores
+from aaexport.cores import usable_cores
 from aaexport.errors import DataError, first_line
 
 if TYPE_CHECKING:

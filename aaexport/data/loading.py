@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from aaexport.cores import usable_cores
 from aaexport.data.decoding import readable
 from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.views import DRAWS, normalised, varied
-from aaexport.device import usable_cores
 from aaexport.errors import DataError, first_line
 from aaexport.recipe import Recipe
 

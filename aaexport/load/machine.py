@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aaexport.device import usable_cores
+from aaexport.cores import Periods, bound_processors, cpu_quota, periods, usable_cores
 
 _STEAL = 7  # the eighth number of /proc/stat's first line, proc(5)
 _IDLE = (3, 4)  # idle and iowait
@@ -18,8 +18,12 @@ _IDLE = (3, 4)  # idle and iowait
 class Environment:
     """Recorded with every measurement. Shares of CPU time are between 0 and 1, None where the system is silent.
 
-    They are of the time of the processors that this process may use. `steal_share` went to the hypervisor,
+    They are of the time of the processors that this process may run on. `steal_share` went to the hypervisor,
     `other_load_share` to processes that have no part in the measurement, `idle_share` to nobody.
+
+    `cores` is how many the process may keep busy (`aaexport.cores`). `cpu_quota` is the limit of its control groups,
+    in seconds of CPU time a second, and `throttled_share` the share of the quota's periods in which it was used up,
+    so that everything stood still until the next; None without a quota.
     """
 
     cpu: str
@@ -30,6 +34,8 @@ class Environment:
     steal_share: float | None
     other_load_share: float | None
     idle_share: float | None = None
+    cpu_quota: float | None = None
+    throttled_share: float | None = None
 
 
 class MachineWatch:
@@ -43,6 +49,7 @@ class MachineWatch:
         self._workers = workers
         self._before = _cpu_ticks()
         self._own_before = _own_cpu_ticks(workers)
+        self._periods_before = periods(cpu_quota())
 
     def environment(self) -> Environment:
         """The machine, and who had its CPU since the watch began."""
@@ -56,6 +63,7 @@ class MachineWatch:
             if total > 0:
                 steal, idle = passed[_STEAL] / total, unused / total
                 other = max(0.0, total - unused - passed[_STEAL] - own) / total
+        quota = cpu_quota()
         return Environment(
             cpu=_cpu_name(),
             cores=usable_cores(),
@@ -65,15 +73,24 @@ class MachineWatch:
             steal_share=steal,
             other_load_share=other,
             idle_share=idle,
+            cpu_quota=None if quota is None else quota.cores,
+            throttled_share=_stopped_share(self._periods_before, periods(quota)),
         )
 
 
+def _stopped_share(before: Periods | None, after: Periods | None) -> float | None:
+    """Of the periods between the two; None without any."""
+    if before is None or after is None or after.all <= before.all:
+        return None
+    return (after.stopped - before.stopped) / (after.all - before.all)
+
+
 def _cpu_ticks() -> list[int]:
-    """Of the processors that this process may use: what others do on the rest of a large machine is no matter."""
+    """Of the processors that this process may run on: what others do on the rest of a large machine is no matter."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return []
-    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    usable = {f"cpu{number}" for number in bound_processors()}
     lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
     # user nice system idle iowait irq softirq steal; the guests after them are counted in user already.
     ticks = [[int(count) for count in counts[:8]] for name, *counts in lines if name in usable]

@@ -28,6 +28,7 @@ LATE = 0.5  # of the latency; beyond it the sending was measured rather than the
 WORTH_A_NOTE = 60.0  # seconds: nobody takes less for an MLPerf result
 STEAL_LIMIT = 0.05
 OTHER_LOAD_LIMIT = 0.10
+THROTTLED_LIMIT = 0.01  # of the quota's periods: each has a query that waits for milliseconds, and p99 shows them
 # Beside one busy process PyTorch's threads can wait for each other forty times longer than they compute.
 RATIO_LOAD_LIMIT = 0.25
 # Of a CPU of which others have so much, while nearly nothing is left over, a query waits for its turn as often as it
@@ -129,6 +130,12 @@ def warnings_about_the_machine(environment: Environment) -> tuple[str, ...]:
         warnings.append(
             f"other processes took {other:.0%} of the CPU: times and ratios are not the model's own; "
             "stop them and measure again"
+        )
+    stopped = environment.throttled_share
+    if stopped is not None and stopped > THROTTLED_LIMIT:
+        warnings.append(
+            f"the quota of {environment.cpu_quota:g} cores was used up in {stopped:.0%} of its periods, and "
+            "everything stood still until the next; take fewer threads with --threads, or raise the quota"
         )
     return tuple(warnings)
 

@@ -3,16 +3,22 @@
 `torch.set_default_dtype`, `torch.set_default_device`, `with torch.device(…)`, `torch.inference_mode`,
 `torch.no_grad` and `torch.autocast` are the caller's; inputs that we draw, networks that we build and answers that we
 compare must not change with them.
+
+torch counts the cores of the whole machine for its threads; where the process may use fewer, it gets as many.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from aaexport.cores import default_threads
+
 CPU = torch.device("cpu")
+ASKED_FOR = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # the user's own word on torch's threads
 
 
 @contextmanager
@@ -29,7 +35,18 @@ def own_settings() -> Iterator[None]:
             held.enter_context(CPU)
         held.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
+        most = _most_threads()
+        if most is not None:
+            held.enter_context(torch_threads(most))
         yield
+
+
+def _most_threads() -> int | None:
+    """Where torch has more threads than the process may use cores, and nobody asked for them: as many as those."""
+    usable = default_threads()
+    if usable is None or usable >= torch.get_num_threads() or any(name in os.environ for name in ASKED_FOR):
+        return None
+    return usable
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
+from aaexport.cores import default_threads
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.runners.base import Array, Arrays, Port
 
@@ -32,7 +33,7 @@ class OpenvinoRunner:
         core = openvino.Core()
         # OpenVINO's exceptions share no base but Exception.
         try:
-            self._compiled = core.compile_model(core.read_model(path), "CPU", EXACT)
+            self._compiled = core.compile_model(core.read_model(path), "CPU", EXACT | _threads())
         except Exception as error:
             raise RunnerError(f"OpenVINO cannot load the model: {first_line(error)}") from error
         self.inputs = tuple(
@@ -59,6 +60,12 @@ class OpenvinoRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._compiled
+
+
+def _threads() -> dict[str, int]:
+    """None of ours where the process may use the whole machine, which is what OpenVINO counts."""
+    threads = default_threads()
+    return {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
 
 
 def require_openvino() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from aaexport.cores import default_threads
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.probe import probe_model
@@ -182,8 +183,9 @@ def _session(
 def _session_options(settings: SessionSettings, record_placement: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
-    if settings.threads is not None:
-        options.intra_op_num_threads = settings.threads
+    threads = settings.threads or default_threads()
+    if threads is not None:
+        options.intra_op_num_threads = threads
     if not settings.optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if record_placement:

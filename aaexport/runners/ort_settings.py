@@ -25,7 +25,8 @@ class SessionSettings:
     """Every default is onnxruntime's own.
 
     Attributes:
-        threads: intra-op threads; None leaves onnxruntime's default, the physical cores.
+        threads: intra-op threads; None for as many as `default_threads` says, or onnxruntime's default, the physical
+            cores, where the process may use all of them.
         optimize: False switches onnxruntime's own graph optimizations off.
         spinning: whether an idle thread waits busily for its next work.
         iobinding: whether `OrtRunner.serving` answers through buffers that were allocated beforehand.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from aaexport.capture.source import require_file, require_source
-from aaexport.device import MAX_THREADS, parse_device, usable_cores
+from aaexport.cores import default_threads, usable_cores
+from aaexport.device import MAX_THREADS, parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
 from aaexport.pipeline.bench.rival_names import check_rivals, is_other_model, other_file
@@ -145,9 +146,9 @@ class BenchOptions:
 
     def threads_each(self) -> int | None:
         """Of one session: several of them share the cores, else each would have threads for all of them."""
-        if self.threads is None and self.workers > 1:
-            return max(1, usable_cores() // self.workers)
-        return self.threads
+        if self.threads is not None:
+            return self.threads
+        return max(1, usable_cores() // self.workers) if self.workers > 1 else default_threads()
 
     @property
     def seconds(self) -> float:

@@ -7,6 +7,7 @@ other's caches. Ratios are taken pair by pair between blocks of one round.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from aaexport.capture.source import require_source
-from aaexport.device import usable_cores
+from aaexport.cores import default_threads, usable_cores
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule, parameter
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
@@ -349,6 +350,9 @@ class _Bench:
         threads = (options.threads_each() or 0) * options.workers
         if threads > usable_cores():
             yield f"{threads} threads share {usable_cores()} cores: they wait for each other; take fewer"
+        if options.threads is None and options.workers == 1 and default_threads() is not None:
+            share = f"{usable_cores()} of {os.cpu_count()} cores are this process's by its binding or quota"
+            yield f"{share}: {default_threads()} threads, as none were asked for"
         if "skew" in self.session.rivals and self._has_no_attention():
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:

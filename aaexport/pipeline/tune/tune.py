@@ -15,6 +15,7 @@ from typing import Unpack
 
 from torch import nn
 
+from aaexport.cores import default_threads
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.probe import probe_model
@@ -84,7 +85,7 @@ def tune(
         opset=options.opset or recipe.export.opset,
         images=options.batch or fixed,
         device=device,
-        threads=options.threads,
+        threads=options.threads or default_threads(),
         duration=options.duration,
         seed=options.seed,
     )
@@ -97,7 +98,7 @@ def tune(
         provider=provider,
         opset=conditions.opset,
         batch=conditions.images,
-        threads=options.threads,
+        threads=conditions.threads,
         duration=options.duration,
         seed=options.seed,
         layers=layers,

@@ -8,6 +8,7 @@ import numpy as np
 
 from aaexport.errors import first_few
 from aaexport.load.gpu import GpuState
+from aaexport.load.machine import Environment
 from aaexport.load.measurement import (
     AnswerCheck,
     BenchReport,
@@ -272,8 +273,15 @@ def machine(report: BenchReport) -> str:
     shares = {"stolen": found.steal_share, "taken by other processes": found.other_load_share}
     taken = [f"{share:.1%} of the CPU {by}" for by, share in shares.items() if share is not None]
     load_average = [] if found.load_average is None else [f"load average {found.load_average:.2f}"]
-    cores = f"{found.cores} core{'s' if found.cores > 1 else ''}"
-    return ", ".join([found.cpu, cores, *taken, *load_average])
+    if found.throttled_share is not None:
+        taken.append(f"stopped by the quota in {found.throttled_share:.1%} of its periods")
+    return ", ".join([found.cpu, cores(found), *taken, *load_average])
+
+
+def cores(found: Environment) -> str:
+    """As many as the process may keep busy, and the quota that says so."""
+    quota = "" if found.cpu_quota is None else f" (a quota of {found.cpu_quota:g})"
+    return f"{found.cores} core{'s' if found.cores > 1 else ''}{quota}"
 
 
 def card(found: ModelCard) -> dict[str, str]:
