@@ -130,7 +130,8 @@ def command(
 ) -> None:
     """Measure MODEL's model.onnx, or any ONNX file, through onnxruntime.
 
-    Exits with 4 if the measurement is not valid or a regression is real, and with 5 if the device does not work.
+    Exits with 4 if the measurement is not valid, or slower than the baseline, or nobody can tell whether it is, and
+    with 5 if the device does not work.
     """
     from aaexport.pipeline.bench.options import BenchOptions
 

@@ -143,9 +143,9 @@ class Comparison:
 class Regression:
     """This measurement against an older one.
 
-    `ratio` is new p50 ÷ old p50 with its 95 % interval; `is_real` whether it is beyond `allowed` beyond doubt.
-    `unclear` says why that cannot be told; None if it can. Where it cannot, `ratio` has no interval, and `is_real` is
-    False.
+    `ratio` is new p50 ÷ old p50 with its 95 % interval, or without one where there was too little to say even that;
+    `is_real` whether it is beyond `allowed` beyond doubt. `unclear` says why nobody can tell that; None where they
+    can, and then what is not real is within `allowed` beyond doubt.
     """
 
     baseline: str
@@ -153,6 +153,13 @@ class Regression:
     allowed: float
     is_real: bool
     unclear: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One of three: `regression`, `no regression`, `cannot tell`."""
+        if self.unclear is not None:
+            return "cannot tell"
+        return "regression" if self.is_real else "no regression"
 
 
 @dataclass(frozen=True)

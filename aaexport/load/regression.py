@@ -1,4 +1,4 @@
-"""Blocks measured now × blocks of an older measurement → whether the model has become slower, beyond doubt.
+"""Blocks measured now × blocks of an older measurement → slower than is allowed, not so, or nobody can tell.
 
 Two measurements at different times have no pairs of neighbours, so every new block is divided by every old one: half
 of these ratios lie on either side of the slowdown (Hodges and Lehmann), and how far from the middle it can be follows
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from aaexport.load.statistics import COVERAGE, Milliseconds, Ratio, windows
 
 MIN_BLOCKS = 4  # of 3 on either side even the clearest order comes about by chance once in twenty times
 WINDOWS = 12
+TELL_APART = "measure both longer, with --duration, on a quiet machine, or allow more with --max-regression"
 
 
 def compare_with_baseline(
@@ -36,20 +38,30 @@ def compare_with_baseline(
         baseline: the name of the old measurement.
 
     Returns:
-        `is_real` if a slowdown of no more than `allowed` would show itself like this at most 5 times in 100. With
-        too few blocks it never is, the ratio has no bounds, and `unclear` is what `why_no_verdict` says.
+        `is_real` if a slowdown of no more than `allowed` would show itself like this at most 5 times in 100. It is no
+        regression if a larger one would at most 5 times in 100. Where neither holds, `unclear` says so: what spans no
+        change and a large one is no good news. With too few blocks the ratio has no bounds, and `unclear` is what
+        `why_no_verdict` says.
     """
     unclear = why_no_verdict(old, new)
     old, new = windows(old, WINDOWS), windows(new, WINDOWS)
     ratios = np.sort(np.divide.outer(_medians(new), _medians(old)).ravel())
-    low = high = None
-    is_real = False
-    if unclear is None:
-        outside = _ratios_outside(len(old), len(new), (1 - COVERAGE) / 2)
-        low, high = float(ratios[outside - 1]), float(ratios[-outside])
-        is_real = bool(ratios[_ratios_outside(len(old), len(new), 1 - COVERAGE) - 1] > 1 + allowed)
-    ratio = Ratio(float(np.median(ratios)), float(ratios[0]), float(ratios[-1]), len(ratios), low, high)
-    return Regression(baseline, ratio, allowed, is_real, unclear)
+    ratio = Ratio(float(np.median(ratios)), float(ratios[0]), float(ratios[-1]), len(ratios))
+    if unclear is not None:
+        return Regression(baseline, ratio, allowed, False, unclear)
+    outside = _ratios_outside(len(old), len(new), (1 - COVERAGE) / 2)
+    ratio = replace(ratio, low=float(ratios[outside - 1]), high=float(ratios[-outside]))
+    one_side = _ratios_outside(len(old), len(new), 1 - COVERAGE)
+    least, most = ratios[one_side - 1], ratios[-one_side]  # each beyond the true one at most 5 times in 100
+    if least <= 1 + allowed < most:
+        unclear = _on_both_sides(ratio, allowed)
+    return Regression(baseline, ratio, allowed, bool(least > 1 + allowed), unclear)
+
+
+def without_verdict(regression: Regression, reason: str) -> Regression:
+    """The same where something else than the two models decided the times: then there are no bounds either."""
+    ratio = replace(regression.ratio, low=None, high=None)
+    return replace(regression, ratio=ratio, is_real=False, unclear=reason)
 
 
 def why_no_verdict(old: Sequence[Milliseconds], new: Sequence[Milliseconds]) -> str | None:
@@ -69,6 +81,14 @@ def why_regressed(regression: Regression) -> str | None:
     rule = f"be at most {regression.allowed:.1%} above that of {regression.baseline}"
     got = f"{ratio.median - 1:+.1%} (95% interval {ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
     return f"p50 must {rule}, got {got}"
+
+
+def _on_both_sides(ratio: Ratio, allowed: float) -> str:
+    assert ratio.low is not None
+    assert ratio.high is not None
+    rule = f"lie on one side of the {allowed:+.1%} that is allowed"
+    got = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%}"
+    return f"the 95% interval of p50's change must {rule}, got {got}; {TELL_APART}"
 
 
 def _medians(blocks: Sequence[Milliseconds]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from aaexport.load.regression import MIN_BLOCKS, WINDOWS, compare_with_baseline, why_no_verdict, why_regressed
+from aaexport.load.regression import (
+    MIN_BLOCKS,
+    WINDOWS,
+    compare_with_baseline,
+    why_no_verdict,
+    why_regressed,
+    without_verdict,
+)
 
 PAIRS = 200
 ALLOWED = 0.05
@@ -40,6 +47,60 @@ def test_a_slowdown_that_is_just_allowed_is_called_too_much_5_times_in_100(rng):
     """Without drift, which no single pair of measurements can show: the bound is neither loose nor idle."""
     pairs = [(measured(rng, drift=0), measured(rng, slowdown=ALLOWED, drift=0)) for _ in range(1000)]
     assert 0.02 <= alarms(pairs) <= 0.06
+
+
+def verdicts(pairs):
+    """How often each was said, as shares."""
+    said = [compare_with_baseline(old, new, ALLOWED, "before").verdict for old, new in pairs]
+    return {verdict: said.count(verdict) / len(said) for verdict in ("regression", "no regression", "cannot tell")}
+
+
+def test_a_slowdown_that_is_just_too_much_passes_5_times_in_100(rng):
+    pairs = [(measured(rng, drift=0), measured(rng, slowdown=ALLOWED, drift=0)) for _ in range(1000)]
+    assert 0.02 <= verdicts(pairs)["no regression"] <= 0.06
+
+
+def test_on_a_machine_of_usual_noise_no_change_is_told_as_such(rng):
+    assert verdicts([(measured(rng), measured(rng)) for _ in range(PAIRS)])["no regression"] >= 0.95
+
+
+def test_of_slowdowns_by_20_percent_none_passes_on_a_machine_however_unsteady(rng):
+    pairs = [(measured(rng, between=0.1), measured(rng, slowdown=0.2, between=0.1)) for _ in range(PAIRS)]
+    found = verdicts(pairs)
+    assert found["no regression"] <= 0.02
+    assert found["cannot tell"] > 0.1  # such noise hides it at times, and then that is what is said
+
+
+def test_an_interval_of_no_change_and_a_large_one_cannot_tell_and_says_what_would():
+    """Blocks in two modes, as two virtual processors have them for minutes at a time."""
+    old = [np.full(9, 0.180 + 0.0001 * number) for number in range(10)]
+    new = [np.full(9, level) for level in [0.182] * 3 + [0.335, 0.336, 0.337] + [0.338] * 4]
+    found = compare_with_baseline(old, new, ALLOWED, "old.json")
+    assert (found.verdict, found.is_real) == ("cannot tell", False)
+    assert found.ratio.low < 1.05 < found.ratio.median < found.ratio.high
+    assert found.unclear == (
+        f"the 95% interval of p50's change must lie on one side of the +5.0% that is allowed, got "
+        f"{found.ratio.low - 1:+.1%} to {found.ratio.high - 1:+.1%}; measure both longer, with --duration, on a "
+        "quiet machine, or allow more with --max-regression"
+    )
+    assert why_regressed(found) is None
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "verdict"), [(0.0, "no regression"), (0.03, "no regression"), (0.1, "regression")]
+)
+def test_steady_blocks_are_told_apart(slowdown, verdict):
+    old = [np.full(9, 10 + 0.01 * number) for number in range(8)]
+    found = compare_with_baseline(old, [block * (1 + slowdown) for block in old], ALLOWED, "old.json")
+    assert (found.verdict, found.unclear) == (verdict, None)
+
+
+def test_where_something_else_decided_the_times_there_is_neither_verdict_nor_interval():
+    old, new = [np.full(9, 10.0)] * 8, [np.full(9, 11.0)] * 8
+    found = without_verdict(compare_with_baseline(old, new, ALLOWED, "old.json"), "others had the CPU")
+    assert (found.verdict, found.is_real, found.unclear) == ("cannot tell", False, "others had the CPU")
+    assert (found.ratio.low, found.ratio.high) == (None, None)
+    assert found.ratio.median == pytest.approx(1.1)
 
 
 def test_the_interval_holds_the_true_ratio_in_95_percent_of_pairs(rng):

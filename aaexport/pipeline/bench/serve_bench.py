@@ -25,7 +25,7 @@ from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
-from aaexport.load.regression import compare_with_baseline
+from aaexport.load.regression import compare_with_baseline, without_verdict
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
@@ -158,7 +158,7 @@ def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None
 
 
 def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:
-    """Whether the record is the baseline, and what comes now is slower or invalid: it would pass the next time."""
+    """Whether the record is the baseline, and what comes now is slower, may be or is invalid: it would pass next."""
     if options.baseline is None or Path(options.baseline).resolve() != folder.bench_path.resolve():
         return False
     regression = report.regression
@@ -333,7 +333,7 @@ class _Bench:
         regression = compare_with_baseline(old, new, allowed, str(baseline.path))
         disturbed = why_no_ratio(report.environment)
         if disturbed is not None:
-            regression = replace(regression, is_real=False, unclear=disturbed)
+            regression = without_verdict(regression, disturbed)
         return replace(report, regression=regression)
 
     def _has_no_attention(self) -> bool:

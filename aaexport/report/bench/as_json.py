@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.load.measurement import BenchReport, Comparison
+from aaexport.load.measurement import BenchReport, Comparison, Regression
 from aaexport.load.run import UNANSWERED, QueryLog
 from aaexport.load.statistics import Milliseconds
 from aaexport.report.bench.figures import images_per_second, issue_delays, unanswered
@@ -44,7 +44,8 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             **_figures(report),
             "throughput": [dataclasses.asdict(entry) for entry in report.throughput],
             "comparisons": [_comparison(other, raw) for other in report.comparisons],
-            **{name: _optional(getattr(report, name)) for name in ("check", "peak", "regression", "phases")},
+            **{name: _optional(getattr(report, name)) for name in ("check", "peak", "phases")},
+            "regression": _regression(report.regression),
             **{name: _optional(getattr(report, name)) for name in ("placement", "gpu_before", "gpu_after")},
             "environment": dataclasses.asdict(report.environment),
             "tools": dict(report.tools),
@@ -83,6 +84,10 @@ def _issue_delay(report: BenchReport) -> dict[str, float] | None:
 def _comparison(other: Comparison, raw: bool) -> dict[str, Any]:
     value = {field.name: getattr(other, field.name) for field in dataclasses.fields(other)}
     return value | {"ratio": _optional(other.ratio), "blocks": [_latencies(block, raw) for block in other.blocks]}
+
+
+def _regression(found: Regression | None) -> dict[str, Any] | None:
+    return None if found is None else {"verdict": found.verdict, **dataclasses.asdict(found)}
 
 
 def _latencies(block: Milliseconds, raw: bool) -> dict[str, Any]:

@@ -243,11 +243,12 @@ def trial_row(tried: Trial) -> tuple[str, str, str]:
 
 
 def regression(found: Regression) -> str:
-    """How much slower, and whether that is real; without a verdict there is no interval, and none is made up."""
-    beside = f"× the p50 of {found.baseline}, allowed {1 + found.allowed:g}"
+    """How much slower, and whether that is real or nobody can tell; where there is no interval, none is made up."""
+    figures = f"{found.ratio.median:.2f}" if found.ratio.low is None else ratio(found.ratio)
+    beside = f"{figures} × the p50 of {found.baseline}, allowed {1 + found.allowed:g}"
     if found.unclear is not None:
-        return f"{found.ratio.median:.2f} {beside}; no verdict: {found.unclear}"
-    return f"{ratio(found.ratio)} {beside}: {'a' if found.is_real else 'no'} real regression"
+        return f"{beside}; no verdict: {found.unclear}"
+    return f"{beside}: {'a' if found.is_real else 'no'} real regression"
 
 
 def answers(check: AnswerCheck) -> str:

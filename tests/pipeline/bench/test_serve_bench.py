@@ -194,6 +194,25 @@ def test_without_enough_to_tell_there_is_no_verdict_and_no_success(cli, measured
     assert "no verdict: others had the CPU" in outcome.out
 
 
+def test_what_spans_no_change_and_a_large_one_is_no_success_and_replaces_no_record(cli, measured):
+    """The baseline's blocks lie on both sides of what is measured now, however noisy that is."""
+    value = json.loads(measured.bench_path.read_text())
+    for number, block in enumerate(value["blocks"]):
+        block["median"] *= 10 if number % 2 else 0.1
+        for name in ("scheduled_ns", "issued_ns", "completed_ns"):
+            block.pop(name)
+    before = json.dumps(value).encode()
+    measured.bench_path.write_bytes(before)
+    outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", measured.bench_path, "--json")
+    found = json.loads(outcome.out)["regression"]
+    assert complaint(outcome, 4) == f"Error: no verdict on a regression: {found['unclear']}"
+    assert (found["verdict"], found["is_real"]) == ("cannot tell", False)
+    assert found["ratio"]["low"] < 1
+    assert found["ratio"]["high"] > 2
+    assert "measure both longer, with --duration" in found["unclear"]
+    assert measured.bench_path.read_bytes() == before
+
+
 def test_a_trace_can_be_measured_against_its_own_record(cli, measured, tmp_path):
     (tmp_path / "trace").write_text("".join(f"{number / 200}\n" for number in range(100)))
     arguments = (*SHORT, "--no-check", "--scenario", "server", "--trace", tmp_path / "trace")

@@ -121,6 +121,16 @@ def test_without_a_verdict_there_is_no_interval_and_a_reason(shown):
     assert not re.search(r"1\.43|1\.74|real regression", text)
 
 
+@pytest.mark.parametrize("shown", [printed, bench_html])
+def test_an_interval_that_cannot_tell_is_shown_with_the_reason_and_is_no_good_news(shown):
+    ratio = Ratio(1.86, 0.99, 1.9, 100, 1.01, 1.87)
+    regression = Regression("old.json", ratio, 0.05, False, "it spans no change and a large one")
+    text = " ".join(shown(dataclasses.replace(CPU, regression=regression)).split())
+    said = "1.86 (1.01–1.87) × the p50 of old.json, allowed 1.05; no verdict: it spans no change and a large one"
+    assert said in text
+    assert "real regression" not in text
+
+
 def test_an_open_loop_is_not_faster_than_its_schedule():
     """Few queries in each of several blocks: what passes before the first and after the last counts too."""
     load = Load("server", arrivals="poisson", rate=10.0)
