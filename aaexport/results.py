@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.device import Target
     from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
+    from aaexport.load.launches import Launches
     from aaexport.load.machine import Environment
     from aaexport.load.statistics import Milliseconds, Ratio
     from aaexport.nn.choice import AttentionSizes, Choice
@@ -199,7 +200,8 @@ class TuneResult(Outcome):
     """What `tune` measured, and wrote to `path`, unless `not_kept` says why that failed.
 
     `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
-    `threads` None for the runtime's default, `duration` the seconds of a candidate that took all turns.
+    `threads` of a session, None for the runtime's default, `launches` what they were chosen by, None if they were not
+    measured, `duration` the seconds of a candidate that took all turns.
     """
 
     path: Path
@@ -217,6 +219,7 @@ class TuneResult(Outcome):
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     not_kept: str | None = None
+    launches: Launches | None = None
 
     @property
     def headline(self) -> str:

@@ -14,7 +14,7 @@ from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
-from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Whole, Word
+from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Threads, Whole, Word
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, copies
 from aaexport.graph.there import require_readable
@@ -59,7 +59,10 @@ load_options = _decorated(
     click.option("--max-delay", type=MILLISECONDS,
                  help="How long a query may wait for others to share its batch; 0ms by default."),
     click.option("--workers", type=Whole(), default=1, show_default=True, help="Sessions at work."),
-    click.option("--threads", type=Whole(), help="Of every session; each its default if not given."),
+    click.option("--threads", type=Threads(),
+                 help="Of every session; several are compared. By default tuning.json's, or the runtime's own."),
+    click.option("--launches", type=Whole(),
+                 help="Processes of each --threads, for the spread between them; 5 for several, else 1."),
     click.option("--rules", type=Word("quick", "mlperf"), default="quick", show_default=True,
                  help="mlperf for the least durations and numbers of queries of MLPerf Inference."),
     click.option("--dim", "dims", type=Dimension(), multiple=True, help="A size that the file leaves open."),
@@ -95,12 +98,13 @@ SECTIONS = {
     "The load": ("scenario", "duration", "warmup", "rules", "samples_per_query", "dims", "seed"),
     "Throughput": ("batches", "concurrency"),
     "The server scenario": ("rate", "arrivals", "trace", "latency_bound", "find_peak", "max_batch", "max_delay"),
-    "The sessions": ("device", "threads", "workers", *SESSION, "allow_fallback"),
+    "The sessions": ("device", "threads", "launches", "workers", *SESSION, "allow_fallback"),
     "What it is compared with": ("compare", "module", "check", "baseline", "max_regression"),
     "The report": ("page", "as_json", "raw"),
 }
 EXAMPLES = (
     ("aaexport serve-bench aa_cnn3_digits", "Latency of single queries and throughput, beside PyTorch."),
+    ("aaexport serve-bench aa_cnn3_digits --threads 1,2", "Which number of threads is fast in every process."),
     (
         "aaexport serve-bench aa_cnn3_digits --scenario server --find-peak --p99 20ms --report peak.html",
         "The highest rate whose 99th percentile stays below 20 ms.",

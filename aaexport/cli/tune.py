@@ -13,7 +13,7 @@ from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import SECONDS
-from aaexport.cli.types import Whole
+from aaexport.cli.types import Threads, Whole
 from aaexport.errors import FolderError
 from aaexport.folder import copies
 from aaexport.recipe import OPSETS
@@ -37,7 +37,10 @@ EXAMPLES = (
     metavar="N",
     help="Images a query; by default the recipe's, 4 for a dynamic one.",
 )
-@click.option("--threads", type=Whole(), help="Of onnxruntime; its default if not given.")
+@click.option("--threads", type=Threads(),
+              help="Of a session. Several are launched in turns; by default 1, 2, 4 … up to the cores.")  # fmt: skip
+@click.option("--launches", type=Whole(), default=5, show_default=True,
+              help="Processes of each --threads, for the spread between them.")  # fmt: skip
 @click.option("--duration", type=SECONDS, default="2s", show_default=True,
               help="Of counted queries, for each candidate that is not clearly slower.")  # fmt: skip
 @options.seed
@@ -49,20 +52,22 @@ def command(
     size: tuple[int, int] | None,
     device: str | None,
     batch: int | None,
-    threads: int | None,
+    threads: int | tuple[int, ...] | None,
+    launches: int,
     duration: float,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Time every decomposition of every distinct augmented layer of MODEL through onnxruntime.
+    """Time numbers of threads, and every decomposition of every distinct augmented layer of MODEL.
 
-    The winners go to MODEL's tuning.json, where `aaexport convert` finds them for layers that are left to auto.
+    The winners go to MODEL's tuning.json, where `aaexport convert` finds them for layers that are left to auto, and
+    `aaexport serve-bench` the threads: those that are fast in every one of several processes.
     Another than the cost model's choice wins only if it is faster beyond doubt, and none wins that leaves the parity
     bound. Exits with 3 if all leave it, with 4 if none could be run, with 5 if the device does not work.
     """
     from aaexport.pipeline.tune.options import TuneOptions
 
-    asked = TuneOptions(opset, device, batch, threads, duration, seed)
+    asked = TuneOptions(opset, device, batch, threads, duration, seed, launches)
     asked.check()
     check_model(model, size)
     with steps(f"reading {model}"):

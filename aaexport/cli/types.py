@@ -190,6 +190,21 @@ class Numbers(Typed[tuple[int, ...]]):
         return tuple(sizes)
 
 
+class Threads(Typed[int | tuple[int, ...]]):
+    """A number of threads, or several that are to be compared."""
+
+    name = "N[,N,…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        """Refuses anything but numbers above 0."""
+        if isinstance(value, int | tuple):
+            return value
+        numbers = [_whole(number) or 0 for number in str(value).split(",")]
+        if min(numbers) < 1:
+            self.refuse("be a whole number of at least 1, or several separated by commas", value, param, ctx)
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
 class Bound(Typed[tuple[str, float]]):
     """A number for every output, or `NAME=X` for one of them: (name, or "" for every one, number)."""
 

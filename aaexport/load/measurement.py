@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
 from aaexport.load.run import QueryLog
 from aaexport.load.statistics import Milliseconds, Percentile, Ratio, percentiles
@@ -214,6 +215,7 @@ class BenchReport(Outcome):
         inputs: what was fed, and why if it is not held-out images.
         blocks: the queries, block by block; an offline query and an open loop are one block.
         cold_start: what a first answer takes.
+        launches: of several processes, for each number of threads; None if it is of one process.
         throughput: by batch size and number of clients.
         comparisons: what was measured beside it.
         check: of the answers; None if none were checked.
@@ -243,6 +245,7 @@ class BenchReport(Outcome):
     environment: Environment
     tools: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    launches: Launches | None = None
     throughput: tuple[Throughput, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     check: AnswerCheck | None = None

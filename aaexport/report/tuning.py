@@ -8,7 +8,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aaexport.load.launches import called
 from aaexport.load.statistics import Milliseconds
+from aaexport.report.bench.wording import cores
+from aaexport.report.launches import launches_json, launches_view
 from aaexport.report.layout import Table, Words
 from aaexport.results import Candidate, TunedLayer, TuneResult
 
@@ -33,6 +36,7 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
         "unit": "ms",
         "warnings": list(result.warnings),
         "notes": list(result.notes),
+        "launches": None if result.launches is None else launches_json(result.launches, raw=raw),
         "layers": [_layer_json(layer, raw) for layer in result.layers],
         "environment": dataclasses.asdict(result.environment),
         "tools": result.tools,
@@ -43,20 +47,26 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
 def tuning_view(result: TuneResult) -> RenderableType:
     """One table a distinct attention, with the choice and how sure it is."""
     parts: list[RenderableType] = []
+    if result.launches is not None:
+        parts += [Words("threads of a session", "bold"), *launches_view(result.launches), Words()]
     for layer in result.layers:
         parts += [Words(_heading(layer), "bold"), _candidates(layer), Words(_verdict(layer)), Words()]
     parts.append(Words(_conditions(result), "dim"))
     parts += [Words(f"warning: {warning}", "yellow") for warning in result.warnings]
     parts += [Words(f"note: {note}", "dim") for note in result.notes]
     if result.not_kept is None:
-        parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices"))
+        parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices{_and_threads(result)}"))
     return Group(*parts)
+
+
+def _and_threads(result: TuneResult) -> str:
+    """Who takes what is stored of threads."""
+    return "" if result.threads is None else f", and `aaexport serve-bench` {called(result.threads)}"
 
 
 def _conditions(result: TuneResult) -> str:
     machine = result.environment
-    threads = "default" if result.threads is None else str(result.threads)
-    where = f"{machine.cpu}, {machine.cores} cores; {result.provider}, {threads} threads"
+    where = f"{machine.cpu}, {cores(machine)}; {result.provider}, {called(result.threads)}"
     what = f"opset {result.opset}, batch {result.batch}, attention without the convolution beside it"
     return f"{where}; {what}; took {result.seconds:.0f} s"
 

@@ -30,9 +30,9 @@ class TrainOptions:
         compile: trains what torch.compile makes of the network.
         channels_last: keeps images and weights with the channels innermost.
         accumulate: computes each batch in so many parts, which need less memory; batch normalization sees the parts.
-        threads: of torch on the CPU, in each process; None leaves torch's own number, or the cores that a binding or a
-            quota leaves. Sums are rounded in other ways with other threads, so that a resumed training is the same to
-            the bit with the same number only.
+        threads: of torch on the CPU, in each process; None leaves torch's own number, or the cores that a binding or
+            a quota leaves. Sums are rounded in other ways with other threads, so that a resumed training is the same
+            to the bit with the same number only.
         resume: goes on after the last finished epoch.
         download: lets the data set be fetched from the network.
         skip_bad: leaves out images that cannot be decoded, instead of refusing the data set.

@@ -65,7 +65,7 @@ def test_a_measurement_that_was_made_is_shown_all_the_same(cli, converted, tmp_p
 def test_choices_that_cannot_be_stored_are_shown_before_the_error(cli, converted, tmp_path, monkeypatch, accident):
     monkeypatch.setattr(tuning, "_contests", lambda *arguments: ())
     goes_away(monkeypatch, tuning, "_contests", accident, converted.path)
-    outcome = cli("tune", converted.path, "--duration", "0.01")
+    outcome = cli("tune", converted.path, "--duration", "0.01", "--threads", "1")
     assert "attention without the convolution beside it" in outcome.out
     assert "stored in" not in outcome.out
     assert error_of(outcome, 1).startswith("the choices above are not stored: ")

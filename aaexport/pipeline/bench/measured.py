@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load, Peak, Phases, Throughput
 from aaexport.load.run import QueryLog, Trouble
@@ -16,6 +17,7 @@ class Measured:
 
     load: Load
     blocks: list[QueryLog] = field(default_factory=list)
+    launches: Launches | None = None
     throughput: list[Throughput] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     check: AnswerCheck | None = None

@@ -28,6 +28,8 @@ OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
 LONGEST = 86_400  # seconds: a day
+LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
+ONE_SESSION = ("single-stream", "multi-stream")
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
 
@@ -46,7 +48,9 @@ class BenchOptions:
         warmup: seconds of uncounted queries before every block.
         batches: batch sizes of the throughput part; None for 1, 8 and 32. A file that fixes its batch runs at that.
         concurrency: numbers of clients of the throughput part, each with one query under way at any time.
-        threads: intra-op threads of every session; None leaves the default, or shares the cores between `workers`.
+        threads: intra-op threads of every session; several numbers are launched in turns, and the rest of the report
+            is of the one that is fast and steady. None takes what the folder's tuning.json stores for this machine,
+            else leaves the default, or shares the cores between `workers`.
         workers: sessions that answer at the same time.
         samples_per_query: images of a query; None for 8 in multi-stream, else 1.
         rate: queries a second of the server scenario.
@@ -68,6 +72,8 @@ class BenchOptions:
         seed: of arrivals, samples, and random inputs.
         module: `FILE.py:NAME` and the like, of a folder that was converted from it: it is imported, compared with and
             checks the answers. Without it the folder's golden vectors are what is asked and what must be answered.
+        launches: processes of each number of threads, for the spread between them; None for 5 with several numbers,
+            else 1, which is no part of its own.
     """
 
     scenario: str = "single-stream"
@@ -76,7 +82,7 @@ class BenchOptions:
     warmup: float = 0.3
     batches: Sequence[int] | None = None
     concurrency: Sequence[int] = ()
-    threads: int | None = None
+    threads: int | Sequence[int] | None = None
     workers: int = 1
     samples_per_query: int | None = None
     rate: float | None = None
@@ -96,6 +102,7 @@ class BenchOptions:
     session: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     module: str | None = None
+    launches: int | None = None
 
     def validate(self) -> None:
         """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
@@ -144,10 +151,30 @@ class BenchOptions:
         """Whether queries go through the dynamic batching."""
         return self.is_server or self.scenario == "offline" or bool(self.concurrency)
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether several numbers of threads are to be compared."""
+        return self.threads is not None and not isinstance(self.threads, int)
+
+    @property
+    def thread_settings(self) -> tuple[int | None, ...]:
+        """The numbers of threads to launch; None is the runtime's default."""
+        if self.threads is not None and not isinstance(self.threads, int):
+            return tuple(self.threads)
+        return (self.threads_each(),)
+
+    @property
+    def launches_each(self) -> int:
+        """Of every setting."""
+        return self.launches or (LAUNCHES if self.sweeps else 1)
+
     def threads_each(self) -> int | None:
-        """Of one session: several of them share the cores, else each would have threads for all of them."""
+        """Of one session: several of them share the cores, else each would have threads for all of them.
+
+        Of several numbers that are compared it is the first, until one is settled.
+        """
         if self.threads is not None:
-            return self.threads
+            return self.threads if isinstance(self.threads, int) else self.threads[0]
         return max(1, usable_cores() // self.workers) if self.workers > 1 else default_threads()
 
     @property
@@ -212,13 +239,10 @@ class BenchOptions:
         )
         yield min(self.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", self.concurrency
         yield 1 <= self.workers <= MAX_THREADS, "workers", f"be between 1 and {MAX_THREADS}", self.workers
-        yield self.threads is None or self.threads >= 1, "threads", "be at least 1", self.threads
-        yield (
-            self.threads is None or self.threads <= MAX_THREADS,
-            "threads",
-            f"be at most {MAX_THREADS}",
-            self.threads,
-        )
+        yield from thread_rules(self.threads)
+        launches = self.launches
+        rule = f"be between 1 and {MOST_LAUNCHES}"
+        yield launches is None or 1 <= launches <= MOST_LAUNCHES, "launches", rule, launches
         for name in ("samples_per_query", "max_batch"):
             got = getattr(self, name)
             yield got is None or got >= 1, name, "be at least 1", got
@@ -240,6 +264,7 @@ class BenchOptions:
         yield allowed is None or 0 <= allowed < INFINITY, "max_regression", "be at least 0 %", allowed
 
     def _contradictions(self) -> Iterator[Rule]:
+        yield from self._of_launches()
         schedules = [name for name in ("rate", "trace", "find_peak") if getattr(self, name)]
         if self.is_server:
             rule = f"have exactly one of {parameter('rate')}, {parameter('trace')} and {parameter('find_peak')}"
@@ -274,6 +299,31 @@ class BenchOptions:
         has_baseline = self.max_regression is None or self.baseline is not None
         yield has_baseline, "max_regression", f"go with {parameter('baseline')}", "none"
 
+    def _of_launches(self) -> Iterator[Rule]:
+        """They are of one session, with one query at a time."""
+        one_session = self.scenario in ONE_SESSION
+        rule = f"be one number, but in {' and '.join(ONE_SESSION)}"
+        yield one_session or not self.sweeps, "threads", rule, self.threads
+        yield one_session or self.launches_each == 1, "launches", f"go with {' or '.join(ONE_SESSION)}", self.scenario
+        enough = not self.sweeps or self.launches_each >= FEWEST
+        yield enough, "launches", f"be at least {FEWEST} with several {parameter('threads')}", self.launches
+        alone = self.workers == 1 or self.launches_each == 1
+        yield alone, "launches", f"go with one of {parameter('workers')}", self.workers
+        rule = f"be one number with {parameter('baseline')}, which is of one"
+        yield self.baseline is None or not self.sweeps, "threads", rule, self.threads
+
+
+def thread_rules(threads: object) -> Iterator[Rule]:
+    """What is asked of a number of threads, or of several in a sequence."""
+    if threads is None:
+        return
+    several = threads if isinstance(threads, Sequence) else (threads,)
+    whole = [one for one in several if isinstance(one, int)]
+    are_numbers = bool(whole) and len(set(whole)) == len(several)
+    yield are_numbers, "threads", "be a whole number, or different ones in a sequence", threads
+    yield min(whole, default=1) >= 1, "threads", "be at least 1", threads
+    yield max(whole, default=1) <= MAX_THREADS, "threads", f"be between 1 and {MAX_THREADS}", threads
+
 
 class BenchOverrides(TypedDict, total=False):
     """The fields of `BenchOptions` as keywords."""
@@ -284,7 +334,7 @@ class BenchOverrides(TypedDict, total=False):
     warmup: float
     batches: Sequence[int] | None
     concurrency: Sequence[int]
-    threads: int | None
+    threads: int | Sequence[int] | None
     workers: int
     samples_per_query: int | None
     rate: float | None
@@ -304,3 +354,4 @@ class BenchOverrides(TypedDict, total=False):
     session: Mapping[str, Any]
     seed: int
     module: str | None
+    launches: int | None

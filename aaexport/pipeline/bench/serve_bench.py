@@ -7,7 +7,6 @@ other's caches. Ratios are taken pair by pair between blocks of one round.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,14 +17,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from aaexport.capture.source import require_source
-from aaexport.cores import default_threads, usable_cores
+from aaexport.cores import usable_cores
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule, parameter
 from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
 from aaexport.graph.files import GraphSummary, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
-from aaexport.load.regression import compare_with_baseline, without_verdict
+from aaexport.load.regression import MIN_BLOCKS, compare_with_baseline, without_verdict
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
@@ -38,6 +37,7 @@ from aaexport.pipeline.bench.rival_names import is_other_model
 from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples, gather_samples
 from aaexport.pipeline.bench.session import BenchSession
+from aaexport.pipeline.bench.threads import as_tuned, launched, note_on_default, swept
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
@@ -102,6 +102,10 @@ def serve_bench(
         stack.enter_context(blaming_changes(path, "measured"))
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
         samples.save(room / "samples.npz")
+        settled = as_tuned(options, folder, samples)
+        if options.sweeps:
+            settled = swept(options, _spec(path, room, samples, options), samples, tick)
+        options = settled.options
         spec = _spec(path, room, samples, options)
         ours = stack.enter_context(Contender(spec))  # before anything slow: it may be the device that does not work
         specs = _rival_specs(options, folder, spec, summary, room, tick)
@@ -110,10 +114,13 @@ def serve_bench(
             with blaming(name):
                 rivals[name] = stack.enter_context(Contender(one))
         session = BenchSession(ours, rivals, options, samples, room, tick)
+        session.measured.launches, session.measured.notes = settled.launches, [*settled.notes]
         session.start()
         bench = _Bench(path, digest, found, folder, options, samples, session, summary)
         if baseline is not None:
             _require_comparable(baseline, bench.report())
+        if options.launches_each > 1 and settled.launches is None:
+            session.measured.launches = launched(options, spec, samples, tick)
         try:
             session.check_answers(_truth_spec(folder, options, spec, summary, room))
             session.measure()
@@ -238,7 +245,8 @@ def _truth_spec(
 
 
 def _warnings(report: BenchReport) -> tuple[str, ...]:
-    return warnings_about(
+    of_launches = () if report.launches is None else report.launches.warnings
+    return of_launches + warnings_about(
         report.blocks,
         report.load,
         report.environment,
@@ -285,6 +293,7 @@ class _Bench:
             environment=measured.environment or MachineWatch().environment(),
             tools=tool_versions(),
             settings=ours.settings,
+            launches=measured.launches,
             throughput=tuple(measured.throughput),
             comparisons=tuple(measured.comparisons),
             check=measured.check,
@@ -325,9 +334,12 @@ class _Bench:
         )
 
     def _beside(self, baseline: Baseline, report: BenchReport) -> BenchReport:
-        """The report with what has become of p50 since the baseline."""
+        """The report with what has become of p50 since the baseline: by launches, where both have enough of them."""
         old = [block.latencies for block in baseline.blocks] or [np.asarray([median]) for median in baseline.medians]
         new = [block.latencies for block in report.blocks]
+        launches = () if report.launches is None else report.launches.of(report.threads)
+        if min(len(launches), len(baseline.launches)) >= MIN_BLOCKS:
+            old, new = [np.asarray([median]) for median in baseline.launches], list(launches)
         allowed = self.options.max_regression
         allowed = ALLOWED_REGRESSION if allowed is None else allowed
         regression = compare_with_baseline(old, new, allowed, str(baseline.path))
@@ -350,9 +362,8 @@ class _Bench:
         threads = (options.threads_each() or 0) * options.workers
         if threads > usable_cores():
             yield f"{threads} threads share {usable_cores()} cores: they wait for each other; take fewer"
-        if options.threads is None and options.workers == 1 and default_threads() is not None:
-            share = f"{usable_cores()} of {os.cpu_count()} cores are this process's by its binding or quota"
-            yield f"{share}: {default_threads()} threads, as none were asked for"
+        if (by_default := note_on_default(options)) is not None:
+            yield by_default
         if "skew" in self.session.rivals and self._has_no_attention():
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aaexport.device import Target
-from aaexport.errors import FolderError, broken_rule, first_line
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice
 from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.pipeline.export.plan import ATTENTION_OPSET
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.recipe import DEFAULT_DECOMPOSITION, OPSETS, Batch, DecompositionName
-from aaexport.report.tuning import TUNING_SCHEMA
+from aaexport.report.tuned import not_as_written, tuning_values
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,11 @@ def tuned_choices(
 
 def read_tuning(path: Path) -> Tuning:
     """FolderError if the file cannot be read, or holds something else than `aaexport tune` writes."""
-    remedy = "delete it, or run `aaexport tune` again"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FolderError(f"{path} must be readable JSON, but: {first_line(error)}; {remedy}") from error
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != TUNING_SCHEMA:
-        raise FolderError(broken_rule(str(path), f"have the schema {TUNING_SCHEMA}", schema, remedy))
+    value = tuning_values(path)
     try:
         return _parsed(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        cause = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
-        raise FolderError(f"{path} must be as `aaexport tune` wrote it, but: {cause}; {remedy}") from error
+        raise not_as_written(path, error) from error
 
 
 def _why_not(tuning: Tuning, opset: int, batch: Batch, target: Target) -> str | None:

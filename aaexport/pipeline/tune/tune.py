@@ -15,10 +15,10 @@ from typing import Unpack
 
 from torch import nn
 
-from aaexport.cores import default_threads
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.probe import probe_model
+from aaexport.load.launches import Launches
 from aaexport.load.machine import MachineWatch
 from aaexport.load.validity import warnings_about_the_machine
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
@@ -30,12 +30,15 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
+from aaexport.pipeline.tune.threads import settled_threads
 from aaexport.recipe import DEFAULT_DECOMPOSITION, Recipe
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
 from aaexport.runners.ort import OrtRunner, best_device
 from aaexport.weights.safetensors import load_weights
 from aaexport.writing import check_writable, write_json
+
+THREADS_SHARE = 0.2  # of the time, by and large
 
 
 @verb
@@ -49,6 +52,9 @@ def tune(
     **overrides: Unpack[TuneOverrides],
 ) -> TuneResult:
     """Times every decomposition of every distinct augmented layer through onnxruntime, and keeps what it found.
+
+    First the whole network is launched with several numbers of threads; the one that is fast and steady
+    (`aaexport.load.launches`) is what the layers are timed with and what `serve-bench` takes.
 
     `convert` takes the winners from the folder's tuning.json for layers that are left to `auto`. A winner is inside
     the parity bound, and is another than the cost model's choice only if it is faster beyond doubt
@@ -68,29 +74,32 @@ def tune(
         ProviderError: `device` does not work here.
         ParityError: no decomposition of a layer is inside the parity bound.
         MeasurementError: no decomposition of a layer could be run.
+        ExportError, GraphError, RunnerError: the whole network cannot be written, or does not run.
     """
     began = time.perf_counter()
     options = overridden(options or TuneOptions(), overrides, tune)
     options.check()
     folder = _own_folder(model)
     recipe = folder.recipe.for_size(size)
-    groups = _attentions(folder, recipe)
+    module = _network(folder, recipe)
+    groups = _attentions(folder, module)
     for group in groups.values():
         require_memory(_most_frequent(group), recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
     device = best_device() if options.device is None else options.device
     with OrtRunner(probe_model(), device=device) as probe:
         label, provider = probe.label, probe.provider
     fixed = recipe.export.batch if isinstance(recipe.export.batch, int) else TYPICAL_BATCH
+    watch = MachineWatch()
+    settled = settled_threads(module, recipe, options, device, _part(tick, 0.0, THREADS_SHARE))
     conditions = Conditions(
         opset=options.opset or recipe.export.opset,
         images=options.batch or fixed,
         device=device,
-        threads=options.threads or default_threads(),
+        threads=settled.threads,
         duration=options.duration,
         seed=options.seed,
     )
-    watch = MachineWatch()
-    layers = _contests(groups, conditions, tick)
+    layers = _contests(groups, conditions, tick if settled.launches is None else _part(tick, THREADS_SHARE, 1.0))
     environment = watch.environment()
     result = TuneResult(
         path=folder.tuning_path,
@@ -101,12 +110,13 @@ def tune(
         threads=conditions.threads,
         duration=options.duration,
         seed=options.seed,
+        launches=settled.launches,
         layers=layers,
         environment=environment,
         tools=tool_versions(),
         seconds=time.perf_counter() - began,
-        warnings=warnings_about_the_machine(environment),
-        notes=_notes(folder),
+        warnings=(*_about(settled.launches), *warnings_about_the_machine(environment)),
+        notes=(*settled.notes, *_notes(folder)),
     )
     return _kept(result, folder)
 
@@ -137,10 +147,23 @@ def _own_folder(model: str | Path | ModelFolder) -> ModelFolder:
     return folder
 
 
-def _attentions(folder: ModelFolder, recipe: Recipe) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
+def _part(tick: Tick, begin: float, end: float) -> Tick:
+    """What tells of a part of the whole, from `begin` to `end`."""
+    return lambda step, share: tick(step, begin + share * (end - begin))
+
+
+def _about(launches: Launches | None) -> tuple[str, ...]:
+    return () if launches is None else launches.warnings
+
+
+def _network(folder: ModelFolder, recipe: Recipe) -> nn.Module:
     module = build_network(recipe)
     if folder.weights_path.is_file():
         load_weights(module, folder.weights_path)
+    return module
+
+
+def _attentions(folder: ModelFolder, module: nn.Module) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
     groups = distinct_layers(module)
     if not groups:
         raise ArgumentError(broken_rule("model", "have augmented layers to tune", f"{folder.name}, which has none"))

@@ -13,6 +13,7 @@ from aaexport.load.measurement import BenchReport, Comparison, Regression
 from aaexport.load.run import UNANSWERED, QueryLog
 from aaexport.load.statistics import Milliseconds
 from aaexport.report.bench.figures import images_per_second, issue_delays, unanswered
+from aaexport.report.launches import launches_json
 from aaexport.report.machine import strict
 
 BENCH_SCHEMA = "aaexport.bench/3"
@@ -42,6 +43,7 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             "threads": report.threads,
             "inputs": report.inputs,
             **_figures(report),
+            "launches": None if report.launches is None else launches_json(report.launches, raw=raw),
             "throughput": [dataclasses.asdict(entry) for entry in report.throughput],
             "comparisons": [_comparison(other, raw) for other in report.comparisons],
             **{name: _optional(getattr(report, name)) for name in ("check", "peak", "phases")},

@@ -28,6 +28,7 @@ class Baseline:
         valid: whether it may be quoted.
         medians: of the latencies of each block, in milliseconds.
         blocks: the queries, block by block; empty if the file was written without raw times.
+        launches: the median of each process that was launched with `threads`; empty if there was one process.
         gpu: the GPU's name; None without one.
         The others are those of BenchReport; `cpu` and `cores` of its environment.
     """
@@ -45,6 +46,7 @@ class Baseline:
     gpu: str | None
     medians: tuple[float, ...]
     blocks: tuple[QueryLog, ...]
+    launches: tuple[float, ...] = ()
 
 
 def read_baseline(path: str | Path) -> Baseline:
@@ -126,7 +128,15 @@ def _baseline(path: Path, value: Mapping[str, Any]) -> Baseline:
         gpu=None if gpu is None else gpu["name"],
         medians=tuple(float(block["median"]) for block in blocks if block["median"] is not None),
         blocks=tuple(map(_queries, blocks)) if raw else (),
+        launches=_launches(value),
     )
+
+
+def _launches(value: Mapping[str, Any]) -> tuple[float, ...]:
+    """Of the setting that the rest of the report is of; older files have none."""
+    settings = (value.get("launches") or {"settings": ()})["settings"]
+    ours = (setting["launches"] for setting in settings if setting["threads"] == value["threads"])
+    return tuple(float(launch["median"]) for launches in ours for launch in launches)
 
 
 def _queries(block: Mapping[str, Any]) -> QueryLog:

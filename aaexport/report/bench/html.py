@@ -10,6 +10,7 @@ from aaexport.load.measurement import BenchReport
 from aaexport.load.statistics import Percentile
 from aaexport.report.bench import charts, wording
 from aaexport.report.bench.figures import Series, images_per_second, series
+from aaexport.report.launches import COLUMNS, launches_legend, launches_rows
 from aaexport.report.page.markup import Html, element
 from aaexport.report.page.page import card, facts, figure, folded, halves, notes, page, table
 
@@ -21,7 +22,8 @@ SIGNS = {wording.VALID: ("good", "✓"), wording.MIND: ("mind", "!")}
 GLOSSARY = {
     "latency": "counted from the moment a query was due, so that waiting behind a slow one is not hidden",
     "p50, p99": "half of the queries, and 99 of 100, were answered within this time",
-    "95 % interval": "if the measurement were repeated, 95 of 100 such intervals would hold the true figure",
+    "95 % interval": "if the measurement were repeated in this process, 95 of 100 such intervals would hold the true "
+    "figure; what another process would have is seen with --launches",
     "withheld": "too few queries were measured to say this figure honestly",
     "÷ ours": "how many times the latency of the measured model: above 1 is slower",
     "first run": "the first query of its shape, kept apart from the steady state",
@@ -32,7 +34,7 @@ def bench_html(report: BenchReport) -> str:
     """The page as text, to be written in UTF-8; its size does not follow the number of queries."""
     found = series(report)
     whole = [] if found is None else [_latency(report, found), _over_time(found)]
-    parts = (_throughput(report), _peak(report), _model(report), _checks(report), _machine(report))
+    parts = (_launches(report), _throughput(report), _peak(report), _model(report), _checks(report), _machine(report))
     cards = element("div", *parts, class_="cards")
     title = f"{report.model}: {wording.verdict(report)}"
     return page(title, _heading(report), _verdict(report), _first_look(report), *whole, cards, _footer(report))
@@ -137,6 +139,15 @@ def _comparison(report: BenchReport) -> Html | None:
     wrong = None if differ is None else element("p", differ, class_="wrong")
     small = notes([missing, *wording.ratio_legend(report)])
     return card("Beside other ways to run it", bars, wrong, small, folded("As a table", values))
+
+
+def _launches(report: BenchReport) -> Html | None:
+    """How fast and how steady each number of threads is."""
+    if report.launches is None:
+        return None
+    rows = launches_rows(report.launches)
+    values = table("Several processes of each number of threads", COLUMNS, rows, words=COLUMNS[-1:])
+    return card("From launch to launch", values, notes(launches_legend(report.launches)))
 
 
 def _throughput(report: BenchReport) -> Html | None:

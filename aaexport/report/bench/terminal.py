@@ -9,6 +9,7 @@ from rich.text import Text
 
 from aaexport.load.measurement import BenchReport
 from aaexport.report.bench import wording
+from aaexport.report.launches import launches_view
 from aaexport.report.layout import Either, Facts, Table, Words
 
 GOOD, WORTH_A_LOOK, BAD = "bold green", "yellow", "bold red"
@@ -17,7 +18,7 @@ STYLES = {wording.VALID: GOOD, wording.MIND: "bold yellow", wording.INVALID: BAD
 
 def bench_view(report: BenchReport) -> RenderableType:
     """Latency, throughput, comparison, the machine, and whether to believe them."""
-    tables = (_latency(report), _throughput(report), _comparisons(report), _trials(report))
+    tables = (_launches(report), _latency(report), _throughput(report), _comparisons(report), _trials(report))
     parts: list[RenderableType] = [Facts(_subject(report)), Words()]
     for table in tables:
         parts += [*table, Words()] if table else []
@@ -51,12 +52,22 @@ def _latency(report: BenchReport) -> list[RenderableType]:
         columns["95 % interval"] = tuple(Text(interval, "dim") for interval in intervals)
     wide = Table(("latency in ms", *names), ((name, *figures) for name, figures in columns.items()))
     tall = Table(("latency in ms", *columns), zip(map(Text, names), *columns.values(), strict=True))
-    withheld, delay = wording.withheld(report), wording.issue_delay(report)
+    withheld, delay, one_process = (
+        wording.withheld(report),
+        wording.issue_delay(report),
+        wording.of_one_process(report),
+    )
     return [
         Either(wide, tall),
         *_dim([withheld] if withheld else []),
         *_dim([f"sent late: {delay}"] if delay else []),
+        *_dim([one_process] if one_process else []),
     ]
+
+
+def _launches(report: BenchReport) -> list[RenderableType]:
+    """A row for each number of threads, the one to take in green."""
+    return [] if report.launches is None else launches_view(report.launches)
 
 
 def _throughput(report: BenchReport) -> list[RenderableType]:

@@ -83,6 +83,13 @@ def withheld(report: BenchReport) -> str | None:
     return f"withheld for want of more queries: {', '.join(missing)}" if missing else None
 
 
+def of_one_process(report: BenchReport) -> str | None:
+    """That the intervals tell nothing of another process, where nobody measured how far that may be."""
+    if report.launches is not None or report.load.arrivals is not None:
+        return None
+    return "intervals are of this process; --launches 5 shows how far the next may lie"
+
+
 def load(asked: Load) -> str:
     """The scenario, and what it means."""
     parts = [f"{asked.scenario}: {_arrivals(asked)}"]

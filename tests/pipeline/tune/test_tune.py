@@ -26,6 +26,7 @@ from aaexport.pipeline.export.plan import unmeasured
 from aaexport.pipeline.export.tuned import read_tuning
 from aaexport.pipeline.tune import layer_contest
 from aaexport.pipeline.tune.layer_contest import ROUNDS, Conditions, LayerContest, candidates
+from aaexport.pipeline.tune.threads import SettledThreads
 from aaexport.pipeline.tune.tune import _most_frequent, distinct_layers
 from aaexport.report.tuning import tuning_json, tuning_view
 from aaexport.results import Candidate
@@ -408,7 +409,11 @@ def test_what_is_stored_is_what_convert_reads(tuned):
 
 @pytest.fixture
 def quick(script, layer, monkeypatch):
-    """`aaexport tune` with contenders that answer by a script, and a network of the scripted layer alone."""
+    """`aaexport tune` with contenders that answer by a script, and a network of the scripted layer alone.
+
+    Threads have tests of their own (`test_threads.py`), and are left to the runtime here.
+    """
+    monkeypatch.setattr("aaexport.pipeline.tune.tune.settled_threads", lambda *arguments: SettledThreads(None))
     monkeypatch.setattr(
         "aaexport.pipeline.tune.tune.distinct_layers", lambda module: {layer.sizes: {"the.layer": layer}}
     )

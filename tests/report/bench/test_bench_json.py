@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
-from bench_reports import CPU, FULL, H100, INVALID, NOTHING, REPORTS, lost
+from bench_reports import CPU, FULL, H100, INVALID, LAUNCHES, NOTHING, REPORTS, lost
 from repository import ROOT
 from schema_pages import described, leaves
 
@@ -77,6 +77,19 @@ def test_without_raw_times_the_size_does_not_follow_the_queries():
     assert len(bench_text(bench_json(FULL, raw=False))) < 10_000
 
 
+def test_a_baseline_has_the_launches_of_its_own_threads(tmp_path):
+    path = tmp_path / "old.json"
+    for threads, count in ((1, 3), (2, 3), (None, 0)):
+        report = dataclasses.replace(CPU, threads=threads, launches=LAUNCHES)
+        path.write_text(bench_text(bench_json(report, raw=True)))
+        assert len(read_baseline(path).launches) == count
+    assert read_baseline(path).medians
+    before = bench_json(CPU, raw=True)
+    del before["launches"]  # as it was written before there were any
+    path.write_text(bench_text(before))
+    assert read_baseline(path).launches == ()
+
+
 def test_an_answer_that_never_came_has_no_time():
     completed = bench_json(EVERYTHING, raw=True)["blocks"][0]["completed_ns"]
     assert [place for place, time in enumerate(completed) if time is None] == [3]
@@ -87,7 +100,9 @@ def test_the_text_is_the_value_with_a_line_for_each_list_of_numbers():
     value = bench_json(report, raw=True)
     text = bench_text(value)
     assert json.loads(text) == value
-    assert text.count("\n") < 400
+    alone = bench_text(bench_json(dataclasses.replace(report, launches=None), raw=True))
+    assert alone.count("\n") < 400
+    assert text.count("\n") < 460  # six launches more
 
 
 # The baseline

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from bench_reports import CPU, FULL, INTERRUPTED, INVALID, MINIMAL, NAMED, OFFLINE, REPORTS, STALL, log
+from bench_reports import CPU, FULL, INTERRUPTED, INVALID, LAUNCHES, MINIMAL, NAMED, OFFLINE, REPORTS, STALL, log
 from rich.console import Console
 
 from aaexport.load.measurement import Load, Regression, Throughput
@@ -129,6 +129,20 @@ def test_an_interval_that_cannot_tell_is_shown_with_the_reason_and_is_no_good_ne
     said = "1.86 (1.01–1.87) × the p50 of old.json, allowed 1.05; no verdict: it spans no change and a large one"
     assert said in text
     assert "real regression" not in text
+
+
+@pytest.mark.parametrize("shown", [printed, bench_html])
+def test_launches_are_shown_with_the_spread_between_them(shown):
+    text = shown(dataclasses.replace(CPU, launches=LAUNCHES))
+    for said in ("within one", "fast and steady", "unsteady", "of 3 launches in turns"):
+        assert said in text, said
+
+
+def test_of_one_process_it_is_said_that_the_next_may_lie_elsewhere():
+    said = "intervals are of this process; --launches 5 shows how far the next may lie"
+    assert said in words(CPU)
+    assert said not in words(dataclasses.replace(CPU, launches=LAUNCHES))
+    assert said not in words(FULL)
 
 
 def test_an_open_loop_is_not_faster_than_its_schedule():
