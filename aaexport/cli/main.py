@@ -19,6 +19,7 @@ from aaexport.cli.command import Complaint, encoding_of_stdout
 from aaexport.cli.command_line import command_line
 from aaexport.cli.console import say_error, settings, show_text
 from aaexport.cli.streams import prepare_streams
+from aaexport.cli.utf8 import read_paths_as_utf8
 from aaexport.errors import out_of_memory
 from aaexport.folder import tool_versions
 from aaexport.outcome import called
@@ -101,6 +102,7 @@ def aaexport(verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point; always ends the process."""
+    read_paths_as_utf8()
     prepare_streams()
     # A termination and a closed terminal unwind like Ctrl-C, so that temporary files go and workers end.
     for name in ("SIGTERM", "SIGHUP"):

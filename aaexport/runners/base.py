@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -26,6 +28,16 @@ class Port:
 def numpy_type(name: str) -> np.dtype[Any]:
     """ONNX's name of a type, `float`, `int64` … → numpy's. TypeError if numpy has no such type."""
     return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+
+
+def for_native_code(model: Path | bytes) -> str | bytes:
+    """A file as runtimes take it: by its path in UTF-8, whatever the locale is; by its bytes where it has none."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        return os.fsencode(model).decode()
+    except UnicodeDecodeError:
+        return model.read_bytes()
 
 
 class Runner(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 
 from aaexport.cores import default_threads
 from aaexport.errors import ProviderError, RunnerError, first_line
-from aaexport.runners.base import Array, Arrays, Port
+from aaexport.runners.base import Array, Arrays, Port, for_native_code
 
 # Left alone it takes the processor's fastest type, which may be bfloat16: wrong by a hundredth of the output.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -33,7 +33,8 @@ class OpenvinoRunner:
         core = openvino.Core()
         # OpenVINO's exceptions share no base but Exception.
         try:
-            self._compiled = core.compile_model(core.read_model(path), "CPU", EXACT | _threads())
+            source = core.read_model(for_native_code(path))
+            self._compiled = core.compile_model(source, "CPU", EXACT | _threads())
         except Exception as error:
             raise RunnerError(f"OpenVINO cannot load the model: {first_line(error)}") from error
         self.inputs = tuple(

@@ -19,7 +19,7 @@ from aaexport.cores import default_threads
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.probe import probe_model
-from aaexport.runners.base import Array, Arrays, Port, Runner, numpy_type
+from aaexport.runners.base import Array, Arrays, Port, Runner, for_native_code, numpy_type
 from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
 from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, BoundRunner, PhaseTimes, measure_phases, run_options
 from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
@@ -166,9 +166,10 @@ def _session(
         raise _inactive(wanted, missing)
     with _captured_noise() as noise:
         try:
-            source = model if isinstance(model, bytes) else str(model)
             session = onnxruntime.InferenceSession(
-                source, _session_options(settings, record_placement), providers=settings.providers_on(device)
+                for_native_code(model),
+                _session_options(settings, record_placement),
+                providers=settings.providers_on(device),
             )
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:

@@ -2,15 +2,18 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from onnx_files import convolution
 
 from aaexport.cli import main as cli_main
 from aaexport.cli.console import settings
 from aaexport.cli.streams import prepare_streams
 from aaexport.report.printable import BY_SIGNS, encodable
+from aaexport.runners.ort import OrtRunner
 
 ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437")
 
@@ -102,3 +105,59 @@ def test_a_closed_stream_takes_what_is_said(closed, converted):
 def test_an_error_without_a_stderr_still_has_its_exit_code():
     command = f'exec "{sys.executable}" -m aaexport inspect nowhere 2>&-'
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 1
+
+
+# Paths in locales that know ASCII alone
+
+ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+
+
+def in_ascii(*arguments, **options):
+    """`python …` where Python reads paths as ASCII and prints so."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True, text=True, check=False, env=os.environ | ASCII, encoding="ascii", **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def elsewhere(tmp_path, rng):
+    """A folder with an accent, in which a small model lies."""
+    folder = tmp_path / "modèle"
+    folder.mkdir()
+    (folder / "né.onnx").write_bytes(convolution(rng))
+    return folder
+
+
+def test_a_path_beyond_ascii_is_read_in_an_ascii_locale(elsewhere):
+    outcome = in_ascii("-m", "aaexport", "optimize", elsewhere / "né.onnx", elsewhere / "là.onnx", "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["path"] == str(elsewhere / "là.onnx")
+    assert (elsewhere / "là.onnx").is_file()
+
+
+def test_a_runner_opens_a_path_beyond_ascii_in_an_ascii_locale(elsewhere):
+    code = (
+        "import sys; from pathlib import Path; from aaexport.runners.ort import OrtRunner\n"
+        "assert sys.getfilesystemencoding() != 'utf-8'\n"
+        "print(OrtRunner(Path(sys.argv[1])).output_names)"
+    )
+    outcome = in_ascii("-c", code, elsewhere / "né.onnx")
+    assert (outcome.stdout, outcome.stderr) == ("('y',)\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_a_runner_opens_a_path_that_is_no_text(tmp_path, rng):
+    path = tmp_path / os.fsdecode(b"mod\xe8le.onnx")
+    path.write_bytes(convolution(rng))
+    assert OrtRunner(path).output_names == ("y",)
+
+
+@pytest.mark.slow
+def test_every_verb_works_beyond_ascii_in_an_ascii_locale(converted):
+    folder = converted.path.with_name("modèle")
+    converted.path.rename(folder)
+    for verb in (["convert"], ["verify"], ["serve-bench", "--duration", "0.2", "--warmup", "0.1"], ["inspect"]):
+        outcome = in_ascii("-m", "aaexport", *verb, folder)
+        assert outcome.returncode in ((0, 4) if verb[0] == "serve-bench" else (0,)), outcome.stderr
+        assert "mod\\xe8le" in outcome.stdout or verb == ["verify"]
