@@ -211,7 +211,7 @@ def module_subject(
         with leaving_weights_alone(original):
             first = _first_output(original, shape, example_batch)
     except RunnerError as error:
-        if original is module:
+        if original is module or error.__cause__ is None:  # it did run, and returned what no file can
             raise
         raise why_not_the_copy(module, error, torch.zeros(example_batch, *shape)) from error
     outputs, flattens = names_of(first, _own_names(original), (INPUT_NAME,)), needs_flattening(first)
