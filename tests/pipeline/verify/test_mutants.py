@@ -16,6 +16,9 @@ from aaexport.pipeline.export.export import export_again
 from aaexport.pipeline.verify import computations, diagnose, locate
 
 
+LEFT_OUT_BY_ONNXRUNTIME = ("softmax in float16",)  # whose casts it drops, so that only onnx's evaluator shows it
+
+
 @pytest.fixture(scope="module")
 def good_files(tmp_path_factory):
     """What is right, the fresh export and the answers, is the same for all mutants of a good file."""
@@ -104,7 +107,8 @@ def test_a_fault_of_the_function_is_caught_and_located(mutant, name):
     good, path = mutant(kind, on_graph(spoil))
     changed, consumers = touched(onnx.load(good.path), onnx.load(path))
     assert changed, "the mutant is no mutant"
-    report = good.verify(path)
+    # onnx's evaluator takes as long as all else.
+    report = good.verify(path, runtimes=None if name in LEFT_OUT_BY_ONNXRUNTIME else ("unoptimized", "onnxruntime"))
     assert report.failures
     assert not report.passed
     if name not in UNSEEN:
