@@ -15,7 +15,6 @@ from aaexport.errors import GraphError
 from aaexport.pipeline.export.export import export_again
 from aaexport.pipeline.verify import computations, diagnose, locate
 
-
 LEFT_OUT_BY_ONNXRUNTIME = ("softmax in float16",)  # whose casts it drops, so that only onnx's evaluator shows it
 
 
