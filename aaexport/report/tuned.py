@@ -25,7 +25,7 @@ class TunedThreads:
 
     Attributes:
         threads: of a session.
-        batch: images a query when they were measured; None if the user named them, for whatever batch.
+        batch: images a query when they were measured; None if nobody measured them, for whatever batch.
         target: the kind of the device.
         cpu, cores: the machine's.
     """
@@ -50,19 +50,18 @@ class TunedThreads:
 
     def __str__(self) -> str:
         """As a report says it."""
-        how = "names" if self.batch is None else "measured to be fast and steady"
-        return f"{called(self.threads)}, as tuning.json {how}"
+        return f"{called(self.threads)}, as tuning.json {'has it' if self.batch is None else 'measured'}"
 
 
 def tuned_threads(path: Path) -> TunedThreads | None:
-    """What the file stores of threads; None if it leaves them to the runtime.
+    """What the file stores of threads; None if it leaves them to the runtime, also where none could be named.
 
     FolderError if the file cannot be read, or holds something else than `aaexport tune` writes.
     """
     value = tuning_values(path)
     try:
         threads, launches, machine = value["threads"], value.get("launches"), value["environment"]
-        if threads is None:
+        if threads is None or (launches is not None and launches["withheld"] is not None):
             return None
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"its threads is {threads!r}")

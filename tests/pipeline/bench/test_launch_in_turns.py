@@ -163,8 +163,9 @@ def stored(converted):
 
     def write(cores=machine.cores, **changes):
         value = {
-            "schema": "aaexport.tuning/1", "threads": 1, "launches": {"batch": 1}, "provider": "CPUExecutionProvider",
-            "environment": {"cpu": machine.cpu, "cores": cores}, **changes,
+            "schema": "aaexport.tuning/1", "provider": "CPUExecutionProvider", "threads": 1,
+            "launches": {"batch": 1, "withheld": None}, "environment": {"cpu": machine.cpu, "cores": cores},
+            **changes,
         }  # fmt: skip
         converted.tuning_path.write_text(json.dumps(value))
         return converted
@@ -178,7 +179,7 @@ def taken(folder, **options):
 
 
 def test_what_was_measured_is_taken_and_it_is_said(stored):
-    said = ("1 thread, as tuning.json measured to be fast and steady; --threads N takes others",)
+    said = ("1 thread, as tuning.json measured; --threads N takes others",)
     assert taken(stored()) == (1, said)
 
 
@@ -186,7 +187,7 @@ def test_what_the_user_named_when_tuning_is_taken_for_any_batch(stored):
     folder = stored(launches=None, threads=2)
     threads, (note,) = taken(folder, scenario="multi-stream")
     assert threads == 2
-    assert note.startswith("2 threads, as tuning.json names")
+    assert note.startswith("2 threads, as tuning.json has it")
 
 
 def test_what_is_asked_for_beats_it(stored):
@@ -196,6 +197,10 @@ def test_what_is_asked_for_beats_it(stored):
 
 def test_a_tuning_that_leaves_threads_to_the_runtime_says_nothing(stored):
     assert taken(stored(threads=None)) == (None, ())
+
+
+def test_a_tuning_that_could_not_name_a_number_says_nothing_whatever_it_timed_the_layers_with(stored):
+    assert taken(stored(launches={"batch": 1, "withheld": "others had the CPU"})) == (None, ())
 
 
 def test_without_a_tuning_nothing_is_taken(converted):
