@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from aaexport.capture.failures import OURS, TORCH, is_below, shown
 
+ATTENTION_AXES = 4
 FILE_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -85,10 +86,21 @@ def _scale(node: Node) -> str | None:
     return None
 
 
+def _without_heads(node: Node) -> str | None:
+    """What could be given the axes that it lacks has them by now (`heads`)."""
+    shapes = [tuple(held.meta["val"].shape) for held in node.args[:3] if isinstance(held, Node)]
+    if all(len(shape) == ATTENTION_AXES for shape in shapes):
+        return None
+    got = " and ".join(dict.fromkeys(str(len(shape)) for shape in shapes))
+    remedy = "reshape queries, keys, values and mask to (batch, heads, tokens, depth) before it, and the result after"
+    return f"torch's exporter takes scaled_dot_product_attention of four axes only, got {got}; {remedy}"
+
+
 RULES: tuple[tuple[str, Callable[[Node], str | None]], ...] = (
     (r"avg_pool[123]d", _divisor),
     (r"adaptive_max_pool[123]d", _adaptive_maximum),
     (r"wrap_with_autocast", _autocast),
+    (r"scaled_dot_product_attention", _without_heads),
     (r"_?upsample_\w+", _scale),
 )
 

@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
 from aaexport.capture.failures import quiet_torch, ties_the_batch, why_it_cannot_be_captured
+from aaexport.capture.heads import give_heads
 from aaexport.capture.limits import fault_of
 from aaexport.errors import AaexportError, ArgumentError, ExportError, RunnerError, broken_rule, first_line
 from aaexport.recipe import Batch
@@ -64,6 +65,7 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
             why = why_it_cannot_be_captured(module, error, run, capture)
         raise ExportError(f"torch.export cannot capture {type(module).__name__}: {why}") from error
     _require_tensors(program, type(module).__name__)
+    give_heads(program)
     if (fault := fault_of(program)) is not None:
         raise ExportError(f"{type(module).__name__} cannot be written as ONNX: {fault}")
     return program

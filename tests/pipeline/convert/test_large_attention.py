@@ -111,6 +111,17 @@ def test_the_operator_attention_is_cut_at_its_opset(tmp_path):
     assert result.operators["Attention"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [20, 23])
+def test_attention_of_three_axes_as_in_samvit_is_converted(tmp_path, opset):
+    path = tmp_path / "model.onnx"
+    result = aaexport.convert(
+        tiny_sam(fused=True), path, input_shape=(3, 32, 32), opset=opset, max_attention_memory=LIMIT
+    )
+    assert result.parity.passed
+    assert "Einsum" not in result.operators
+
+
 def query(path, answer):
     """Megabytes, and the answer, of a process of its own."""
     done = subprocess.run(
