@@ -19,6 +19,10 @@ EXAMPLES = (
         "aaexport optimize naive.onnx fast.onnx",
         "Rewrites what plain torch.onnx.export wrote, and compares the two.",
     ),
+    (
+        "aaexport optimize tokens.onnx fast.onnx --inputs tokens.npz",
+        "Compares them on inputs of your own, for a model that random numbers say nothing to.",
+    ),
 )
 
 
@@ -28,6 +32,9 @@ EXAMPLES = (
 @options.target
 @options.max_attention_memory
 @click.option("--verify/--no-verify", default=True, help="Whether both files are compared first; on by default.")
+@click.option("--inputs", type=PathTo("FILE.npz|FOLDER"),
+              help="What both files are fed instead of random numbers: an array for each input, in an .npz or as "
+                   "input_0.pb, …; in a folder several of them, or test_data_set_0, ….")  # fmt: skip
 @options.atol
 @options.rtol
 @options.seed
@@ -38,6 +45,7 @@ def command(
     target: Literal["cpu", "cuda"],
     max_attention_memory: float | None,
     verify: bool,
+    inputs: Path | None,
     atol: float | None,
     rtol: float | None,
     seed: int,
@@ -49,7 +57,7 @@ def command(
     """
     from aaexport.pipeline.convert.options import OptimizeOptions, check_files
 
-    wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory)
+    wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory, inputs)
     wanted.check()
     check_files(source, path)
     with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:

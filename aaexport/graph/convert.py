@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
 import torch
 from onnxscript import rewriter
 from torch.export import ExportedProgram
@@ -19,9 +18,9 @@ from torch.export import ExportedProgram
 from aaexport.capture.program import INPUT_NAME
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.check import check_model
+from aaexport.graph.files import OnnxModel
 from aaexport.recipe import check_opset
 
-OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside
 BATCH_DIMENSION = "batch"
 
 
@@ -29,7 +28,7 @@ BATCH_DIMENSION = "batch"
 class Converted:
     """What torch's exporter wrote, and the program that it wrote it from: tensors of both go by the same names."""
 
-    model: onnx.ModelProto
+    model: OnnxModel
     program: ExportedProgram
 
 
@@ -68,7 +67,7 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
     return Converted(model, converted.exported_program)
 
 
-def _name_batch(model: onnx.ModelProto) -> None:
+def _name_batch(model: OnnxModel) -> None:
     """Calls torch's symbol for the dynamic batch `batch`, in products such as `4*s77` (heads · batch) too.
 
     Two dimensions of one name must be of one size: runtimes reuse buffers by it.

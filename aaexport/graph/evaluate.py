@@ -42,4 +42,8 @@ class Evaluator:
         # As above.
         except Exception as error:
             raise GraphError(f"{EVALUATOR} cannot run the model: {first_line(error)}") from error
-        return {n: np.asarray(output) for n, output in zip(self._evaluator.output_names, outputs, strict=True)}
+        named = dict(zip(self._evaluator.output_names, outputs, strict=True))
+        for name, output in named.items():
+            if output is None or isinstance(output, list | tuple | dict):
+                raise GraphError(f"output {name} must be a tensor, got {type(output).__name__}")
+        return {name: np.asarray(output) for name, output in named.items()}

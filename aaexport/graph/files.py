@@ -18,6 +18,7 @@ from aaexport.graph.cost import count_macs
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.tensors import named_tensors
 
+OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside
 Dimension = int | str | None
 
 

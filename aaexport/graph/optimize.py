@@ -12,7 +12,6 @@ from google.protobuf.message import EncodeError
 from onnx import shape_inference
 from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import (
-    IdentityEliminationPass,
     InlinePass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
@@ -34,7 +33,8 @@ OLDEST_OPSET = 11  # the rules write operators as they are since then
 SIZES = ShapeInferencePass(
     check_type=False, strict_mode=False, data_prop=True
 )  # a rule may need those of another's work
-TIDYING = PassManager((IdentityEliminationPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
+TIDYING = PassManager((RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()))
+INITIALIZERS_ARE_INPUTS = 3  # the last version of the format in which they must be
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def optimize_model(
     if declared_opset(model) < OLDEST_OPSET:
         remedy = "bring it there with onnx.version_converter"
         raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
+    model = _in_newer_format(model)
     graph = _with_shapes(model)
     InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
     applied: Counter[str] = Counter()
@@ -120,6 +121,7 @@ def _tidy(graph: ir.Model) -> None:
     """Takes out what nothing needs; a tensor that is an output under several names keeps an Identity for each."""
     outputs = graph.graph.outputs
     names = [value.name for value in outputs]
+    _drop_identities(graph)
     TIDYING(graph)
     first: dict[int, str | None] = {}
     for index, (value, name) in enumerate(zip(list(outputs), names, strict=True)):
@@ -131,6 +133,42 @@ def _tidy(graph: ir.Model) -> None:
         again.outputs[0].name, again.outputs[0].type, again.outputs[0].shape = name, value.type, value.shape
         graph.graph.append(again)
         outputs[index] = again.outputs[0]
+
+
+def _drop_identities(graph: ir.Model) -> None:
+    """Whoever reads an Identity reads what it is of; but a graph answers with nothing that is only given to it."""
+    for node in list(graph.graph.all_nodes()):
+        if node.op_type != "Identity" or node.domain != "" or node.inputs[0] is None:
+            continue
+        given, same = node.inputs[0], node.outputs[0]
+        is_given = given.is_graph_input() or given.is_initializer() or given.graph is not node.graph
+        if same.is_graph_output() and is_given:
+            continue
+        name, is_output = same.name, same.is_graph_output()
+        given.shape, given.type = given.shape or same.shape, given.type or same.type
+        same.replace_all_uses_with(given, replace_graph_outputs=True)
+        if is_output:
+            given.name = name
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+
+
+def _in_newer_format(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in a newer version of the format, for a model in one in which every initializer must be an input.
+
+    What the rules add is no input. The old version has initializers for constants all the same; in the newer one they
+    would not be if they stayed inputs, for which whoever runs the model may give others.
+    """
+    if model.ir_version > INITIALIZERS_ARE_INPUTS:
+        return model
+    newer = onnx.ModelProto()
+    newer.CopyFrom(model)
+    newer.ir_version = INITIALIZERS_ARE_INPUTS + 1
+    held = {tensor.name for tensor in newer.graph.initializer}
+    kept = [value for value in newer.graph.input if value.name not in held]
+    del newer.graph.input[:]
+    newer.graph.input.extend(kept)
+    return newer
 
 
 def _apply(rule: GraphRule, graph: ir.Model) -> int:

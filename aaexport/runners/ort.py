@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
 
 WORKS = "works"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+# A file and line of onnxruntime's source, and the C++ function there with its parameters.
+_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ [^(]*(\((?:[^()]|\([^()]*\))*\) ?)?(const )?")
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
 
 
@@ -92,7 +95,7 @@ class OrtRunner:
             outputs = self.session.run(None, dict(feeds), self._options)
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+            raise RunnerError(f"onnxruntime cannot run the model: {_cause(error)}") from error
         for name, output in zip(self.output_names, outputs, strict=True):
             if not isinstance(output, np.ndarray):
                 raise RunnerError(f"output {name} must be a tensor, got {type(output).__name__}")
@@ -173,7 +176,7 @@ def _session(
             )
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+            raise RunnerError(f"onnxruntime cannot load the model: {_cause(error)}") from error
     if session.get_providers()[0] != wanted:
         cause = _reason(noise) or "onnxruntime gave no reason"
         raise _inactive(wanted, Missing(cause, "install the NVIDIA driver and 'aaexport[cuda]'"))
@@ -237,6 +240,11 @@ def _captured_noise() -> Iterator[list[str]]:
             lines += file.read().decode(errors="replace").splitlines()
 
 
+def _cause(error: Exception) -> str:
+    """The first line of onnxruntime's complaint, without the place in its own source."""
+    return _PLACE.sub("", first_line(error))
+
+
 def _reason(noise: list[str]) -> str:
     """The one line of onnxruntime's log that tells why a provider did not start: the missing library, if named."""
     for line in noise:
@@ -256,6 +264,8 @@ def _port(value: Any) -> Port:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     try:
         dtype = numpy_type(name)
-    except TypeError as error:
-        raise RunnerError(f"input {value.name} must be a tensor of numbers, got {value.type}") from error
+    except TypeError:
+        dtype = None
+    if dtype is None or not dtype.isbuiltin:  # others are known to numpy once some library has told it of them
+        raise RunnerError(f"input {value.name} must be a tensor of numbers that numpy has, got {value.type}")
     return Port(value.name, dtype, shape)

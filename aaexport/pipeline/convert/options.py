@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
-from aaexport.errors import ArgumentError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
+from aaexport.errors import ArgumentError, DataError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
 from aaexport.folder import ModelFolder, require_outside_zoo
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
@@ -184,10 +184,12 @@ class OptimizeOptions:
 
     Attributes:
         target: `cpu` or `cuda`, where the file is to run.
-        verify: whether to compare; a file of several dynamic sizes cannot be.
+        verify: whether to compare; a file of several dynamic sizes can be with `inputs` only.
         atol, rtol, seed: as of `aaexport.VerifyOptions`.
         max_attention_memory: MiB that no tensor of any attention should exceed, of one image if the batch is dynamic;
             it is computed in blocks of queries then, and what cannot be is told with its reason.
+        inputs: what both files are fed, instead of numbers that are made up: an .npz with an array for each input, or
+            a folder of such files, of onnx's input_0.pb, …, or of folders test_data_set_0, … of those.
     """
 
     target: Target = "cpu"
@@ -196,13 +198,24 @@ class OptimizeOptions:
     rtol: float | None = None
     seed: int = 0
     max_attention_memory: float | None = None
+    inputs: str | Path | None = None
 
     def check(self) -> None:
-        """ArgumentError for what can be seen to be wrong before any work."""
+        """ArgumentError or DataError for what can be seen to be wrong before any work."""
         if self.target not in TARGETS:
             raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
         check_max_attention_memory(self.max_attention_memory)
         tolerances("float32", "cpu", self.atol, self.rtol)
+        if self.inputs is None:
+            return
+        if not self.verify:
+            rule = "be left out where nothing is verified"
+            raise ArgumentError(broken_rule("inputs", rule, str(self.inputs)))
+        path = Path(self.inputs)
+        if not path.exists():
+            raise DataError(f"inputs must be whole, but {path} cannot be read: there is no such file")
+        if not path.is_dir() and path.suffix != ".npz":
+            raise DataError(broken_rule("inputs", "be a folder, or a file of .npz", str(path)))
 
 
 class OptimizeOverrides(TypedDict, total=False):
@@ -214,6 +227,7 @@ class OptimizeOverrides(TypedDict, total=False):
     rtol: float | None
     seed: int
     max_attention_memory: float | None
+    inputs: str | Path | None
 
 
 def check_files(source: Path, path: Path) -> None:

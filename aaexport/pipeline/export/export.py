@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from aaexport.capture.program import export_program, fast_tracing
 from aaexport.device import TARGETS, Target
 from aaexport.graph.check import check_model, check_operators
-from aaexport.graph.convert import OnnxModel, to_onnx
+from aaexport.graph.convert import to_onnx
+from aaexport.graph.files import OnnxModel
 from aaexport.graph.metadata import Provenance
 from aaexport.graph.optimize import RuleReport, optimize_model
 from aaexport.graph.rules import FILE_RULES, RULES, AttentionInBlocks, SkewedRelativeAttention, within

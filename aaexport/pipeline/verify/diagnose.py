@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.errors import AaexportError
-from aaexport.graph.convert import OnnxModel
-from aaexport.graph.files import write_onnx
+from aaexport.graph.files import OnnxModel, write_onnx
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
 from aaexport.parity.hints import baked_in_batch

@@ -14,6 +14,7 @@ from aaexport.capture.program import INPUT_NAME
 from aaexport.data import Images, evaluation_batch, load_images, sample
 from aaexport.data.one_image import read_image
 from aaexport.errors import ArgumentError, DataError, broken_rule, first_line, parameter
+from aaexport.graph.given_arrays import read_npz
 from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
 from aaexport.pipeline.subject.subject import Subject
@@ -134,7 +135,7 @@ def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
 def _read_arrays(path: Path) -> Array:
     check_inputs(path)
     called = f"{parameter('inputs')} of {path}"
-    readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": _read_npz, ".safetensors": load_file}
+    readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": read_npz, ".safetensors": load_file}
     try:
         arrays = readers[path.suffix](path)
     # numpy, zipfile, zlib and safetensors each raise their own: there is no common base.
@@ -146,18 +147,6 @@ def _read_arrays(path: Path) -> Array:
         rule = f"be one array, or one named {INPUT_NAME}"
         raise DataError(broken_rule(called, rule, sorted(arrays)))
     return next(iter(arrays.values()))
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it is no .npz archive")
-    with file:
-        arrays = {name: file[name] for name in file.files}
-    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if strange:
-        raise ValueError(f"{strange[0]} is no array")
-    return arrays
 
 
 def _read_folder(path: Path, subject: Subject) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aaexport.graph.convert import OnnxModel
+from aaexport.graph.files import OnnxModel
 from aaexport.graph.intermediate import (
     NodeFacts,
     all_constants,
