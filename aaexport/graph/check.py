@@ -61,6 +61,15 @@ def infer_strictly(model: onnx.ModelProto) -> onnx.ModelProto:
         raise GraphError(f"the ONNX checker refuses the model: {cause}") from error
 
 
+def is_valid(model: onnx.ModelProto) -> bool:
+    """Whether the checker and strict shape inference take it; onnx's own refuses a few of its own test models."""
+    try:
+        infer_strictly(model)
+    except GraphError:
+        return False
+    return True
+
+
 def check_operators(model: onnx.ModelProto, *, ours: bool = True) -> tuple[str, ...]:
     """Holds a network of ours to what runs anywhere; of a user's module, notes what does not (`unportable`).
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from aaexport.errors import GraphError, RunnerError
 from aaexport.graph.evaluate import Evaluator
+from aaexport.graph.files import TensorInfo
 from aaexport.runners.base import Array, Arrays, Port, numpy_type
 
 
@@ -20,14 +21,7 @@ class ReferenceRunner:
             self._evaluator = Evaluator(source)
         except GraphError as error:
             raise RunnerError(str(error)) from error
-        self.inputs = tuple(
-            Port(
-                tensor.name,
-                numpy_type(tensor.dtype),
-                tuple(size if isinstance(size, int) else None for size in tensor.shape),
-            )
-            for tensor in self._evaluator.inputs
-        )
+        self.inputs = tuple(_port(tensor) for tensor in self._evaluator.inputs)
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Evaluates the graph node by node."""
@@ -43,3 +37,11 @@ class ReferenceRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._evaluator
+
+
+def _port(tensor: TensorInfo) -> Port:
+    try:
+        dtype = numpy_type(tensor.dtype)
+    except TypeError as error:
+        raise RunnerError(f"input {tensor.name} must be a tensor of numbers, got {tensor.dtype}") from error
+    return Port(tensor.name, dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape))

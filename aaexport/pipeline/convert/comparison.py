@@ -13,7 +13,7 @@ from aaexport.errors import ArgumentError, DataError, RunnerError, broken_rule, 
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.given_arrays import NUMBERED, read_npz, read_tensors
 from aaexport.graph.meaning import meaningful_inputs
-from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare
+from aaexport.parity import Array, Case, Computation, OutputParity, ParityReport, Tolerances, Truth, compare, failed
 from aaexport.pipeline.convert.options import OptimizeOptions
 from aaexport.runners.base import Port
 from aaexport.runners.ort import OrtRunner
@@ -50,7 +50,7 @@ def compare_files(
         RunnerError: onnxruntime cannot run the model.
     """
     outputs: list[OutputParity] = []
-    with OrtRunner(source, AS_WRITTEN) as plain, OrtRunner(source) as own, OrtRunner(written) as new:
+    with OrtRunner(source, AS_WRITTEN) as plain, OrtRunner(source) as own, _rewritten(written) as new:
         if options.inputs is None:
             cases = _made_up(model, plain.inputs, options.seed)
         else:
@@ -62,12 +62,25 @@ def compare_files(
                 if fed.is_optional:
                     continue  # the given file takes no batch of that size itself: there is nothing to compare
                 raise error if fed.is_given else _meaningless(error) from error
-            baseline, actual = own.infer(fed.feeds), new.infer(fed.feeds)
+            baseline = own.infer(fed.feeds)
+            try:
+                actual = new.infer(fed.feeds)
+            except RunnerError as error:
+                outputs += failed(fed.name, expected, str(error))
+                continue
             outputs += _judged(fed, expected, baseline, actual, tolerances)
         if outputs and not any(output.compared for output in outputs):
             raise ArgumentError(broken_rule("the outputs", "hold numbers to be compared", "none", REMEDY))
         row = Computation(new.label, "graph rules", tolerances.common, tuple(outputs))
         return ParityReport(str(written), (row,), baseline=RUNTIME, seed=options.seed)
+
+
+def _rewritten(path: Path) -> OrtRunner:
+    """RunnerError for a file that onnxruntime does not load although it loads the one that it was made of."""
+    try:
+        return OrtRunner(path)
+    except RunnerError as error:
+        raise RunnerError(f"the rewritten file must load as the given one does, but: {error}") from error
 
 
 def _meaningless(error: RunnerError) -> RunnerError:
@@ -88,14 +101,25 @@ def _judged(
     case = Case(fed.name, next(iter(fed.feeds.values()), np.zeros(0, np.float32)), made_up=True)
     for output in compare(Truth(case, expected, baseline, {}), actual, tolerances, whose=RUNTIME):
         truth, found = expected.get(output.output), actual.get(output.output)
-        if not fed.is_given or truth is None or found is None or not output.passed:
+        if truth is not None and found is not None:
+            yield _in_this_case(fed, output, truth, found)
+        else:
             yield output
-        elif truth.dtype.kind == "f" and not all(
-            np.array_equal(kind(truth), kind(found)) for kind in (np.isnan, np.isposinf, np.isneginf)
-        ):
-            yield replace(output, failure=f"NaN and infinity must be where they are in {RUNTIME}'s, got others")
-        else:  # what is as empty, or as infinite, as it must be for the inputs that somebody gave, is right
-            yield replace(output, compared=True, warning=None)
+
+
+def _in_this_case(fed: _Fed, output: OutputParity, truth: Array, found: Array) -> OutputParity:
+    """The verdict on an output that is there, with what is as empty or as infinite as it must be.
+
+    That is right, and for inputs that somebody gave it is evidence too; not for those that were made up.
+    """
+    if not truth.size and (found.shape, found.dtype) == (truth.shape, truth.dtype):
+        return OutputParity(fed.name, output.output, None, compared=fed.is_given)
+    if not fed.is_given or not output.passed:
+        return output
+    kinds = (np.isnan, np.isposinf, np.isneginf) if truth.dtype.kind == "f" else ()
+    if not all(np.array_equal(kind(truth), kind(found)) for kind in kinds):
+        return replace(output, failure=f"NaN and infinity must be where they are in {RUNTIME}'s, got others")
+    return replace(output, compared=True, warning=None)
 
 
 def _require_comparable(expected: Mapping[str, Array], *, must_be_finite: bool) -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from aaexport.errors import ParityError
-from aaexport.graph.check import check_model, foreign_operators
+from aaexport.errors import GraphError, ParityError
+from aaexport.graph.check import check_model, foreign_operators, is_valid
 from aaexport.graph.digests import renew_digests
-from aaexport.graph.files import coarsest_type, read_onnx, write_onnx
+from aaexport.graph.files import OnnxModel, coarsest_type, read_onnx, write_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import FILE_RULES, within
@@ -62,7 +62,7 @@ def optimize(
     first, then = within(FILE_RULES, options.max_attention_memory)
     rewritten, rules = optimize_model(model, target=options.target, rules=first, then=then)
     if not foreign_operators(model):
-        check_model(rewritten)
+        _check(rewritten, model)
     record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
     renew_digests(rewritten, model)
     parity = None
@@ -79,3 +79,12 @@ def optimize(
                 )
     before, after = (Counter(node.op_type for node in each.graph.node) for each in (model, rewritten))
     return OptimizeResult(path, options.target, dict(before.most_common()), dict(after.most_common()), rules, parity)
+
+
+def _check(rewritten: OnnxModel, model: OnnxModel) -> None:
+    """GraphError if the checker refuses what it did not refuse before the rules."""
+    try:
+        check_model(rewritten)
+    except GraphError:
+        if is_valid(model):
+            raise

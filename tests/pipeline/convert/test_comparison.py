@@ -190,7 +190,7 @@ MEANT = {
     "GatherElements": [("GatherElements", ["x", "i"], ["y"], {})],
     "GatherND": [("GatherND", ["x", "i"], ["y"], {})],
     "a cast of it": [("Cast", ["i"], ["j"], {"to": TensorProto.INT32}), ("Gather", ["x", "j"], ["y"], {})],
-    "OneHot": [("OneHot", ["x", "i", "off"], ["y"], {})],
+    "OneHot": [("Cast", ["x"], ["j"], {"to": INT}), ("OneHot", ["j", "i", "off"], ["y"], {})],
     "ReduceSum": [("ReduceSum", ["x", "i"], ["y"], {})],
     "Reshape": [("Reshape", ["x", "i"], ["y"], {})],
     "Expand": [("Expand", ["x", "i"], ["y"], {})],
