@@ -44,8 +44,17 @@ REFUSED = {
     "onnxruntime cannot run it": 49,
     "a type that numpy does not have, a sequence or an optional value": 89,
 }
-# Rows that differ, and are right to: nobody knows what another generator of random numbers draws.
-RANDOM = ("bernoulli", "training_dropout")
+# What onnxruntime and onnx's evaluator do not agree on → of how many models, none of which the table should pass.
+DISPUTED = {
+    r"test_attention_4d_with_past_and_present_qk_matmul_bias_[34]d_mask_causal": 2,  # whether QK has the mask in it
+    r"test_training_dropout": 4,  # random numbers
+    r"test_maxunpool_export_with_output_shape": 1,
+    r"test_resize_downsample_scales_(linear|cubic)_align_corners": 2,
+    r"pytorch-converted/test_BatchNorm\dd_": 5,  # the evaluator takes momentum for training up to opset 13
+}
+# One number that is a mean of thousands, summed in another order, and the evaluator's own happens to be near: verify
+# knows the own error of many inputs, where this is that of one.
+LUCKY = {r"test_(nllloss|sce)_NCd1d2d3d4d5_mean_weight": 6}
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:onnx")  # of the suite's own numpy
 
 
@@ -143,5 +152,8 @@ def test_the_tolerance_table_does_not_cry_wolf():
         count, differences = differing(model)
         compared += count
         found += differences
-    assert compared > 1300
-    assert found == []
+    assert compared > 1400
+    names = {line.partition(": ")[0] for line in found}
+    listed = DISPUTED | LUCKY
+    assert {pattern: sum(bool(re.match(pattern, name)) for name in names) for pattern in listed} == listed
+    assert not [line for line in found if not any(re.match(pattern, line) for pattern in listed)]
