@@ -19,6 +19,7 @@ from aaexport.capture.failures import quiet_torch, ties_the_batch, why_it_cannot
 from aaexport.capture.heads import give_heads
 from aaexport.capture.limits import fault_of
 from aaexport.errors import AaexportError, ArgumentError, ExportError, RunnerError, broken_rule, first_line
+from aaexport.nn.outputs import Flattened, without_flattening
 from aaexport.recipe import Batch
 
 Array = npt.NDArray[Any]
@@ -39,6 +40,8 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
     """
     if batch != "dynamic" and not (isinstance(batch, int) and batch >= 1):
         raise ArgumentError(broken_rule("batch", "be 'dynamic' or at least 1", batch))
+    theirs = without_flattening(module)
+    name = type(theirs).__name__
     parameter = next(module.parameters(), torch.empty(0))
     size = EXAMPLE_BATCH if batch == "dynamic" else batch
     shapes = ({0: Dim("batch")} if batch == "dynamic" else None,)
@@ -62,12 +65,12 @@ def export_program(module: nn.Module, input_shape: tuple[int, int, int], batch: 
     # torch.export raises whatever the module or its own passes raise: there is no common base.
     except Exception as error:
         with quiet_torch():
-            why = why_it_cannot_be_captured(module, error, run, capture)
-        raise ExportError(f"torch.export cannot capture {type(module).__name__}: {why}") from error
-    _require_tensors(program, type(module).__name__)
+            why = why_it_cannot_be_captured(theirs, error, run, capture)
+        raise ExportError(f"torch.export cannot capture {name}: {why}") from error
+    _require_tensors(program, name)
     give_heads(program)
-    if (fault := fault_of(program)) is not None:
-        raise ExportError(f"{type(module).__name__} cannot be written as ONNX: {fault}")
+    if (fault := fault_of(program, "" if theirs is module else Flattened.INSIDE)) is not None:
+        raise ExportError(f"{name} cannot be written as ONNX: {fault}")
     return program
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 Way = tuple[str | int, ...]
 
@@ -29,30 +30,30 @@ def names_of(output: Any, own: Sequence[str] = (), taken: Sequence[str] = ()) ->
 
     Args:
         output: what the module returned.
-        own: what the module itself calls its outputs; counts if there are as many.
+        own: what the module itself calls its outputs; counts if there are as many, each with a name of its own.
         taken: names that no output may have.
     """
     ways = [way for way, _ in leaves(output)]
     names = [_name(way) for way in ways]
-    if len(own) == len(ways) and not isinstance(output, Mapping):
+    if len(own) == len(ways) and not isinstance(output, Mapping) and _are_names(own, taken):
         return tuple(own)
-    if len(set(names)) < len(names) or set(names) & set(taken) or any(not name for name in names):
+    if not _are_names(names, taken):
         return tuple(f"output_{number}" for number in range(len(ways)))
     plain = isinstance(output, list | tuple) and not hasattr(output, "_fields")
     return ("output",) if len(names) == 1 and (plain or not ways[0]) else tuple(names)
 
 
 def needs_flattening(output: Any) -> bool:
-    """Whether a file cannot return it as it is: a dataclass is in it, which torch.export does not know, or None."""
-    if output is None or _is_dataclass(output):
-        return True
-    if isinstance(output, Mapping):
-        return any(needs_flattening(value) for value in output.values())
-    return isinstance(output, list | tuple) and any(needs_flattening(value) for value in output)
+    """Whether a file cannot return it as it is: None is in it, or a container of a kind that torch.export does not
+    know, such as a dataclass or a class of somebody's made from dict.
+    """
+    return not all(isinstance(leaf, Tensor) for leaf in tree_leaves(output))
 
 
 class Flattened(nn.Module):
     """A network that returns its tensors as a flat tuple, for an export."""
+
+    INSIDE = "network."  # what the paths of its layers begin with
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -61,6 +62,11 @@ class Flattened(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The network's outputs."""
         return tuple(tensors_of(self.network(x)))
+
+
+def without_flattening(module: nn.Module) -> nn.Module:
+    """The network that somebody wrote, by whose name and paths they know it."""
+    return module.network if isinstance(module, Flattened) else module
 
 
 def _walk(output: Any, way: Way) -> Iterator[tuple[Way, Any]]:
@@ -80,6 +86,10 @@ def _walk(output: Any, way: Way) -> Iterator[tuple[Way, Any]]:
 
 def _is_dataclass(output: Any) -> bool:
     return dataclasses.is_dataclass(output) and not isinstance(output, type | Mapping)
+
+
+def _are_names(names: Sequence[str], taken: Sequence[str]) -> bool:
+    return len(set(names)) == len(names) and not set(names) & set(taken) and all(names)
 
 
 def _name(way: Way) -> str:

@@ -17,6 +17,7 @@ TRAINED = (
     "learner",  # of our own checkpoint.pt
 )
 AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?)(_|$)")
+AVERAGE = 1  # its rank
 EXTRA = "_extra_state"  # what a module's `get_extra_state` returned, of any type
 
 
@@ -41,11 +42,16 @@ class StateDict:
 
     @property
     def rank(self) -> int:
-        """By the names of its keys: 0 for the trained weights, 1 for an average of them, 2 where they do not tell."""
+        """By the names of its keys: 0 for the trained weights, AVERAGE for one of them, 2 where they do not tell."""
         names = (*self.keys, *filter(None, self.prefix.split(".")))
         if any(AVERAGED.search(name) for name in names):
-            return 1
+            return AVERAGE
         return 0 if all(key in TRAINED for key in self.keys) else 2
+
+    @property
+    def is_named_trained(self) -> bool:
+        """Whether its keys and its prefix say that it is the trained network."""
+        return all(name in TRAINED for name in (*self.keys, *filter(None, self.prefix.split("."))))
 
     def parts(self) -> Iterator[StateDict]:
         """What begins with one prefix, where other names lie beside it, by every prefix, the shortest first."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aaexport.errors import WeightsError, first_few, first_line
-from aaexport.weights.finding import StateDict, beside, state_dicts
+from aaexport.weights.finding import AVERAGE, StateDict, beside, state_dicts
 from aaexport.weights.naming import dropped_parts, matched
 from aaexport.weights.reading import read_contents
 from aaexport.weights.safetensors import RANDOM, RANDOM_NOTE, complaints
@@ -48,7 +48,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> tuple[str, ...]:
 
     The state_dict may lie under keys such as `model`, `state_dict`, `net` and `ema`, and its names may have what
     DataParallel, torch.compile and training frameworks put into them; the network's names may have a prefix beside
-    others, such as those of a loss. Where several fit, the trained weights are taken before an average of them.
+    others, such as those of a loss, if no second network is among these and they are not most of the file. Where
+    several fit, the trained weights are taken before an average of them.
     Nothing in the file is run, and a refused file leaves the module as it was.
 
     Returns:
@@ -63,9 +64,9 @@ def load_checkpoint(module: nn.Module, path: Path) -> tuple[str, ...]:
     fits = [_fit(source, wanted) for source in state_dicts(contents)]
     if not fits:
         raise WeightsError(f"{path} must hold a state_dict, got {_description(contents)}")
-    fit = _chosen(fits, wanted, path)
+    fit, others = _chosen(fits, wanted, path)
     _require_plain_tensors(fit.source, path)
-    notes = _notes(fit, fits, contents, wanted)
+    notes = _notes(fit, others, contents, wanted)
     extra = {fit.names[name]: value for name, value in fit.source.extra.items()}
     try:
         # Copied tensor by tensor, so that tied parameters stay tied; what may be missing was judged above.
@@ -108,12 +109,13 @@ def _is_tied(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tens
     return any(wanted[other] is wanted[name] for other in tensors if other in wanted)
 
 
-def _chosen(fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> Fit:
+def _chosen(fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> tuple[Fit, list[Fit]]:
+    """The one to load, and the others that would fit too."""
     exact = [fit for fit in fits if fit.exact]
     parts = [] if exact else _parts(fits, wanted)
     exact = exact or [fit for fit in parts if fit.exact]
     if not exact:
-        closest = max([*fits, *parts], key=lambda fit: len(wanted.keys() & fit.tensors.keys()))
+        closest = max([*fits, *parts], key=lambda fit: _covered(fit, wanted))
         _require_plain_tensors(closest.source, path)
         raise WeightsError(_misfit(closest, wanted, path))
     best = min(fit.source.rank for fit in exact)
@@ -121,7 +123,39 @@ def _chosen(fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> Fit:
     if others:
         places = " and ".join(fit.source.place for fit in (first, *others))
         raise WeightsError(f"{path} must hold one state_dict that fits, got {places}; save the one you mean alone")
-    return first
+    if first.source.prefix:
+        _require_meant(first, exact, [*fits, *parts], wanted, path)
+    return first, [fit for fit in exact if fit is not first]
+
+
+def _require_meant(part: Fit, exact: list[Fit], fits: list[Fit], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """A part is what somebody means if no other network of these names is there, and if it is most of the file.
+
+    Of an average beside it nothing is asked, which may lack buffers; nor of others where it alone is called `model`.
+    """
+    place, source = part.source.place, part.source
+    for other in fits:
+        holds_it = other.source.keys == source.keys and source.prefix.startswith(other.source.prefix)
+        alike = 2 * _covered(other, wanted) >= len(wanted) and not (other.exact or holds_it)
+        is_average = other.source.rank == AVERAGE != source.rank
+        if not alike or is_average or (source.is_named_trained and not other.source.is_named_trained):
+            continue
+        why = _misfit_of(other)
+        raise WeightsError(
+            f"{path} must hold one network of the module's names, got {place}, which fits, and {other.source.place}, "
+            f"which does not ({why}); save the one you mean alone"
+        )
+    known = tuple(fit.source.prefix for fit in exact if fit.source.keys == source.keys)
+    left_out = sum(not name.startswith(known) for name in source.left_out)
+    taken = len(source.tensors)
+    if not source.is_named_trained and left_out > taken:
+        got = f"{_tensors(taken)} of it in {place}, beside {left_out} others"
+        raise WeightsError(f"{path} must hold the module's weights, got {got}; save that part alone if you mean it")
+
+
+def _covered(fit: Fit, wanted: Mapping[str, Tensor]) -> int:
+    """How many names of the module it has."""
+    return len(wanted.keys() & fit.tensors.keys())
 
 
 def _parts(fits: list[Fit], wanted: Mapping[str, Tensor]) -> list[Fit]:
@@ -133,17 +167,20 @@ def _parts(fits: list[Fit], wanted: Mapping[str, Tensor]) -> list[Fit]:
             if any(part.prefix.startswith(prefix) for prefix in prefixes) or 2 * len(part.tensors) < len(wanted):
                 continue
             fit = _fit(part, wanted)
-            if 2 * len(wanted.keys() & fit.tensors.keys()) >= len(wanted):
+            if 2 * _covered(fit, wanted) >= len(wanted):
                 prefixes.append(part.prefix)
                 found.append(fit)
     return found
 
 
 def _misfit(fit: Fit, wanted: Mapping[str, Tensor], path: Path) -> str:
-    counts = [f"{_tensors(len(lines))} {kind}" for kind, lines in fit.complaints.items() if lines]
     told = "; ".join(first_few(lines, MOST_OF_A_KIND) for lines in fit.complaints.values() if lines)
     place = f" ({fit.source.place})" if fit.source.keys or fit.source.prefix else ""
-    return f"{path}{place} does not fit the model, {', '.join(counts)}: {told}; {_remedy(fit, wanted)}"
+    return f"{path}{place} does not fit the model, {_misfit_of(fit)}: {told}; {_remedy(fit, wanted)}"
+
+
+def _misfit_of(fit: Fit) -> str:
+    return ", ".join(f"{_tensors(len(lines))} {kind}" for kind, lines in fit.complaints.items() if lines)
 
 
 def _tensors(count: int) -> str:
@@ -178,11 +215,11 @@ def _unusual_kind(tensor: Tensor) -> str | None:
     return "meta" if tensor.is_meta else None
 
 
-def _notes(fit: Fit, fits: list[Fit], contents: Any, wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _notes(fit: Fit, others: list[Fit], contents: Any, wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
     notes = []
-    if fit.source.keys:
-        others = [other.source.place for other in fits if other.exact and other is not fit]
-        rather = f", not from {' or '.join(others)}, which would fit too" if others else ""
+    if fit.source.keys or others:
+        rather = f", not from {' or '.join(other.source.place for other in others)}, which would fit too"
+        rather = rather if others else ""
         notes.append(f"weights taken from {fit.source.place}{rather}")
     prefix = [f"{part}." for part in fit.source.prefix.split(".") if part]
     if parts := [*dict.fromkeys([*prefix, *dropped_parts(fit.names)])]:
@@ -197,8 +234,8 @@ def _notes(fit: Fit, fits: list[Fit], contents: Any, wanted: Mapping[str, Tensor
         if name in wanted and tensor.dtype != wanted[name].dtype
     )
     notes += [f"{_tensors(count)} converted from {change}" for change, count in changes.items()]
-    if others := beside(contents, fit.source):
-        notes.append(f"the file also holds {first_few(others, MOST_BESIDE)}")
+    if extras := beside(contents, fit.source):
+        notes.append(f"the file also holds {first_few(extras, MOST_BESIDE)}")
     return tuple(notes)
 
 

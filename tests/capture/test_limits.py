@@ -1,12 +1,16 @@
 """What torch's exporter refuses in its own words, or writes wrongly, is told with layer, line and remedy."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+import aaexport
+from aaexport.capture import program
 from aaexport.capture.program import export_program
-from aaexport.errors import ExportError
+from aaexport.errors import ExportError, ParityError
 
 SHAPE = (3, 12, 10)
 
@@ -52,19 +56,38 @@ TOLD = {
         "torch's exporter leaves out divisor_override=2; leave it out and multiply the result by 9 / 2",
     ),
     "adaptive maximum": (lambda: Of(nn.AdaptiveMaxPool2d(3)), r"\(12, 10\) is not divided by \(3, 3\)"),
-    "adaptive maximum of whole windows": (lambda: Of(nn.AdaptiveMaxPool2d((3, 5))), r"a kernel of \(4, 2\)"),
-    "adaptive maximum of all": (lambda: Of(nn.AdaptiveMaxPool2d(1)), r"write x\.amax\(\(-2, -1\), keepdim=True\)"),
     "autocast": (Autocast, "it computes in bfloat16 inside torch.autocast, .*; export it in float32"),
     "complex": (lambda: Of(torch.fft.rfft2), "it returns complex numbers, .*; return torch.view_as_real"),
     "fractional bilinear": (
         resized(scale_factor=1.3, mode="bilinear"),
-        r"scale_factor=1.3 makes 13 of 10 in PyTorch, and 12 in ONNX, .*; give size=\(15, 13\)",
+        r"makes 13 of 10 in PyTorch, and 12 by ONNX's rule, which .*; give size=\(15, 13\), .*, or scale_factor=1.3000001",
     ),
     "fractional nearest": (resized(scale_factor=1.3, mode="nearest"), "scale_factor=1.3 makes 13 of 10"),
+    "fractional in float32": (
+        lambda: Of(lambda y: functional.interpolate(torch.cat([y] * 5, 3), scale_factor=2.3)),
+        r"2.3 makes 114 of 50 in PyTorch, and 115 in onnxruntime, .*; give size=\(27, 114\), .* scale_factor=2.2999997",
+    ),
+    "divisor without padding": (
+        lambda: Of(lambda y: functional.avg_pool2d(y, 3, 2, 1, count_include_pad=False, divisor_override=2)),
+        "leave it out and give count_include_pad=True and multiply the result by 9 / 2",
+    ),
+    "divisor of the window without padding": (
+        lambda: Of(lambda y: functional.avg_pool2d(y, 3, 2, 1, count_include_pad=False, divisor_override=9)),
+        "leave it out and give count_include_pad=True$",
+    ),
+    "divisor beyond the map": (
+        lambda: Of(lambda y: functional.avg_pool2d(y, (4, 3), 3, 1, ceil_mode=True, divisor_override=2)),
+        r"ceil_mode and padding, pool torch.nn.functional.pad\(x, \(1, 1, 1, 3\)\) and multiply the result by 12 / 2",
+    ),
 }
 FINE = {
     "average": lambda: Of(nn.AvgPool2d(3)),
     "autocast elsewhere": lambda: Autocast(enabled=False),
+    "divisor of the window": lambda: Of(lambda y: functional.avg_pool2d(y, 2, ceil_mode=True, divisor_override=4)),
+    "adaptive maximum of whole windows": lambda: Of(nn.AdaptiveMaxPool2d((3, 5))),
+    "adaptive maximum of all": lambda: Of(nn.AdaptiveMaxPool2d(1)),
+    "adaptive maximum of one axis": lambda: Of(lambda y: functional.adaptive_max_pool1d(y.flatten(2), 1)),
+    "antialiased": resized(scale_factor=1.3, mode="bilinear", antialias=True),
     "half as large": resized(scale_factor=0.5, mode="bilinear"),
     "1.6 times": resized(scale_factor=1.6, mode="bilinear"),
     "a size": resized(size=(15, 13), mode="bilinear"),
@@ -90,3 +113,83 @@ def test_the_users_line_is_named():
 @pytest.mark.parametrize("name", FINE)
 def test_what_can_be_written_is_not_stopped(name):
     assert export_program(FINE[name]().eval(), SHAPE, "dynamic")
+
+
+CONVERTED = (
+    "divisor of the window",
+    pytest.param("adaptive maximum of whole windows", marks=pytest.mark.slow),
+    "adaptive maximum of all",
+    pytest.param("adaptive maximum of one axis", marks=pytest.mark.slow),
+    pytest.param("antialiased", marks=pytest.mark.slow),
+)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_is_not_stopped_is_written_rightly(name, tmp_path):
+    torch.manual_seed(0)
+    assert aaexport.convert(FINE[name]().eval(), tmp_path / "x.onnx", input_shape=SHAPE).parity.passed
+
+
+WRONG = [
+    name if name in ("divisor", "adaptive maximum") else pytest.param(name, marks=pytest.mark.slow)
+    for name in TOLD
+    if name not in ("autocast", "complex")
+]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_stopped_could_not_be_written_rightly(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "fault_of", lambda *given: None)
+    torch.manual_seed(0)
+    with pytest.raises((ExportError, ParityError)):
+        aaexport.convert(TOLD[name][0]().eval(), tmp_path / "x.onnx", input_shape=SHAPE)
+
+
+def padded(y, kernel, *rest, times):
+    return functional.avg_pool2d(y, kernel, *rest) * times
+
+
+REMEDIES = {
+    "divisor": lambda y: padded(y, 3, 2, 1, times=9 / 2),
+    "divisor without padding": lambda y: padded(y, 3, 2, 1, times=9 / 2),
+    "divisor of the window without padding": lambda y: padded(y, 3, 2, 1, times=1),
+    "divisor beyond the map": lambda y: padded(functional.pad(y, (1, 1, 1, 3)), (4, 3), 3, times=12 / 2),
+    "fractional nearest": lambda y: functional.interpolate(y, scale_factor=1.3000001),
+    "fractional bilinear": lambda y: functional.interpolate(y, scale_factor=1.3000001, mode="bilinear"),
+    "fractional in float32": lambda y: functional.interpolate(torch.cat([y] * 5, 3), scale_factor=2.2999997),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_remedy_computes_the_same(name):
+    module = TOLD[name][0]().eval()
+    images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(REMEDIES[name](module.c(images)), module(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ExportError):
+        export_program(module, SHAPE, "dynamic")
+    assert export_program(Of(REMEDIES[name]).eval(), SHAPE, "dynamic")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_remedy_is_written_rightly(name, tmp_path):
+    torch.manual_seed(0)
+    assert aaexport.convert(Of(REMEDIES[name]).eval(), tmp_path / "x.onnx", input_shape=SHAPE).parity.passed
+
+
+@pytest.mark.parametrize("wanted", [(3, 3), (5, 4), (7, 10), (5, 5), (12, 4)])
+def test_the_maxima_of_slices_are_those_of_the_pooling(wanted):
+    """The remedy as it is told, run."""
+    with pytest.raises(ExportError) as caught:
+        export_program(Of(nn.AdaptiveMaxPool2d(wanted)).eval(), SHAPE, "dynamic")
+    steps = re.findall(r"x = (torch\.stack\(.*?, -[12]\))(?=$|, then)", str(caught.value))
+    y = torch.randn(2, 4, *SHAPE[1:], generator=torch.Generator().manual_seed(0))
+
+    def pooled(x):
+        for step in steps:
+            x = eval(step, {"torch": torch, "x": x})
+        return nn.AdaptiveMaxPool2d(wanted)(x) if str(caught.value).endswith("then the same pooling") else x
+
+    assert steps
+    assert torch.equal(pooled(y), nn.AdaptiveMaxPool2d(wanted)(y))
+    assert export_program(Of(pooled).eval(), SHAPE, "dynamic")

@@ -154,8 +154,55 @@ def test_a_prefix_is_dropped_although_other_names_lie_beside_it_which_are_listed
 
 def test_of_two_prefixes_the_trained_weights_are_taken_before_their_average(tmp_path):
     notes = loaded(saved(tmp_path, {**prefixed("ema_model.", OTHER), **prefixed("model.")}))
-    assert notes[0] == "names read without 'model.'"
-    assert notes[1].startswith("left out, as the module has no such names: ema_model.conv.weight, ")
+    assert notes[:2] == (
+        "weights taken from the whole file under 'model.', not from the whole file under 'ema_model.', "
+        "which would fit too",
+        "names read without 'model.'",
+    )
+    assert notes[2].startswith("left out, as the module has no such names: ema_model.conv.weight, ")
+
+
+def test_of_parts_under_two_keys_the_other_that_fits_is_told(tmp_path):
+    lying = {"state_dict": {**prefixed("net."), **BESIDE}, "exp_avg": {**prefixed("net.", OTHER), "z": torch.ones(1)}}
+    notes = loaded(saved(tmp_path, lying))
+    assert notes[0] == (
+        "weights taken from ['state_dict'] under 'net.', not from ['exp_avg'] under 'net.', which would fit too"
+    )
+
+
+DEEPER = {**network(seed=2).state_dict(), "last.weight": torch.ones(2)}
+SECOND = {
+    "student": (DEEPER, "1 tensor unexpected"),
+    "generator": (network(classes=6).state_dict(), "2 tensors of another shape or kind"),
+    "learner.network": (network(classes=6).state_dict(), "2 tensors of another shape or kind"),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_part_is_not_taken_where_another_network_of_its_names_does_not_fit(tmp_path, name):
+    state, why = SECOND[name]
+    path = saved(tmp_path, {**prefixed(f"{name}.", state), **prefixed("teacher.")})
+    assert complaint(path) == (
+        f"{path} must hold one network of the module's names, got the whole file under 'teacher.', which fits, and "
+        f"the whole file under {name + '.'!r}, which does not ({why}); save the one you mean alone"
+    )
+
+
+def test_one_layer_is_not_taken_out_of_a_larger_network(tmp_path):
+    path = saved(tmp_path, nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).state_dict())
+    assert "under '0.', which fits, and the whole file under '2.'" in complaint(path, nn.Conv2d(3, 8, 3))
+    alone = {**nn.Linear(2, 2).state_dict(prefix="a."), **{f"b.{number}": torch.ones(1) for number in range(3)}}
+    text = complaint(saved(tmp_path, alone), nn.Linear(2, 2))
+    assert "got 2 tensors of it in the whole file under 'a.', beside 3 others; save that part alone if you" in text
+
+
+def test_what_is_called_the_model_is_taken_beside_networks_that_do_not_fit(tmp_path):
+    """An average of the parameters alone lacks buffers; a loss may be larger than the network."""
+    average = {name: tensor for name, tensor in OTHER.items() if not name.startswith("norm.running")}
+    loss = {f"loss.{number}.weight": torch.ones(1) for number in range(20)}
+    teacher = prefixed("teacher.", network(classes=6).state_dict())
+    for beside in (prefixed("ema.", average), loss, teacher):
+        assert "names read without 'model.'" in loaded(saved(tmp_path, {**prefixed("model."), **beside}))
 
 
 def test_two_prefixes_that_fit_equally_well_are_refused_by_name(tmp_path):

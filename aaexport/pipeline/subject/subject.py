@@ -310,16 +310,21 @@ def _require_one_input(module: nn.Module) -> None:
     except (TypeError, ValueError):
         return
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    needed = [one.name for one in positional if one.default is one.empty]
-    needed += [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
-    if len(needed) < 2:
+    keywords = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
+    by_name = not positional and all(one.kind is not one.VAR_POSITIONAL for one in parameters) and bool(keywords)
+    # A keyword that must be given comes before one that has a default, whatever their order is.
+    keywords.sort(key=lambda one: one.default is not one.empty)
+    images = next(iter(keywords if by_name else positional), None)
+    needed = [one.name for one in (*positional, *keywords) if one.default is one.empty and one is not images]
+    if not needed and not by_name:
         return
-    name, (first, *rest) = type(module).__name__, needed
-    given = ", ".join(f"{other}=…" for other in rest)
+    name, first = type(module).__name__, "images" if images is None else images.name
+    given = ", ".join([f"{first}={first}" if by_name else first, *(f"{other}=…" for other in needed)])
+    wants = ", ".join([f"{first} by its name" if by_name else first, *needed])
     raise ModuleError(
-        f"{name} must take one batch of images, got a forward that needs {', '.join(needed)}; "
-        "convert a class that gives it the others:\n"
+        f"{name} must take one batch of images, got a forward that needs {wants}; "
+        f"convert a class that gives it {'so' if not needed else 'the others'}:\n"
         f"    class Images({name}):\n"
         f"        def forward(self, {first}):\n"
-        f"            return super().forward({first}, {given})"
+        f"            return super().forward({given})"
     )
