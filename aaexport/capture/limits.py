@@ -39,7 +39,7 @@ def fault_of(program: ExportedProgram, inside: str = "") -> str | None:
 
 
 def _divisor(node: Node) -> str | None:
-    """Left out without a word; what it would do is told with the sums that a plain average divides by its windows."""
+    """Left out without a word: what is written divides by what the window holds."""
     divisor = _argument(node, 6, "divisor_override")
     if divisor is None:
         return None
@@ -51,13 +51,14 @@ def _divisor(node: Node) -> str | None:
         pads = tuple(
             pad for side, more in zip(padding[::-1], beyond[::-1], strict=True) for pad in (side, side + more)
         )
-        instead = [f"leave out it, ceil_mode and padding, pool torch.nn.functional.pad(x, {pads})"]
+        instead = ["leave it, ceil_mode and padding out", f"pool torch.nn.functional.pad(x, {pads})"]
     else:
         instead = ["leave it out"] + ["give count_include_pad=True"] * without
     instead += [f"multiply the result by {area} / {divisor}"] * (divisor != area)
     if instead == ["leave it out"]:
         return None
-    return f"torch's exporter leaves out divisor_override={divisor}; {' and '.join(instead)}"
+    remedy = " and ".join(filter(None, (", ".join(instead[:-1]), instead[-1])))
+    return f"torch's exporter leaves out divisor_override={divisor}; {remedy}"
 
 
 def _beyond(node: Node, kernel: list[int], stride: list[int], padding: list[int]) -> list[int]:
@@ -109,16 +110,14 @@ def _autocast(node: Node) -> str | None:
 
 def _scale(node: Node) -> str | None:
     """ONNX keeps the factor in float32, and makes another size of it where the product is a whole number."""
-    factors: Any = next((one for one in reversed(node.args) if _are_factors(one)), None)
-    if factors is None:
-        return None
-    before, after = _shape(node.args[0])[2:], _shape(node)[2:]
+    before, factors, after = _resized(node)
     for size, factor, made in zip(before, factors, after, strict=False):
         if other := next(((who, count) for who, count in _sizes_in_file(size, factor) if count != made), None):
             what = f"scale_factor={factor} makes {made} of {size} in PyTorch, and {other[1]} {other[0]}"
             remedy = f"give size={after}, which places the samples by the sizes themselves"
             alike = [(one, count) for one, own, count in zip(before, factors, after, strict=False) if own == factor]
-            near = _near_factor(factor, alike)
+            # The nearest pixel may be another one by another factor, however near it is.
+            near = None if "nearest" in str(node.target) else _near_factor(factor, alike)
             return f"{what}; {remedy}" + (f", or scale_factor={near}, which makes {made} in both" if near else "")
     return None
 
@@ -130,6 +129,22 @@ def _sizes_in_file(size: int, factor: float) -> list[tuple[str, int]]:
         ("by ONNX's rule, which has the factor in float32", math.floor(float(kept) * size)),
         ("in onnxruntime, which multiplies in float32", math.floor(kept * np.float32(size))),
     ]
+
+
+def _antialiased(node: Node) -> str | None:
+    """Written with its sizes, which place the samples as the factors do only where these make them."""
+    before, factors, after = _resized(node)
+    for size, factor, made in zip(before, factors, after, strict=False):
+        if not math.isclose(size * factor, made, rel_tol=1e-6):
+            what = f"torch's exporter leaves out scale_factor={factor} of an antialiased resize, which makes {made}"
+            return f"{what} of {size}; give size={after}, which places the samples by the sizes themselves"
+    return None
+
+
+def _resized(node: Node) -> tuple[tuple[int, ...], Any, tuple[int, ...]]:
+    """The sizes before, the factors, none where sizes were given, and the sizes after."""
+    factors: Any = next((one for one in reversed(node.args) if _are_factors(one)), ())
+    return _shape(node.args[0])[2:], factors, _shape(node)[2:]
 
 
 def _near_factor(factor: float, sizes: list[tuple[int, int]]) -> str | None:
@@ -164,7 +179,8 @@ RULES: tuple[tuple[str, Callable[[Node], str | None]], ...] = (
     (r"adaptive_max_pool[123]d", _adaptive_maximum),
     (r"wrap_with_autocast", _autocast),
     (r"scaled_dot_product_attention", _without_heads),
-    (r"_?upsample_(?!\w*_aa$)\w+", _scale),  # antialiased ones are written with their sizes
+    (r"_upsample_\w+_aa", _antialiased),
+    (r"_?upsample_(?!\w*_aa$)\w+", _scale),
 )
 
 

@@ -83,9 +83,10 @@ def test_containers_that_torch_does_not_know_need_flattening(output):
     assert all(isinstance(leaf, torch.Tensor) for _, leaf in leaves(output))
 
 
-@pytest.mark.parametrize(
-    "output", [A, [A], Boxes(A, B), OrderedDict(a=A), defaultdict(list, a=A), torch.max(torch.eye(2), 1)]
-)
+KNOWN = [A, [A], Boxes(A, B), OrderedDict(a=A), defaultdict(list, a=A), torch.max(torch.eye(2), 1)]
+
+
+@pytest.mark.parametrize("output", KNOWN, ids=lambda output: type(output).__name__)
 def test_containers_that_torch_knows_stay_as_they_are(output):
     assert not needs_flattening(output)
 
