@@ -2,8 +2,10 @@
 
 Five principles stand beside its numbers, each for a way in which a right file is not the model to the last bit:
 
-- Where a kernel's accuracy is known to be absolute (`KERNELS`), an output may be off by what that error makes of it.
-- Where scores tie, any order of them is right: positions are compared by the scores that they point at.
+- Where a kernel's accuracy is known to be absolute (`KERNELS`), an output may be off by what that error makes of it,
+  up to a hundredth of its largest number; and beyond where the file was shown to be right without that kernel.
+- Where scores tie, any order of them is right: positions are compared by the scores that they point at, which tie if
+  they differ by no more than their own rounding.
 - Where the model has an operator of which ONNX leaves open what it makes of NaN, other numbers in an image that holds
   NaN are a warning. The other images of the batch are judged as ever.
 - One tensor under two names is two outputs: the second is an Identity of the first.

@@ -173,15 +173,20 @@ class _Choices(TorchDispatchMode):
         named = kwargs or {}
         result = func(*args, **named)
         place = dict(self.CHOOSING).get(func.overloadpacket.__name__)
-        positions = result[1] if isinstance(result, tuple) and len(result) == 2 else result
+        operator = func.overloadpacket.__name__
+        both = isinstance(result, tuple) and len(result) == 2
+        positions = result[1] if both else result if operator.startswith("arg") else None
         if place is None or not isinstance(positions, torch.Tensor) or positions.dtype != torch.int64:
             return result
         scores: torch.Tensor = args[0]
         plain = [one for one in args[1:] if isinstance(one, int) and not isinstance(one, bool)]
-        axis = named.get("dim", plain[place - 1] if len(plain) >= place else -1)
-        if isinstance(axis, int) and scores.dim():
+        of_all = operator in ("argmax", "argmin")  # unless it is told an axis
+        axis = named.get("dim", plain[place - 1] if len(plain) >= place else None if of_all else -1)
+        if scores.dim():
             kept = scores.detach().clone().cpu().numpy()
-            self.made.append((positions.detach().clone().cpu().numpy(), kept, axis % scores.dim()))
+            if axis is None:  # a position in all of them, in a row
+                kept, axis = kept.reshape(-1, *[1] * (positions.dim() - 1)), 0
+            self.made.append((positions.detach().clone().cpu().numpy(), kept, axis % kept.ndim))
         return result
 
 

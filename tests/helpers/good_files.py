@@ -84,6 +84,35 @@ class Heads(nn.Module):
         }
 
 
+class Faint(nn.Module):
+    """Somebody's module of scores that are smaller than kernels are accurate, whatever the size of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.faint = nn.InstanceNorm2d(3), nn.Conv2d(3, 4, 3)
+        nn.init.normal_(self.faint.weight, std=0.05)
+        nn.init.constant_(self.faint.bias, -18.0)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"faint": self.faint(self.norm(x)).sigmoid()}
+
+
+class Masked(nn.Module):
+    """Somebody's module of the best of scores beside huge masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(3, 6, 3)
+        self.register_buffer("mask", torch.arange(6)[None, :, None, None] == 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = self.scores(x)
+        return {
+            "least": scores.masked_fill(self.mask, torch.finfo(scores.dtype).min).argmax(1),
+            "far": scores.masked_fill(self.mask, -1e9).argmax(1),
+        }
+
+
 @dataclass(frozen=True)
 class GoodFile:
     """`path` in a folder of its own, made of the model folder that it lies in, or of `module`."""
@@ -102,7 +131,8 @@ def make_good_files(root: Path, export_again: Callable) -> Mapping[str, GoodFile
     """One of every kind, by name, each in a folder of `root`.
 
     `digits` is written by the decomposition `fold` and `resnet` by `table`, both at opset 20; `module` holds an
-    `Attention`, of opset 23; `heads` has no attention. `export_again` is aaexport's, or remembers what it gave.
+    `Attention`, of opset 23; `heads`, `faint` and `masked` have no attention. `export_again` is aaexport's, or
+    remembers what it gave.
     """
     resnet = _of_recipe("resnet", root / "resnet", decomposition="table")
     return {
@@ -111,6 +141,8 @@ def make_good_files(root: Path, export_again: Callable) -> Mapping[str, GoodFile
         "resnet by torch": _without_the_rules(resnet, root / "resnet_by_torch", export_again),
         "module": _of_module(TwoOutputs, (3, 6, 10), root / "module"),
         "heads": _of_module(Heads, (3, 6, 10), root / "heads", opset=20),
+        "faint": _of_module(Faint, (3, 6, 10), root / "faint", opset=20),
+        "masked": _of_module(Masked, (3, 6, 10), root / "masked", opset=20),
     }
 
 

@@ -285,6 +285,24 @@ def alias_of_another(graph: GraphProto) -> None:
     producer(graph, "again").input[0] = "peaks"
 
 
+def faint_zeroed(graph: GraphProto) -> None:
+    insert_after(graph, "faint", "Sub", find(graph, "Sigmoid").output[0])
+    last = producer(graph, "faint")
+    last.input[1] = last.input[0]
+
+
+def scores_negated(*, of: str) -> OnGraph:
+    """Those that the positions `of` point at; the masked class is as it was."""
+
+    def spoil(graph: GraphProto) -> None:
+        node = producer(graph, of)
+        while node.op_type != "Where":
+            node = producer(graph, node.input[0])
+        insert_before(graph, node, 2, "Neg")
+
+    return spoil
+
+
 MISCOMPUTING: dict[str, tuple[str, OnGraph]] = {
     # Weights
     "one weight of a convolution off": ("digits", one_weight_off("features.3.conv.weight_normalized", 0)),
@@ -368,6 +386,11 @@ MISCOMPUTING: dict[str, tuple[str, OnGraph]] = {
     "local maxima of a larger window": ("heads", larger_window),
     "nearest rounded up": ("heads", attributed("Resize", "nearest_mode", "ceil")),
     "second name of another tensor": ("heads", alias_of_another),
+    "scores of nearly nothing made nothing": ("faint", faint_zeroed),
+    "scores of nearly nothing doubled": ("faint", inserted("faint", "Mul", np.float32(2))),
+    "scores of nearly nothing by other weights": ("faint", renumbered("faint.weight", lambda w: w[::-1])),
+    "best beside the least number": ("masked", scores_negated(of="least")),
+    "best beside a mask of −1e9": ("masked", scores_negated(of="far")),
 }
 SAYS = {  # what a failure must say of some
     "NaN for one class": "values that are NaN or infinite",

@@ -13,6 +13,7 @@ from aaexport.parity import (
     Own,
     OwnErrors,
     ParityReport,
+    Scores,
     Tolerances,
     Truth,
     compare,
@@ -163,6 +164,55 @@ def test_an_argmax_may_differ_where_scores_are_nearly_equal():
     one[0, 0, :4], many[0, 0, :5] = 1, 1
     assert judged(classes, one, classes).passed
     assert "at most 4 of 40000 numbers must be others, got 5" in judged(classes, many, classes).failure
+
+
+@pytest.mark.parametrize("mask", [-1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_a_mask_beside_scores_makes_no_tie_of_them(mask):
+    wanted, numbers = np.array([[1]]), np.float32([[[1.0], [2.0], [mask]]])
+    assert judged_positions(wanted, np.array([[1]]), numbers).passed
+    for wrong in (0, 2):
+        assert not judged_positions(wanted, np.array([[wrong]]), numbers).passed
+
+
+def test_positions_of_scores_that_tie_but_for_rounding_are_any_of_them():
+    wanted, near = np.array([[1]]), np.float32([[[2.0], [2.0000002], [-1e9]]])
+    assert judged_positions(wanted, np.array([[0]]), near).passed
+    apart = np.float32([[[2.0], [2.00002], [-1e9]]])
+    assert not judged_positions(wanted, np.array([[0]]), apart).passed
+
+
+def test_scores_that_rounding_moves_tie_within_what_it_moves_these_very_scores():
+    wanted, other = np.array([[1]]), np.array([[0]])
+    numbers = np.float32([[[2.0], [2.00002], [5.0]]])
+    of_these, of_others = np.float32([[[1e-6], [2e-6], [0]]]), np.float32([[[0], [0], [1.0]]])
+    assert judged_positions(wanted, other, numbers, of_these).passed
+    assert not judged_positions(wanted, other, numbers, of_others).passed
+
+
+def test_a_position_in_all_scores_is_judged_by_them_in_a_row():
+    numbers = np.float32([1.0, 2.0, 3.0, 3.0])
+    truth = np.array(2)
+    assert judged_positions(truth, np.array(3), numbers, axis=0).passed
+    assert not judged_positions(truth, np.array(1), numbers, axis=0).passed
+
+
+def judged_positions(expected, actual, numbers, moves=None, axis=1):
+    """The verdict on positions that have lost the axis of the scores that they point at."""
+    scores = Scores(numbers, axis, keeps=False, moves=moves)
+    truth = Truth(Case("case", np.zeros((1, 1, 1, 1))), {"y": expected}, {"y": expected}, scores={"y": scores})
+    (output,) = compare(truth, {"y": actual}, Tolerances(TOLERANCE, {}, {}))
+    return output
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_kernel_excuses_a_hundredth_of_an_output_unless_the_file_was_shown_to_be_right(expected, shown):
+    expected, kernel = expected * 1e-7, {"y": 2e-7}
+    baseline = {"y": expected.astype(np.float32)}
+    truth = Truth(Case("case", np.zeros((1, 1, 1, 1))), {"y": expected}, baseline, kernels=kernel)
+    assert truth.drowned() == {"y"}
+    truth = dataclasses.replace(truth, shown=truth.drowned() if shown else frozenset())
+    (output,) = compare(truth, {"y": np.zeros(SHAPE, np.float32)}, Tolerances(TOLERANCE, {}, {}))
+    assert output.passed is shown
 
 
 def test_an_error_beyond_the_ratio_fails_although_it_is_below_the_absolute_tolerance(expected):

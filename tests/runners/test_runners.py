@@ -48,6 +48,35 @@ def torch_runner(module, *output_names, **options):
     return TorchRunner(module, ("input",), output_names or ("output",), input_shape=IMAGE, **options)
 
 
+class Chooses(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        return self.how(x)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dim", [None, 1, -1])
+def test_choices_are_told_with_the_scores_that_they_point_at(keepdim, dim, rng):
+    images = rng.standard_normal((2, *IMAGE), dtype=np.float32)
+    with torch_runner(Chooses(lambda x: x.argmax(dim, keepdim))) as runner:
+        (positions,) = runner.infer({"input": images}).values()
+        scores, axis, keeps = runner.choices({"input": images})["output"]
+    if not keeps:
+        positions = np.expand_dims(positions, axis)
+    found = np.take_along_axis(scores, positions, axis)
+    np.testing.assert_array_equal(found, scores.max(axis, keepdims=True))
+    assert scores.size == images.size
+
+
+def test_whole_numbers_that_are_no_positions_are_no_choices(rng):
+    images = rng.standard_normal((2, *IMAGE), dtype=np.float32)
+    with torch_runner(Chooses(lambda x: (x > 0).long().max())) as runner:
+        assert runner.choices({"input": images}) == {}
+
+
 class Outputs(nn.Module):
     """Two outputs in whatever `container` makes of them."""
 

@@ -83,6 +83,8 @@ def write_golden(golden: Golden, path: Path) -> None:
             tensors[f"{number}.baseline.{name}"] = _tensor(truth.baseline[name])
         for name, scores in truth.scores.items():
             tensors[f"{number}.scores.{name}"] = _tensor(scores.numbers)
+            if scores.moves is not None:
+                tensors[f"{number}.moves.{name}"] = _tensor(scores.moves)
     cases = [_case_json(truth) for truth in golden.truths]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
     about["warnings"] = json.dumps(golden.warnings)
@@ -128,8 +130,11 @@ def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Trut
 
     batch = tensors[f"{number}.input"]
     asked = Case(case["name"], batch, case["kind"], made_up=case["made_up"])
-    numbers = side("scores")
-    scores = {name: Scores(numbers[name], *how) for name, how in case.get("scores", {}).items()}
+    numbers, moves = side("scores"), side("moves")
+    scores = {
+        name: Scores(numbers[name], axis, keeps, moves.get(name))
+        for name, (axis, keeps) in case.get("scores", {}).items()
+    }
     return Truth(asked, side("expected"), side("baseline"), kernels=case.get("kernels", {}), scores=scores)
 
 
@@ -138,5 +143,6 @@ def _tensor(array: Array) -> Tensor:
 
 
 def _bytes(truth: Truth) -> int:
-    answers = (*truth.expected.values(), *truth.baseline.values(), *(one.numbers for one in truth.scores.values()))
+    scores = (array for one in truth.scores.values() for array in (one.numbers, one.moves) if array is not None)
+    answers = (*truth.expected.values(), *truth.baseline.values(), *scores)
     return truth.case.batch.nbytes + sum(array.nbytes for array in answers)

@@ -33,6 +33,7 @@ from aaexport.parity import (
     failed,
 )
 from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.drowned import DROWNED, answers_written_out
 from aaexport.pipeline.verify.excuses import Excuses
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
 from aaexport.pipeline.verify.options import Judged
@@ -62,6 +63,7 @@ class Row:
         open: gives what computes.
         takes: which cases it is given.
         arrivals: where in its file NaN arrives; None where there is no file.
+        written_out: what its file answers to images without the kernels that are excused; None where there is none.
         placement: of the nodes, once it has been loaded; None where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
@@ -76,6 +78,7 @@ class Row:
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
     arrivals: Arrivals | None = None
+    written_out: Callable[[Array], Mapping[str, Array] | None] | None = None
 
     def result(self) -> Computation:
         """What has been found so far."""
@@ -117,7 +120,12 @@ def file_rows(
     arrivals = Arrivals(path)
     for row in found:
         row.arrivals = arrivals
+        row.written_out = partial(answers_written_out, path, row.open_model or _as_written)
     return found
+
+
+def _as_written(model: bytes) -> Runner:
+    return OrtRunner(model, AS_WRITTEN)
 
 
 def suits_reference(summary: GraphSummary) -> bool:
@@ -171,7 +179,8 @@ class Judge:
         self._may_lack_float64 = subject.original is not None
         self._answers_anything = subject.golden is None
         self._own = OwnErrors()
-        self._known_doubts: dict[str, Truth] = {}
+        self._known_doubts: dict[int, Truth] = {}
+        self._drowned: set[str] = set()
         self._excuses = Excuses(self.baseline)
         remembered = () if subject.golden is None else subject.golden.truths
         self._remembered = {id(truth.case): truth for truth in remembered}
@@ -216,7 +225,7 @@ class Judge:
         A softmax of huge numbers can tip over at a touch, and a normalization of equal ones is left with nothing but
         rounding: one run in float32 then says little about another.
         """
-        if truth.case.name not in self._known_doubts:
+        if id(truth.case) not in self._known_doubts:
             largest = {name: own.largest for name, own in truth.own.items()}
             rng, batch = np.random.default_rng(0), truth.case.batch
             scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
@@ -230,8 +239,8 @@ class Judge:
                         error = np.abs(answers[name].astype(np.float64) - array)
                     largest[name] = max(largest[name], float(error[np.isfinite(error)].max(initial=0.0)))
             own = {name: Own(value) for name, value in largest.items()}
-            self._known_doubts[truth.case.name] = replace(truth, own=own, doubted=True, undecided=undecided)
-        return self._known_doubts[truth.case.name]
+            self._known_doubts[id(truth.case)] = replace(truth, own=own, doubted=True, undecided=undecided)
+        return self._known_doubts[id(truth.case)]
 
     def judge(self, rows: Sequence[Row], cases: Iterable[Case]) -> None:
         """Adds to every row what comes out of the cases that it takes.
@@ -300,19 +309,52 @@ class Judge:
             actual = runner.infer({runner.inputs[0].name: truth.case.batch})
         except RunnerError as error:
             return failed(truth.case.name, truth.expected, str(error)), None
+        outputs = self._verdicts(row, truth, actual)
+        wrong = frozenset(output.output for output in outputs if not output.passed)
+        drowned = wrong & self._excuses.of(truth).drowned() if wrong else wrong
+        if not drowned or row.written_out is None or (plain := row.written_out(truth.case.batch)) is None:
+            return outputs, actual
+        shown = drowned.intersection(o.output for o in self._verdicts(row, truth, plain, kernels=False) if o.passed)
+        outputs = self._verdicts(row, truth, actual, shown=shown)
+        self._warn_of_drowned(truth, frozenset(output.output for output in outputs if output.passed) & shown)
+        return outputs, actual
+
+    def _verdicts(
+        self,
+        row: Row,
+        truth: Truth,
+        actual: Mapping[str, Array],
+        *,
+        kernels: bool = True,
+        shown: frozenset[str] = frozenset(),
+    ) -> tuple[OutputParity, ...]:
+        """By what is asked for first, and then with whatever a right file may do otherwise.
+
+        `kernels` tells whether these are excused, of the outputs `shown` in full.
+        """
         judging = partial(compare, actual=actual, tolerances=row.tolerances)
+        truth = replace(truth, shown=shown, kernels=truth.kernels if kernels else {})
         outputs = judging(truth)
         if not all(output.passed for output in outputs) and self._may_lose_nan(row, truth):
             judging = partial(judging, may_lose_nan=True)
             outputs = judging(truth)
         if not all(output.passed for output in outputs):
-            truth = self._excuses.of(truth)
+            excused = self._excuses.of(truth)
+            truth = replace(excused, kernels=excused.kernels if kernels else {})
             outputs = judging(truth)
         is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
         is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
         if is_doubtful and self._answers_anything and not all(output.passed for output in outputs):
-            outputs = judging(self._doubted(truth))
-        return outputs, actual
+            doubted = self._doubted(truth)
+            outputs = judging(replace(doubted, kernels=truth.kernels, scores=truth.scores, shown=shown))
+        return outputs
+
+    def _warn_of_drowned(self, truth: Truth, names: Iterable[str]) -> None:
+        """Once an output: nobody should read much into such scores."""
+        for name in sorted(set(names) - self._drowned):
+            self._drowned.add(name)
+            size = float(np.abs(truth.expected[name]).max(initial=0.0))
+            self.warnings.append(DROWNED.format(name=name, case=truth.case.name, size=size))
 
     def _may_lose_nan(self, row: Row, truth: Truth) -> bool:
         """Whether NaN that did not spread as in PyTorch may have got lost in a device or a kernel."""

@@ -12,10 +12,13 @@ import numpy as np
 
 from aaexport.capture.program import INPUT_NAME
 from aaexport.parity import KERNELS, Array, Scores, Truth
+from aaexport.pipeline.verify.oracles import nudged
 from aaexport.runners.base import Runner
 from aaexport.runners.torch import TorchRunner
 
 EPS = float(np.finfo(np.float32).eps)
+NUDGES = 4  # times that the inputs are rounded otherwise, to see how far scores move
+ANOTHER = 0.01  # of a score: one that moves further has become another, as where it is masked
 
 
 class Excuses:
@@ -23,16 +26,16 @@ class Excuses:
 
     def __init__(self, single: Runner) -> None:
         self._single = single if isinstance(single, TorchRunner) else None
-        self._known: dict[str, Truth] = {}
+        self._known: dict[int, Truth] = {}  # by the identity of their cases, which several batches have one name of
         self._operators: frozenset[str] | None = None
 
     def of(self, truth: Truth) -> Truth:
         """The truth with them, asked for once a case."""
         if self._single is None:
             return truth
-        if truth.case.name not in self._known:
-            self._known[truth.case.name] = replace(truth, kernels=self._kernels(truth), scores=self._scores(truth))
-        known = self._known[truth.case.name]
+        if (key := id(truth.case)) not in self._known:
+            self._known[key] = replace(truth, kernels=self._kernels(truth), scores=self._scores(truth))
+        known = self._known[key]
         return replace(truth, kernels=known.kernels, scores=known.scores)
 
     def operators(self, batch: Array) -> frozenset[str]:
@@ -60,7 +63,23 @@ class Excuses:
         if not any(array.dtype.kind == "i" for array in truth.baseline.values()):
             return {}
         chosen = self._single.choices({INPUT_NAME: truth.case.batch})
-        return {name: Scores(*how) for name, how in chosen.items()}
+        moves = {name: np.zeros(numbers.shape, numbers.dtype) for name, (numbers, _, _) in chosen.items()}
+        rng = np.random.default_rng(0)
+        for _ in range(NUDGES if chosen else 0):
+            others = self._single.choices({INPUT_NAME: nudged(truth.case.batch, 1, rng)})
+            for name in moves.keys() & others.keys():
+                numbers, again = chosen[name][0], others[name][0]
+                if numbers.dtype.kind == "f" and numbers.shape == again.shape:
+                    moves[name] = np.maximum(moves[name], _moved(numbers, again))
+        return {name: Scores(*how, moves[name]) for name, how in chosen.items()}
+
+
+def _moved(numbers: Array, again: Array) -> Array:
+    """How far each number moved, but for those that became others."""
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity − infinity, and a mask of the least number
+        apart = np.abs(numbers - again)
+        same = apart <= ANOTHER * np.maximum(np.abs(numbers), np.abs(again))
+    return np.asarray(np.where(same & np.isfinite(apart), apart, 0))
 
 
 def _largest_apart(one: Array, other: Array) -> float:

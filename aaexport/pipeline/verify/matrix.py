@@ -14,7 +14,7 @@ from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import Provenance
-from aaexport.parity import Accuracy, Array, Case, Computation, ParityReport, Stage
+from aaexport.parity import Accuracy, Array, Case, Computation, OutputParity, ParityReport, Stage
 from aaexport.pipeline.export.export import as_converted
 from aaexport.pipeline.subject.subject import Subject, decompositions_of
 from aaexport.pipeline.verify.computations import (
@@ -192,6 +192,11 @@ def _evaluator_in_doubt(computations: tuple[Computation, ...], *, narrows: bool)
     if narrows and not all(EVALUATOR in (output.failure or "") or output.extreme for output in failing):
         return computations
     outputs = tuple(replace(o, failure=None, warning=o.failure or o.warning) for o in reference.outputs)
+    if reference.failure is not None:  # it could not even load the file
+        names = dict.fromkeys(output.output for output in runtimes[0].outputs)
+        outputs = tuple(
+            OutputParity("every input", name, None, warning=reference.failure, compared=False) for name in names
+        )
     cleared = replace(reference, failure=None, outputs=outputs)
     return tuple(cleared if done is reference else done for done in computations)
 

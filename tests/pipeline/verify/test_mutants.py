@@ -92,7 +92,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["digits", "resnet", "resnet by torch", "module", "heads"])
+@pytest.mark.parametrize("name", ["digits", "resnet", "resnet by torch", "module", "heads", "faint", "masked"])
 def test_a_good_file_passes(good_files, name):
     good = good_files[name]
     report = good.verify(good.path)

@@ -86,6 +86,11 @@ def best_of_zeros(y):
     return (y - 1.2).relu().flatten(1).topk(40, 1)[1]
 
 
+def masked(value):
+    """Its function gives classes of which every third never is one."""
+    return lambda y: y.masked_fill(torch.arange(8)[None, :, None, None] % 3 == 0, value).argmax(1)
+
+
 def places_of_best(y):
     index = y.sigmoid().flatten(1).topk(5, 1)[1]
     return index // y.shape[3], index % y.shape[3]
@@ -107,6 +112,11 @@ class Both(nn.Module):
 MODULES |= {
     "rare classes": Rare,
     "very rare classes": lambda: Rare(-9.0),
+    "classes of nearly nothing": lambda: Rare(-14.0),
+    "gate of nearly nothing": lambda: Rare(-17.0, gated=True),
+    "best of nearly nothing": lambda: Of(lambda y: (y - 18).sigmoid().flatten(1).topk(5, 1)[0], channels=2),
+    "classes of a map beside the least number": lambda: Of(masked(torch.finfo(torch.float32).min)),
+    "classes of a map beside a mask": lambda: Of(masked(-1e9)),
     "gate that is nearly closed": lambda: Rare(gated=True),
     "warped": Warp,
     "local maxima": lambda: Of(peaks),

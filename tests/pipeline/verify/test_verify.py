@@ -20,6 +20,7 @@ from aaexport.parity import Case, tolerances
 from aaexport.pipeline.export import export
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.pipeline.verify import computations, matrix
+from aaexport.runners import reference
 from aaexport.runners.base import Port
 from aaexport.runners.ort_settings import DEFAULTS
 
@@ -437,6 +438,40 @@ def test_an_evaluator_that_fails_alone_is_warned_of(converted, monkeypatch):
     assert any(
         "logits of zeros: onnx's reference evaluator cannot run the model" in warning for warning in report.warnings
     )
+
+
+def test_an_evaluator_that_cannot_load_the_file_is_warned_of(converted, monkeypatch):
+    def refuses(*_):
+        raise GraphError(f"{EVALUATOR} cannot load the model: no such operator")
+
+    monkeypatch.setattr(reference, "Evaluator", refuses)
+    report = aaexport.verify(converted)
+    assert report.passed
+    assert any(
+        "logits of every input: onnx's reference evaluator cannot load the model" in one for one in report.warnings
+    )
+
+
+@pytest.mark.parametrize("zeroed", [False, True])
+def test_what_is_smaller_than_a_kernel_is_accurate_is_judged_without_the_kernel(tmp_path, zeroed):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.InstanceNorm2d(3), nn.Conv2d(3, 2, 3), nn.Sigmoid()).eval()
+    nn.init.constant_(module[1].bias, -18.0)
+    nn.init.normal_(module[1].weight, std=0.05)
+    path = tmp_path / "x.onnx"
+    aaexport.convert(module, path, input_shape=(3, 6, 5), verify=False)
+    if zeroed:
+        model = onnx.load(path)
+        node = next(node for node in model.graph.node if node.op_type == "Sigmoid")
+        name, node.output[0] = node.output[0], "score"
+        model.graph.node.append(helper.make_node("Sub", ["score", "score"], [name]))
+        onnx.save(model, path)
+    report = aaexport.verify(module, path, input_shape=(3, 6, 5), runtimes=("onnxruntime",), locate=False)
+    assert report.passed is not zeroed
+    if zeroed:
+        assert any("no more than a hundredth of the largest number" in failure for failure in report.failures)
+    else:
+        assert len([one for one in report.warnings if "1 / (1 + exp(-x)) in its place" in one]) == 1
 
 
 @pytest.mark.parametrize(
