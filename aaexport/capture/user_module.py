@@ -43,7 +43,8 @@ def build_module(source: Source, kwargs: Mapping[str, Any]) -> nn.Module:
         made = _called(source, _found(source, _imported(source)), kwargs)
     if not isinstance(made, nn.Module):
         raise ModuleError(broken_rule(source.text, "be or make a torch.nn.Module", type(made).__name__))
-    return made.eval()
+    made.eval()  # which need not return anything: many a train() of public networks does not
+    return made
 
 
 def _imported(source: Source) -> ModuleType:

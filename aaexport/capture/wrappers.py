@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from aaexport.nn.copies import seen_through
+
 # The class, or a base of it → where it keeps the module that answers.
 WRAPPERS = {
     "DataParallel": "module",
@@ -31,9 +33,9 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         notes.append(f"the module was taken out of its {type(module).__name__}")
         module = inner
     for path, layer in list(module.named_modules()):
-        for name, child in list(layer.named_children()):
+        for name, child in list(layer._modules.items()):  # not `named_children`, which tells a shared one once
             plain = child
-            while (inner := _inside(plain)) is not None:
+            while plain is not None and (inner := _inside(plain)) is not None:
                 notes.append(f"{path}.{name} was taken out of its {type(plain).__name__}".removeprefix("."))
                 plain = inner
             if plain is not child:
@@ -42,6 +44,14 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     for layer in module.modules():
         layer._compiled_call_impl = None
     return module, tuple(notes)
+
+
+def inside(module: nn.Module) -> nn.Module:
+    """What holds the weights under their own names: loading into it loads into `module`, which stays as it is."""
+    while (inner := _inside(module)) is not None:
+        module = inner
+    wraps = any(_inside(layer) is not None for layer in module.modules())
+    return unwrapped(seen_through(module))[0] if wraps else module
 
 
 def compile_notes(module: nn.Module) -> tuple[str, ...]:

@@ -37,9 +37,29 @@ def copied_apart(module: nn.Module) -> nn.Module:
     return copied_by(module, uncopyable(module))
 
 
+def seen_through(module: nn.Module) -> nn.Module:
+    """A copy of `module` with its very parameters and buffers: what is loaded into one is loaded into both."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copied_by(module, uncopyable(module) | {id(tensor): tensor for tensor in tensors})
+
+
 def copied_by(module: nn.Module, memo: Memo) -> nn.Module:
-    """A copy of `module` in which whatever has its id in `memo` is replaced by what stands there."""
+    """A copy of `module` in which whatever has its id in `memo` is replaced by what stands there.
+
+    Layers are copied also where their own `__deepcopy__` gives the layer itself back.
+    """
+    given = dict(memo)
     made: nn.Module = copy.deepcopy(module, memo)
+    layers = {id(layer) for layer in module.modules()}
+    if kept := [layer for layer in made.modules() if id(layer) in layers]:
+        memo.clear()
+        memo.update(given)
+        blank = {id(layer): type(layer).__new__(type(layer)) for layer in kept}
+        memo.update(blank)
+        for layer in kept:
+            state = {name: value for name, value in vars(layer).items() if name != "_compiled_call_impl"}
+            vars(blank[id(layer)]).update(copy.deepcopy(state, memo))
+        made = copy.deepcopy(module, memo)
     return _Mender(memo).mended(made) if memo.get(id(module)) is made else made
 
 
@@ -79,10 +99,10 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _can_be_copied(held: Any) -> bool:
+    if isinstance(held, (types.ModuleType, weakref.WeakMethod, *weakref.ProxyTypes)):
+        return False
     if isinstance(held, CONTAINERS) or hasattr(type(held), "__deepcopy__"):
         return True
-    if isinstance(held, types.ModuleType):
-        return False
     try:
         held.__reduce_ex__(4)
     except Exception:  # noqa: BLE001  # whatever an object of a stranger's raises where it cannot be taken apart
@@ -114,21 +134,33 @@ def _parts(held: Any) -> list[Any]:
     if isinstance(held, list | tuple | set | frozenset | deque):
         return [*held, *_attributes(held).values()]
     if isinstance(held, types.FunctionType):
-        return [*_in_cells(held), *(held.__defaults__ or ()), *(held.__kwdefaults__ or {}).values()]
+        defaults = (*(held.__defaults__ or ()), *(held.__kwdefaults__ or {}).values())
+        return [*_in_cells(held), *defaults, *vars(held).values()]
     if isinstance(held, types.MethodType):
         return [held.__self__, held.__func__]
     if isinstance(held, functools.partial):
         return [held.func, *held.args, *held.keywords.values()]
-    if isinstance(held, Tensor | types.ModuleType | weakref.ref | types.BuiltinFunctionType):
+    if isinstance(held, types.BuiltinFunctionType):
+        return [held.__self__]  # `list.append` of a list; a module's own functions have the module there
+    if isinstance(held, (Tensor, types.ModuleType, weakref.ref, *weakref.ProxyTypes)):
         return []
     return list(_attributes(held).values())
 
 
 def _attributes(held: Any) -> dict[str, Any]:
-    try:
-        return dict(vars(held))
-    except TypeError:
+    """Those of its own, in `__dict__` or in slots."""
+    if isinstance(held, type):
         return {}
+    names = [name for kind in type(held).__mro__ for name in _slots(kind)]
+    found = {name: getattr(held, name) for name in names if hasattr(held, name)}
+    own = getattr(held, "__dict__", None)
+    return found | (dict(own) if isinstance(own, dict) else {})
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    named = vars(kind).get("__slots__", ())
+    names = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__") and not name.startswith("__"))
 
 
 def _in_cells(function: types.FunctionType) -> list[Any]:
@@ -149,6 +181,8 @@ class _Mender:
         self._memo = memo
         self._known: dict[int, tuple[Any, Any]] = {}  # with the object itself, which keeps its id from being reused
         self._cells: dict[int, tuple[Any, Any]] = {}
+        self._made_ids: set[int] = set()
+        self._made_of = 0  # entries of the memo that `_made_ids` is of
 
     def mended(self, held: Any) -> Any:
         """`held`, changed in place where that can be, or what stands for it in the copy."""
@@ -163,7 +197,15 @@ class _Mender:
         if isinstance(held, types.FunctionType):
             return self._function(held) if self._holds_originals(held) else held
         if isinstance(held, types.MethodType):
-            return types.MethodType(self.mended(held.__func__), self.mended(held.__self__))
+            return types.MethodType(self.mended(held.__func__), self._own(held.__self__))
+        if isinstance(held, types.BuiltinFunctionType):
+            own = self._own(held.__self__)
+            return held if own is held.__self__ else getattr(own, held.__name__)
+        if isinstance(held, weakref.WeakMethod):
+            method = held()
+            if method is None:
+                return held
+            return weakref.WeakMethod(types.MethodType(method.__func__, self._own(method.__self__)))
         if type(held) is functools.partial:
             arguments = [self.mended(one) for one in held.args]
             return functools.partial(
@@ -180,9 +222,14 @@ class _Mender:
         self._in_place(held)
         return held
 
+    def _own(self, held: Any) -> Any:
+        """What the copy has for something of the original's, or what stands for it if it is the copy's."""
+        own = self._memo.get(id(held))
+        return self.mended(held) if own is None else own
+
     def _in_place(self, held: Any) -> None:
-        """Of what the copy alone holds; what is shared stays as it is."""
-        if self._memo.get(id(held)) is held:
+        """Of what was made for the copy alone; whatever else there is may be anybody's, and stays as it is."""
+        if self._memo.get(id(held)) is held or id(held) not in self._made():
             return
         if isinstance(held, dict):
             for name, value in list(held.items()):
@@ -192,18 +239,33 @@ class _Mender:
             for index, value in enumerate(list(held)):
                 if (new := self.mended(value)) is not value:
                     held[index] = new
-        attributes = getattr(held, "__dict__", None)
-        if isinstance(attributes, dict):
-            for name, value in list(attributes.items()):
-                if (new := self.mended(value)) is not value:
-                    attributes[name] = new
+        elif isinstance(held, set):
+            parts = [self.mended(value) for value in held]
+            held.clear()
+            held.update(parts)
+        for name, value in _attributes(held).items():
+            if (new := self.mended(value)) is value:
+                continue
+            if name in getattr(held, "__dict__", ()):
+                held.__dict__[name] = new
+            else:
+                object.__setattr__(held, name, new)
+
+    def _made(self) -> set[int]:
+        """The ids of all that was copied; copies of functions add to it."""
+        if self._made_of != len(self._memo):
+            self._made_of = len(self._memo)
+            self._made_ids = {id(made) for made in self._memo.values()}
+        return self._made_ids
 
     def _function(self, old: types.FunctionType) -> types.FunctionType:
         cells = tuple(self._cell(cell) for cell in old.__closure__ or ())
         new = types.FunctionType(old.__code__, old.__globals__, old.__name__, None, cells)
         self._known[id(old)] = (old, new)  # before its cells are filled: it may hold itself
         self._known[id(new)] = (new, new)
-        functools.update_wrapper(new, old)
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            setattr(new, name, getattr(old, name))
+        vars(new).update(self._copied(vars(old)))
         new.__defaults__ = self._copied(old.__defaults__)
         new.__kwdefaults__ = self._copied(old.__kwdefaults__)
         for before, cell in zip(old.__closure__ or (), cells, strict=True):
@@ -230,4 +292,5 @@ class _Mender:
 
     def _holds_originals(self, function: types.FunctionType) -> bool:
         """Whether it reaches anything that the copy has its own of."""
-        return any(self._memo.get(id(held), held) is not held for held in held_by(function))
+        reached = (held() if isinstance(held, weakref.ref) else held for held in held_by(function))
+        return any(self._memo.get(id(held), held) is not held for held in reached)

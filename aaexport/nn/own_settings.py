@@ -2,7 +2,7 @@
 
 `torch.set_default_dtype`, `torch.set_default_device`, `with torch.device(…)`, `torch.inference_mode`,
 `torch.no_grad` and `torch.autocast` are the caller's; inputs that we draw, networks that we build and answers that we
-compare must not change with them.
+compare must not change with them. Nor do the caller's random numbers go on by what modules draw meanwhile.
 
 torch counts the cores of the whole machine for its threads; where the process may use fewer, it gets as many.
 """
@@ -10,9 +10,11 @@ torch counts the cores of the whole machine for its threads; where the process m
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 
 from aaexport.cores import default_threads
@@ -26,6 +28,7 @@ def own_settings() -> Iterator[None]:
     """The block, or the function that this decorates, runs as in a fresh process; the caller's settings come back."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as held:
+        _keep_randomness(held)
         held.enter_context(torch.inference_mode(False))
         held.enter_context(torch.enable_grad())
         for kind in {"cpu", "cuda", device.type} - {"meta"}:
@@ -39,6 +42,14 @@ def own_settings() -> Iterator[None]:
         if most is not None:
             held.enter_context(torch_threads(most))
         yield
+
+
+def _keep_randomness(held: ExitStack) -> None:
+    """The generators of torch, numpy and Python are as they were when `held` ends."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    held.enter_context(torch.random.fork_rng(devices=list(gpus)))
+    held.callback(np.random.set_state, np.random.get_state())  # the global one, which modules draw from
+    held.callback(random.setstate, random.getstate())
 
 
 def _most_threads() -> int | None:

@@ -54,7 +54,9 @@ class TorchRunner:
             raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
         self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
         self.dtype = dtype
-        self.module = (copied(module) if shares else copied_apart(module)).eval().to(self.device, dtype)
+        self.module = copied(module) if shares else copied_apart(module)
+        self.module.eval()  # which need not return the module
+        self.module.to(self.device, dtype)
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)

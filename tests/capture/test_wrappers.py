@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import aaexport
-from aaexport.capture.wrappers import unwrapped
+from aaexport.capture.wrappers import inside, unwrapped
 from aaexport.errors import ModuleError
 from aaexport.pipeline.subject.subject import module_subject
 
@@ -65,8 +65,12 @@ def test_what_is_inside_is_taken_and_said_so(name, is_ours):
 
 def test_wrappers_within_wrappers_and_within_the_module_are_taken_out():
     inner = net()
-    module, notes = unwrapped(nn.DataParallel(AveragedModel(nn.Sequential(nn.DataParallel(inner), nn.ReLU()))))
+    wrapped = nn.DataParallel(AveragedModel(nn.Sequential(nn.DataParallel(inner), nn.ReLU())))
+    images = torch.randn(2, *SHAPE)
+    wanted = wrapped(images)
+    module, notes = unwrapped(wrapped)
     assert type(module[0]) is nn.Sequential
+    torch.testing.assert_close(module(images), wanted, rtol=0, atol=0)
     assert notes == (
         "the module was taken out of its DataParallel",
         "the module was taken out of its AveragedModel",
@@ -90,9 +94,57 @@ def test_the_callers_wrappers_stay():
     assert type(module[0]) is nn.DataParallel
 
 
-def test_a_wrapper_that_computes_something_else_is_not_taken_off_unseen():
-    with pytest.raises(ModuleError, match="the module inside AnotherEMA must compute what it does itself"):
-        module_subject(AnotherEMA(net(), net()).eval(), SHAPE)
+class Softened(nn.DataParallel):
+    """A wrapper with something of its own."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+def hooked():
+    wrapper = nn.DataParallel(net())
+    wrapper.register_forward_hook(lambda module, inputs, output: output.softmax(1))
+    return wrapper
+
+
+OTHERS = {
+    "AnotherEMA": lambda: AnotherEMA(net(), net()),
+    "subclass": lambda: Softened(net()),
+    "subclass within": lambda: nn.Sequential(nn.Conv2d(3, 3, 1), Softened(net())),
+    "hook": hooked,
+    "hook within": lambda: nn.Sequential(nn.Conv2d(3, 3, 1), hooked()),
+}
+
+
+@pytest.mark.parametrize("is_ours", [False, True], ids=["from Python", "from the command line"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_wrapper_that_computes_something_else_is_not_taken_off_unseen(name, is_ours):
+    with pytest.raises(ModuleError, match=r"without its wrappers must compute .*; convert the one that you mean"):
+        module_subject(OTHERS[name]().eval(), SHAPE, is_ours=is_ours)
+
+
+def test_a_wrapper_that_takes_more_than_images_is_told():
+    class ModelEma(EMA):
+        def forward(self, x, mask):
+            return self.ema_model(x) * mask
+
+    with pytest.raises(ModuleError, match="ModelEma must run as its copy does, but: "):
+        module_subject(ModelEma(net(), net()).eval(), SHAPE)
+
+
+def test_a_wrapper_with_two_names_is_taken_out_of_both():
+    module = nn.Module()
+    module.a = module.b = nn.DataParallel(net())
+    found, _ = unwrapped(module)
+    assert type(found.a) is type(found.b) is nn.Sequential
+
+
+def test_weights_are_loaded_into_what_is_inside_and_the_wrappers_stay():
+    module = nn.Sequential(nn.DataParallel(net()))
+    weights = {name: torch.full_like(tensor, 0.25) for name, tensor in nn.Sequential(net()).state_dict().items()}
+    inside(module).load_state_dict(weights)
+    assert type(module[0]) is nn.DataParallel
+    assert all((tensor == 0.25).all() for tensor in module.state_dict().values())
 
 
 def test_a_wrapped_module_is_converted_with_a_note(tmp_path):

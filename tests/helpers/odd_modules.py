@@ -26,6 +26,17 @@ class Convolved(nn.Module):
         return self.c(x)
 
 
+class Inside(nn.Module):
+    """With a layer in question at `layer`."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.c, self.layer = nn.Conv2d(3, 3, 1), layer
+
+    def forward(self, x):
+        return self.layer(self.c(x))
+
+
 class Tapped(Convolved):
     """A hook keeps a feature in a dict that its closure holds."""
 
@@ -207,6 +218,87 @@ class Remembering(Convolved):
         return self.c(x) + self.grid
 
 
+class GivingItselfBack(Convolved):
+    """Frozen, and so shared by whoever copies it."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Appending(Convolved):
+    """Hands a feature on through the method of a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.taps = []
+        self.keep = self.taps.append
+
+    def forward(self, x):
+        self.keep(self.c(x))
+        return self.taps.pop() * 2
+
+
+class TappedByAttribute(Convolved):
+    """The hook is a function with a dict of its own, and lies in a set besides."""
+
+    def __init__(self):
+        super().__init__()
+        self.owner = None
+
+        def hook(module, inputs, output):
+            hook.taps["c"] = output + self.c.bias.mean()
+
+        hook.taps = {}
+        self.hook, self.all = hook, {hook}
+        self.c.register_forward_hook(hook)
+
+    def forward(self, x):
+        self.c(x)
+        (hook,) = self.all
+        return hook.taps["c"] + self.hook.taps["c"]
+
+
+class Slotted:
+    """Keeps a function, and a lock, where `vars` does not find them."""
+
+    __slots__ = ("lock", "value")
+
+    def __init__(self, value):
+        self.lock, self.value = threading.Lock(), value
+
+
+class HoldingSlots(Convolved):
+    def __init__(self):
+        super().__init__()
+        self.slots = Slotted(lambda: self.c.bias * 3)
+
+    def forward(self, x):
+        with self.slots.lock:
+            return self.c(x) + self.slots.value()[:, None, None]
+
+
+class HoldingWeakMethod(Convolved):
+    def __init__(self):
+        super().__init__()
+        self.method = weakref.WeakMethod(self.again)
+
+    def again(self, x):
+        return self.c(x)
+
+    def forward(self, x):
+        return self.method()(x)
+
+
+class ReturningNothing(Inside):
+    """Its `train` returns nothing, as in many a public network."""
+
+    def __init__(self):
+        super().__init__(nn.BatchNorm2d(3))
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
 def inference():
     with torch.inference_mode():
         return Convolved()
@@ -251,6 +343,12 @@ FAITHFUL = {
     "tied": Tied,
     "copy of its own": CopyingItself,
     "cache by size, used": lambda: used(Remembering()),
+    "copy that is itself": lambda: nn.Sequential(GivingItselfBack(), nn.Dropout(0.5)),
+    "method of a list": lambda: used(Appending()),
+    "attribute of a function": lambda: used(TappedByAttribute()),
+    "slots": HoldingSlots,
+    "weak method": HoldingWeakMethod,
+    "train that returns nothing": ReturningNothing,
 }
 
 
@@ -329,6 +427,31 @@ class SetByTheFirst(Convolved):
         return y * self.scale[:, None, None]
 
 
+class KeptByTheFirst(Convolved):
+    """Keeps a scale of the images that come first, in a buffer or beside."""
+
+    def __init__(self, *, in_a_buffer):
+        super().__init__()
+        self.in_a_buffer, self.kept = in_a_buffer, None
+        self.register_buffer("scale", torch.zeros(3, 1, 1))
+
+    def forward(self, x):
+        y = self.c(x)
+        if self.kept is None:
+            self.kept = 1 / (y.abs().mean((0, 2, 3)) + 0.1)[:, None, None]
+            if self.in_a_buffer:
+                self.scale.copy_(self.kept)
+        return y * (self.scale if self.in_a_buffer else self.kept)
+
+
+class Masking(Registered):
+    """A wrong feature beside a huge number."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return torch.cat([y, torch.full_like(y, -1e9)], 1)
+
+
 class Drawing(nn.Module):
     def forward(self, x):
         return x + torch.randn(3, 1, 1)
@@ -347,17 +470,6 @@ class Dropping(nn.Module):
 class DrawingElsewhere(nn.Module):
     def forward(self, x):
         return x * random.random()
-
-
-class Inside(nn.Module):
-    """With a layer in question at `layer`."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.c, self.layer = nn.Conv2d(3, 3, 1), layer
-
-    def forward(self, x):
-        return self.layer(self.c(x))
 
 
 class Stuck(Inside):
@@ -386,6 +498,12 @@ UNFAITHFUL = {
         lambda: used(Registered()),
         "a copy of Registered must compute what it does itself",
     ),
+    "kept by the first images, in a buffer": (
+        lambda: KeptByTheFirst(in_a_buffer=True),
+        "must not depend on which images",
+    ),
+    "kept by the first images": (lambda: KeptByTheFirst(in_a_buffer=False), "must not depend on which images"),
+    "wrong beside a huge number": (lambda: used(Masking()), "a copy of Masking must compute what it does itself"),
     "draws": (lambda: Inside(Drawing()), r"layer \(Drawing\), .*odd_modules.py:\d+: it draws new random .*\(randn\)"),
     "makes a layer": (
         lambda: Inside(Making()),

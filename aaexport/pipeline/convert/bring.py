@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.user_module import build_module
-from aaexport.capture.wrappers import unwrapped
+from aaexport.capture.wrappers import inside
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder
 from aaexport.nn.own_settings import own_settings
@@ -85,14 +85,13 @@ def convert_source(
 
 
 def _module(brought: Brought, say: Say) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with its weights, in the wrapper that it may have come in, and notes on both."""
+    """The module with its weights, in the wrappers that it may have come in, and notes on the weights."""
     say(f"importing {brought.source.text}")
     module = build_module(brought.source, parse_kwargs(brought.kwargs))
-    inside, notes = unwrapped(module)  # weights have the names that they have in there
     if brought.checkpoint is None:
-        return module, (*notes, "no --checkpoint was given: the weights are those that the module was built with")
+        return module, ("no --checkpoint was given: the weights are those that the module was built with",)
     say(f"loading {brought.checkpoint}")
-    return module, (*notes, *load_checkpoint(inside, brought.checkpoint))
+    return module, load_checkpoint(inside(module), brought.checkpoint)
 
 
 def _recipe(brought: Brought, subject: Subject) -> ModuleRecipe:

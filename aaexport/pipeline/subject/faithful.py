@@ -7,6 +7,7 @@ module itself, on several images, after the module has been used: a hook may hav
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from aaexport.nn.outputs import tensors_of
 SAME = 1e-5  # of the largest number: a copy runs the same kernels on the same numbers
 NAMED = 3
 HUGE = 1e30
+INSIDE = "convert the one that you mean"
+FIRST = "run it once on images of your own, and give it its weights then"
 KEPT = "keep what hooks and functions hand on in attributes of the module, not in variables of a class or a file"
 
 
@@ -39,11 +42,11 @@ class Answers:
     moved: float
 
 
-def own_copy(module: nn.Module) -> nn.Module:
-    """A copy of somebody's module that shares no memory with it. ModuleError if there can be none."""
+def own_copy(module: nn.Module, *, shares: bool = False) -> nn.Module:
+    """A copy of somebody's module, whose weights may share the memory of its. ModuleError if there can be none."""
     require_whole(module)
     try:
-        return copied_apart(module)
+        return copied(module) if shares else copied_apart(module)
     except Exception as error:
         raise _uncopyable(module, error) from error
 
@@ -75,20 +78,20 @@ def leaving_weights_alone(module: nn.Module) -> Iterator[None]:
     before = _weights(module)
     yield
     after = _weights(module)
-    name, remedy = type(module).__name__, "run it once on images of your own, and give it its weights then"
+    name = type(module).__name__
     if made := [path for path in after if path not in before]:
         rule = f"{name} must have all its weights before it runs"
-        raise ModuleError(f"{rule}, got {first_few(made, NAMED)} made by the first images; {remedy}")
+        raise ModuleError(f"{rule}, got {first_few(made, NAMED)} made by the first images; {FIRST}")
     if changed := [path for path in after if repr(after[path]) != repr(before[path])]:
         rule = f"{name} must leave its weights alone when it runs in evaluation mode"
-        raise ModuleError(f"{rule}, got others in {first_few(changed, NAMED)} after the first images; {remedy}")
+        raise ModuleError(f"{rule}, got others in {first_few(changed, NAMED)} after the first images; {FIRST}")
 
 
 @torch.no_grad()
 def why_not_the_copy(module: nn.Module, error: RunnerError, images: Tensor) -> AaexportError:
     """What is to be said of a copy that raised `error`: of the copy, if the caller's own module does run."""
     try:
-        with undisturbed(module), torch.random.fork_rng(devices=[]):
+        with undisturbed(module):
             answer(module, images)
     except Exception:  # noqa: BLE001  # whatever a stranger's module raises: it is told of the copy already
         return error
@@ -105,27 +108,54 @@ def answers_of(module: nn.Module, shape: tuple[int, int, int], batch: int) -> An
     """
     generator = torch.Generator().manual_seed(0)
     batches = tuple(torch.randn(batch, *shape, generator=generator) for _ in range(2))
-    with torch.random.fork_rng(devices=[]):
-        outputs = tuple(answer(module, images) for images in batches)
-        moved = _difference(outputs[0], answer(module, batches[0]))
-        if moved > SAME:
-            rule = "the model must answer the same images with the same output, got others the second time"
-            raise ModuleError(f"{rule}; {where_it_draws(module, lambda: answer(module, batches[0]))}")
+    outputs = tuple(answer(module, images) for images in batches)
+    moved = _difference(outputs[0], answer(module, batches[0]))
+    if moved > SAME:
+        rule = "the model must answer the same images with the same output, got others the second time"
+        raise ModuleError(f"{rule}; {where_it_draws(module, lambda: answer(module, batches[0]))}")
     return Answers(batches, outputs, moved)
 
 
 @torch.no_grad()
-def require_faithful(answers: Answers, module: nn.Module, *, inside: bool = False) -> None:
-    """ModuleError unless the caller's own module, which is left as it was, gives the `answers` of its copy.
+def require_faithful(
+    answers: Answers, module: nn.Module, copy: nn.Module, unused: nn.Module, *, wrapped: bool = False
+) -> None:
+    """ModuleError unless the caller's own module, which is left as it was, answers as its `copy` does.
 
-    `inside`: they are of what was inside the module, a wrapper, which may have no forward of its own.
+    Args:
+        answers: the copy's, on the CPU.
+        module: the caller's, on any device.
+        copy: without the wrappers that may be around the module and its layers.
+        unused: another copy, which has not run yet.
+        wrapped: whether there were any.
     """
-    if inside and type(module).forward is nn.Module.forward:
+    if wrapped and type(module).forward is nn.Module.forward:  # such a wrapper only keeps the module
         return
-    with undisturbed(module), torch.random.fork_rng(devices=[]):
-        outputs = [answer(module, images) for images in answers.batches]
-    whose = f"the module inside {type(module).__name__}" if inside else f"a copy of {type(module).__name__}"
-    _require_alike(answers, outputs, whose, "convert the one that you mean" if inside else KEPT)
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    if device.type != "cpu":  # whose kernels round otherwise: both are asked there
+        count, channels, height, width = answers.batches[0].shape
+        answers = answers_of(copy.to(device), (channels, height, width), count)
+        copy.cpu()
+    name, remedy = type(module).__name__, INSIDE if wrapped else KEPT
+    try:
+        with undisturbed(module):
+            outputs = [answer(module, images) for images in answers.batches]
+    except Exception as error:
+        why = why_it_cannot_run(module, error)
+        raise ModuleError(f"{name} must run as its copy does, but: {why}; {remedy}") from error
+    if not _are_alike(answers, outputs) and _would_answer(unused, answers, outputs):
+        rule = f"the answers of {name} must not depend on which images come first"
+        raise ModuleError(f"{rule}, got others after an image of zeros; {FIRST}")
+    _require_alike(answers, outputs, f"{name} without its wrappers" if wrapped else f"a copy of {name}", remedy)
+
+
+def _would_answer(unused: nn.Module, answers: Answers, outputs: list[Any]) -> bool:
+    """Whether a copy that has not run yet gives these outputs."""
+    try:
+        fresh = [answer(unused, images) for images in answers.batches]
+    except Exception:  # noqa: BLE001  # whatever a stranger's module raises: the cause is another one then
+        return False
+    return _are_alike(Answers(answers.batches, tuple(fresh), answers.moved), outputs)
 
 
 @torch.no_grad()
@@ -157,29 +187,63 @@ def answer(module: nn.Module, images: Tensor) -> Any:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode within; afterwards every layer has the mode, the attributes and the buffers that it had."""
+    """In evaluation mode within; afterwards every layer has the mode, attributes and numbers that it had.
+
+    Its own `train()` is not asked to go back: it may undo what was not done, as where weights are merged into others.
+    """
     layers = list(module.modules())
-    modes = [layer.training for layer in layers]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    attributes = [_attributes(layer) for layer in layers]
-    module.eval()
+    attributes = [(vars(layer), dict(vars(layer))) for layer in layers]
+    contents = [(held, _contents(held)) for held in _containers([vars(layer) for layer in layers])]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*module.parameters(), *module.buffers())]
     try:
+        module.eval()
         yield
     finally:
-        module.train(modes[0])
-        for layer, mode, held in zip(layers, modes, attributes, strict=True):
-            vars(layer).clear()
-            vars(layer).update(held)
-            layer.training = mode
-        for buffer, values in buffers:
-            with torch.inference_mode(buffer.is_inference()):
-                buffer.copy_(values)
+        for held, before in contents:
+            _refill(held, before)
+        for own, kept in attributes:
+            own.clear()
+            own.update(kept)
+        for tensor, values in tensors:
+            _put_back(tensor, values)
 
 
-def _attributes(layer: nn.Module) -> dict[str, Any]:
-    """Those of a layer, and copies of the dicts that its parameters, buffers and layers are in."""
-    own = {"_parameters", "_buffers", "_modules"}
-    return {name: dict(value) if name in own else value for name, value in vars(layer).items()}
+def _containers(waiting: list[Any]) -> list[Any]:
+    """All dicts, lists, sets and deques that can be reached through such alone, but not the given ones."""
+    found: dict[int, Any] = {}
+    given = {id(held) for held in waiting}
+    while waiting:
+        held = waiting.pop()
+        for part in held.values() if isinstance(held, dict) else held:
+            if isinstance(part, dict | list | set | deque) and id(part) not in found and id(part) not in given:
+                found[id(part)] = part
+                waiting.append(part)
+    return list(found.values())
+
+
+def _contents(held: Any) -> list[Any]:
+    """What it holds, of a dict keys and values by turns."""
+    return [part for pair in held.items() for part in pair] if isinstance(held, dict) else list(held)
+
+
+def _refill(held: Any, before: list[Any]) -> None:
+    """As it was; it is told by identity, as tensors cannot be compared by `==`."""
+    now = _contents(held)
+    if len(now) == len(before) and all(one is other for one, other in zip(now, before, strict=True)):
+        return
+    held.clear()
+    if isinstance(held, dict):
+        held.update(zip(before[::2], before[1::2], strict=True))
+    else:
+        (held.update if isinstance(held, set) else held.extend)(before)
+
+
+def _put_back(tensor: Tensor, values: Tensor) -> None:
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        if tensor.shape != values.shape:
+            tensor.data = values
+        elif not torch.equal(tensor, values):
+            tensor.copy_(values)
 
 
 def _kept(output: Any) -> list[Any]:
@@ -188,18 +252,22 @@ def _kept(output: Any) -> list[Any]:
 
 
 def _require_alike(answers: Answers, outputs: list[Any], whose: str, remedy: str) -> None:
-    worst = max(_difference(one, other) for one, other in zip(answers.outputs, outputs, strict=True))
-    if worst > max(SAME, 4 * answers.moved):
-        rule = f"{whose} must compute what it does itself"
-        raise ModuleError(f"{rule}, got outputs that are {_shown(worst)} off; {remedy}")
+    if not _are_alike(answers, outputs):
+        worst = _worst(answers, outputs)
+        told = f"{worst:.1e} of the largest beside them" if worst < HUGE else "altogether"
+        raise ModuleError(f"{whose} must compute what it does itself, got outputs that are {told} off; {remedy}")
 
 
-def _shown(difference: float) -> str:
-    return f"{difference:.1e} of the largest" if difference < HUGE else "altogether"
+def _are_alike(answers: Answers, outputs: list[Any]) -> bool:
+    return _worst(answers, outputs) <= max(SAME, 4 * answers.moved)
+
+
+def _worst(answers: Answers, outputs: list[Any]) -> float:
+    return max(_difference(one, other) for one, other in zip(answers.outputs, outputs, strict=True))
 
 
 def _difference(one: list[Any], other: list[Any]) -> float:
-    """The largest of all tensors, as a part of the tensor's largest number; infinite where there is no such thing."""
+    """The largest of all tensors, as a part of the largest number beside it; infinite if they cannot be compared."""
     if len(one) != len(other):
         return float("inf")
     return max((_distance(*pair) for pair in zip(one, other, strict=True)), default=0.0)
@@ -208,14 +276,28 @@ def _difference(one: list[Any], other: list[Any]) -> float:
 def _distance(one: Any, other: Any) -> float:
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return 0.0  # what is no tensor is refused elsewhere, by name
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if one.shape != other.shape or one.dtype != other.dtype or one.layout != other.layout:
         return float("inf")
+    if one.layout != torch.strided:
+        one, other = one.to_dense(), other.to_dense()
     if not (one.is_floating_point() or one.is_complex()):
         return 0.0 if torch.equal(one, other) else float("inf")
-    apart = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs().double())
-    scale = float(one[one.isfinite()].abs().max()) if one.isfinite().any() else 1.0
-    largest = float(apart.nan_to_num(nan=float("inf")).max()) if apart.numel() else 0.0
-    return largest / scale if scale else largest and float("inf")
+    same = (one == other) | (one.isnan() & other.isnan())
+    if same.all():
+        return 0.0
+    apart = torch.where(same, 0.0, (one - other).abs().double().nan_to_num(nan=float("inf")))
+    return float((apart / _size_beside(one))[~same].max())
+
+
+def _size_beside(values: Tensor) -> Tensor:
+    """For every number the largest of its channel, of its column …, whichever is the smallest.
+
+    One huge number, such as what a mask fills in, or boxes in pixels, must hide no score beside it.
+    """
+    size = torch.where(values.isfinite(), values.abs().double(), 0.0)
+    axes = range(1, size.dim())
+    along = [size.amax(tuple(set(range(size.dim())) - {axis}), keepdim=True) for axis in axes]
+    return torch.stack(torch.broadcast_tensors(size.amax(), *along)).amin(0)
 
 
 def _weights(module: nn.Module) -> dict[str, float]:

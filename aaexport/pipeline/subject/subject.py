@@ -19,7 +19,7 @@ from aaexport.capture.program import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.source import Source
 from aaexport.capture.user_module import build_module
-from aaexport.capture.wrappers import compile_notes, unwrapped
+from aaexport.capture.wrappers import compile_notes, inside, unwrapped
 from aaexport.errors import AaexportError, ArgumentError, ModuleError, RunnerError, broken_rule
 from aaexport.folder import ModelFolder, find_model
 from aaexport.nn.attention_maps import WithAttention, attention_outputs, require_augmented_layers
@@ -36,7 +36,6 @@ from aaexport.pipeline.subject.faithful import (
     require_copyable,
     require_evaluation,
     require_faithful,
-    require_whole,
     why_not_the_copy,
 )
 from aaexport.pipeline.subject.golden import Golden, read_golden
@@ -176,7 +175,8 @@ def as_subject(
 
 def with_decomposition(module: nn.Module, name: DecompositionName | None) -> nn.Module:
     """A copy of `module` whose augmented layers use that decomposition; None leaves each layer's own."""
-    module = copied(module).eval()
+    module = copied(module)
+    module.eval()  # which need not return the module
     if name is not None:
         set_decomposition(module, name)
     return module
@@ -193,7 +193,8 @@ def module_subject(
 ) -> Subject:
     """Somebody's module, and a copy of it whose augmented layers are ours; `as_subject` says what it raises.
 
-    `example_batch` is a number of images that it takes; `is_ours`: nobody else has it, so that it need not be copied.
+    `example_batch` is a number of images that it takes; `is_ours`: nobody else has it, so that a copy may share the
+    memory of its weights.
     """
     shape = image_shape(input_shape)
     _require_numbers(module)
@@ -201,24 +202,24 @@ def module_subject(
     if dtypes - {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ArgumentError(broken_rule("module", "have float32 parameters", names, "call module.float()"))
-    require_whole(module)
-    # The caller's stays as it is, wherever it is.
-    original, taken_off = unwrapped(module if is_ours else own_copy(module))
+    # The caller's stays as it is, wherever it is: what follows is done with a copy.
+    original, taken_off = unwrapped(own_copy(module, shares=is_ours))
     notes = tuple(dict.fromkeys((*compile_notes(module), *taken_off)))
-    original.eval().cpu()
+    original.eval()
+    original.cpu()
     require_evaluation(original)
+    unused = own_copy(original, shares=True)
     try:
         with leaving_weights_alone(original):
             first = _first_output(original, shape, example_batch)
     except RunnerError as error:
-        if original is module or error.__cause__ is None:  # it did run, and returned what no file can
+        if error.__cause__ is None:  # it did run, and returned what no file can
             raise
         raise why_not_the_copy(module, error, torch.zeros(example_batch, *shape)) from error
     outputs, flattens = names_of(first, _own_names(original), (INPUT_NAME,)), needs_flattening(first)
     answers = answers_of(original, shape, example_batch)
     require_copyable(answers, original)
-    if original is not module:
-        require_faithful(answers, module, inside=type(module) is not type(original))
+    require_faithful(answers, module, original, unused, wrapped=bool(taken_off))
     adaptation = adapt(original, torch.zeros(example_batch, *shape))
     if augmented_layers(original) and not adaptation.replaced:  # written with our layer, which is its own definition
         return Subject(original, shape, outputs, notes=notes, flattens=flattens)
@@ -253,12 +254,12 @@ def _brought_along(folder: ModelFolder, recipe: ModuleRecipe, source: Source | N
         return Subject(nn.Module(), shape, names, folder, notes=(note,), golden=golden)
     from aaexport.graph.files import converted_batch  # and with it onnx, which nobody else here needs
 
-    module, notes = unwrapped(build_module(source, parse_kwargs(recipe.module.kwargs)))
+    module = build_module(source, parse_kwargs(recipe.module.kwargs))
     batch = module.batch if isinstance(module, SavedProgram) else converted_batch(folder.onnx_path)
     if module.state_dict():  # a module without a single tensor has no weights to load
-        load_checkpoint(module, folder.require_weights())
+        load_checkpoint(inside(module), folder.require_weights())
     example = batch if isinstance(batch, int) else 1
-    return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder, notes=notes)
+    return replace(module_subject(module, shape, example_batch=example, is_ours=True), folder=folder)
 
 
 def _require_own_size(size: tuple[int, int] | None, recipe: ModuleRecipe) -> None:
