@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,5 +180,20 @@ def _apply(rule: GraphRule, graph: ir.Model) -> int:
     ]
     count: int = RewriteRuleSet(rewritings, commute=rule.commutes).apply_to_model(graph)
     if count:
-        RewriteRuleSet([reshape_reshape_rule]).apply_to_model(graph)
+        _join_reshapes(graph)
     return count
+
+
+def _join_reshapes(graph: ir.Model) -> None:
+    """A Reshape of a Reshape is one.
+
+    The library calls the new sizes after the result, and lets them replace what has that name, such as those of a
+    result that was called so before: they get other names first.
+    """
+    names = {value.name for value in graph.graph.initializers.values()}
+    for value in list(graph.graph.initializers.values()):
+        if value.name is not None and value.name.endswith("/shape"):
+            numbered = (f"{value.name}_{number}" for number in itertools.count(1))
+            value.name = next(name for name in numbered if name not in names)
+            names.add(value.name)
+    RewriteRuleSet([reshape_reshape_rule]).apply_to_model(graph)

@@ -32,7 +32,7 @@ from aaexport.graph.rules.reshape_to_known_sizes import ReshapeToKnownSizes
 from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
-from aaexport.graph.rules.whole_writes import WholeWrites
+from aaexport.graph.rules.whole_writes import IdleSizes, WholeWrites
 
 __all__ = ["FILE_RULES", "RULES", "AttentionInBlocks", "GraphRule", "SkewedRelativeAttention", "within"]
 
@@ -52,11 +52,12 @@ OTHERS: tuple[type[GraphRule], ...] = (
     PointwiseOverConcat,
     BroadcastForTile,
 )
-RULES: tuple[type[GraphRule], ...] = (WholeWrites, *EINSUMS, *OTHERS)
+RULES: tuple[type[GraphRule], ...] = (WholeWrites, IdleSizes, *EINSUMS, *OTHERS)
 # For files of whatever origin. A layer of ours is left as its recipe, its user or `aaexport tune` wants it written.
 FILE_RULES: tuple[type[GraphRule], ...] = (
     ReshapeToKnownSizes,
     WholeWrites,
+    IdleSizes,
     *EINSUMS,
     SkewedRelativeAttention,
     *OTHERS,

@@ -6,7 +6,7 @@ either written, all of it, and then it is what was written; or not touched, and 
 
 The places are known for any batch, or the write is left alone; and so is a tensor that is written in part and read as
 a whole. An Expand or a Reshape to the sizes that a tensor has already, or had before another Reshape, is the tensor:
-the older exporter puts them around what is written.
+the older exporter puts them around what is written (`IdleSizes`).
 """
 
 from __future__ import annotations
@@ -70,53 +70,28 @@ class WholeWrites(GraphRule):
         return _one("ScatterND")(op)
 
     def patterns(self) -> tuple[Callable[..., Any], ...]:
-        """What writes, what reads a part, and what does nothing."""
-        single = (_one(operator) for operator in (*WRITES, *READS, *IDLE))
+        """What writes, and what reads a part."""
+        single = (_one(operator) for operator in (*WRITES, *READS))
         return (*single, *(_split(count) for count in self._splits))
 
     def is_candidate(self, **results: ir.Value) -> bool:
         """Every write; of the others those that this is about."""
         node = _node(results)
-        if node.op_type in WRITES:
-            return True
-        if node.op_type in IDLE:
-            return self._is_idle(node)
-        return self._view(node) is not None
+        return node.op_type in WRITES or self._view(node) is not None
 
     def require(self, **results: ir.Value) -> None:
         """The write covers the whole, or the part."""
         node = _node(results)
         if node.op_type in WRITES and self._write(node).spans:
             raise Refusal("only a part of the tensor is written, and more than that is read")
-        if node.op_type not in (*WRITES, *IDLE):
+        if node.op_type not in WRITES:
             self._reads(node)
 
     def rewrite(self, op: Builder, **results: ir.Value) -> Any:
         """Whoever read the results reads what they are instead."""
         node = _node(results)
-        if node.op_type in IDLE:
-            values = [_as_it_was(node)]
-        elif node.op_type in WRITES:
-            values = [self._write(node).written]
-        else:
-            values = self._parts(op, node)
-        for old, new in zip(node.outputs, values, strict=True):
-            for use in tuple(old.uses()):
-                use.node.replace_input_with(use.idx, new)
-        # For the user of the model, if anybody: nobody else reads them any more.
-        named = [like(op.Identity(new), old) for old, new in zip(node.outputs, values, strict=True)]
-        return named[0] if len(named) == 1 else named
-
-    def _is_idle(self, node: ir.Node) -> bool:
-        """Whether a node gives a tensor the sizes that it has, or had before it was reshaped to others."""
-        sizes, wanted = self._known.sizes(_as_it_was(node)), self._known.vector(operands(node)[1])
-        if not sizes or wanted is None or 0 in wanted:
-            return False
-        if node.op_type == "Expand":
-            rest = sizes[max(len(sizes) - len(wanted), 0) :]
-            return len(wanted) <= len(sizes) and all(s in (own, 1) for s, own in zip(wanted, rest, strict=True))
-        fits = len(wanted) == len(sizes) and wanted.count(-1) <= 1
-        return fits and all(size in (own, -1) for size, own in zip(wanted, sizes, strict=True))
+        values = [self._write(node).written] if node.op_type in WRITES else self._parts(op, node)
+        return _read_instead(op, node, values)
 
     # Writes
 
@@ -269,6 +244,57 @@ class WholeWrites(GraphRule):
 
     def _constant(self, op: Builder, numbers: Any) -> ir.Value:
         return self.new_constant(op, numbers, "part_of_a_write")
+
+
+class IdleSizes(GraphRule):
+    """Expand and Reshape that give a tensor the sizes that it has already → the tensor."""
+
+    title = "sizes that a tensor has already"
+
+    def begin(self, model: ir.Model) -> None:
+        """Integers are worked out once for a whole pass, and only if they are asked for."""
+        super().begin(model)
+        self._known = IntegerTensors()
+
+    def pattern(self, op: Builder) -> Any:
+        """An Expand."""
+        return _one("Expand")(op)
+
+    def patterns(self) -> tuple[Callable[..., Any], ...]:
+        """Those too that reshape."""
+        return tuple(map(_one, IDLE))
+
+    def is_candidate(self, **results: ir.Value) -> bool:
+        """All that do nothing."""
+        return self._is_idle(_node(results))
+
+    def require(self, **results: ir.Value) -> None:
+        """Nothing more."""
+
+    def rewrite(self, op: Builder, **results: ir.Value) -> Any:
+        """Whoever read the result reads the tensor."""
+        node = _node(results)
+        return _read_instead(op, node, [_as_it_was(node)])
+
+    def _is_idle(self, node: ir.Node) -> bool:
+        """Whether a node gives a tensor the sizes that it has, or had before it was reshaped to others."""
+        sizes, wanted = self._known.sizes(_as_it_was(node)), self._known.vector(operands(node)[1])
+        if not sizes or wanted is None or 0 in wanted:
+            return False
+        if node.op_type == "Expand":
+            rest = sizes[max(len(sizes) - len(wanted), 0) :]
+            return len(wanted) <= len(sizes) and all(s in (own, 1) for s, own in zip(wanted, rest, strict=True))
+        fits = len(wanted) == len(sizes) and wanted.count(-1) <= 1
+        return fits and all(size in (own, -1) for size, own in zip(wanted, sizes, strict=True))
+
+
+def _read_instead(op: Builder, node: ir.Node, values: list[ir.Value]) -> Any:
+    """Whoever read the results of `node` reads `values`; what is left is for the user of the model, if anybody."""
+    for old, new in zip(node.outputs, values, strict=True):
+        for use in tuple(old.uses()):
+            use.node.replace_input_with(use.idx, new)
+    named = [like(op.Identity(new), old) for old, new in zip(node.outputs, values, strict=True)]
+    return named[0] if len(named) == 1 else named
 
 
 def _one(operator: str) -> Callable[..., Any]:
