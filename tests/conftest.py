@@ -1,8 +1,11 @@
 """What tests share: a seeded generator, the GPU where there is one, the command line, a converted model folder."""
 
+import copy
 import functools
+import hashlib
 import os
 import shutil
+from dataclasses import replace
 
 # Test processes share the cores: torch's threads of one would spin against those of the other. Before torch is there.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,12 +22,23 @@ from aaexport.folder import open_folder
 
 # Files that take longest: begun first, so that no process is left with one of them when the others are done.
 LONGEST = (
-    "test_mutants.py",
-    "test_pipeline.py",
-    "test_pages.py",
-    "test_bring.py",
-    "test_serve_bench.py",
-    "test_size.py",
+    *(
+        "test_mutants.py",
+        "test_pipeline.py",
+        "test_bring.py",
+        "test_serve_bench.py",
+        "test_verify.py",
+        "test_pages.py",
+    ),
+    *("test_optimize_spellings.py", "test_size.py", "test_cli_errors.py", "test_attention_maps.py", "test_locate.py"),
+    *(
+        "test_graph.py",
+        "test_portability.py",
+        "test_training.py",
+        "test_worker.py",
+        "test_networks.py",
+        "test_tune.py",
+    ),
 )
 
 
@@ -42,6 +56,35 @@ def sources_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(values.TracedOnnxFunction, "function_ir", property(functools.cache(read)))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_written_once():
+    """What torch's exporter makes of a program is the same every time, and takes it seconds."""
+    import torch
+
+    from aaexport.pipeline.export import export
+
+    written = {}
+    to_onnx = export.to_onnx
+
+    def write_once(program, *, opset, output_names):
+        numbers = hashlib.sha256()
+        for name, tensor in sorted({**program.state_dict, **program.constants}.items()):
+            numbers.update(f"{name} {tensor}".encode() if not isinstance(tensor, torch.Tensor) else _bytes(tensor))
+        # Whoever puts something in the exporter's place is to get that.
+        key = (str(program), numbers.digest(), opset, tuple(output_names), torch.onnx.export)
+        if key not in written:
+            written[key] = to_onnx(program, opset=opset, output_names=output_names)
+        return replace(written[key], model=copy.deepcopy(written[key].model))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_onnx", write_once)
+        yield
+
+
+def _bytes(tensor):
+    return tensor.detach().contiguous().cpu().numpy().tobytes()
 
 
 @pytest.fixture

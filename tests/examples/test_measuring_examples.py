@@ -133,6 +133,7 @@ def session(gpu, tmp_path, monkeypatch):
     return gpu.Measurement(tmp_path, gpu.parsed())
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_measured_has_a_reason_instead(session):
     order = ("latency", "missing.onnx", "cpu", "off", "0.01")
     row = session.row("nothing", order, order)

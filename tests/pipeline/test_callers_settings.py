@@ -134,6 +134,7 @@ torch.set_default_dtype(torch.float64)
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_module_of_a_file_is_taken_off_and_what_the_file_sets_ends_with_it(cli, tmp_path):
     (tmp_path / "nets.py").write_text(SOURCE)
     outcome = cli("convert", "nets.py:net", "--input-shape", "1x6x6", "--out", "out")

@@ -75,8 +75,8 @@ def test_build_model_says_when_there_are_no_weights():
 @pytest.mark.parametrize(
     ("opset", "decomposition", "chosen"),
     [
-        (OPSETS[0], "skew", "skew"),
-        (OPSETS[-1], "table", "table"),
+        pytest.param(OPSETS[0], "skew", "skew", marks=pytest.mark.slow),
+        pytest.param(OPSETS[-1], "table", "table", marks=pytest.mark.slow),
         pytest.param(OPSETS[-1], "fold", "fold", marks=pytest.mark.slow),  # `auto` takes both
         pytest.param(OPSETS[-1], "fused", "fused", marks=pytest.mark.slow),
         (OPSETS[0], "auto", "fold"),

@@ -195,6 +195,7 @@ def test_weights_that_are_there_are_kept_and_it_is_said(cli):
     assert "never trained" not in outcome.out
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_left_out_of_the_verification_and_named(tmp_path):
     folder = checkout("aa_wrn10_1_digits", tmp_path / "pictures")
     text = folder.recipe_path.read_text(encoding="utf-8")

@@ -116,6 +116,7 @@ def test_only_the_first_process_tells_its_watcher(ordinary):
     assert [seen["told"] for seen in ordinary] == [3, 0]
 
 
+@pytest.mark.slow
 def test_if_one_process_fails_both_end_and_one_line_says_why(tmp_path):
     codes, errors = launch(write_recipe(tmp_path / "failing").path, tmp_path, "failing")
     assert codes == [1, 1]

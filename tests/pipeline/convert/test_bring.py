@@ -219,6 +219,7 @@ def test_serve_bench_with_the_code_compares_with_the_module(theirs, cli):
     assert report["check"]["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_serve_bench_without_the_code_finds_a_wrong_file(theirs, cli):
     without_code(theirs)
     spoilt(theirs / "out" / "model.onnx")

@@ -83,7 +83,7 @@ STATIC, DYNAMIC = False, True
         (TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded, ChannelsFirst, SixAxes]),
         (TORCHSCRIPT, 17, DYNAMIC, [Unpermuted]),
         (TORCHSCRIPT, 20, STATIC, [Permuted]),
-        (DYNAMO, 18, STATIC, [Expanded, ContentScaled, SixAxes]),
+        pytest.param(DYNAMO, 18, STATIC, [Expanded, ContentScaled, SixAxes], marks=pytest.mark.slow),
         pytest.param(DYNAMO, 20, DYNAMIC, [Unpermuted, ChannelsFirst], marks=pytest.mark.slow),  # a ScatterND
     ],
 )  # fmt: skip

@@ -125,7 +125,9 @@ def largest_tensor(path):
     return largest
 
 
-@pytest.mark.parametrize("decomposition", ["table", pytest.param("fold", marks=pytest.mark.slow), "auto"])
+@pytest.mark.parametrize(
+    "decomposition", ["auto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "fold"))]
+)
 def test_no_tensor_of_the_file_exceeds_the_limit(tmp_path, decomposition):
     module = layer(side=16)
     free = aaexport.convert(

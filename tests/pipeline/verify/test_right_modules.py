@@ -109,6 +109,8 @@ class Both(nn.Module):
         return {"map": y, "images": x, "again": y, "classes": self.classes}
 
 
+COMMON = tuple(MODULES)  # whose kinds the tests of `convert` have too
+
 MODULES |= {
     "rare classes": Rare,
     "very rare classes": lambda: Rare(-9.0),
@@ -130,7 +132,9 @@ MODULES |= {
 }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in COMMON else []) for name in MODULES]
+)
 def test_a_right_file_passes(name, tmp_path):
     torch.manual_seed(0)
     module = MODULES[name]().eval()
