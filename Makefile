@@ -1,6 +1,6 @@
 # make demo    trains, converts, verifies and measures aa_cnn3_digits in a new folder under demo/
 # make test    runs the tests             make check   lints, formats, types, and builds the documentation
-# make test-slow   runs those that take minutes: every zoo model, and the compiler
+# make test-slow   runs those that take long: every zoo model, the pages, the compiler, several processes
 # make docs    builds the documentation, warnings being errors, into docs/_build/html
 # make docs-output   runs the commands that the pages show, and writes what they print now into the pages
 # make web     installs onnxruntime-web with npm; `make test` then runs exports in it too
