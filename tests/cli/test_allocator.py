@@ -51,6 +51,7 @@ def test_commands_that_measure_have_a_plain_process():
         assert "keep_freed_memory" not in (CLI / f"{command}.py").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_pages_are_paid_for_once():
     """Nine times two tensors of 36 MiB, which glibc always gives back: 165,888 pages of 4 KiB where none is kept."""

@@ -264,6 +264,7 @@ def test_no_command_shows_the_help(cli):
     assert "Commands:" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_convert_leaves_the_old_file_and_no_other(converted, number):
     before = files_of(converted)
@@ -291,6 +292,7 @@ main.main()
     assert subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, check=False).returncode == 130
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_says_how_to_go_on(converted):
     code, error = interrupted(["train", str(converted.path), "--epochs", "50"], "epoch   1/50", signal.SIGINT)
     assert code == 130

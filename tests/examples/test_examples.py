@@ -79,6 +79,7 @@ def test_the_table_of_runtimes_tells_of_each_that_it_agrees_or_is_not_installed(
     assert all("not installed" in row or row.count("agrees (") == 5 for row in rows), outcome.stdout
 
 
+@pytest.mark.slow
 def test_the_side_that_is_compared_with_computes_the_definition():
     folder = ROOT / "examples/03_measure_attention"
     code = (

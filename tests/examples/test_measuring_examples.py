@@ -61,6 +61,7 @@ def test_the_references_small_network_is_built_from_its_recipe():
     }
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_ends_with_5_and_one_line():
     if best_device() == "cuda":
         pytest.skip("CUDA works here")

@@ -557,6 +557,7 @@ def test_fused_attention_is_one_operator_and_computes_the_same(rng):
     agree(graph, module, rng.standard_normal((3, *SHAPE), dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_the_products_of_an_attention_operator_are_those_it_stands_for():
     torch.manual_seed(0)
     assert count_macs(converted(augmented("fused"), 23, "dynamic")) == count_macs(

@@ -37,6 +37,7 @@ def test_a_larger_export_keeps_parity_and_says_what_was_interpolated(digits):
     assert [note for note in result.notes if note.startswith("6 relative tables interpolated for a larger map")]
 
 
+@pytest.mark.slow
 def test_a_smaller_export_keeps_parity_and_says_that_it_is_exact(smaller):
     _, result = smaller
     assert result.parity.passed
@@ -89,6 +90,7 @@ def test_a_recipe_of_another_size_makes_the_file_stale(digits, tmp_path):
     assert any("stale" in failure for failure in report.failures)
 
 
+@pytest.mark.slow
 def test_the_recipes_own_size_can_be_changed_instead(tmp_path):
     folder = checkout("aa_cnn3_digits", tmp_path / "digits")
     text = folder.recipe_path.read_text(encoding="utf-8")

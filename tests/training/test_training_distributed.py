@@ -77,6 +77,7 @@ def independent(tmp_path_factory):
     return both, result, watcher
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_losses_of_one(independent):
     (first, _), alone, _ = independent
     assert first["losses"] == pytest.approx([epoch.loss for epoch in alone.epochs], rel=1e-5)
@@ -99,6 +100,7 @@ def test_with_batch_normalization_losses_differ_little_and_that_is_told(ordinary
     assert "each of the 2 processes normalises by its own share of a batch" in ordinary[0]["notes"][0]
 
 
+@pytest.mark.slow
 def test_both_processes_end_with_the_same_weights_and_statistics(ordinary):
     assert ordinary[0]["digest"] == ordinary[1]["digest"]
 

@@ -57,9 +57,8 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "moment", [MOMENTS[1], *(pytest.param(moment, marks=pytest.mark.slow) for moment in (MOMENTS[0], MOMENTS[2]))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_training_that_was_killed_resumes_to_the_bits_of_an_unbroken_one(tmp_path, whole, moment):
     folder = write_recipe(tmp_path)
     code = subprocess.run([sys.executable, "-c", KILLED, folder.path, moment], timeout=120, check=False).returncode

@@ -102,6 +102,7 @@ def test_the_page_holds_what_was_measured_and_nothing_is_left_beside_it(cli, con
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "tiny"]
 
 
+@pytest.mark.slow
 def test_another_file_is_measured_beside_it_and_may_answer_otherwise(converted, tmp_path):
     twin = aaexport.convert(converted, tmp_path / "twin.onnx", decomposition="skew", verify=False).path
     options = {"duration": 0.3, "warmup": 0.0, "batches": [1], "threads": 1}
@@ -326,6 +327,7 @@ def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monke
 # How it ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_record(measured, sent):
     before = measured.bench_path.read_bytes()

@@ -203,6 +203,7 @@ def test_other_weights_make_the_file_stale(theirs, cli):
     assert "the file must hold the model's weights, but their digests differ" in error
 
 
+@pytest.mark.slow
 def test_serve_bench_needs_no_code(theirs, cli):
     without_code(theirs)
     outcome = cli("serve-bench", "out", "--duration", "0.2", "--batch", "1", "--json")
@@ -267,6 +268,7 @@ def test_a_saved_program(theirs, cli):
     assert cli("verify", "net", "--module", "net.pt2").code == 0
 
 
+@pytest.mark.slow
 def test_a_program_of_a_fixed_batch(theirs, cli):
     from nets import Net
 
@@ -393,6 +395,7 @@ def test_a_module_that_cannot_be_kept_leaves_an_empty_folder_empty(theirs, cli, 
     assert list(Path("empty").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_former_conversion_is_kept_whole_where_the_next_one_fails(theirs, cli, monkeypatch):
     order = ("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "twice", "--no-verify")
     assert cli(*order).code == 0

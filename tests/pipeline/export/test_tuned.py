@@ -118,6 +118,7 @@ def test_a_decomposition_that_is_asked_for_beats_it(folder, tune):
     assert planned(folder, decomposition="fold") == ("fold", ())
 
 
+@pytest.mark.slow
 def test_a_recipe_that_names_a_decomposition_beats_it(folder, tune):
     edited(folder, "[training]", '[export]\ndecomposition = "skew"\n\n[training]')
     assert aaexport.convert(open_folder(folder.path), verify=False).decomposition == "skew"

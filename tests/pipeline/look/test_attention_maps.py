@@ -260,6 +260,7 @@ def test_verify_fails_where_two_heads_are_mixed_up(observed_once, tmp_path):
     assert {output.output for output in report.outputs if not output.passed} == set(HEADS[:2])
 
 
+@pytest.mark.slow
 def test_weights_of_blocks_are_exported_whole_where_fused_was_asked_for(pair, tmp_path):
     set_decomposition(pair, "auto", 4)
     options = {"opset": 23, "decomposition": "fused", "batch": 2, "with_attention": True}
@@ -295,6 +296,7 @@ def test_convert_refuses_a_limit_that_whole_weights_would_break(cli, converted):
     assert "--max-attention-memory must be left out with --with-attention, got 1.0" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_file_with_attention_can_be_measured(observed_once):
     report = aaexport.serve_bench(observed_once[0], duration=0.02, warmup=0, batches=(2,), threads=1)
     assert [(rival.name, rival.same_answers) for rival in report.comparisons] == [("eager", True)]

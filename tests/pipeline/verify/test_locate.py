@@ -331,6 +331,7 @@ def written(subject, decomposition, swapped):
     return export(subject, module, opset=20, batch="dynamic", target="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "decomposition", ["fold", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shift", "skew"))]
 )

@@ -126,6 +126,7 @@ def test_a_fault_of_the_function_leaves_a_valid_graph(mutant, name):
     onnx.checker.check_model(onnx.load(mutant(kind, on_graph(spoil))[1]), full_check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 def test_a_fault_of_the_function_is_the_one_that_it_is_called(mutant, name):
     kind, spoil = MISCOMPUTING[name]
