@@ -28,6 +28,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_calls.py
 	$(MAKE) docs
 
 docs: $(VENV)/.installed-dev

@@ -75,7 +75,7 @@ class Page:
     """What one page needs and runs. `commands` holds those that are not shown, too, as line 0.
 
     `files` are patterns in the repository, `written` (name, text) of files that the page itself shows, `python` its
-    program, and `slow` is whether all of it takes long.
+    program, and `slow` is whether that takes long.
     """
 
     path: Path
@@ -119,7 +119,7 @@ def read_page(path: Path) -> Page:
             raise ValueError(f"{path}:{line}: {error}") from error
     files, written = tuple(reader.files), tuple(reader.written)
     commands = tuple(replace(command, slow=command.slow or reader.slow_page) for command in reader.commands)
-    return Page(path, files, written, commands, "\n".join(reader.python), reader.slow_page)
+    return Page(path, files, written, commands, "\n".join(reader.python), reader.slow_page or reader.slow_python)
 
 
 class _Reader:
@@ -130,7 +130,7 @@ class _Reader:
         self.written: list[tuple[str, str]] = []
         self.commands: list[Command] = []
         self.python: list[str] = []
-        self.slow, self.slow_page, self.code, self.name = False, False, 0, ""
+        self.slow, self.slow_page, self.slow_python, self.code, self.name = False, False, False, 0, ""
 
     def order(self, order: str, rest: str) -> None:
         if order == "files":
@@ -156,6 +156,8 @@ class _Reader:
             self.name = ""
         else:
             self.python.append(block)
+            self.slow_python |= self.slow
+            self.slow = False
 
 
 def _commands(block: str, line: int, *, slow: bool, code: int) -> list[Command]:

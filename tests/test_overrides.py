@@ -1,10 +1,9 @@
-"""The options of the verbs: dataclasses and keywords that agree, at run time and for a type checker."""
+"""The options of the verbs: dataclasses and keywords that agree; typed_calls.py is for type checkers."""
 
 import dataclasses
 import inspect
 import typing
 
-import mypy.api
 import pytest
 
 import aaexport
@@ -26,14 +25,6 @@ VERBS = {
     "tune": (aaexport.TuneOptions, TuneOverrides),
     "verify": (aaexport.VerifyOptions, VerifyOverrides),
 }
-# What the verbs themselves import is none of this, and takes a minute to check.
-SETTINGS = """
-[mypy]
-follow_imports = silent
-[mypy-torch.*,numpy.*,onnx.*,onnxruntime.*,onnxscript.*,rich.*,click.*,datasets.*,safetensors.*,google.*,PIL.*]
-follow_imports = skip
-follow_imports_for_stubs = True
-"""
 
 
 def of_options(options):
@@ -86,53 +77,3 @@ def test_a_misspelt_keyword_is_refused_with_the_right_one(name):
 def test_a_keyword_of_the_verb_itself_is_suggested_too():
     with pytest.raises(ArgumentError, match=r"got 'tik'; did you mean 'tick'\?"):
         aaexport.serve_bench("nothing", tik=print)
-
-
-@pytest.fixture
-def checked(tmp_path, cache):
-    """The complaints of mypy about lines of code that use the package."""
-
-    def check(*lines):
-        (tmp_path / "mypy.ini").write_text(SETTINGS)
-        (tmp_path / "snippet.py").write_text("\n".join(("import aaexport", *lines)))
-        kept = ("--cache-dir", str(cache.mkdir("mypy")))  # the second time it takes a second
-        out, err, _ = mypy.api.run(
-            ["--config-file", str(tmp_path / "mypy.ini"), *kept, "--no-error-summary", str(tmp_path / "snippet.py")]
-        )
-        assert err == ""
-        return [line for line in out.splitlines() if "error:" in line]
-
-    return check
-
-
-def test_a_type_checker_finds_a_misspelt_keyword_and_a_wrong_type(checked):
-    wrong = {
-        "aaexport.serve_bench('m', duratoin=1)": '"duratoin"',
-        "aaexport.serve_bench('m', threads='two')": '"threads"',
-        "aaexport.optimize('a', 'b', taget='cuda')": '"taget"',
-        "aaexport.train('m', epoch=1)": '"epoch"',
-        "aaexport.verify('m', runtime=('onnxruntime',))": '"runtime"',
-        "aaexport.verify('m', dtype='float')": '"dtype"',
-        "aaexport.convert('m', verfy=False)": '"verfy"',
-        "aaexport.convert('m', decomposition='skewed')": '"decomposition"',
-        "aaexport.convert_source('f.py:N', opsett=18)": '"opsett"',
-        "aaexport.tune('m', thread=1)": '"thread"',
-        "aaexport.compare_training(['a', 'b'], epochs='3')": '"epochs"',
-    }
-    right = (
-        "report = aaexport.serve_bench('m', aaexport.BenchOptions(threads=2), duration=1)",
-        "aaexport.optimize('a', 'b', options=aaexport.OptimizeOptions(target='cuda'), verify=False)",
-        "aaexport.train('m', epochs=3, size=(32, 32))",
-        "aaexport.verify('m', 'x.onnx', input_shape=(1, 8, 8), atol={'logits': 1e-5}, say=print)",
-        "aaexport.verify('m', options=aaexport.VerifyOptions(strict=True), batch=64)",
-        "aaexport.convert('m', 'x.onnx', input_shape=(1, 8, 8), batch='dynamic', opset=18)",
-        "aaexport.convert_source('f.py:N', options=aaexport.ConvertOptions(opset=18), input_shape=(1, 8, 8))",
-        "aaexport.tune('m', options=aaexport.TuneOptions(threads=1), duration=0.5)",
-        "aaexport.compare_training(['a', 'b'], options=aaexport.TrainOptions(epochs=3))",
-        "share: bool = report.valid",
-    )
-    complaints = checked(*right, *wrong)
-    first = 2 + len(right)
-    assert [int(line.split(":")[1]) for line in complaints] == list(range(first, first + len(wrong)))
-    for line, word in zip(complaints, wrong.values(), strict=True):
-        assert word in line

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import onnx
@@ -22,6 +23,7 @@ MODULE_PATH = "pkg.torch.onnx.name_scopes"  # of a node, in its own metadata: wh
 RULES_KEY = PREFIX + "rules"  # the one that a rewritten file of somebody else has too
 
 
+@lru_cache(maxsize=4096)  # a graph has a few paths, asked for at each of its nodes
 def module_path(scopes: str) -> str | None:
     """The module that a node is of; None where `scopes`, its `MODULE_PATH`, do not tell.
 

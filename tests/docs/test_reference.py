@@ -16,7 +16,17 @@ from aaexport.recipe import DECOMPOSITION_NAMES
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 DECOMPOSITIONS_PAGE = (ROOT / "docs/reference/decompositions.md").read_text(encoding="utf-8")
 EXPLAINED = re.findall(r"^`([^`]+)`\n: ", TROUBLESHOOTING, re.MULTILINE)
-KNOWN = [text for one in messages.messages() for text in (one.text, one.typed)]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Every message of the code: reading it all takes seconds."""
+    return messages.messages()
+
+
+@pytest.fixture(scope="module")
+def known(found):
+    return [text for one in found for text in (one.text, one.typed)]
 
 
 def fragments(text):
@@ -33,16 +43,16 @@ def says(message, fragment_list):
     return True
 
 
-def test_there_is_something_to_explain():
+def test_there_is_something_to_explain(known):
     assert len(EXPLAINED) > 30
-    assert len(KNOWN) > 300
+    assert len(known) > 300
 
 
 @pytest.mark.parametrize("message", EXPLAINED)
-def test_a_message_that_is_explained_is_one_of_the_codes(message):
+def test_a_message_that_is_explained_is_one_of_the_codes(message, known):
     wanted = fragments(message)
     assert wanted
-    assert any(says(known, wanted) for known in KNOWN), "no message of the code says so"
+    assert any(says(one, wanted) for one in known), "no message of the code says so"
 
 
 @pytest.mark.parametrize(("precision", "runtime"), TOLERANCES)
@@ -52,8 +62,8 @@ def test_every_tolerance_is_told(precision, runtime):
     assert re.search(rf"^\| {precision}, .*{re.escape(told)}$", tables.tolerances(), re.MULTILINE)
 
 
-def test_every_message_has_an_exit_code():
-    assert {one.code for one in messages.messages()} == {1, 2, 3, 4, 5}
+def test_every_message_has_an_exit_code(found):
+    assert {one.code for one in found} == {1, 2, 3, 4, 5}
 
 
 def test_every_file_of_a_folder_is_named():

@@ -38,7 +38,8 @@ EXPORTS = {
     "table, in blocks": ("table, in blocks", {"batch": 1}),
     "opset 23, Attention": ("pooled", {"opset": 23}),
 }
-SLOW = ("one pixel", "mnasnet")  # by the seconds of their export
+# Seconds each for the export, and little that the others do not have.
+SLOW = ("one pixel", "mnasnet", "plain", "pooled", "heads not permuted", "attention alone, not relative")
 
 
 def layer(name):

@@ -50,8 +50,8 @@ def test_the_file_takes_images_of_that_size(digits):
     assert [dimension.dim_value for dimension in shape.dim][1:] == [1, 12, 10]
 
 
-def test_the_smaller_network_has_the_central_rows_of_the_trained_tables(smaller):
-    folder, _ = smaller
+def test_the_smaller_network_has_the_central_rows_of_the_trained_tables(tmp_path):
+    folder = checkout("aa_cnn3_digits", tmp_path / "digits")
     trained = build_network(folder.recipe)
     load_weights(trained, folder.weights_path)
     module = as_subject(folder, size=(6, 8)).module
@@ -61,16 +61,17 @@ def test_the_smaller_network_has_the_central_rows_of_the_trained_tables(smaller)
     assert after.rel_width.equal(before.rel_width)
 
 
-def test_verify_follows_the_size_of_the_file_and_says_so(digits):
-    folder, _ = digits
-    report = aaexport.verify(folder)
+@pytest.fixture(scope="module")
+def report(digits):
+    return aaexport.verify(digits[0])
+
+
+def test_verify_follows_the_size_of_the_file_and_says_so(report):
     assert report.passed
     assert "for images of 12×10, which is not the recipe's size" in report.notes
 
 
-def test_images_are_resized_for_the_verification_and_it_says_so(digits):
-    folder, _ = digits
-    report = aaexport.verify(folder)
+def test_images_are_resized_for_the_verification_and_it_says_so(report):
     assert any(output.case.startswith("images") for output in report.outputs)
     assert any(re.search(r"resized from 8×8 to 12×10", note) for note in report.notes)
 

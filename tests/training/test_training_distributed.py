@@ -105,15 +105,18 @@ def test_both_processes_end_with_the_same_weights_and_statistics(ordinary):
     assert ordinary[0]["digest"] == ordinary[1]["digest"]
 
 
+@pytest.mark.slow
 def test_both_processes_return_the_same_records(ordinary):
     assert ordinary[0]["losses"] == ordinary[1]["losses"]
     assert ordinary[0]["accuracies"] == ordinary[1]["accuracies"]
 
 
+@pytest.mark.slow
 def test_the_result_counts_the_processes(ordinary):
     assert [seen["processes"] for seen in ordinary] == [2, 2]
 
 
+@pytest.mark.slow
 def test_only_the_first_process_tells_its_watcher(ordinary):
     assert [seen["told"] for seen in ordinary] == [3, 0]
 

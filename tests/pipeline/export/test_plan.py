@@ -172,7 +172,7 @@ def test_a_limit_contradicts_what_cannot_keep_it(name):
     [
         pytest.param(24, 8, "auto", 0.207, marks=pytest.mark.slow),
         pytest.param(16, 256, "auto", 0.25, marks=pytest.mark.slow),
-        (16, 256, "fold", 0.313),
+        pytest.param(16, 256, "fold", 0.313, marks=pytest.mark.slow),
     ],
 )
 def test_a_limit_counts_what_blocks_do_not_divide(side, depth, decomposition, least, tmp_path):

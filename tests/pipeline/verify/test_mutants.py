@@ -1,7 +1,9 @@
 """Fault injection: `verify` fails every mutant of a right file, and names the node where the fault is."""
 
+import contextlib
 import re
 import shutil
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -12,8 +14,9 @@ from surgery import touched
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from aaexport.errors import GraphError
+from aaexport.nn.augmented import augmented_layers
 from aaexport.pipeline.export.export import export_again
-from aaexport.pipeline.verify import computations, diagnose, locate
+from aaexport.pipeline.verify import computations, diagnose, locate, matrix
 
 LEFT_OUT_BY_ONNXRUNTIME = ("softmax in float16",)  # whose casts it drops, so that only onnx's evaluator shows it
 
@@ -33,6 +36,7 @@ def good_files(tmp_path_factory):
         for user in (diagnose, locate):
             patch.setattr(user, "export_again", export_once)
         patch.setattr(computations, "oracles", remembering(computations.oracles))
+        patch.setattr(matrix, "torch_row", remembering_variants(matrix.torch_row))
         yield make_good_files(tmp_path_factory.mktemp("good"), export_once)
 
 
@@ -41,11 +45,7 @@ def remembering(oracles):
     opened = {}
 
     def once(subject):
-        key = (
-            subject.weights_digest,
-            subject.output_names,
-            None if subject.recipe is None else subject.recipe.digest(),
-        )
+        key = identity(subject)
         if key not in opened:
             open_definition, single = oracles(subject)
             exact = open_definition()
@@ -55,6 +55,30 @@ def remembering(oracles):
         return opened[key]
 
     return once
+
+
+def remembering_variants(torch_row):
+    """The row of PyTorch with the layers as they are written out, whose runner is kept likewise."""
+    opened = {}
+
+    def once(subject, module, how, judged):
+        row = torch_row(subject, module, how, judged)
+        layers = [(path, str(layer.decomposition), layer.blocks) for path, layer in augmented_layers(module).items()]
+        key = (identity(subject), *layers)
+
+        def kept():
+            if key not in opened:
+                opened[key] = row.open()
+                opened[key].infer = answering_once(opened[key].infer)
+            return contextlib.nullcontext(opened[key])  # which the next one needs too: it is not closed
+
+        return replace(row, open=kept)
+
+    return once
+
+
+def identity(subject):
+    return (subject.weights_digest, subject.output_names, None if subject.recipe is None else subject.recipe.digest())
 
 
 def answering_once(infer):
