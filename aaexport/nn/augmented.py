@@ -15,6 +15,7 @@ from aaexport.errors import ArgumentError, broken_rule, did_you_mean
 from aaexport.nn.choice import AttentionSizes, Choice, choose, choose_eagerly
 from aaexport.nn.convolution import convolution, shrunk
 from aaexport.nn.relative import DECOMPOSITIONS, with_weights
+from aaexport.nn.tiled import attended_in_tiles, can_be_tiled
 from aaexport.nn.upsampling import upsampled
 from aaexport.recipe import DECOMPOSITION_NAMES, DEFAULT_DECOMPOSITION, DecompositionName, HeadLayout
 
@@ -205,15 +206,8 @@ class AugmentedConv2d(nn.Module):
     def _attention(self, x: Tensor) -> Tensor:
         if self.attention_downsample > 1:
             x = functional.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-        q, k, v = self.qkv(x).split([self.dk, self.dk, self.dv], dim=1)
         rows, columns = self.attention_size
-        dkh, dvh = self.dk // self.num_heads, self.dv // self.num_heads
-        heads = self._heads(
-            self.chosen(x),
-            q.reshape(-1, dkh, rows, columns),  # (B·Nh, dkh, H, W)
-            k.reshape(-1, dkh, rows, columns),
-            v.reshape(-1, dvh, rows, columns),
-        )
+        heads = self._heads(x, self.qkv(x))
         if self.head_layout == "permuted":
             heads = heads.transpose(1, 2)  # (B·Nh, dvh, H·W); else (B·Nh, H·W, dvh) is read on as if it were that
         out = heads.reshape(-1, self.dv, rows, columns)  # (B, dv, H, W)
@@ -223,8 +217,17 @@ class AugmentedConv2d(nn.Module):
             out = upsampled(out, shrunk((self.height, self.width), self.stride))
         return out
 
-    def _heads(self, choice: Choice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _heads(self, x: Tensor, qkv: Tensor) -> Tensor:
+        """(B·Nh, H·W, dvh)."""
         tables = self.rel_height, self.rel_width
+        if self.decomposition == "auto" and self.tell_weights is None and can_be_tiled(qkv, *tables):
+            return attended_in_tiles(qkv, *tables, self.sizes)
+        (rows, columns), depths = self.attention_size, (self.dk, self.dk, self.dv)
+        q, k, v = (  # (B·Nh, dkh or dvh, H, W)
+            part.reshape(-1, depth // self.num_heads, rows, columns)
+            for part, depth in zip(qkv.split(depths, dim=1), depths, strict=True)
+        )
+        choice = self.chosen(x)
         if self.tell_weights is None:
             return DECOMPOSITIONS[choice.decomposition](q, k, v, *tables, choice.blocks)
         heads, weights = with_weights(choice.decomposition, q, k, v, *tables, choice.blocks)

@@ -136,7 +136,7 @@ def _shift_logits(q: Tensor, k: Tensor, rel_height: Tensor | None, rel_width: Te
     along_width = _skewed(functional.linear(maps, rel_width))  # (M, H, W, W)
 
     def logits(block: slice) -> Tensor:
-        rows, columns = _of_the_map(block, width)
+        rows, columns = of_the_map(block, width)
         content = _part(maps, rows, columns) @ (keys + along_height[rows])  # (M, h, w, N)
         count = block.stop - block.start
         across = _part(along_width, rows, columns).reshape(-1, count, 1, width)
@@ -250,10 +250,10 @@ def _part(x: Tensor, *slices: slice) -> Tensor:
 def _in_blocks(attend: Callable[[slice], Tensor], blocks: int, q: Tensor) -> Tensor:
     """What `attend` makes of each block of queries, (M, n, dvh), together: (M, N, dvh)."""
     height, width = q.shape[-2:]
-    return _joined([attend(block) for block in _blocks(height, width, blocks)])
+    return _joined([attend(block) for block in blocks_of_queries(height, width, blocks)])
 
 
-def _blocks(height: int, width: int, blocks: int) -> list[slice]:
+def blocks_of_queries(height: int, width: int, blocks: int) -> list[slice]:
     """The queries in at least so many blocks: some whole rows of the map each, or a part of one row."""
     largest = -(-height * width // blocks)
     if largest >= width:
@@ -269,7 +269,7 @@ def _even_share(total: int, largest: int) -> int:
     return -(-total // -(-total // largest))
 
 
-def _of_the_map(block: slice, width: int) -> tuple[slice, slice]:
+def of_the_map(block: slice, width: int) -> tuple[slice, slice]:
     """The rows and the columns of the map that a block of queries covers."""
     first, last = block.start // width, (block.stop - 1) // width
     if last > first:

@@ -1,0 +1,251 @@
+"""What the convolution of q, k and v gives → the heads' outputs, tile by tile, with a backward pass of its own.
+
+The same attention as `aaexport.nn.relative` has, for eager mode on a CPU, where training lives on the caches:
+
+- A tile is some images, some heads of one image, or some queries of one head: no more logits than the caches hold.
+  They are made, used and forgotten; the backward pass makes them again, which costs less than memory that was just
+  taken from the system, and so the N × N weights of a layer are never there, in neither pass.
+- Maps stay as the convolution wrote them, channel by channel: nothing is transposed, v times the weights has v's few
+  channels as its rows, and the three gradients are written into one tensor, as the convolution wants it.
+- One product of q with both tables has the relative logits of every offset; those of positions are views of it.
+
+With P the weights, O = P·V the output and ∂ a gradient: ∂V = Pᵀ·∂O and ∂logits = P ∘ (∂O·Vᵀ − Σ(∂O ∘ O)), where the
+sum, one number a query, is one more channel of the product (Dao et al. 2022, FlashAttention, appendix B).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from aaexport.nn.choice import AttentionSizes
+from aaexport.nn.relative import blocks_of_queries, of_the_map, table
+
+TILE = 2**18  # logits: a megabyte of float32
+
+
+def can_be_tiled(qkv: Tensor, *tables: Tensor | None) -> bool:
+    """Whether `attended_in_tiles` may compute it: on the CPU, by floats of one type, and nothing traces or transforms.
+
+    A compiler, an exporter, autocast and `torch.func` want operators that they can see through.
+    """
+    one_type = all(tensor is None or tensor.dtype == qkv.dtype for tensor in tables)
+    seen_through = (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad.unpack_dual(qkv).tangent is not None
+    )
+    return qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.float64) and one_type and not seen_through
+
+
+def attended_in_tiles(
+    qkv: Tensor, rel_height: Tensor | None, rel_width: Tensor | None, sizes: AttentionSizes
+) -> Tensor:
+    """The heads of qkv (B, 2·dk + dv, H, W), which has q, k and v one after the other: (B·Nh, N, dvh)."""
+    tables = None if rel_height is None or rel_width is None else torch.cat([rel_height, rel_width])
+    out: Tensor = _Tiled.apply(qkv, tables, sizes)  # type: ignore[no-untyped-call]
+    return out.reshape(-1, sizes.dvh, sizes.positions).transpose(1, 2)
+
+
+class _Tiled(Function):
+    """(qkv, both tables in one or None, sizes) → (B, dv, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, tables: Tensor | None, sizes: AttentionSizes) -> Tensor:
+        work = _Work(qkv, tables, sizes)
+        out = qkv.new_empty(len(qkv), sizes.num_heads, sizes.dvh, sizes.positions)
+        for tile in work.tiles:
+            weights = work.weights(tile, work.queries(tile))
+            _write(_part(out, tile, tile.queries), torch.bmm(work.values(tile), weights.transpose(1, 2)))
+        out = out.flatten(1, 2)
+        ctx.sizes = sizes
+        ctx.save_for_backward(qkv, tables, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        qkv, tables, out = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+            return _differentiable(qkv, tables, ctx.sizes, gradients[0])
+        return *_gradients(_Work(qkv, tables, ctx.sizes), out, gradients[0].contiguous()), None
+
+
+def _gradients(work: _Work, out: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Of qkv and the tables, for the gradient of the output (B, dv, N)."""
+    sizes = work.sizes
+    of_qkv = torch.empty_like(work.qkv)
+    of_q, of_k, of_v = _split(of_qkv, sizes)
+    gradient, out = (x.unflatten(1, (sizes.num_heads, sizes.dvh)) for x in (gradient, out))
+    of_tables = None if work.tables is None else torch.zeros_like(work.tables)
+    for tile in work.tiles:
+        q = work.queries(tile)
+        weights = work.weights(tile, q)
+        of_out = _part(gradient, tile, tile.queries).flatten(0, 1)  # (m, dvh, n)
+        of_logits = work.gradient_of_logits(tile, weights, of_out, _part(out, tile, tile.queries).flatten(0, 1))
+        here = torch.bmm(work.keys(tile), of_logits.transpose(1, 2))  # of q, (m, dkh, n)
+        if work.tables is not None and of_tables is not None:
+            by_offset = work.summed_by_offset(tile, of_logits)
+            here.baddbmm_(work.each(work.tables.t(), tile), by_offset.transpose(1, 2))
+            of_tables += torch.bmm(q, by_offset).sum(0).t()
+        _write(_part(of_q, tile, tile.queries), here.mul_(work.scale))
+        first = tile.queries.start == 0
+        _write(_part(of_k, tile), torch.bmm(q, of_logits), add=not first)
+        _write(_part(of_v, tile), torch.bmm(of_out, weights), add=not first)
+    return of_qkv, of_tables
+
+
+def _differentiable(
+    qkv: Tensor, tables: Tensor | None, sizes: AttentionSizes, gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None, None]:
+    """The same gradients by operators that know their own gradients."""
+    q, k, v = (x.reshape(-1, x.shape[2], sizes.height, sizes.width) for x in _split(qkv, sizes))
+    lengths = [2 * sizes.height - 1, 2 * sizes.width - 1]
+    rel_height, rel_width = (None, None) if tables is None else tables.split(lengths)
+    out = table(q, k, v, rel_height, rel_width).transpose(1, 2).reshape(gradient.shape)
+    wanted = [x for x in (qkv, tables) if x is not None and x.requires_grad]
+    found = dict(zip(map(id, wanted), torch.autograd.grad(out, wanted, gradient, create_graph=True), strict=True))
+    return found.get(id(qkv)), found.get(id(tables)), None
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Images, heads and queries whose logits are there together."""
+
+    images: slice
+    heads: slice
+    queries: slice
+
+    @property
+    def count(self) -> int:
+        """m: maps, one a head and image."""
+        return (self.images.stop - self.images.start) * (self.heads.stop - self.heads.start)
+
+    @property
+    def length(self) -> int:
+        """n: queries."""
+        return self.queries.stop - self.queries.start
+
+    def on_the_map(self, width: int) -> tuple[slice, slice]:
+        """The rows and the columns that the queries lie in."""
+        return of_the_map(self.queries, width)
+
+
+class _Work:
+    """What both passes make of q, k, v and the tables, and the buffers that they make it in."""
+
+    def __init__(self, qkv: Tensor, tables: Tensor | None, sizes: AttentionSizes) -> None:
+        self.qkv, self.tables, self.sizes = qkv.contiguous(), tables, sizes
+        self.q, self.k, self.v = _split(self.qkv, sizes)
+        self.scale = sizes.dkh**-0.5
+        self.tiles = _tiles(sizes, len(qkv))
+        largest = max((tile.count * tile.length * sizes.positions for tile in self.tiles), default=0)
+        self._logits, self._weights = (qkv.new_empty(largest) for _ in range(2))
+
+    def queries(self, tile: _Tile) -> Tensor:
+        """Scaled, (m, dkh, n)."""
+        return (_part(self.q, tile, tile.queries) * self.scale).flatten(0, 1)
+
+    def keys(self, tile: _Tile) -> Tensor:
+        """(m, dkh, N)."""
+        return _part(self.k, tile).flatten(0, 1)
+
+    def values(self, tile: _Tile) -> Tensor:
+        """(m, dvh, N)."""
+        return _part(self.v, tile).flatten(0, 1)
+
+    def weights(self, tile: _Tile, q: Tensor) -> Tensor:
+        """softmax(q·k + relative logits), (m, n, N), in a buffer that the next tile takes."""
+        logits, weights = (self._shaped(buffer, tile) for buffer in (self._logits, self._weights))
+        rows = q.transpose(1, 2)
+        if self.tables is None:
+            torch.bmm(rows, self.keys(tile), out=logits)
+        else:
+            by_offset = torch.bmm(rows, self.each(self.tables.t(), tile))
+            height, width = self.by_position(tile, by_offset)
+            torch.add(height.unsqueeze(4), width.unsqueeze(3), out=self._on_the_map(tile, logits))
+            logits.baddbmm_(rows, self.keys(tile))
+        return torch.softmax(logits, dim=-1, out=weights)
+
+    def gradient_of_logits(self, tile: _Tile, weights: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
+        """(m, n, N), for the gradient (m, dvh, n) of the tile's output; in the buffer that the logits were in."""
+        mean = (gradient * out).sum(1, keepdim=True)
+        rows = torch.cat([gradient, -mean], dim=1).transpose(1, 2)
+        ones = weights.new_ones(1, 1, 1).expand(tile.count, 1, self.sizes.positions)
+        of_logits = self._shaped(self._logits, tile)
+        torch.bmm(rows, torch.cat([self.values(tile), ones], dim=1), out=of_logits)
+        return of_logits.mul_(weights)
+
+    def summed_by_offset(self, tile: _Tile, of_logits: Tensor) -> Tensor:
+        """(m, n, 2H − 1 + 2W − 1): for each query and row of a table, the sum over the positions that it is for."""
+        on_the_map = self._on_the_map(tile, of_logits)
+        by_offset = of_logits.new_zeros(tile.count, tile.length, 2 * (self.sizes.height + self.sizes.width - 1))
+        height, width = self.by_position(tile, by_offset)
+        height.copy_(on_the_map.sum(4))
+        width.copy_(on_the_map.sum(3))
+        return by_offset
+
+    def by_position(self, tile: _Tile, by_offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of (m, n, 2H − 1 + 2W − 1): (m, h, w, H), [·, i] for i − h, and (m, h, w, W), [·, j] for j − w.
+
+        A query's part begins one number earlier than that of the query before, along that axis.
+        """
+        height, width = self.sizes.height, self.sizes.width
+        (rows, columns), offsets = tile.on_the_map(width), by_offset.shape[2]
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        each, row = tile.length * offsets, wide * offsets
+        tall = (tile.count, high, wide, height), (each, row - 1, offsets, 1), height - 1 - rows.start
+        broad = (tile.count, high, wide, width), (each, row, offsets - 1, 1), 2 * height + width - 2 - columns.start
+        return by_offset.as_strided(*tall), by_offset.as_strided(*broad)
+
+    def each(self, matrix: Tensor, tile: _Tile) -> Tensor:
+        """The matrix for each map of the tile."""
+        return matrix.expand(tile.count, -1, -1)
+
+    def _shaped(self, buffer: Tensor, tile: _Tile) -> Tensor:
+        shape = tile.count, tile.length, self.sizes.positions
+        return buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+
+    def _on_the_map(self, tile: _Tile, logits: Tensor) -> Tensor:
+        """(m, n, N) as (m, h, w, H, W)."""
+        rows, columns = tile.on_the_map(self.sizes.width)
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        return logits.view(-1, high, wide, self.sizes.height, self.sizes.width)
+
+
+def _tiles(sizes: AttentionSizes, images: int) -> list[_Tile]:
+    """Each block of queries, of all images and heads, before the next one."""
+    at_once = max(TILE // sizes.logits, 1)
+    heads = min(max(TILE // sizes.positions**2, 1), sizes.num_heads)
+    return [
+        _Tile(slice(image, min(image + at_once, images)), slice(head, min(head + heads, sizes.num_heads)), queries)
+        for queries in blocks_of_queries(sizes.height, sizes.width, -(-(sizes.positions**2) // TILE))
+        for image in range(0, images, at_once)
+        for head in range(0, sizes.num_heads, heads)
+    ]
+
+
+def _split(qkv: Tensor, sizes: AttentionSizes) -> list[Tensor]:
+    """(B, 2·dk + dv, H, W) → q, k and v as (B, Nh, ·, N), views where qkv is contiguous."""
+    depths = [sizes.dkh, sizes.dkh, sizes.dvh]
+    parts = qkv.flatten(2).split([sizes.num_heads * depth for depth in depths], dim=1)
+    return [part.unflatten(1, (sizes.num_heads, depth)) for part, depth in zip(parts, depths, strict=True)]
+
+
+def _part(x: Tensor, tile: _Tile, positions: slice = slice(None)) -> Tensor:
+    """The tile's part of (B, Nh, d, N), of some positions."""
+    return x[tile.images, tile.heads, :, positions]
+
+
+def _write(there: Tensor, found: Tensor, *, add: bool = False) -> None:
+    """Maps (m, d, n) into their places (images, heads, d, n)."""
+    found = found.view(there.shape)
+    if add:
+        there += found
+    else:
+        there.copy_(found)
