@@ -159,7 +159,8 @@ class AugmentedConv2d(nn.Module):
     def decomposition(self) -> DecompositionName:
         """Which of `aaexport.nn.relative.DECOMPOSITIONS` computes the attention; all compute the same.
 
-        `auto` is what `aaexport.nn.choice` takes: in eager mode by sizes, batch and device, for an export by sizes.
+        `auto` is what `aaexport.nn.choice` takes: in eager mode by sizes, batch and device, for an export by sizes;
+        in eager mode on the CPU it is computed by `aaexport.nn.tiled` where that may.
         """
         return self._decomposition
 

@@ -88,7 +88,8 @@ def choose_eagerly(sizes: AttentionSizes, *, batch: int, device_type: str) -> Ch
     """What eager PyTorch, in training above all, should take for `batch` images on that type of device.
 
     On CUDA the flash kernels. On the CPU torch's fused attention was slower than `table` in blocks that fit the
-    caches: 241 against 116 ms for a training step of the reference's layer at 32 × 32, batch 4.
+    caches: 241 against 116 ms for a training step of the reference's layer at 32 × 32, batch 4. (There it is only for
+    compilers, autocast and whoever else looks on; else `aaexport.nn.tiled` computes what `table` does.)
     """
     if device_type == "cuda":
         return Choice("fused")

@@ -20,28 +20,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from aaexport.nn.choice import AttentionSizes
 from aaexport.nn.relative import blocks_of_queries, of_the_map, table
 
-TILE = 2**18  # logits: a megabyte of float32
+TILE = 2**18  # logits for each thread: a megabyte of float32
 
 
 def can_be_tiled(qkv: Tensor, *tables: Tensor | None) -> bool:
-    """Whether `attended_in_tiles` may compute it: on the CPU, by floats of one type, and nothing traces or transforms.
+    """Whether `attended_in_tiles` may compute it: on the CPU, by floats of one type, and nobody looks on.
 
-    A compiler, an exporter, autocast and `torch.func` want operators that they can see through.
+    Compilers, exporters, tracers, autocast, `torch.func` and forward-mode derivatives want operators that they know.
     """
-    one_type = all(tensor is None or tensor.dtype == qkv.dtype for tensor in tables)
-    seen_through = (
+    inputs = [qkv, *(tensor for tensor in tables if tensor is not None)]
+    one_type = qkv.dtype in (torch.float32, torch.float64) and all(tensor.dtype == qkv.dtype for tensor in inputs)
+    return type(qkv) is Tensor and qkv.device.type == "cpu" and one_type and not _looked_at(inputs)
+
+
+def _looked_at(inputs: list[Tensor]) -> bool:
+    return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch.is_autocast_enabled("cpu")
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad.unpack_dual(qkv).tangent is not None
+        or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function asks itself
+        or is_in_torch_dispatch_mode()
+        or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs)
     )
-    return qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.float64) and one_type and not seen_through
 
 
 def attended_in_tiles(
@@ -124,12 +131,12 @@ class _Tile:
     @property
     def count(self) -> int:
         """m: maps, one a head and image."""
-        return (self.images.stop - self.images.start) * (self.heads.stop - self.heads.start)
+        return len(range(self.images.start, self.images.stop)) * len(range(self.heads.start, self.heads.stop))
 
     @property
     def length(self) -> int:
         """n: queries."""
-        return self.queries.stop - self.queries.start
+        return len(range(self.queries.start, self.queries.stop))
 
     def on_the_map(self, width: int) -> tuple[slice, slice]:
         """The rows and the columns that the queries lie in."""
@@ -142,10 +149,14 @@ class _Work:
     def __init__(self, qkv: Tensor, tables: Tensor | None, sizes: AttentionSizes) -> None:
         self.qkv, self.tables, self.sizes = qkv.contiguous(), tables, sizes
         self.q, self.k, self.v = _split(self.qkv, sizes)
-        self.scale = sizes.dkh**-0.5
+        self.scale: float = sizes.dkh**-0.5
         self.tiles = _tiles(sizes, len(qkv))
-        largest = max((tile.count * tile.length * sizes.positions for tile in self.tiles), default=0)
-        self._logits, self._weights = (qkv.new_empty(largest) for _ in range(2))
+        queries = max((tile.count * tile.length for tile in self.tiles), default=0)
+        self.offsets = 2 * (sizes.height + sizes.width - 1)  # rows of both tables
+        # Taken once: memory of such a size is new from the system every time, and dear to touch.
+        self._logits, self._weights = (qkv.new_empty(queries * sizes.positions) for _ in range(2))
+        self._by_offset, self._sums = (qkv.new_zeros(queries * self.offsets * (tables is not None)) for _ in range(2))
+        self._summed: slice | None = None  # the queries whose places in `_sums` are written
 
     def queries(self, tile: _Tile) -> Tensor:
         """Scaled, (m, dkh, n)."""
@@ -166,7 +177,8 @@ class _Work:
         if self.tables is None:
             torch.bmm(rows, self.keys(tile), out=logits)
         else:
-            by_offset = torch.bmm(rows, self.each(self.tables.t(), tile))
+            by_offset = self._shaped(self._by_offset, tile, self.offsets)
+            torch.bmm(rows, self.each(self.tables.t(), tile), out=by_offset)
             height, width = self.by_position(tile, by_offset)
             torch.add(height.unsqueeze(4), width.unsqueeze(3), out=self._on_the_map(tile, logits))
             logits.baddbmm_(rows, self.keys(tile))
@@ -183,11 +195,14 @@ class _Work:
 
     def summed_by_offset(self, tile: _Tile, of_logits: Tensor) -> Tensor:
         """(m, n, 2H − 1 + 2W − 1): for each query and row of a table, the sum over the positions that it is for."""
-        on_the_map = self._on_the_map(tile, of_logits)
-        by_offset = of_logits.new_zeros(tile.count, tile.length, 2 * (self.sizes.height + self.sizes.width - 1))
+        if self._summed not in (None, tile.queries):
+            self._sums.zero_()  # other queries have other offsets; where none is, a zero stays
+        self._summed = tile.queries
+        by_offset = self._shaped(self._sums, tile, self.offsets)
         height, width = self.by_position(tile, by_offset)
-        height.copy_(on_the_map.sum(4))
-        width.copy_(on_the_map.sum(3))
+        ones = of_logits.new_ones(self.sizes.width)
+        height.copy_(torch.mv(of_logits.view(-1, self.sizes.width), ones).view(height.shape))
+        width.copy_(self._on_the_map(tile, of_logits).sum(3))
         return by_offset
 
     def by_position(self, tile: _Tile, by_offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,9 +222,10 @@ class _Work:
         """The matrix for each map of the tile."""
         return matrix.expand(tile.count, -1, -1)
 
-    def _shaped(self, buffer: Tensor, tile: _Tile) -> Tensor:
-        shape = tile.count, tile.length, self.sizes.positions
-        return buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+    def _shaped(self, buffer: Tensor, tile: _Tile, depth: int | None = None) -> Tensor:
+        """(m, n, depth), N by default."""
+        depth = self.sizes.positions if depth is None else depth
+        return buffer.as_strided((tile.count, tile.length, depth), (tile.length * depth, depth, 1))
 
     def _on_the_map(self, tile: _Tile, logits: Tensor) -> Tensor:
         """(m, n, N) as (m, h, w, H, W)."""
@@ -220,11 +236,12 @@ class _Work:
 
 def _tiles(sizes: AttentionSizes, images: int) -> list[_Tile]:
     """Each block of queries, of all images and heads, before the next one."""
-    at_once = max(TILE // sizes.logits, 1)
-    heads = min(max(TILE // sizes.positions**2, 1), sizes.num_heads)
+    logits = TILE * torch.get_num_threads()
+    at_once = max(logits // sizes.logits, 1)
+    heads = min(max(logits // sizes.positions**2, 1), sizes.num_heads)
     return [
         _Tile(slice(image, min(image + at_once, images)), slice(head, min(head + heads, sizes.num_heads)), queries)
-        for queries in blocks_of_queries(sizes.height, sizes.width, -(-(sizes.positions**2) // TILE))
+        for queries in blocks_of_queries(sizes.height, sizes.width, -(-(sizes.positions**2) // logits))
         for image in range(0, images, at_once)
         for head in range(0, sizes.num_heads, heads)
     ]
@@ -237,9 +254,14 @@ def _split(qkv: Tensor, sizes: AttentionSizes) -> list[Tensor]:
     return [part.unflatten(1, (sizes.num_heads, depth)) for part, depth in zip(parts, depths, strict=True)]
 
 
-def _part(x: Tensor, tile: _Tile, positions: slice = slice(None)) -> Tensor:
-    """The tile's part of (B, Nh, d, N), of some positions."""
-    return x[tile.images, tile.heads, :, positions]
+def _part(x: Tensor, tile: _Tile, positions: slice | None = None) -> Tensor:
+    """The tile's part of (B, Nh, d, N), of some positions; little is done where that is all of an axis."""
+    x = x[tile.images]
+    if (tile.heads.start, tile.heads.stop) != (0, x.shape[1]):
+        x = x[:, tile.heads]
+    if positions is not None and (positions.start, positions.stop) != (0, x.shape[3]):
+        x = x[..., positions]
+    return x
 
 
 def _write(there: Tensor, found: Tensor, *, add: bool = False) -> None:
