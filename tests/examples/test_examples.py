@@ -113,3 +113,12 @@ def test_the_measurement_of_attention_prints_its_table(tmp_path):
     assert outcome.stdout.count("naive ÷ ours") == 8
     assert "--no-verify, seconds" in outcome.stdout
     assert (tmp_path / "rows.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_measurement_of_a_training_step_prints_its_table(tmp_path):
+    script = ROOT / "examples/03_measure_attention/training.py"
+    outcome = run(f"python {script} --network cnn3_digits --batch 16 --rounds 2", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    sides = [row.split("|")[1].strip() for row in outcome.stdout.splitlines()[2:]]
+    assert sides == ["tiles", "blocks", "conv"]

@@ -1,5 +1,6 @@
 import copy
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ SHAPES = {
     "one position": (2, 2, 1, 1, 3, 2),
     "no images": (0, 2, 3, 3, 2, 2),
 }
-# Of several images, of heads of an image, of rows of a map, of a part of a row, of one query.
-TILES = (2000, 400, 100, 40, 1)
+# Of several images, of heads of an image, of a part of a map, of one query.
+TILES = (2000, 400, 40, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_outputs_and_gradients_are_those_of_the_definition_whatever_a_tile_holds
     require_equal(*inputs_of(shape, relative=relative))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(*(st.integers(1, most) for most in (3, 3, 6, 6, 4, 4))),
     relative=st.booleans(),
@@ -91,10 +92,9 @@ def test_outputs_and_gradients_are_those_of_the_definition_for_any_small_shape(s
         require_equal(*inputs_of(shape, relative=relative))
 
 
-@pytest.mark.parametrize("tile", [10, 10000])
-def test_gradients_and_their_gradients_are_those_of_finite_differences(monkeypatch, tile):
-    monkeypatch.setattr(tiled, "TILE", tile)
-    inputs, sizes = inputs_of((2, 1, 2, 3, 2, 2))
+def test_gradients_and_their_gradients_are_those_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(tiled, "TILE", 12)
+    inputs, sizes = inputs_of((1, 1, 2, 3, 2, 1))
     assert torch.autograd.gradcheck(lambda *x: attended_in_tiles(*x, sizes), inputs)
     assert torch.autograd.gradgradcheck(lambda *x: attended_in_tiles(*x, sizes), inputs)
 
@@ -213,7 +213,9 @@ def looked_at():
             return forward_ad.unpack_dual(module(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
 
     def traced(module, x):
-        return torch.jit.trace(module.eval(), x, check_trace=False)(x + 1)  # the check runs it eagerly
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(module.eval(), x, check_trace=False)(x + 1)  # the check runs it eagerly
 
     def low(module, x):
         with torch.autocast("cpu", torch.bfloat16):
