@@ -262,10 +262,10 @@ def runtimes() -> str:
 
 def graph_rules() -> str:
     """Every rule in the order in which it is tried, with its maths."""
-    from aaexport.graph.rules import FILE_RULES
+    from aaexport.graph.rules import FILE_RULES, AttentionInBlocks
 
     text = []
-    for rule in FILE_RULES:
+    for rule in (*FILE_RULES, AttentionInBlocks):
         module = importlib.import_module(rule.__module__)
         text.append(f"## {rule.title}\n")
         text.append(f"`{Path(rule.__module__.replace('.', '/')).with_suffix('.py')}`\n")

@@ -122,3 +122,12 @@ def test_the_measurement_of_a_training_step_prints_its_table(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     sides = [row.split("|")[1].strip() for row in outcome.stdout.splitlines()[2:]]
     assert sides == ["tiles", "blocks", "conv"]
+
+
+@pytest.mark.slow
+def test_the_choice_of_a_decomposition_is_measured_and_judged_again(tmp_path):
+    script = ROOT / "examples/03_measure_attention/cost_model.py"
+    measured = run(f"python {script} --quick --seconds 0.1 --json {tmp_path}/measured.json", tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert "| 4×4, 2 heads, dkh 4, dvh 2, batch 1 | fold |" in measured.stdout
+    assert run(f"python {script} --judge {tmp_path}/measured.json", tmp_path).stdout == measured.stdout
