@@ -7,6 +7,7 @@ import filecmp
 import hashlib
 import importlib.metadata
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +65,7 @@ class ModelFolder:
 
     @property
     def onnx_path(self) -> Path:
-        """model.onnx: the export."""
+        """model.onnx: the export; above 2 GiB with its large tensors beside it, in model.onnx.‹digest›.data."""
         return self.path / "model.onnx"
 
     @property
@@ -278,7 +279,8 @@ class _Copied:
         copied = self.source.path / file.name
         if file.name in COPIED_FILES and copied.is_file():
             return file.is_file() and filecmp.cmp(file, copied, shallow=False)
-        return file.name in DERIVED_FILES and file.is_file()
+        is_derived = file.name in DERIVED_FILES or is_data_file(file.name, "model.onnx")
+        return is_derived and file.is_file()
 
 
 def require_outside_zoo(out: Path) -> None:
@@ -311,6 +313,17 @@ def zoo_models() -> dict[str, ModelFolder]:
     """Every zoo model by name, in alphabetical order."""
     folders = sorted(path.parent for path in zoo_root().glob("*/model.toml"))
     return {path.name: ModelFolder(path) for path in folders}
+
+
+def data_file_name(model: str, digest: str) -> str:
+    """Of the numbers of an ONNX file that is called `model`, by their own digest, where they are not in it."""
+    return f"{model}.{digest}.data"
+
+
+def is_data_file(name: str, model: str) -> bool:
+    """Whether it is such a name of that file's."""
+    rest = name.removeprefix(f"{model}.")
+    return rest != name and re.fullmatch(r"[0-9a-f]{16}\.data", rest) is not None
 
 
 def sha256(path: Path) -> str:

@@ -43,6 +43,7 @@ class ConvertResult(Outcome):
     rules: dict[str, int] = field(default_factory=dict)  # the graph rules that were applied, and how often
     replaced: dict[str, str] = field(default_factory=dict)  # somebody's layers that were written as ours: path → kind
     kept: dict[str, str] = field(default_factory=dict)  # those that looked like it and were left → why
+    data_file: Path | None = None  # of the large tensors, beside the file, where protobuf has no room for them
 
     @property
     def headline(self) -> str:
@@ -62,6 +63,7 @@ class OptimizeResult(Outcome):
     after: dict[str, int]
     rules: tuple[RuleReport, ...]
     parity: ParityReport | None
+    data_file: Path | None = None  # as of ConvertResult
 
     @property
     def headline(self) -> str:

@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         FolderError: the folder cannot be written; `path` is then as it was before.
     """
-    if _is_stream(path):
+    if is_stream(path):
         with _streamed(path) as temporary:
             yield temporary
         return
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             _create(temporary, path, lambda new: new.touch(exist_ok=False))
             yield temporary
-            _flush_to_disk(temporary)
+            flush_to_disk(temporary)
             temporary.replace(path)
         except FolderError:
             raise
@@ -99,6 +99,23 @@ def new_files(paths: Sequence[Path]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def removed_on_failure(path: Path) -> Iterator[list[str]]:
+    """Names of files beside `path`, to be added to: they go again where the block fails, wherever they were moved.
+
+    Raises:
+        FolderError: there is no such folder.
+    """
+    with _folder_that_may_move(path.parent, path) as held:
+        names: list[str] = []
+        try:
+            yield names
+        except BaseException:
+            for name in names:
+                held.remove(name)
+            raise
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,47 +168,52 @@ def _moved(path: Path) -> FolderError:
     return FolderError(f"{path.parent} must {rule}, got a folder that was moved or removed; run it again")
 
 
-def identity(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another that takes its place: device, number, size, time; None if it is not there."""
+def identity(path: Path, beside: Sequence[Path] = ()) -> tuple[int, ...] | None:
+    """What tells a file, with those `beside` it that belong to it, from others that take their places.
+
+    Device, number, size and time of each; None if one is not there.
+    """
     try:
-        found = path.stat()
+        found = [file.stat() for file in (path, *beside)]
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(fact for one in found for fact in (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns))
 
 
 @contextmanager
-def unchanged(path: Path, what: str) -> Iterator[None]:
+def unchanged(path: Path, what: str, beside: Sequence[Path] = ()) -> Iterator[None]:
     """As `blaming_changes`, and also where the block ends well: what came of it would be of no file that there is."""
-    before = identity(path)
-    with blaming_changes(path, what):
+    before = identity(path, beside)
+    with blaming_changes(path, what, beside):
         yield
-    if identity(path) != before:
-        raise _changed(path, what)
+    if identity(path, beside) != before:
+        raise _changed(path, what, beside)
 
 
 @contextmanager
-def blaming_changes(path: Path, what: str) -> Iterator[None]:
+def blaming_changes(path: Path, what: str, beside: Sequence[Path] = ()) -> Iterator[None]:
     """Where the block fails on a file that is another than before, or gone, that is the error.
+
+    The same for what belongs to it and lies `beside` it.
 
     Raises:
         FolderError: it was moved, removed or written to; `what` is being done with it.
     """
-    before = identity(path)
+    before = identity(path, beside)
     try:
         yield
     except Exception as error:
-        if identity(path) != before:
-            raise _changed(path, what) from error
+        if identity(path, beside) != before:
+            raise _changed(path, what, beside) from error
         raise
 
 
-def _changed(path: Path, what: str) -> FolderError:
-    got = "a file that was moved or removed" if identity(path) is None else "a file that was written to"
+def _changed(path: Path, what: str, beside: Sequence[Path] = ()) -> FolderError:
+    got = "a file that was moved or removed" if identity(path, beside) is None else "a file that was written to"
     return FolderError(f"{path} must stay as it is while it is {what}, got {got}; run it again")
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """Whether it is a device, a pipe or the like, and not a file that could be replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
@@ -233,7 +255,7 @@ def exists(path: Path) -> bool:
 
 def check_writable(path: Path) -> None:
     """FolderError now, rather than after minutes of work, if nothing can be written beside `path`."""
-    if _is_stream(path):
+    if is_stream(path):
         if not os.access(path, os.W_OK):
             raise FolderError(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
         return
@@ -249,6 +271,7 @@ def check_writable(path: Path) -> None:
         raise FolderError(f"{path.parent} cannot be written: {error.strerror}") from error
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Waits until what was written is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -10,7 +10,10 @@ from aaexport.folder import (
     COPIED_FILES,
     ModelFolder,
     checkout,
+    copies,
+    data_file_name,
     find_model,
+    is_data_file,
     open_folder,
     sha256,
     tool_versions,
@@ -274,3 +277,30 @@ def test_a_second_manifest_is_equal(manifest, copied):
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "file.txt").write_text("old")
     assert sha256(tmp_path / "file.txt") == hashlib.sha256(b"old").hexdigest()
+
+
+def test_a_copy_goes_again_with_the_numbers_of_a_large_model(tmp_path):
+    def convert_and_fail(check_out):
+        folder = check_out("aa_cnn3_digits", tmp_path / "new")
+        folder.onnx_path.touch()
+        (folder.path / data_file_name("model.onnx", "0" * 16)).touch()
+        raise FolderError("no")
+
+    with pytest.raises(FolderError, match="no"), copies() as check_out:
+        convert_and_fail(check_out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("model.onnx.0123456789abcdef.data", True),
+        ("model.onnx.data", False),
+        ("model.onnx.0123456789abcde.data", False),
+        ("model.onnx.0123456789ABCDEF.data", False),
+        ("other.onnx.0123456789abcdef.data", False),
+        ("0123456789abcdef.data", False),
+    ],
+)
+def test_the_name_of_a_data_file(name, is_one):
+    assert is_data_file(name, "model.onnx") is is_one

@@ -85,6 +85,7 @@ def command(
 
     MODEL may also be a module of yours: FILE.py:NAME or package.module:NAME, a class, a function or an instance,
     which is imported; or FILE.pt2, a program that torch.export saved. It becomes a model folder, ./NAME or --out.
+    Above protobuf's 2 GiB the large tensors lie beside the file, in one of their own.
     """
     of_module: dict[str, Any] = {"kwargs": kwargs, "checkpoint": checkpoint, "input_shape": input_shape}
     of_folder: dict[str, Any] = {

@@ -15,6 +15,7 @@ from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset, in
 from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import (
     TensorInfo,
+    data_files,
     external_data_faults,
     load_external_data,
     model_inputs,
@@ -25,7 +26,6 @@ from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.graph.tensors import Content, contents, named_tensors
 
 NAMED = 3  # tensors that a line names; the others are counted
-PROTOBUF_LIMIT = 2**31  # bytes
 COARSE = (TensorProto.FLOAT16, TensorProto.BFLOAT16)  # what a tool may have made of a tensor, and kept its name
 CONVERT_AGAIN = "convert again"
 
@@ -37,8 +37,9 @@ class Audit:
     Attributes:
         failures: what makes the file wrong.
         warnings: what does not, and should be looked at.
-        model: the parsed file with its external data, for whoever needs it next; None if some of that lies outside
-            the folder: then nothing may run the file.
+        model: the parsed file with its external data (`load_external_data`), for whoever needs it next; None if some
+            of that lies outside the folder: then nothing may run the file.
+        data_files: those of its numbers that lie beside it.
         changed_since_conversion: whether it is another graph or holds other numbers than what aaexport wrote; None if
             the file does not remember.
         changed_initializers: those of the tensors that hold other numbers.
@@ -49,6 +50,7 @@ class Audit:
     model: onnx.ModelProto | None = None
     changed_since_conversion: bool | None = None
     changed_initializers: tuple[str, ...] = ()
+    data_files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,10 @@ def audit(path: Path) -> Audit:
     outside = tuple(external_data_faults(model, path))
     if outside:
         return Audit((*outside, *(finding.text for finding in findings)))
+    beside = data_files(model, path)
     load_external_data(model, path)
     held = tuple(contents(model))
     findings += _unreadable(held)
-    if sum(content.bytes for content in held) >= PROTOBUF_LIMIT:
-        raise GraphError(f"{path} must stay below 2 GiB with its external data, protobuf's limit, to be checked")
     inferred = None
     if not findings:  # the checker stops at its first complaint, which would be one of those
         try:
@@ -90,7 +91,7 @@ def audit(path: Path) -> Audit:
     ]
     failures = tuple(finding.text for finding in findings if finding.fails)
     warnings = tuple(finding.text for finding in findings if not finding.fails)
-    return Audit(failures, warnings, model, changed, other)
+    return Audit(failures, warnings, model, changed, other, beside)
 
 
 def _declared(model: onnx.ModelProto, provenance: Provenance | None) -> Iterator[_Finding]:

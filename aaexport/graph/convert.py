@@ -19,6 +19,7 @@ from aaexport.capture.program import INPUT_NAME
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.check import check_model
 from aaexport.graph.files import OnnxModel
+from aaexport.graph.outside import Room, move_out
 from aaexport.recipe import check_opset
 
 BATCH_DIMENSION = "batch"
@@ -32,15 +33,18 @@ class Converted:
     program: ExportedProgram
 
 
-def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]) -> Converted:
+def to_onnx(
+    program: ExportedProgram, *, opset: int, output_names: Sequence[str], room: Room | None = None
+) -> Converted:
     """Converts with torch's dynamo exporter and checks the result (`check_model`).
 
-    Inputs and outputs are named, and a dynamic first dimension is called `batch`.
+    Inputs and outputs are named, and a dynamic first dimension is called `batch`. `room` as of `optimize_model`.
 
     Raises:
         ArgumentError: an opset outside 18–25.
         ExportError: torch's exporter failed.
-        GraphError: what it wrote is not a plain, valid ONNX model.
+        GraphError: what it wrote is not a plain, valid ONNX model, or is above 2 GiB and there is no room.
+        FolderError: there is too little of it.
     """
     check_opset(opset)
     try:
@@ -61,6 +65,7 @@ def to_onnx(program: ExportedProgram, *, opset: int, output_names: Sequence[str]
         raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
     if converted is None or converted.exported_program is None:
         raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")
+    move_out(converted.model, room)
     model = converted.model_proto
     _name_batch(model)
     check_model(model, opset=opset)

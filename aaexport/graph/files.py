@@ -1,21 +1,26 @@
-"""ONNX models ↔ files: what is read is checked first, what is written is whole."""
+"""ONNX files → models, and what is told of them: what is read is checked first."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from onnx import TensorProto
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from aaexport.errors import GraphError, first_line
+from aaexport.folder import sha256
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
 from aaexport.graph.metadata import read_metadata
+from aaexport.graph.outside import is_outside, is_too_large, may_lie_outside, point_at
+from aaexport.graph.serialized import Serialized
 from aaexport.graph.tensors import named_tensors
 
 OnnxModel = onnx.ModelProto  # for those who pass it on without looking inside
@@ -33,7 +38,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """What `aaexport inspect` tells of any ONNX file; `macs` of one image, None where a shape is not known."""
+    """What `aaexport inspect` tells of any ONNX file; `macs` of one image, None where a shape is not known.
+
+    `bytes` are those of the file and of its `data_files`, which lie beside it and have numbers of its tensors.
+    """
 
     path: Path
     bytes: int
@@ -46,18 +54,30 @@ class GraphSummary:
     outputs: tuple[TensorInfo, ...]
     metadata: dict[str, str]
     narrows: bool = False  # whether it casts numbers to a type of fewer bits than float32
+    data_files: tuple[Path, ...] = ()
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Reads an ONNX file with its external data.
+    """Reads an ONNX file with its external data; of a model above protobuf's 2 GiB large tensors stay outside.
 
     Raises:
         GraphError: missing, truncated, of another format, or with external data outside its own folder.
     """
-    model = parse_onnx(path)
+    return _with_external_data(parse_onnx(path), path)
+
+
+def _with_external_data(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     for fault in external_data_faults(model, path):
         raise GraphError(fault)
     load_external_data(model, path)
+    return model
+
+
+def parse_serialized(source: Serialized) -> onnx.ModelProto:
+    """What was serialized for a runtime, with its numbers loaded or outside, as those of a file."""
+    model = onnx.load_model_from_string(source.model)
+    if source.folder is not None:
+        load_external_data(model, source.folder / "model")
     return model
 
 
@@ -89,14 +109,58 @@ def external_data_faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
 def load_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Loads the external data into `model`; only without `external_data_faults`.
 
+    Where there is too much of it for protobuf, the large initializers stay in their files (`outside`).
+
     Raises:
         GraphError: it is not there, or not all of it.
     """
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
+        if not is_too_large(tensor for _, tensor in named_tensors(model)):
+            onnx.load_external_data_for_model(model, str(path.parent))
+            return
+        for tensor in model.graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL and may_lie_outside(tensor):
+                point_at(tensor, path.parent)
+        inside = [tensor for _, tensor in named_tensors(model) if not is_outside(tensor)]
+        rest = [tensor for tensor in inside if tensor.data_location == TensorProto.EXTERNAL]
+        if rest and is_too_large(inside):
+            rule = "be above 2 GiB for the sake of large initializers alone"
+            raise GraphError(f"{path} must {rule}, got as much in small tensors, Constant nodes or subgraphs")
+        for tensor in rest:
+            load_external_data_for_tensor(tensor, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         cause = first_line(error)
         raise GraphError(f"{path} must have its external data beside it, but: {cause}") from error
+
+
+def data_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    """The files in the folder of `path` with numbers of the model, which was parsed and not loaded; there or not."""
+    external = [tensor for _, tensor in named_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    locations = {location for tensor in external for location in _locations(tensor)}
+    return tuple(path.parent / location for location in sorted(locations) if _is_inside(location, path.parent))
+
+
+def read_data_files(path: Path) -> tuple[Path, ...]:
+    """As `data_files`, of a file. GraphError if it is no whole ONNX file."""
+    return data_files(_load(path), path)
+
+
+def file_digest(path: Path, beside: Sequence[Path]) -> str:
+    """SHA-256 of an ONNX file; with data files `beside` it that of the SHA-256 of all, a line each.
+
+    The file comes first, and then its data files by their names in it: a changed byte of any gives another digest.
+    `sha256sum FILE DATA… | cut -d' ' -f1 | sha256sum` tells the same.
+
+    Raises:
+        GraphError: one of them is not there any more.
+    """
+    try:
+        if not beside:
+            return sha256(path)
+        lines = [f"{sha256(file)}\n" for file in (path, *beside)]
+    except OSError as error:
+        raise GraphError(f"{path} must stay as it is while it is read, but: {first_line(error)}") from error
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def converted_size(path: Path) -> tuple[int, int] | None:
@@ -117,29 +181,19 @@ def converted_batch(path: Path) -> int | None:
     return provenance.batch if provenance is not None and isinstance(provenance.batch, int) else None
 
 
-def write_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Writes one self-contained ONNX file; GraphError above protobuf's 2 GiB.
-
-    Not atomic: `path` is a temporary one (`aaexport.writing.atomic_path`) until the file is verified.
-    """
-    try:
-        serialized = model.SerializeToString()
-    except (ValueError, EncodeError) as error:
-        raise GraphError(f"{path} must stay below 2 GiB, protobuf's limit, but: {error}") from error
-    path.write_bytes(serialized)
-
-
 def summarize(path: Path) -> GraphSummary:
     """Reads an ONNX file and counts what is in it. GraphError as `read_onnx`."""
-    return summarize_model(read_onnx(path), path)
+    model = parse_onnx(path)
+    beside = data_files(model, path)
+    return summarize_model(_with_external_data(model, path), path, beside)
 
 
-def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
-    """As `summarize`, of a model that was read from `path` already."""
+def summarize_model(model: onnx.ModelProto, path: Path, beside: tuple[Path, ...] = ()) -> GraphSummary:
+    """As `summarize`, of a model that was read from `path` and the data files `beside` it already."""
     operators = Counter(_qualified(node) for node in all_nodes(model.graph))
     return GraphSummary(
         path=path,
-        bytes=path.stat().st_size,
+        bytes=path.stat().st_size + sum(file.stat().st_size for file in beside),
         opset=declared_opset(model),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         operators=dict(operators.most_common()),
@@ -149,6 +203,7 @@ def summarize_model(model: onnx.ModelProto, path: Path) -> GraphSummary:
         outputs=tuple(tensor_info(v) for v in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
         narrows=any(_narrows(node) for node in all_nodes(model.graph)),
+        data_files=beside,
     )
 
 

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import EncodeError
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, shape_inference
 
-from aaexport.errors import GraphError, broken_rule
+from aaexport.errors import broken_rule
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes
 from aaexport.graph.files import model_inputs
 from aaexport.graph.light import light_at_batch
 from aaexport.graph.metadata import MODULE_PATH, module_path
+from aaexport.graph.outside import is_outside, numbers, parts, serialized
+from aaexport.graph.serialized import Serialized
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -88,11 +90,11 @@ def namesakes(nodes: Sequence[NodeFacts], others: Sequence[NodeFacts]) -> dict[s
     return found
 
 
-def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
-    """A serialized model that answers with the tensors `names` and holds no more than what they need.
+def exposing(model: onnx.ModelProto, names: Iterable[str]) -> Serialized:
+    """A model that answers with the tensors `names` and holds no more than what they need.
 
     Raises:
-        GraphError: it is above protobuf's 2 GiB.
+        GraphError: it is above protobuf's 2 GiB without what lies outside.
     """
     wanted = tuple(names)
     needed, nodes = set(wanted), []
@@ -110,11 +112,7 @@ def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     exposed = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     exposed.opset_import.extend(model.opset_import)
     exposed.functions.extend(model.functions)
-    try:
-        serialized: bytes = exposed.SerializeToString()
-    except (ValueError, EncodeError) as error:
-        raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
-    return serialized
+    return serialized(exposed)
 
 
 def plan_chunks(names: Sequence[str], sizes: Mapping[str, int], budget: int) -> list[tuple[str, ...]]:
@@ -195,13 +193,13 @@ def changed_constants(suspect: onnx.ModelProto, trusted: onnx.ModelProto) -> set
 def constants_of(model: onnx.ModelProto, node: NodeFacts) -> dict[str, Array]:
     """The initializers that the node reads, by name."""
     held = _initializers(model)
-    return {name: numpy_helper.to_array(held[name]) for name in node.inputs if name in held}
+    return {name: numbers(held[name]) for name in node.inputs if name in held}
 
 
 def all_constants(model: onnx.ModelProto, shapes: Iterable[Shape]) -> dict[str, Array]:
     """The initializers of one of `shapes`, by name."""
     wanted = set(shapes)
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if tuple(t.dims) in wanted}
+    return {t.name: numbers(t) for t in model.graph.initializer if tuple(t.dims) in wanted}
 
 
 def constant_shapes(model: onnx.ModelProto, nodes: Iterable[NodeFacts]) -> set[Shape]:
@@ -283,8 +281,6 @@ def _shown(attribute: onnx.AttributeProto | None) -> Any:
 def _equal(one: TensorProto, other: TensorProto) -> bool:
     if one.data_type != other.data_type or one.dims != other.dims:
         return False
-    return one.raw_data == other.raw_data if one.raw_data and other.raw_data else _bytes(one) == _bytes(other)
-
-
-def _bytes(tensor: TensorProto) -> bytes:
-    return numpy_helper.to_array(tensor).tobytes()
+    if not is_outside(one) and not is_outside(other) and one.raw_data and other.raw_data:
+        return one.raw_data == other.raw_data
+    return all(mine.tobytes() == its.tobytes() for mine, its in zip(parts(one), parts(other), strict=True))

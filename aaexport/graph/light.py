@@ -20,10 +20,10 @@ def light(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
-            _put(copy, field.name, value)
+            put(copy, field.name, value)
     for field, value in model.graph.ListFields():
         if field.name != "initializer":
-            _put(copy.graph, field.name, value)
+            put(copy.graph, field.name, value)
     declared = {value.name for value in copy.graph.input}
     for tensor in model.graph.initializer:
         if not is_large(tensor):
@@ -47,7 +47,7 @@ def light_at_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     return copy
 
 
-def _put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+def put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
     """Sets a field of any kind: a number or text, a message, or a list of either."""
     if isinstance(value, str | bytes | int | float):
         setattr(message, name, value)

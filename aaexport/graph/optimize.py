@@ -26,6 +26,7 @@ from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
 from aaexport.graph.light import is_large, light
 from aaexport.graph.metadata import MODULE_PATH, module_path
+from aaexport.graph.outside import Room, move_out
 from aaexport.graph.rules import RULES, GraphRule
 
 MAX_ROUNDS = 10  # rules make each other possible; should two ever undo each other, it ends all the same
@@ -57,13 +58,17 @@ def optimize_model(
     target: Target = "cpu",
     rules: Sequence[Callable[[Target], GraphRule]] = RULES,
     then: Sequence[Callable[[Target], GraphRule]] = (),
+    room: Room | None = None,
 ) -> tuple[onnx.ModelProto, tuple[RuleReport, ...]]:
     """Applies every one of `rules` that pays on `target` wherever it can be applied; `model` stays as it is.
 
-    Those in `then` are applied when there is nothing left to do for the others.
+    Those in `then` are applied when there is nothing left to do for the others. `room` is for the large tensors of a
+    model above protobuf's limit, and has to be there as long as the result is used.
 
     Raises:
-        GraphError: the shapes of `model` contradict each other, its opset is below 11, or it is above 2 GiB.
+        GraphError: the shapes of `model` contradict each other, its opset is below 11, or it is above 2 GiB and there
+            is no room.
+        FolderError: there is too little of it.
     """
     if declared_opset(model) < OLDEST_OPSET:
         remedy = "bring it there with onnx.version_converter"
@@ -82,6 +87,7 @@ def optimize_model(
                 break
             SIZES(graph)
     _tidy(graph)
+    move_out(graph, room)
     reports = tuple(
         RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound
     )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
+from onnx import SparseTensorProto, TensorProto, helper
+
+from aaexport.graph.outside import is_outside, parts
 
 Array = npt.NDArray[Any]
 DIGITS = 16  # of a digest in hexadecimal: 64 bits tell the tensors of one file apart
-NUMBERS_AT_ONCE = 2**22  # so that looking for NaN in a large tensor needs no second large one
 FLOATING = frozenset(
     number
     for name, number in TensorProto.DataType.items()
@@ -43,7 +44,7 @@ class Content:
 
 
 def contents(model: onnx.ModelProto) -> Iterator[Content]:
-    """What each tensor of the model holds, one in memory at a time; external data must have been loaded."""
+    """What each tensor of the model holds; external data must have been loaded, or lie outside (`outside`)."""
     for name, tensor in named_tensors(model):
         yield _content(name, tensor)
 
@@ -90,27 +91,23 @@ def _of_sparse(name: str, sparse: SparseTensorProto) -> Iterator[tuple[str, Tens
 
 
 def _content(name: str, tensor: TensorProto) -> Content:
-    if tensor.data_location == TensorProto.EXTERNAL:  # onnx would look for it relative to the working directory
-        return Content(name)
+    if tensor.data_location == TensorProto.EXTERNAL and not is_outside(tensor):
+        return Content(name)  # onnx would look for it relative to the working directory
+    size = taken = nan = infinite = 0
     try:
-        array = numpy_helper.to_array(tensor)
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        digest = hashlib.sha256(f"{kind} {list(tensor.dims)} ".encode())
+        for part in parts(tensor):
+            size, taken = size + part.size, taken + part.nbytes
+            if tensor.data_type in FLOATING:
+                nan, infinite = nan + int(np.isnan(part).sum()), infinite + int(np.isinf(part).sum())
+            digest.update(_bytes(part))
     except (TypeError, ValueError):
         return Content(name)
-    nan, infinite = _not_finite(array) if tensor.data_type in FLOATING else (0, 0)
-    kind = TensorProto.DataType.Name(tensor.data_type)
-    digest = hashlib.sha256(f"{kind} {list(tensor.dims)} ".encode())
-    digest.update(_bytes(array))
-    return Content(name, array.size, array.nbytes, nan, infinite, digest.hexdigest()[:DIGITS])
+    return Content(name, size, taken, nan, infinite, digest.hexdigest()[:DIGITS])
 
 
-def _not_finite(array: Array) -> tuple[int, int]:
-    """How many numbers are NaN, and how many infinite."""
-    flat = array.reshape(-1)
-    parts = [flat[start : start + NUMBERS_AT_ONCE] for start in range(0, flat.size, NUMBERS_AT_ONCE)]
-    return sum(int(np.isnan(part).sum()) for part in parts), sum(int(np.isinf(part).sum()) for part in parts)
-
-
-def _bytes(array: Array) -> bytes | memoryview:
-    if array.dtype == np.object_:  # strings
-        return json.dumps([str(text) for text in array.reshape(-1)]).encode()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+def _bytes(part: Array) -> bytes | memoryview:
+    if part.dtype == np.object_:  # strings
+        return json.dumps([str(text) for text in part]).encode()
+    return np.ascontiguousarray(part).view(np.uint8).data

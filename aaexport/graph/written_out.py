@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import onnx
-from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
-from aaexport.errors import GraphError
+from aaexport.graph.outside import serialized
+from aaexport.graph.serialized import Serialized
 
 ONE = "aaexport_one"
 
 
-def without_sigmoid(model: onnx.ModelProto) -> bytes | None:
+def without_sigmoid(model: onnx.ModelProto) -> Serialized | None:
     """The serialized model with every `Sigmoid` of its graph as 1 / (1 + exp(−x)); None if there is none.
 
     A quotient of an exponential is as accurate as the type that it is computed in, however small it is.
 
     Raises:
-        GraphError: it is above protobuf's 2 GiB.
+        GraphError: it is above protobuf's 2 GiB without what lies outside.
     """
     if not any(_is_sigmoid(node) for node in model.graph.node):
         return None
@@ -27,11 +27,7 @@ def without_sigmoid(model: onnx.ModelProto) -> bytes | None:
     for number, node in enumerate(model.graph.node):
         plain.graph.node.extend(_written_out(node, number) if _is_sigmoid(node) else [node])
     plain.graph.initializer.append(helper.make_tensor(ONE, TensorProto.FLOAT, (), [1.0]))
-    try:
-        serialized: bytes = plain.SerializeToString()
-    except (ValueError, EncodeError) as error:
-        raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
-    return serialized
+    return serialized(plain)
 
 
 def _is_sigmoid(node: onnx.NodeProto) -> bool:

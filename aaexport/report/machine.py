@@ -49,18 +49,20 @@ def strict(value: Any) -> Any:
 
 def convert_json(result: ConvertResult) -> dict[str, Any]:
     """What was written, with the whole parity report."""
-    value = dataclasses.asdict(result)
-    value["path"] = str(result.path)
+    value = dataclasses.asdict(result) | _files(result)
     value["parity"] = None if result.parity is None else parity_json(result.parity)
     return {"schema": CONVERT_SCHEMA, **value}
 
 
 def optimize_json(result: OptimizeResult) -> dict[str, Any]:
     """What each rule did, with the whole comparison."""
-    value = dataclasses.asdict(result)
-    value["path"] = str(result.path)
+    value = dataclasses.asdict(result) | _files(result)
     value["parity"] = None if result.parity is None else parity_json(result.parity)
     return {"schema": OPTIMIZE_SCHEMA, **value}
+
+
+def _files(result: ConvertResult | OptimizeResult) -> dict[str, str | None]:
+    return {"path": str(result.path), "data_file": None if result.data_file is None else str(result.data_file)}
 
 
 def inspect_json(result: InspectResult) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def inspect_json(result: InspectResult) -> dict[str, Any]:
     value["path"] = str(result.path)
     if result.graph is not None:
         value["graph"]["path"] = str(result.graph.path)
+        value["graph"]["data_files"] = [str(path) for path in result.graph.data_files]
     return {"schema": INSPECT_SCHEMA, **value}
 
 

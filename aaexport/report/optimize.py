@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from aaexport.report.layout import Facts, Table, Words
 from aaexport.report.parity.wording import scientific
-from aaexport.report.terminal import histogram
+from aaexport.report.terminal import beside, histogram
 from aaexport.results import OptimizeResult
 
 
@@ -22,6 +22,7 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
     ]
     rows = {
         "file": str(result.path),
+        **({} if result.data_file is None else {"data": beside(result.data_file)}),
         "before": histogram(result.before),
         "after": histogram(result.after),
         "comparison": _comparison(result),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -34,6 +35,8 @@ def convert_view(result: ConvertResult) -> RenderableType:
         "parity": verdict_line(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
+    if result.data_file is not None:
+        rows["data"] = beside(result.data_file)
     if result.attention_outputs:
         rows["attention"] = f"{len(result.attention_outputs)} outputs: {listed(result.attention_outputs)}"
     if result.replaced:
@@ -43,6 +46,11 @@ def convert_view(result: ConvertResult) -> RenderableType:
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     return Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+
+
+def beside(data: Path) -> str:
+    """What a user must know of a file with numbers of another."""
+    return f"{data}, the file's large tensors: keep both in one folder"
 
 
 def layers_in_words(replaced: Mapping[str, str]) -> list[str]:
@@ -143,6 +151,7 @@ def _graph_rows(graph: GraphSummary, verbose: bool) -> dict[str, Cell]:
     macs = "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} an image"
     return {
         "file": f"{graph.path} ({_size(graph.bytes)})",
+        **({"data": "\n".join(map(str, graph.data_files))} if graph.data_files else {}),
         "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
         "operators": histogram(graph.operators),
         "initializers": f"{graph.parameters:,} floating-point numbers in the file",

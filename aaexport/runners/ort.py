@@ -20,12 +20,14 @@ from aaexport.cores import default_threads
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, first_line
 from aaexport.graph.probe import probe_model
+from aaexport.graph.serialized import Serialized
 from aaexport.runners.base import Array, Arrays, Port, Runner, for_native_code, numpy_type
 from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
 from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, BoundRunner, PhaseTimes, measure_phases, run_options
 from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
 
 WORKS = "works"
+FOLDER_OF_NUMBERS = "session.model_external_initializers_file_folder_path"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 # A file and line of onnxruntime's source, and the C++ function there with its parameters.
 _PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ [^(]*(\((?:[^()]|\([^()]*\))*\) ?)?(const )?")
@@ -36,7 +38,7 @@ class OrtRunner:
     """An onnxruntime session on one device.
 
     Args:
-        model: path of an ONNX file, or its bytes.
+        model: path of an ONNX file, or a model without one, by its bytes if all its numbers are among them.
         settings: how it runs.
         device: `cpu`, `cuda` or `cuda:N`.
         record_placement: whether `placement` can tell afterwards where the nodes run; loading alone is slower for it.
@@ -49,7 +51,7 @@ class OrtRunner:
 
     def __init__(
         self,
-        model: Path | bytes,
+        model: Path | bytes | Serialized,
         settings: SessionSettings = DEFAULTS,
         *,
         device: str = "cpu",
@@ -158,7 +160,7 @@ def _try_provider(name: str, model: bytes) -> str:
 
 
 def _session(
-    model: Path | bytes, settings: SessionSettings, device: str, record_placement: bool
+    model: Path | bytes | Serialized, settings: SessionSettings, device: str, record_placement: bool
 ) -> onnxruntime.InferenceSession:
     wanted = settings.provider_on(device)
     if wanted not in onnxruntime.get_available_providers():
@@ -170,8 +172,8 @@ def _session(
     with _captured_noise() as noise:
         try:
             session = onnxruntime.InferenceSession(
-                for_native_code(model),
-                _session_options(settings, record_placement),
+                model.model if isinstance(model, Serialized) else for_native_code(model),
+                _session_options(settings, record_placement, model),
                 providers=settings.providers_on(device),
             )
         # onnxruntime's exceptions share no base but Exception.
@@ -184,7 +186,9 @@ def _session(
     return session
 
 
-def _session_options(settings: SessionSettings, record_placement: bool) -> onnxruntime.SessionOptions:
+def _session_options(
+    settings: SessionSettings, record_placement: bool, model: Path | bytes | Serialized
+) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     threads = settings.threads or default_threads()
@@ -194,6 +198,8 @@ def _session_options(settings: SessionSettings, record_placement: bool) -> onnxr
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if record_placement:
         options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
+    if isinstance(model, Serialized) and model.folder is not None:
+        options.add_session_config_entry(FOLDER_OF_NUMBERS, str(model.folder))
     for key, value in settings.session_entries().items():
         options.add_session_config_entry(key, value)
     return options

@@ -8,15 +8,16 @@ from types import TracebackType
 from aaexport.errors import GraphError, RunnerError
 from aaexport.graph.evaluate import Evaluator
 from aaexport.graph.files import TensorInfo
+from aaexport.graph.serialized import Serialized
 from aaexport.runners.base import Array, Arrays, Port, numpy_type
 
 
 class ReferenceRunner:
-    """A file, or a model's bytes, in the evaluator. RunnerError if it cannot be loaded."""
+    """A file, or a model without one as of OrtRunner, in the evaluator. RunnerError if it cannot be loaded."""
 
     label = "onnx reference"
 
-    def __init__(self, source: Path | bytes) -> None:
+    def __init__(self, source: Path | bytes | Serialized) -> None:
         try:
             self._evaluator = Evaluator(source)
         except GraphError as error:

@@ -10,8 +10,9 @@ import aaexport
 from aaexport.errors import GraphError
 from aaexport.graph.audit import audit
 from aaexport.graph.digests import digests_of, record_digests
-from aaexport.graph.files import read_onnx, write_onnx
+from aaexport.graph.files import read_onnx
 from aaexport.graph.metadata import Provenance, write_metadata
+from aaexport.graph.write import write_onnx
 
 WEIGHT = np.arange(1, 5, dtype=np.float32)
 

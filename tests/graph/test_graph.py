@@ -18,9 +18,10 @@ from aaexport.errors import ArgumentError, ExportError, GraphError
 from aaexport.graph.check import UNWANTED_OPERATORS, check_model, check_operators, declared_opset
 from aaexport.graph.convert import _without_pairwise_rules, to_onnx
 from aaexport.graph.cost import count_macs
-from aaexport.graph.files import TensorInfo, read_onnx, summarize, write_onnx
+from aaexport.graph.files import TensorInfo, read_onnx, summarize
 from aaexport.graph.metadata import Provenance, read_metadata, write_metadata
 from aaexport.graph.probe import probe_model
+from aaexport.graph.write import write_onnx
 from aaexport.nn.augmented import AugmentedConv2d
 from aaexport.recipe import DECOMPOSITION_NAMES, Input
 

@@ -19,7 +19,7 @@ def test_a_written_out_sigmoid_is_accurate_to_its_own_size():
     x = np.float32([-200, -80, -18, -4, 0, 3, 200])
     model = model_of("Sigmoid")
     plain = without_sigmoid(model)
-    onnx.checker.check_model(onnx.load_model_from_string(plain), full_check=True)
+    onnx.checker.check_model(onnx.load_model_from_string(plain.model), full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Sigmoid"]
     with OrtRunner(plain) as runner:
         y = runner.infer({"x": x})["y"]

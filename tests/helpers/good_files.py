@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from aaexport.folder import checkout, open_folder
-from aaexport.graph.files import read_onnx, write_onnx
+from aaexport.graph.files import read_onnx
 from aaexport.graph.metadata import read_metadata, write_metadata
+from aaexport.graph.write import write_onnx
 from aaexport.nn import AugmentedConv2d
 from aaexport.nn.build import build_network, calibrate_normalization
 from aaexport.pipeline.convert.convert import convert

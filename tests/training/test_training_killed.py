@@ -35,7 +35,7 @@ def keep_best(own):
     return lambda self: die() if len(self.records) == 2 else own(self)
 
 if moment == "while the checkpoint is written":
-    writing._flush_to_disk = flush(writing._flush_to_disk)
+    writing.flush_to_disk = flush(writing.flush_to_disk)
 if moment == "before the best weights are written":
     run.Run._keep_best = keep_best(run.Run._keep_best)
 train(path, device="cpu", watcher=Watcher())

@@ -19,8 +19,8 @@ import numpy as np
 from aaexport.capture.source import require_source
 from aaexport.cores import usable_cores
 from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule, parameter
-from aaexport.folder import ModelFolder, find_model, sha256, tool_versions
-from aaexport.graph.files import GraphSummary, summarize
+from aaexport.folder import ModelFolder, find_model, tool_versions
+from aaexport.graph.files import GraphSummary, file_digest, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import BenchReport
@@ -96,10 +96,10 @@ def serve_bench(
     options = replace(options, device=device)
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
     summary = summarize(path)
-    digest, found = sha256(path), identity(path)
+    digest, found = file_digest(path, summary.data_files), identity(path, summary.data_files)
     samples = gather_samples(summary, folder, options.seed, options.dims)
     with ExitStack() as stack:
-        stack.enter_context(blaming_changes(path, "measured"))
+        stack.enter_context(blaming_changes(path, "measured", summary.data_files))
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
         samples.save(room / "samples.npz")
         settled = as_tuned(options, folder, samples)
@@ -316,7 +316,7 @@ class _Bench:
     def _reasons(self, report: BenchReport) -> tuple[str, ...]:
         measured, options = self.session.measured, self.options
         # One that is gone by now was loaded before: what was measured is of the file that there was.
-        is_another = identity(self.path) not in (None, self.found)
+        is_another = identity(self.path, self.summary.data_files) not in (None, self.found)
         rule = "stay as it is while it is measured, got one that was written to meanwhile; measure it again"
         changed = (f"{self.path.name} must {rule}",) if is_another else ()
         return changed + why_invalid(

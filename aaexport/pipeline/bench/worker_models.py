@@ -126,7 +126,8 @@ def _eager(spec: WorkerSpec) -> TorchRunner:
     # The same precision of products as onnxruntime's, whose default differs from torch's.
     tf32 = spec.session.get("tf32", True) if parse_device(spec.device)[0] == "cuda" else None
     module = subject.runnable(subject.module if subject.original is None else subject.original)
-    return TorchRunner(module, (INPUT_NAME,), names, input_shape=shape, device=spec.device, tf32=tf32)
+    device = spec.device
+    return TorchRunner(module, (INPUT_NAME,), names, input_shape=shape, device=device, tf32=tf32, shares=True)
 
 
 LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {

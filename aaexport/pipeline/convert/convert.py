@@ -17,9 +17,10 @@ from aaexport.device import Target
 from aaexport.errors import ArgumentError, FolderError, ParityError
 from aaexport.folder import ModelFolder
 from aaexport.graph.digests import record_digests
-from aaexport.graph.files import write_onnx
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.outside import Room
 from aaexport.graph.rules import SkewedRelativeAttention
+from aaexport.graph.write import new_onnx
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
@@ -44,7 +45,7 @@ from aaexport.pipeline.verify.verify import judge_file
 from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName, Module
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
-from aaexport.writing import atomic_path, check_writable, remove, write_json
+from aaexport.writing import check_writable, remove, write_json
 
 Say = Callable[[str], None]
 LARGE = 2**28  # bytes of parameters
@@ -64,6 +65,7 @@ def convert(
 ) -> ConvertResult:
     """Writes `model` as one ONNX file of plain `ai.onnx` operators that was verified before it got its name.
 
+    Above protobuf's 2 GiB its large tensors lie in one data file beside it (`aaexport.graph.write`).
     Below opset 23 our own networks use nothing but what every common runtime has (`aaexport.graph.check`). What else
     a module of the user's brings along is exported as it is, and named in the result's notes.
 
@@ -121,35 +123,26 @@ def convert_subject(
     settings = _settled(subject, options)
 
     module, plan_notes = _planned(subject, settings, say)
-    exported = export(
-        subject,
-        module,
-        opset=settings.opset,
-        batch=settings.batch,
-        target=settings.target,
-        max_attention_memory=settings.max_attention_memory,
-        say=say,
-    )
-    _record_provenance(exported, subject, module, settings)
-    operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
-    rules, remarks, left = exported.rules, exported.notes, exported.left
     parity: ParityReport | None = None
     truths: list[Truth] = []
-    model = exported.model
-    # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
-    at_hand = exported if _bytes_of(module) < LARGE else None
-    del exported
-    with atomic_path(destination) as temporary:
-        write_onnx(model, temporary)
-        del model
-        written = temporary.stat().st_size
-        if options.verify:
-            parity, truths = judge_file(
-                subject, temporary, options.verification, named=destination, exported=at_hand, say=say
-            )
-            if not parity.passed:
-                raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
-        before(tuple(truths), () if parity is None else parity.warnings)
+    with Room(destination.resolve().parent) as room:
+        exported = _exported(subject, module, settings, room, say)
+        operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
+        rules, remarks, left = exported.rules, exported.notes, exported.left
+        with new_onnx(destination) as new:
+            new.write(exported.model)
+            written, data = new.bytes, new.data
+            # Of a large model a third and a fourth copy are not kept for a diagnosis: it exports again if it must.
+            at_hand = exported if _bytes_of(module) < LARGE and not room.is_used else None
+            del exported
+            room.close()
+            if options.verify:
+                parity, truths = judge_file(
+                    subject, new.path, options.verification, named=destination, exported=at_hand, say=say
+                )
+                if not parity.passed:
+                    raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
+            before(tuple(truths), () if parity is None else parity.warnings)
     return ConvertResult(
         path=destination,
         opset=settings.opset,
@@ -164,7 +157,24 @@ def convert_subject(
         rules=rules,
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
         kept=left if subject.adaptation is None else left | subject.adaptation.kept,
+        data_file=data,
     )
+
+
+def _exported(subject: Subject, module: nn.Module, settings: _Settings, room: Room, say: Say) -> Exported:
+    """What is to be written, with all that it says of itself."""
+    exported = export(
+        subject,
+        module,
+        opset=settings.opset,
+        batch=settings.batch,
+        target=settings.target,
+        max_attention_memory=settings.max_attention_memory,
+        room=room,
+        say=say,
+    )
+    _record_provenance(exported, subject, module, settings)
+    return exported
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ from typing import Unpack
 from aaexport.errors import GraphError, ParityError
 from aaexport.graph.check import check_model, foreign_operators, is_valid
 from aaexport.graph.digests import renew_digests
-from aaexport.graph.files import OnnxModel, coarsest_type, read_onnx, write_onnx
+from aaexport.graph.files import OnnxModel, coarsest_type, read_onnx
 from aaexport.graph.metadata import record_rules
 from aaexport.graph.optimize import optimize_model
+from aaexport.graph.outside import Room
 from aaexport.graph.rules import FILE_RULES, within
+from aaexport.graph.write import new_onnx
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import tolerances as tolerances_of
 from aaexport.pipeline.convert.comparison import compare_files
 from aaexport.pipeline.convert.options import OptimizeOptions, OptimizeOverrides, check_files
 from aaexport.results import OptimizeResult
-from aaexport.writing import atomic_path
 
 
 @verb
@@ -60,25 +61,27 @@ def optimize(
     model = read_onnx(source)
     say("applying the graph rules")
     first, then = within(FILE_RULES, options.max_attention_memory)
-    rewritten, rules = optimize_model(model, target=options.target, rules=first, then=then)
-    if not foreign_operators(model):
-        _check(rewritten, model)
-    record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
-    renew_digests(rewritten, model)
     parity = None
-    with atomic_path(path) as temporary:
-        write_onnx(rewritten, temporary)
+    with new_onnx(path) as new:
+        with Room(path.resolve().parent) as room:
+            rewritten, rules = optimize_model(model, target=options.target, rules=first, then=then, room=room)
+            if not foreign_operators(model):
+                _check(rewritten, model)
+            record_rules(rewritten, {rule.title: rule.applied for rule in rules if rule.applied})
+            renew_digests(rewritten, model)
+            new.write(rewritten)
         if options.verify:
             say("comparing both files")
             tolerances = tolerances_of(coarsest_type(model), "cpu", options.atol, options.rtol)
-            parity = replace(compare_files(model, source, temporary, tolerances, options), onnx=str(path))
+            parity = replace(compare_files(model, source, new.path, tolerances, options), onnx=str(path))
             if not parity.passed:
                 failure = next(iter(parity.failures), "nothing was compared")
                 raise ParityError(
                     f"{path} was not written, because it would compute something else: {failure}", parity
                 )
     before, after = (Counter(node.op_type for node in each.graph.node) for each in (model, rewritten))
-    return OptimizeResult(path, options.target, dict(before.most_common()), dict(after.most_common()), rules, parity)
+    counts = dict(before.most_common()), dict(after.most_common())
+    return OptimizeResult(path, options.target, *counts, rules, parity, new.data)
 
 
 def _check(rewritten: OnnxModel, model: OnnxModel) -> None:

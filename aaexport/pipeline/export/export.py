@@ -18,6 +18,7 @@ from aaexport.graph.convert import to_onnx
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.metadata import Provenance
 from aaexport.graph.optimize import RuleReport, optimize_model
+from aaexport.graph.outside import Room
 from aaexport.graph.rules import FILE_RULES, RULES, AttentionInBlocks, SkewedRelativeAttention, within
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import read_choice
@@ -50,10 +51,12 @@ def export(
     batch: Batch,
     target: Target,
     max_attention_memory: float | None = None,
+    room: Room | None = None,
     say: Say = lambda step: None,
 ) -> Exported:
     """`module`, the subject's own with its layers set as they are to be written out, as a checked ONNX model.
 
+    `room` is for the weights of a model above protobuf's limit, and has to be there as long as the result is used.
     Of attention that is not ours, `max_attention_memory` MiB are the limit (`AttentionInBlocks`), kept or told.
 
     Raises:
@@ -63,12 +66,12 @@ def export(
         say("capturing the module with torch.export")
         program = export_program(subject.runnable(module), subject.input_shape, batch)
         say(f"converting to ONNX opset {opset}")
-        written = to_onnx(program, opset=opset, output_names=subject.output_names)
+        written = to_onnx(program, opset=opset, output_names=subject.output_names, room=room)
     say("applying the graph rules")
     # Attention that is not ours, such as a saved program's, is rewritten like a stranger's file.
     known = FILE_RULES if subject.original is not None and not augmented_layers(module) else RULES
     first, then = within(known, max_attention_memory)
-    model, rules = optimize_model(written.model, target=target, rules=first, then=then)
+    model, rules = optimize_model(written.model, target=target, rules=first, then=then, room=room)
     check_model(model, opset=opset)
     notes = (*check_operators(model, ours=subject.recipe is not None), *_above_the_limit(rules))
     applied = {rule.title: rule.applied for rule in rules if rule.applied}
@@ -101,8 +104,10 @@ def as_converted(subject: Subject, provenance: Provenance | None) -> nn.Module |
     return module
 
 
-def export_again(subject: Subject, provenance: Provenance | None) -> Exported | None:
+def export_again(subject: Subject, provenance: Provenance | None, room: Room | None = None) -> Exported | None:
     """What `convert` would write with the settings in a file's metadata; None where they are not all there.
+
+    `room` as of `export`.
 
     Raises:
         As `export`.
@@ -119,4 +124,5 @@ def export_again(subject: Subject, provenance: Provenance | None) -> Exported | 
         batch=batch,
         target=target,
         max_attention_memory=provenance.max_attention_memory,
+        room=room,
     )

@@ -17,6 +17,7 @@ from aaexport.capture.program import INPUT_NAME
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
 from aaexport.graph.files import GraphSummary
+from aaexport.graph.serialized import Serialized
 from aaexport.parity import (
     Array,
     Case,
@@ -73,7 +74,7 @@ class Row:
     tolerances: Tolerances
     open: Callable[[], Runner]
     takes: Callable[[Case], bool] = lambda case: True
-    open_model: Callable[[bytes], Runner] | None = None
+    open_model: Callable[[Serialized], Runner] | None = None
     placement: Placement | None = None
     outputs: list[OutputParity] = field(default_factory=list)
     failure: str | None = None
@@ -124,7 +125,7 @@ def file_rows(
     return found
 
 
-def _as_written(model: bytes) -> Runner:
+def _as_written(model: Serialized) -> Runner:
     return OrtRunner(model, AS_WRITTEN)
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.errors import AaexportError
-from aaexport.graph.files import OnnxModel, write_onnx
+from aaexport.graph.files import OnnxModel
 from aaexport.graph.metadata import Provenance
+from aaexport.graph.outside import Room
+from aaexport.graph.write import write_onnx
 from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
 from aaexport.parity.hints import baked_in_batch
 from aaexport.pipeline.export.export import Exported, export_again
@@ -62,17 +64,23 @@ def _where_digests_tell(report: ParityReport, suspect: Suspect, matrix: Matrix) 
     if not changed:
         return report
     subject, provenance = suspect.subject, suspect.provenance
-    return _with_divergence(
-        report, lambda: locate_in_file(suspect.path, subject, provenance, matrix.cases[0], None, changed)
-    )
+    with _room() as room:
+        return _with_divergence(
+            report, lambda: locate_in_file(suspect.path, subject, provenance, matrix.cases[0], None, changed, room)
+        )
 
 
 def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case) -> ParityReport:
     """Judges what torch's exporter and the graph rules make of the model, then looks for the node."""
     if suspect.subject.golden is not None:
         return _without_place(report, "the module is needed to look inside: give it with --module FILE.py:NAME")
+    with _room() as room:
+        return _in_exports(report, suspect, matrix, case, room)
+
+
+def _in_exports(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case, room: Room) -> ParityReport:
     try:
-        exported = suspect.exported or export_again(suspect.subject, suspect.provenance)
+        exported = suspect.exported or export_again(suspect.subject, suspect.provenance, room)
         fresh = () if exported is None else _fresh_computations(exported, suspect, matrix, case)
     except AaexportError as error:
         return _without_place(report, error)
@@ -85,9 +93,14 @@ def _in_file(report: ParityReport, suspect: Suspect, matrix: Matrix, case: Case)
         if exported is not None and report.broken_stage == "graph rules":
             return locate_in_rules(exported, case)
         subject, provenance = suspect.subject, suspect.provenance
-        return locate_in_file(suspect.path, subject, provenance, case, exported, suspect.changed_initializers)
+        return locate_in_file(suspect.path, subject, provenance, case, exported, suspect.changed_initializers, room)
 
     return _with_divergence(report, find)
+
+
+def _room() -> Room:
+    """For weights of exports that are thrown away when the place is found."""
+    return Room(Path(tempfile.gettempdir()))
 
 
 def _with_divergence(report: ParityReport, find: Callable[[], Divergence | None]) -> ParityReport:

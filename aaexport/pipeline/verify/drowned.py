@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aaexport.errors import GraphError, RunnerError
 from aaexport.graph.files import read_onnx
+from aaexport.graph.serialized import Serialized
 from aaexport.graph.written_out import without_sigmoid
 from aaexport.parity import Array
 from aaexport.runners.base import Runner
@@ -21,7 +22,9 @@ DROWNED = (
 )
 
 
-def answers_written_out(path: Path, start: Callable[[bytes], Runner], batch: Array) -> Mapping[str, Array] | None:
+def answers_written_out(
+    path: Path, start: Callable[[Serialized], Runner], batch: Array
+) -> Mapping[str, Array] | None:
     """The file's outputs for `batch` where `start` runs it so; None if it has no sigmoid, or is refused."""
     try:
         model = without_sigmoid(read_onnx(path))

@@ -18,6 +18,8 @@ from aaexport.graph.intermediate import (
     read_nodes,
 )
 from aaexport.graph.metadata import Provenance
+from aaexport.graph.outside import Room
+from aaexport.graph.serialized import Serialized
 from aaexport.parity import Case, Divergence
 from aaexport.pipeline.export.export import Exported, export, export_again
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
@@ -42,6 +44,7 @@ def locate_in_file(
     case: Case,
     exported: Exported | None = None,
     changed_initializers: Collection[str] = (),
+    room: Room | None = None,
 ) -> Divergence | None:
     """Where a file parts from the same model exported afresh, both computed as they are written.
 
@@ -52,12 +55,13 @@ def locate_in_file(
         case: inputs for which it is wrong.
         exported: what it should be, where that is at hand.
         changed_initializers: names of those known to hold other numbers than the model.
+        room: for the weights of a large model that is exported afresh.
 
     Raises:
         ExportError, GraphError: the file cannot be read, or the model not be exported.
         RunnerError: onnxruntime refuses the fresh export.
     """
-    exported = exported or export_again(subject, provenance) or _exported_plainly(subject)
+    exported = exported or export_again(subject, provenance, room) or _exported_plainly(subject, room)
     model = read_onnx(path)
     nodes = read_nodes(model)
     fresh = max((exported.model, exported.written_by_torch), key=lambda each: len(namesakes(nodes, read_nodes(each))))
@@ -90,7 +94,7 @@ def locate_in_runtime(
 
     Args:
         path: the file.
-        start: loads a model's bytes into the runtime.
+        start: loads a model without a file into the runtime.
         name: what the runtime is called in the report.
         case: inputs for which it is wrong.
         kernels: whether that onnxruntime itself is in doubt: then onnx's reference evaluator is trusted.
@@ -103,7 +107,7 @@ def locate_in_runtime(
     return locate(suspect, trusted, case, slack=slack) or _locate_fused(suspect, trusted, case, slack)
 
 
-def as_written(model: bytes) -> Runner:
+def as_written(model: Serialized) -> Runner:
     """Loads a model into onnxruntime on the CPU, its optimizer off: every node is computed as it stands."""
     return OrtRunner(model, AS_WRITTEN)
 
@@ -214,7 +218,7 @@ def _nearest_changed(
     return None
 
 
-def _exported_plainly(subject: Subject) -> Exported:
+def _exported_plainly(subject: Subject, room: Room | None) -> Exported:
     """The model as `convert` writes it when nothing else is asked for."""
     module = with_decomposition(subject.module, None).requires_grad_(False)
-    return export(subject, module, opset=DEFAULT_OPSET, batch="dynamic", target="cpu")
+    return export(subject, module, opset=DEFAULT_OPSET, batch="dynamic", target="cpu", room=room)

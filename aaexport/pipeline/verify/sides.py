@@ -18,15 +18,16 @@ from aaexport.graph.intermediate import (
     read_nodes,
     tensor_bytes,
 )
+from aaexport.graph.serialized import Serialized
 from aaexport.parity import Array, Case
 from aaexport.runners.base import Runner
 
-Start = Callable[[bytes], Runner]
+Start = Callable[[Serialized], Runner]
 
 
 @dataclass(frozen=True)
 class Side:
-    """A model, what runs it (`start` loads its bytes), and what it is called in the report."""
+    """A model, what runs it (`start` loads it without a file), and what it is called in the report."""
 
     model: OnnxModel
     start: Start

@@ -24,9 +24,16 @@ from aaexport.errors import (
     broken_rule,
     did_you_mean,
 )
-from aaexport.folder import ModelFolder, find_model, sha256
+from aaexport.folder import ModelFolder, find_model
 from aaexport.graph.audit import audit
-from aaexport.graph.files import GraphSummary, coarsest_type, converted_size, summarize_model
+from aaexport.graph.files import (
+    GraphSummary,
+    coarsest_type,
+    converted_size,
+    file_digest,
+    read_data_files,
+    summarize_model,
+)
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory
@@ -144,7 +151,7 @@ def judge_file(
     `named` is what the report calls the file, `exported` what it was.
     """
     options.check()
-    with unchanged(path, "judged"):
+    with unchanged(path, "judged", read_data_files(path)):
         return _judged(subject, path, options, named or path, exported, say)
 
 
@@ -161,8 +168,8 @@ def _judged(
     )
     if audited.model is None:  # numbers outside its folder: nothing may run it
         return report, []
-    report = replace(report, onnx_sha256=sha256(path))
-    summary = summarize_model(audited.model, path)
+    report = replace(report, onnx_sha256=file_digest(path, audited.data_files))
+    summary = summarize_model(audited.model, path, audited.data_files)
     provenance = read_metadata(summary.metadata)
     if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
         subject = subject if subject.with_attention else subject.observed()

@@ -435,7 +435,7 @@ class Wrong(OrtRunner):
     """A runtime with a wrong Softmax; when `fused`, it is wrong only if the tensor before it is not asked for."""
 
     def __init__(self, model, fused):
-        loaded = onnx.load_from_string(model)
+        loaded = onnx.load_from_string(model.model)
         asked = {value.name for value in loaded.graph.output}
         for node in loaded.graph.node:
             if node.name == "node_softmax_1" and not (fused and asked.intersection(node.input)):
