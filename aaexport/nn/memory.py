@@ -32,6 +32,16 @@ def require_memory(module: nn.Module, shape: tuple[int, int, int], *, bytes_a_nu
             raise ArgumentError(f"{parameter('size')} must {rule}, got {got}; ask for smaller images")
 
 
+def require_memory_for_weights(module: nn.Module) -> None:
+    """ArgumentError if its weights, in float32 and in float64 as a file is judged by, need more than there is."""
+    there = _physical_memory()
+    taken = sum(each.numel() for each in module.parameters()) * (BYTES_IN_FLOAT32 + BYTES_IN_FLOAT64)
+    if there is not None and taken > there:
+        rule = f"fit into this machine's {there / GIBIBYTE:,.0f} GiB in float32 and float64 to be verified"
+        remedy = "verify it on a larger machine (convert has --no-verify)"
+        raise ArgumentError(f"the weights must {rule}, got {taken / GIBIBYTE:,.0f} GiB; {remedy}")
+
+
 def _physical_memory() -> int | None:
     """Bytes; None where the system does not tell."""
     try:

@@ -177,6 +177,14 @@ def test_runtimes_read_them_where_they_lie(written):
         np.testing.assert_allclose(answer(runner(written), X)["y"], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_openvino_reads_them_where_they_lie(written):
+    pytest.importorskip("openvino")
+    from aaexport.runners.openvino import OpenvinoRunner
+
+    expected = answer(OrtRunner(written), X)["y"]
+    np.testing.assert_allclose(answer(OpenvinoRunner(written), X)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("start", [OrtRunner, ReferenceRunner])
 def test_models_that_expose_the_inside_read_them_too(written, start):
     inside = exposing(read_onnx(written), ["h", "y"])

@@ -26,6 +26,7 @@ from aaexport.errors import FolderError
 from aaexport.folder import is_data_file, open_folder, sha256
 from aaexport.graph import outside
 from aaexport.graph.files import file_digest, read_data_files, read_onnx
+from aaexport.nn import memory
 from aaexport.pipeline.convert import convert as converting
 from aaexport.pipeline.verify.matrix import Matrix
 
@@ -167,6 +168,18 @@ def test_numbers_that_are_written_to_meanwhile_are_not_what_was_judged(theirs, m
     monkeypatch.setattr(Matrix, "filled", then)
     with pytest.raises(FolderError, match="must stay as it is while it is judged"):
         aaexport.verify(theirs, locate=False)
+
+
+@pytest.mark.parametrize(
+    "command", [("verify", "out", "--module", SOURCE), ("convert", SOURCE, "--input-shape", "3x4x4", "--out", "out")]
+)
+def test_weights_that_no_memory_holds_are_refused_before_the_work(cli, theirs, monkeypatch, command):
+    monkeypatch.setattr(memory, "_physical_memory", lambda: 2**14)
+    before = files_of(theirs)
+    error = error_of(cli(*command), 2)
+    assert error.startswith("the weights must fit into this machine's 0 GiB in float32 and float64 to be verified, ")
+    assert error.endswith("; verify it on a larger machine (convert has --no-verify)")
+    assert files_of(theirs) == before
 
 
 # Measured

@@ -24,7 +24,7 @@ from aaexport.graph.write import new_onnx
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
-from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory
+from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory, require_memory_for_weights
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
@@ -119,6 +119,7 @@ def convert_subject(
         subject = subject.observed()
     if options.verify:
         require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
+        require_memory_for_weights(subject.module)
     check_writable(destination)
     settings = _settled(subject, options)
 

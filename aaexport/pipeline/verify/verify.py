@@ -36,7 +36,7 @@ from aaexport.graph.files import (
 )
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
 from aaexport.nn.augmented import augmented_layers
-from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory
+from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory, require_memory_for_weights
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
@@ -181,6 +181,7 @@ def _judged(
     report = replace(report, structure=structure, notes=notes, warnings=warnings)
     _require_known_outputs(options.judged, subject)
     require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
+    require_memory_for_weights(subject.module)
     _require_coarse_enough(options.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
     del audited  # and with it the model, which may be large
