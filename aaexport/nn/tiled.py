@@ -69,7 +69,7 @@ class _Tiled(Function):
         out = qkv.new_empty(len(qkv), sizes.num_heads, sizes.dvh, sizes.positions)
         for tile in work.tiles:
             weights = work.weights(tile, work.queries(tile))
-            _write(_part(out, tile, tile.queries), torch.bmm(work.values(tile), weights.transpose(1, 2)))
+            _write_product(_part(out, tile, tile.queries), work.values(tile), weights.transpose(1, 2))
         out = out.flatten(1, 2)
         ctx.sizes = sizes
         ctx.save_for_backward(qkv, tables, out)
@@ -95,15 +95,16 @@ def _gradients(work: _Work, out: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
         weights = work.weights(tile, q)
         of_out = _part(gradient, tile, tile.queries).flatten(0, 1)  # (m, dvh, n)
         of_logits = work.gradient_of_logits(tile, weights, of_out, _part(out, tile, tile.queries).flatten(0, 1))
-        here = torch.bmm(work.keys(tile), of_logits.transpose(1, 2))  # of q, (m, dkh, n)
+        here = torch.bmm(work.keys(tile), of_logits.transpose(1, 2))  # of q·scale, (m, dkh, n)
         if work.tables is not None and of_tables is not None:
             by_offset = work.summed_by_offset(tile, of_logits)
             here.baddbmm_(work.each(work.tables.t(), tile), by_offset.transpose(1, 2))
             of_tables += torch.bmm(q, by_offset).sum(0).t()
-        _write(_part(of_q, tile, tile.queries), here.mul_(work.scale))
+        there = _part(of_q, tile, tile.queries)
+        torch.mul(here.view(there.shape), work.scale, out=there)
         first = tile.queries.start == 0
-        _write(_part(of_k, tile), torch.bmm(q, of_logits), add=not first)
-        _write(_part(of_v, tile), torch.bmm(of_out, weights), add=not first)
+        _write_product(_part(of_k, tile), q, of_logits, add=not first)
+        _write_product(_part(of_v, tile), of_out, weights, add=not first)
     return of_qkv, of_tables
 
 
@@ -156,6 +157,7 @@ class _Work:
         # Taken once: memory of such a size is new from the system every time, and dear to touch.
         self._logits, self._weights = (qkv.new_empty(queries * sizes.positions) for _ in range(2))
         self._by_offset, self._sums = (qkv.new_zeros(queries * self.offsets * (tables is not None)) for _ in range(2))
+        self._ones, self._minus_one = qkv.new_ones(sizes.width), qkv.new_full((1, 1, 1), -1.0)
         self._summed: slice | None = None  # the queries whose places in `_sums` are written
 
     def queries(self, tile: _Tile) -> Tensor:
@@ -187,10 +189,10 @@ class _Work:
     def gradient_of_logits(self, tile: _Tile, weights: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
         """(m, n, N), for the gradient (m, dvh, n) of the tile's output; in the buffer that the logits were in."""
         mean = (gradient * out).sum(1, keepdim=True)
-        rows = torch.cat([gradient, -mean], dim=1).transpose(1, 2)
-        ones = weights.new_ones(1, 1, 1).expand(tile.count, 1, self.sizes.positions)
+        rows = torch.cat([gradient, mean], dim=1).transpose(1, 2)
+        minus = self._minus_one.expand(tile.count, 1, self.sizes.positions)
         of_logits = self._shaped(self._logits, tile)
-        torch.bmm(rows, torch.cat([self.values(tile), ones], dim=1), out=of_logits)
+        torch.bmm(rows, torch.cat([self.values(tile), minus], dim=1), out=of_logits)
         return of_logits.mul_(weights)
 
     def summed_by_offset(self, tile: _Tile, of_logits: Tensor) -> Tensor:
@@ -200,8 +202,7 @@ class _Work:
         self._summed = tile.queries
         by_offset = self._shaped(self._sums, tile, self.offsets)
         height, width = self.by_position(tile, by_offset)
-        ones = of_logits.new_ones(self.sizes.width)
-        height.copy_(torch.mv(of_logits.view(-1, self.sizes.width), ones).view(height.shape))
+        height.copy_(torch.mv(of_logits.view(-1, self.sizes.width), self._ones).view(height.shape))
         width.copy_(self._on_the_map(tile, of_logits).sum(3))
         return by_offset
 
@@ -264,10 +265,12 @@ def _part(x: Tensor, tile: _Tile, positions: slice | None = None) -> Tensor:
     return x
 
 
-def _write(there: Tensor, found: Tensor, *, add: bool = False) -> None:
-    """Maps (m, d, n) into their places (images, heads, d, n)."""
-    found = found.view(there.shape)
-    if add:
-        there += found
+def _write_product(there: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> None:
+    """The product of each map, (m, d, n), into its place of (images, heads, d, n)."""
+    if len(there) == 1:  # then the maps are heads, which lie one after the other
+        there = there[0]
+        torch.baddbmm(there, a, b, out=there) if add else torch.bmm(a, b, out=there)
+    elif add:
+        there += torch.bmm(a, b).view(there.shape)
     else:
-        there.copy_(found)
+        there.copy_(torch.bmm(a, b).view(there.shape))
