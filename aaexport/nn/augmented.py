@@ -221,7 +221,8 @@ class AugmentedConv2d(nn.Module):
     def _heads(self, x: Tensor, qkv: Tensor) -> Tensor:
         """(B·Nh, H·W, dvh)."""
         tables = self.rel_height, self.rel_width
-        if self.decomposition == "auto" and self.tell_weights is None and can_be_tiled(qkv, *tables):
+        in_tiles = self.decomposition == "auto" and can_be_tiled(qkv, *tables)
+        if in_tiles and self.tell_weights is None:
             return attended_in_tiles(qkv, *tables, self.sizes)
         (rows, columns), depths = self.attention_size, (self.dk, self.dk, self.dv)
         q, k, v = (  # (B·Nh, dkh or dvh, H, W)
@@ -233,7 +234,8 @@ class AugmentedConv2d(nn.Module):
             return DECOMPOSITIONS[choice.decomposition](q, k, v, *tables, choice.blocks)
         heads, weights = with_weights(choice.decomposition, q, k, v, *tables, choice.blocks)
         self.tell_weights(weights.reshape(-1, self.num_heads, *weights.shape[1:]))
-        return heads
+        # Tiles forget their weights; who watches these must not change what comes out, not by a bit.
+        return attended_in_tiles(qkv, *tables, self.sizes) if in_tiles else heads
 
     def extra_repr(self) -> str:
         """What `print(model)` shows beside the submodules."""
