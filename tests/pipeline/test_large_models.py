@@ -29,6 +29,8 @@ from aaexport.graph.files import file_digest, read_data_files, read_onnx
 from aaexport.nn import memory
 from aaexport.pipeline.convert import convert as converting
 from aaexport.pipeline.verify.matrix import Matrix
+from aaexport.runners.ort import OrtRunner
+from aaexport.runners.reference import ReferenceRunner
 
 NETS = """
 import torch
@@ -139,6 +141,27 @@ def test_every_runtime_verifies_it(theirs, module):
     assert {row.name for row in report.computations} == {
         "onnx reference", "onnxruntime CPU, unoptimized", "onnxruntime CPU",
     }  # fmt: skip
+
+
+def test_no_two_runtimes_hold_it_at_a_time(theirs, monkeypatch):
+    held, most = set(), []
+    for runner in (OrtRunner, ReferenceRunner):
+        begin, end = runner.__enter__, runner.__exit__
+
+        def entered(self, begin=begin):
+            held.add(id(self))
+            most.append(len(held))
+            return begin(self)
+
+        def left(self, *error, end=end):
+            held.discard(id(self))
+            return end(self, *error)
+
+        monkeypatch.setattr(runner, "__enter__", entered)
+        monkeypatch.setattr(runner, "__exit__", left)
+    assert aaexport.verify(theirs).passed
+    assert len(most) == 3
+    assert max(most) == 1
 
 
 def test_a_changed_byte_of_the_numbers_is_a_failure_with_its_place(cli, theirs):

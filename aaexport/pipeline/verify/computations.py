@@ -16,6 +16,7 @@ from torch import nn
 from aaexport.capture.program import INPUT_NAME
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
+from aaexport.graph import outside
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.serialized import Serialized
 from aaexport.parity import (
@@ -67,6 +68,7 @@ class Row:
         written_out: what its file answers to images without the kernels that are excused; None where there is none.
         placement: of the nodes, once it has been loaded; None where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
+        is_large: whether its file is above protobuf's limit: then no two runtimes hold it at a time.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Row:
     failure: str | None = None
     arrivals: Arrivals | None = None
     written_out: Callable[[Array], Mapping[str, Array] | None] | None = None
+    is_large: bool = False
 
     def result(self) -> Computation:
         """What has been found so far."""
@@ -120,7 +123,7 @@ def file_rows(
     found = tuple(row for name in runtimes for row in rows[name])
     arrivals = Arrivals(path)
     for row in found:
-        row.arrivals = arrivals
+        row.arrivals, row.is_large = arrivals, summary.bytes >= outside.LIMIT
         row.written_out = partial(answers_written_out, path, row.open_model or _as_written)
     return found
 
@@ -257,11 +260,14 @@ class Judge:
             for truths in self._groups(cases):
                 for row in rows:
                     self._say(f" {row.name}")
-                    if row.name not in runners and row.failure is None:
-                        _open(row, runners, stack)
-                    for truth in truths if row.failure is None else ():
-                        if row.takes(truth.case):
-                            row.outputs += self._judged(row, runners[row.name], truth)[0]
+                    with ExitStack() as alone:
+                        if row.name not in runners and row.failure is None:
+                            _open(row, runners, alone if row.is_large else stack)
+                        for truth in truths if row.failure is None else ():
+                            if row.takes(truth.case):
+                                row.outputs += self._judged(row, runners[row.name], truth)[0]
+                    if row.is_large:
+                        runners.pop(row.name, None)
 
     def judge_more(
         self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]]
