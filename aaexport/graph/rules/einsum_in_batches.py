@@ -1,6 +1,7 @@
-"""Einsum("…ik,…kj->…ij", x, y), each operand's last two axes in either order → MatMul(x or xᵀ, y or yᵀ).
+"""Einsum("…ik,…kj->…ij", x, y), operands and their last two axes in either order → MatMul(x or xᵀ, y or yᵀ).
 
-Some public implementations write q·k and the product with V so: `bhid,bhjd->bhij`, `bhij,bhjd->bhid`.
+Some public implementations write q·k and the product with V so: `bhid,bhjd->bhij`, `bhij,bhjd->bhid`, and others name
+the second operand first: `bhjd,bhij->bhid`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class EinsumInBatches(GraphRule):
     def require(self, x: ir.Value, y: ir.Value, summed: ir.Value) -> None:
         """The equation is a matrix product, and the summed axis is not repeated to fit."""
         axes = axes_of(producer(summed))
-        if _transposed(*axes) is None:
+        if _ways(*axes) is None:
             raise Refusal(f"{attribute(producer(summed), 'equation', '')} is not a product of stacked matrices")
         if x.shape is None or y.shape is None:
             raise Refusal("the sizes of its axes are not known")
@@ -46,13 +47,23 @@ class EinsumInBatches(GraphRule):
 
     def rewrite(self, op: Builder, x: ir.Value, y: ir.Value, summed: ir.Value) -> Any:
         """Operands are transposed where the equation has their axes the other way round."""
-        ways = _transposed(*axes_of(producer(summed)))
+        ways = _ways(*axes_of(producer(summed)))
         assert ways is not None
+        is_reversed, transposed = ways
         left, right = (
             _with_last_axes_swapped(op, value) if is_transposed else value
-            for value, is_transposed in zip((x, y), ways, strict=True)
+            for value, is_transposed in zip((y, x) if is_reversed else (x, y), transposed, strict=True)
         )
         return like(op.MatMul(left, right), summed)
+
+
+def _ways(left: str, right: str, result: str) -> tuple[bool, tuple[bool, bool]] | None:
+    """Whether the second operand is the product's left one, and which of its operands are transposed."""
+    for is_reversed, (first, second) in enumerate(((left, right), (right, left))):
+        transposed = _transposed(first, second, result)
+        if transposed is not None:
+            return bool(is_reversed), transposed
+    return None
 
 
 def _transposed(left: str, right: str, result: str) -> tuple[bool, bool] | None:

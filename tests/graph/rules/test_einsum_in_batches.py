@@ -19,6 +19,10 @@ def model(equation, sizes=SIZES):
         ("bhid,bhjd->bhij", 1),
         ("b h d i, b h d j -> b h i j", 1),
         ("hdi,hjd->hij", 2),
+        ("bhjd,bhij->bhid", 0),
+        ("b h d j,  b h i j -> b h i d", 1),
+        ("bhid,bhjd->bhji", 1),
+        ("bhdi,bhdj->bhji", 1),
     ],
 )
 def test_a_product_of_stacks_is_a_matmul(equation, transposed):
@@ -36,7 +40,7 @@ def test_a_dynamic_batch_stays_dynamic():
     assert_same_function(before, rewritten, 3)
 
 
-@pytest.mark.parametrize("equation", ["bhid,bhjd->bhji", "bhid,bhjd->bij", "bhid,hbjd->bhij", "bhid,bhid->bhi"])
+@pytest.mark.parametrize("equation", ["bhid,bhjd->bhi", "bhid,bhjd->bij", "bhid,hbjd->bhij", "bhid,bhid->bhi"])
 def test_another_sum_is_left(equation):
     rewritten, report = optimized(model(equation), EinsumInBatches)
     assert report.refused == {f"{equation} is not a product of stacked matrices": 1}
