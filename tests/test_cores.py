@@ -137,10 +137,10 @@ def test_a_binding_to_both_threads_of_a_core_is_one_core(machine, monkeypatch):
 
 
 def test_sessions_have_as_many_threads_as_the_quota_leaves_unless_told_otherwise(machine):
-    assert ort._session_options(DEFAULTS, False).intra_op_num_threads == 0  # onnxruntime's own
+    assert ort._session_options(DEFAULTS, False, b"").intra_op_num_threads == 0  # onnxruntime's own
     limited(version_2(machine), 200_000)
-    assert ort._session_options(DEFAULTS, False).intra_op_num_threads == 2
-    assert ort._session_options(SessionSettings(threads=5), False).intra_op_num_threads == 5
+    assert ort._session_options(DEFAULTS, False, b"").intra_op_num_threads == 2
+    assert ort._session_options(SessionSettings(threads=5), False, b"").intra_op_num_threads == 5
 
 
 def test_a_measurement_says_how_many_threads_that_are(machine):

@@ -114,6 +114,7 @@ def test_onnxruntime_answers_as_the_module(theirs):
     np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_of_ours_is_converted_and_verified(converted):
     with low_limits():
         result = aaexport.convert(converted)

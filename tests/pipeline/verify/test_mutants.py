@@ -26,10 +26,10 @@ def good_files(tmp_path_factory):
     """What is right, the fresh export and the answers, is the same for all mutants of a good file."""
     known = {}
 
-    def export_once(subject, provenance):
+    def export_once(subject, provenance, room=None):
         settings = repr(provenance)
         if settings not in known:
-            known[settings] = export_again(subject, provenance)
+            known[settings] = export_again(subject, provenance, room)
         return known[settings]
 
     with pytest.MonkeyPatch.context() as patch:
