@@ -209,6 +209,7 @@ def test_weights_that_no_memory_holds_are_refused_before_the_work(cli, theirs, m
 # Measured
 
 
+@pytest.mark.slow
 def test_it_is_measured_and_answers_right(theirs):
     report = aaexport.serve_bench(theirs, module=SOURCE, compare=("eager", "skew"), **QUICK)
     assert report.check.wrong == 0

@@ -47,7 +47,7 @@ def test_every_scenario_has_its_rules_and_is_tried_here():
 
 @pytest.mark.parametrize(("name", "options"), SCENARIOS.items(), ids=SCENARIOS)
 def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, options):
-    outcome = cli("serve-bench", converted.path, *SHORT, "--scenario", name, *options, "--duration", "1", "--json")
+    outcome = cli("serve-bench", converted.path, *SHORT, "--scenario", name, *options, "--duration", "0.4", "--json")
     value = json.loads(outcome.out)
     assert value["schema"] == BENCH_SCHEMA
     assert value["load"]["scenario"] == name
