@@ -530,7 +530,14 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(opset):
     assert str(caught.value) == f"opset must be between 18 and 25, got {opset}; 20 runs in the most runtimes"
 
 
-@pytest.fixture(scope="module", params=[name for name in DECOMPOSITION_NAMES if name != "fused"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in ("auto", "table") else [pytest.mark.slow])
+        for name in DECOMPOSITION_NAMES
+        if name != "fused"
+    ],
+)
 def attention(request):
     """An augmented network, with its graph at opset 20."""
     torch.manual_seed(0)

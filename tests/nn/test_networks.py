@@ -162,7 +162,9 @@ def test_the_zoo_is_complete():
     assert set(ZOO) == set(NAMES.split())
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "resnet1" in name else []) for name in sorted(ZOO)]
+)
 def test_every_zoo_network_maps_images_to_its_outputs(name):
     recipe, module = ZOO[name].recipe, on_meta(name)
     outputs = module(torch.empty(2, *recipe.input.shape, device="meta"))

@@ -76,6 +76,7 @@ def test_build_model_has_numbers_in_float32(converted):
     assert not any(parameter.is_inference() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_serve_bench_asks_what_it_would_ask(converted):
     with everything():
         report = aaexport.serve_bench(

@@ -151,6 +151,7 @@ def test_an_export_carries_no_path_of_the_machine_that_made_it(converted):
     assert str(converted.path.parent).encode() not in content
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_fixed(converted, tmp_path):
     result = aaexport.convert(converted, tmp_path / "x.onnx", batch=3)
     assert onnx.load(result.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
@@ -533,6 +534,7 @@ def test_inspect_survives_brackets_in_metadata(cli, converted):
     assert "see [/docs] by [alice]" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_does_not_stand_in_for_the_standard_librarys(cli, converted, tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('the user's random.py was run')")
     outcome = cli(
@@ -541,6 +543,7 @@ def test_a_file_of_the_users_does_not_stand_in_for_the_standard_librarys(cli, co
     assert outcome.code == 0
 
 
+@pytest.mark.slow
 def test_serve_bench_says_what_it_fed_and_what_it_left_out(converted, tmp_path):
     result = aaexport.convert(converted, tmp_path / "x.onnx", batch=2, verify=False)
     report = aaexport.serve_bench(result.path, duration=0.2, warmup=0.0, batches=(1, 2), compare=[])

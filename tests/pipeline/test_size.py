@@ -106,6 +106,7 @@ def test_build_model_builds_for_that_size():
     assert model.features[0].attention_size == (10, 12)
 
 
+@pytest.mark.slow
 def test_serve_bench_follows_the_size_of_the_file(digits):
     folder, _ = digits
     report = aaexport.serve_bench(folder, duration=0.2, warmup=0.0, batches=[1], device="cpu")
@@ -191,6 +192,7 @@ def test_the_verification_of_random_weights_says_that_they_are_random(cli, tmp_p
     assert np.isfinite(json.loads((tmp_path / "plain" / "parity.json").read_text())["max_abs_error"])
 
 
+@pytest.mark.slow
 def test_weights_that_are_there_are_kept_and_it_is_said(cli):
     outcome = cli("convert", "wrn10_1_digits", "--random-weights", "--no-verify")
     assert outcome.code == 0

@@ -83,11 +83,13 @@ def test_two_processes_come_to_the_losses_of_one(independent):
     assert first["losses"] == pytest.approx([epoch.loss for epoch in alone.epochs], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_accuracy_of_one(independent):
     (first, _), alone, _ = independent
     assert first["accuracies"] == pytest.approx([epoch.test_accuracy for epoch in alone.epochs], abs=1 / 359)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(independent):
     (first, _), _, watcher = independent
     assert [tuple(batch) for batch in first["batches"]] == watcher.batches

@@ -300,6 +300,7 @@ def test_the_average_counts_batches_as_the_network_does(tiny):
     assert counts == {6}
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_evaluated_and_saved(tmp_path):
     plain, averaged = (
         write_recipe(tmp_path / name, more=f"ema_decay = {decay}") for name, decay in (("a", 0), ("b", 0.9))
@@ -493,6 +494,7 @@ def test_the_watcher_hears_of_all_images_however_seldom_one_looks(tiny, monkeypa
     assert watcher.batches == [(1, 4 * 256), (1, IMAGES - 4 * 256)]
 
 
+@pytest.mark.slow
 def test_a_training_has_the_threads_that_it_was_given(tiny, monkeypatch):
     seen, real = [], run.Run.train_epoch
 

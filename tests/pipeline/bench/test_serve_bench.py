@@ -300,6 +300,7 @@ def test_mlperfs_rules_ask_for_ten_minutes():
     assert (BenchOptions(rules="mlperf").seconds, BenchOptions().seconds) == (600, 6)
 
 
+@pytest.mark.slow
 def test_comparisons_in_the_server_scenario_leave_the_report_alone(converted):
     options = {"scenario": "server", "rate": 200.0, "duration": 0.5, "compare": ("eager",)}
     report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)

@@ -295,6 +295,7 @@ def test_tied_weights_extra_state_and_printing(theirs, cli):
     assert json.loads(outcome.out)["passed"], outcome.err
 
 
+@pytest.mark.slow
 def test_a_file_of_another_fixed_batch_is_judged_without_the_code(theirs, cli):
     assert cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--checkpoint", "best_model_ckpt.t7",
                "--batch", "5", "--no-verify", "--out", "five").code == 0  # fmt: skip
@@ -409,6 +410,7 @@ def test_a_former_conversion_is_kept_whole_where_the_next_one_fails(theirs, cli,
     assert {path.name: path.read_bytes() for path in Path("twice").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_module_at_hand_is_adapted_too(theirs):
     from nets import Net
 
@@ -417,6 +419,7 @@ def test_a_module_at_hand_is_adapted_too(theirs):
     assert aaexport.verify(Net(12), "net.onnx", input_shape=(1, 8, 8)).passed
 
 
+@pytest.mark.slow
 def test_a_large_module_is_judged_by_fewer_inputs(theirs, cli, monkeypatch):
     monkeypatch.setattr("aaexport.pipeline.convert.options.VERIFIED_MACS", 1)
     outcome = cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "few", "--json")

@@ -79,7 +79,7 @@ STATIC, DYNAMIC = False, True
     [
         (TORCHSCRIPT, 11, STATIC, [ContentScaled]),  # the others' einsums are not to be had before 12
         (TORCHSCRIPT, 11, DYNAMIC, [ContentScaled]),
-        (TORCHSCRIPT, 12, STATIC, ALL),
+        pytest.param(TORCHSCRIPT, 12, STATIC, ALL, marks=pytest.mark.slow),
         (TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded, ChannelsFirst, SixAxes]),
         (TORCHSCRIPT, 17, DYNAMIC, [Unpermuted]),
         (TORCHSCRIPT, 20, STATIC, [Permuted]),
