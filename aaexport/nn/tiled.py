@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
+from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from aaexport.nn.choice import AttentionSizes
@@ -36,7 +37,7 @@ def can_be_tiled(qkv: Tensor, *tables: Tensor | None) -> bool:
     """
     inputs = [qkv, *(tensor for tensor in tables if tensor is not None)]
     one_type = qkv.dtype in (torch.float32, torch.float64) and all(tensor.dtype == qkv.dtype for tensor in inputs)
-    return type(qkv) is Tensor and qkv.device.type == "cpu" and one_type and not _looked_at(inputs)
+    return qkv.device.type == "cpu" and one_type and not _looked_at(inputs)
 
 
 def _looked_at(inputs: list[Tensor]) -> bool:
@@ -47,7 +48,15 @@ def _looked_at(inputs: list[Tensor]) -> bool:
         or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function asks itself
         or is_in_torch_dispatch_mode()
-        or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs)
+        or any(_is_more_than_a_tensor(tensor) for tensor in inputs)
+    )
+
+
+def _is_more_than_a_tensor(x: Tensor) -> bool:
+    return (
+        type(x) not in (Tensor, Parameter)
+        or torch._C._functorch.is_legacy_batchedtensor(x)  # of `is_grads_batched`, which activates no transform
+        or forward_ad.unpack_dual(x).tangent is not None
     )
 
 
@@ -77,10 +86,11 @@ class _Tiled(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        qkv, tables, out = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
-            return _differentiable(qkv, tables, ctx.sizes, gradients[0])
-        return *_gradients(_Work(qkv, tables, ctx.sizes), out, gradients[0].contiguous()), None
+        (gradient,), (qkv, tables, out) = gradients, ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):  # as it was in the forward pass
+            if torch.is_grad_enabled() or _looked_at([gradient]):  # also where the forward pass was alone
+                return _differentiable(qkv, tables, ctx.sizes, gradient)
+            return *_gradients(_Work(qkv, tables, ctx.sizes), out, gradient.contiguous()), None
 
 
 def _gradients(work: _Work, out: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -111,13 +121,15 @@ def _gradients(work: _Work, out: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
 def _differentiable(
     qkv: Tensor, tables: Tensor | None, sizes: AttentionSizes, gradient: Tensor
 ) -> tuple[Tensor | None, Tensor | None, None]:
-    """The same gradients by operators that know their own gradients."""
-    q, k, v = (x.reshape(-1, x.shape[2], sizes.height, sizes.width) for x in _split(qkv, sizes))
+    """The same gradients by operators that know their own gradients, and what else may be done with them."""
     lengths = [2 * sizes.height - 1, 2 * sizes.width - 1]
-    rel_height, rel_width = (None, None) if tables is None else tables.split(lengths)
-    out = table(q, k, v, rel_height, rel_width).transpose(1, 2).reshape(gradient.shape)
+    on = torch.is_grad_enabled()  # then somebody wants the gradient's gradient
+    with torch.enable_grad():
+        q, k, v = (x.reshape(-1, x.shape[2], sizes.height, sizes.width) for x in _split(qkv, sizes))
+        rel_height, rel_width = (None, None) if tables is None else tables.split(lengths)
+        out = table(q, k, v, rel_height, rel_width).transpose(1, 2).reshape(gradient.shape)
     wanted = [x for x in (qkv, tables) if x is not None and x.requires_grad]
-    found = dict(zip(map(id, wanted), torch.autograd.grad(out, wanted, gradient, create_graph=True), strict=True))
+    found = dict(zip(map(id, wanted), torch.autograd.grad(out, wanted, gradient, create_graph=on), strict=True))
     return found.get(id(qkv)), found.get(id(tables)), None
 
 

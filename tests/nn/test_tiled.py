@@ -1,6 +1,7 @@
 import copy
 import itertools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from definition import attention_at_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
+from torch.autograd.functional import jacobian
 from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from aaexport.nn import AugmentedConv2d, augmented, tiled
 from aaexport.nn.choice import AttentionSizes
@@ -246,6 +249,89 @@ def test_whoever_looks_on_sees_operators(tiles, way):
     assert_close(found, wanted)
 
 
+def looked_at_from_behind():
+    """Ways to have a gradient that must see the operators of the backward pass, after a forward pass in tiles."""
+
+    def weighted(module, x, count=3):
+        out = module(x)
+        generator = torch.Generator().manual_seed(2)
+        return out, torch.randn(count, *out.shape, generator=generator), list(module.parameters())
+
+    def batched(module, x, **options):
+        out, weights, parameters = weighted(module, x)
+        return torch.autograd.grad(out, parameters, weights, is_grads_batched=True, **options)
+
+    def mapped(module, x):
+        out, weights, parameters = weighted(module, x)
+        return vmap(lambda one: torch.autograd.grad(out, parameters, one, retain_graph=True))(weights)
+
+    def unpacked(module, x):
+        with torch.autograd.graph.save_on_cpu():
+            return batched(module, x)
+
+    def dual(module, x):
+        out, (one, other), parameters = weighted(module, x, 2)
+        with forward_ad.dual_level():
+            found = torch.autograd.grad(out, parameters, forward_ad.make_dual(one, other))
+            return [forward_ad.unpack_dual(x).tangent for x in found]
+
+    def of_a_subclass(module, x):
+        out, weights, parameters = weighted(module, x, 1)
+        found = torch.autograd.grad(out, parameters, weights[0].as_subclass(Subclass))
+        return [x.as_subclass(torch.Tensor) for x in found]
+
+    return {
+        "is_grads_batched": batched,
+        "is_grads_batched, for a graph": lambda module, x: batched(module, x, create_graph=True),
+        "jacobian": lambda module, x: jacobian(module, x[:1], vectorize=True),
+        "torch.func.vmap": mapped,
+        "forward-mode": dual,
+        "of packed tensors": unpacked,
+        "of a subclass": of_a_subclass,
+    }
+
+
+@pytest.mark.parametrize("way", looked_at_from_behind())
+def test_whoever_looks_on_in_the_backward_pass_alone_sees_operators(tiles, way):
+    ours = layer()
+    papers = copy.deepcopy(ours)
+    papers.decomposition = "table"
+    found, wanted = (looked_at_from_behind()[way](module, images()) for module in (ours, papers))
+    assert len(tiles) == 1
+    assert_close(found, wanted)
+
+
+def test_autocast_about_the_backward_pass_alone_changes_no_gradient():
+    inputs, sizes = inputs_of(SHAPES["as it comes"], dtype=torch.float32)
+    wanted = gradients(attended_in_tiles, inputs, sizes)
+    for create_graph in (False, True):
+        out = attended_in_tiles(*inputs, sizes)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(torch.autograd.grad(out, inputs, weights, create_graph=create_graph), wanted)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "by hooks"])
+def test_a_layer_of_a_checkpoint_has_the_same_gradients(tiles, use_reentrant):
+    ours = layer()
+    parameters = list(ours.parameters())
+    wanted = torch.autograd.grad(ours(images()).square().sum(), parameters)
+    x = images().requires_grad_()
+    checkpoint(ours, x, use_reentrant=use_reentrant).square().sum().backward()
+    assert len(tiles) == 3  # the second pass is there again for its gradient
+    assert_close([parameter.grad for parameter in parameters], list(wanted))
+
+
+def test_threads_may_have_gradients_of_one_layer_at_a_time():
+    ours = layer()
+    parameters = list(ours.parameters())
+    losses = [ours(images()).square().sum() for _ in range(3)]
+    wanted = torch.autograd.grad(losses.pop(), parameters)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda loss: torch.autograd.grad(loss, parameters), losses):
+            assert_close(found, wanted)
+
+
 def test_tiles_are_for_floats_of_one_type_on_the_cpu():
     x, table = torch.zeros(1, 2, 3, 3), torch.zeros(5, 2)
     assert can_be_tiled(x)
@@ -254,6 +340,7 @@ def test_tiles_are_for_floats_of_one_type_on_the_cpu():
     assert not can_be_tiled(x.bfloat16(), table.bfloat16())
     assert not can_be_tiled(x.to("meta"), table.to("meta"))
     assert not can_be_tiled(torch.nn.Parameter(x).as_subclass(Subclass))
+    assert not can_be_tiled(x, torch.nn.Parameter(table).as_subclass(Subclass))
 
 
 class Subclass(torch.Tensor):
