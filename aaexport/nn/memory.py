@@ -17,13 +17,18 @@ BYTES_IN_FLOAT32 = 4
 GIBIBYTE = 2**30
 
 
-def require_memory(module: nn.Module, shape: tuple[int, int, int], *, bytes_a_number: int) -> None:
+def require_memory(
+    module: nn.Module, shape: tuple[int, int, int], *, bytes_a_number: int, in_tiles: bool = False
+) -> None:
     """ArgumentError if the weights of one layer's attention alone, for one image of `shape`, need more than there is.
 
-    PyTorch has all of them at once, however they are written out in a file.
+    PyTorch has all of them at once, however they are written out in a file, unless it attends in tiles
+    (`aaexport.nn.tiled`): `in_tiles` says that it does where a layer's decomposition is `auto`.
     """
     there = _physical_memory()
     for path, layer in augmented_layers(module).items():
+        if in_tiles and layer.decomposition == "auto":
+            continue
         taken = layer.sizes.logits * bytes_a_number
         if there is not None and taken > there:
             height, width = shape[1:]

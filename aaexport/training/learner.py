@@ -26,6 +26,7 @@ class Learner:
     Attributes:
         module: the network itself, whatever compiles or synchronises it in training.
         precision: the name of the type that products are computed in.
+        attends_in_tiles: whether attention whose decomposition is `auto` never has all of its weights at once.
         notes: what a user should know of the weights it begins with.
     """
 
@@ -40,6 +41,7 @@ class Learner:
         self.average = _moving_average(self.module, recipe.training.ema_decay)
         self.optimizer = _optimizer(self.module, recipe.training)
         self.precision = options.precision_on(device.type, recipe)
+        self.attends_in_tiles = device.type == "cpu" and self.precision == "float32" and not options.compile
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         self.parallel = processes.parallel(self.module)
         self.forward: Callable[[Tensor], Tensor] = self.parallel

@@ -106,8 +106,7 @@ class Run:
         self.images, self.test_images = images or load_parts(folder, self.recipe, options, processes)
         self._require_a_batch()
         self.learner = Learner(self.recipe, options, processes)
-        if processes.device.type == "cpu":
-            require_memory(self.learner.result, self.recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
+        self._require_memory()
         loaded = len(self.images), len(self.test_images)
         self.identity = identity(folder, self.recipe, options, self.learner.precision, loaded)
         self.records: list[Epoch] = []
@@ -233,6 +232,11 @@ class Run:
         if size < self.parts:
             rule = f"be at least {self._product_of_parts}"
             raise TrainingError(broken_rule("[training] batch_size", rule, size, "lower these"))
+
+    def _require_memory(self) -> None:
+        if self.processes.device.type == "cpu":
+            network, shape, in_tiles = self.learner.result, self.recipe.input.shape, self.learner.attends_in_tiles
+            require_memory(network, shape, bytes_a_number=BYTES_IN_FLOAT32, in_tiles=in_tiles)
 
     def _require_a_batch(self) -> None:
         """TrainingError if no batch of any epoch would be large enough for its parts."""

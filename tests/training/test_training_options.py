@@ -21,7 +21,9 @@ from training_recipes import (
 from aaexport.data import batches, load_images
 from aaexport.errors import ArgumentError, ModelNotFoundError, TrainingError, WeightsError
 from aaexport.folder import open_folder
-from aaexport.nn import build_network
+from aaexport.nn import augmented, build_network, memory
+from aaexport.nn.augmented import augmented_layers
+from aaexport.nn.tiled import attended_in_tiles
 from aaexport.training import learner, run, train
 from aaexport.training.distributed import Processes
 from aaexport.training.learner import Learner
@@ -264,6 +266,41 @@ def test_a_training_part_just_large_enough_for_one_batch_is_taken(tiny):
 def test_a_single_training_image_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(run, "load_images", first_images(train=1))
     assert complaint(tiny()).startswith("the training part must have at least 2 images, ")
+
+
+# Memory
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.setattr(memory, "_physical_memory", lambda: 1)
+
+
+@pytest.mark.parametrize("ema", ["", "ema_decay = 0.9"], ids=["weights", "moving average"])
+def test_weights_that_attention_in_tiles_never_has_need_no_memory(tiny, little_memory, monkeypatch, ema):
+    found = []
+    spied = lambda *inputs: found.append(1) or attended_in_tiles(*inputs)  # noqa: E731
+    monkeypatch.setattr(augmented, "attended_in_tiles", spied)
+    folder = tiny(more=ema)
+    begun = run.Run(folder, TrainOptions(), Processes(CPU)).learner
+    begun.step([first_batch(folder.recipe)], 64, rate=0.1)
+    assert len(found) == len(augmented_layers(begun.result)) > 0
+
+
+@pytest.mark.parametrize(
+    ("decomposition", "options"),
+    [("auto", {"amp": "bf16"}), ("auto", {"compile": True}), ("table", {})],
+    ids=["amp", "compile", "a decomposition of the recipe"],
+)
+def test_weights_that_attention_has_at_once_must_fit_the_memory(
+    tiny, little_memory, compiled, decomposition, options
+):
+    compiled(lambda module: module)
+    folder = tiny()
+    with folder.recipe_path.open("a", encoding="utf-8") as recipe:
+        recipe.write(f'\n[export]\ndecomposition = "{decomposition}"\n')
+    with pytest.raises(ArgumentError, match=r"size must let the attention of features\.0 fit into this machine's "):
+        run.Run(folder, TrainOptions(**options), Processes(CPU))
 
 
 # Nesterov's momentum
