@@ -50,6 +50,7 @@ class ConvertResult(Outcome):
         """The file, what it is made of, and the verdict."""
         verdict = "not verified" if self.parity is None else self.parity.verdict
         size = f"{sum(self.operators.values())} operators, {self.bytes / 1e6:.2f} MB"
+        size += " with its data" if self.data_file is not None else ""
         return f"of {self.path}: opset {self.opset}, {size}, {verdict}"
 
 
@@ -64,6 +65,7 @@ class OptimizeResult(Outcome):
     rules: tuple[RuleReport, ...]
     parity: ParityReport | None
     data_file: Path | None = None  # as of ConvertResult
+    notes: tuple[str, ...] = ()  # what a user should know of data files that lie beside it
 
     @property
     def headline(self) -> str:

@@ -100,8 +100,10 @@ def new_files(paths: Sequence[Path]) -> Iterator[None]:
 
 
 @contextmanager
-def removed_on_failure(path: Path) -> Iterator[list[str]]:
+def removed_on_failure(path: Path, unless: Callable[[str], bool] = lambda name: False) -> Iterator[list[str]]:
     """Names of files beside `path`, to be added to: they go again where the block fails, wherever they were moved.
+
+    `unless` tells, of each that is to go, whether it stays after all: somebody has come to need it.
 
     Raises:
         FolderError: there is no such folder.
@@ -112,7 +114,8 @@ def removed_on_failure(path: Path) -> Iterator[list[str]]:
             yield names
         except BaseException:
             for name in names:
-                held.remove(name)
+                if not unless(name):
+                    held.remove(name)
             raise
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -16,10 +16,11 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from aaexport.errors import GraphError, first_line
 from aaexport.folder import sha256
+from aaexport.graph.beside import is_inside
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
 from aaexport.graph.metadata import read_metadata
-from aaexport.graph.outside import is_outside, is_too_large, may_lie_outside, point_at
+from aaexport.graph.outside import INSIDE, is_outside, is_too_large, may_lie_outside, point_at
 from aaexport.graph.serialized import Serialized
 from aaexport.graph.tensors import named_tensors
 
@@ -102,7 +103,7 @@ def external_data_faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
     external = [tensor for _, tensor in named_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
     locations = [location for tensor in external for location in _locations(tensor)]
     for location in dict.fromkeys(locations):
-        if not _is_inside(location, path.parent):
+        if not is_inside(location, path.parent):
             yield f"external data must lie in the folder of {path.name}, got {location!r}"
 
 
@@ -125,7 +126,7 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
         rest = [tensor for tensor in inside if tensor.data_location == TensorProto.EXTERNAL]
         if rest and is_too_large(inside):
             rule = "be above 2 GiB for the sake of large initializers alone"
-            raise GraphError(f"{path} must {rule}, got as much in small tensors, Constant nodes or subgraphs")
+            raise GraphError(f"{path} must {rule}, got as much in {INSIDE}")
         for tensor in rest:
             load_external_data_for_tensor(tensor, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -137,7 +138,7 @@ def data_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     """The files in the folder of `path` with numbers of the model, which was parsed and not loaded; there or not."""
     external = [tensor for _, tensor in named_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
     locations = {location for tensor in external for location in _locations(tensor)}
-    return tuple(path.parent / location for location in sorted(locations) if _is_inside(location, path.parent))
+    return tuple(path.parent / location for location in sorted(locations) if is_inside(location, path.parent))
 
 
 def read_data_files(path: Path) -> tuple[Path, ...]:
@@ -247,13 +248,6 @@ def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
 def _locations(tensor: TensorProto) -> list[str]:
     """Of its external data; there should be one, but readers differ in which of several they take."""
     return [entry.value for entry in tensor.external_data if entry.key == "location"] or [""]
-
-
-def _is_inside(location: str, folder: Path) -> bool:
-    parts = PurePosixPath(location.replace("\\", "/"))
-    if not location or parts.is_absolute() or ".." in parts.parts or ":" in location:
-        return False
-    return (folder / location).resolve().is_relative_to(folder.resolve())
 
 
 def _qualified(node: onnx.NodeProto) -> str:

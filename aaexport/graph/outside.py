@@ -7,8 +7,10 @@ in memory. Whoever needs the numbers maps them (`numbers`) or reads them part by
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,8 +26,9 @@ from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 
-from aaexport.errors import FolderError, GraphError, broken_rule
+from aaexport.errors import FolderError, GraphError, broken_rule, first_line
 from aaexport.graph import light
+from aaexport.graph.beside import require_place, require_text
 from aaexport.graph.serialized import Serialized
 from aaexport.writing import temporary_folder
 
@@ -33,8 +36,12 @@ Array = npt.NDArray[Any]
 NUMBERS_AT_ONCE = 2**22  # so that looking for NaN in a large tensor needs no second large one
 # Bytes of numbers from which on a model has some outside: protobuf's limit without what nodes and metadata take.
 LIMIT = 2**31 - 2**27
+PROTOBUF = 2**31  # bytes of no message
 ALIGNMENT = 2**16  # of tensors in a file: what every system can map
-PACKED = ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4", "FLOAT6")  # several numbers share a byte
+PACKED = re.compile(r"(?:U?INT|FLOAT)([246])(?!\d)")  # types of which several numbers share a byte: of so many bits
+INSIDE = "small tensors, Constant nodes, subgraphs, or numbers of less than a byte"  # what cannot lie outside
+WITHOUT_LARGE = "stay below 2 GiB, protobuf's limit, without its large initializers"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Room:
@@ -42,10 +49,11 @@ class Room:
 
     Args:
         parent: the folder that it is made in: one on the disk that the model goes to has room for it.
+        destination: the file that the model goes to, if it is one with a place for numbers beside it.
     """
 
-    def __init__(self, parent: Path) -> None:
-        self._parent = parent
+    def __init__(self, parent: Path, destination: Path | None = None) -> None:
+        self._parent, self._destination = parent, destination
         self._stack = ExitStack()
         self._folder: Path | None = None
         self._files = 0
@@ -55,12 +63,23 @@ class Room:
         """Whether a model has anything in it."""
         return self._folder is not None
 
-    def keep(self, tensors: Sequence[Any]) -> list[ir.ExternalTensor]:
-        """The same tensors, of onnx_ir, outside. FolderError if nothing can be written there, or not so much."""
+    @classmethod
+    def beside(cls, destination: Path) -> Room:
+        """One for a model that is to be a file; `keep` refuses a destination that has no place for its numbers."""
+        return cls(destination.resolve().parent, destination)
+
+    def keep(self, tensors: Sequence[Any], total: int) -> list[ir.ExternalTensor]:
+        """The same tensors, of onnx_ir, outside.
+
+        FolderError if nothing can be written there, or not so much: with them the whole model of `total` bytes, which
+        is written while they are there.
+        """
+        if self._destination is not None:
+            require_place(self._destination)
         if self._folder is None:
             self._folder = self._stack.enter_context(temporary_folder(self._parent.resolve()))
         self._files += 1
-        return write_tensors(tensors, self._folder / f"{self._files}.data", self._parent)
+        return write_tensors(tensors, self._folder / f"{self._files}.data", self._parent, afterwards=total)
 
     def close(self) -> None:
         """Removes it before its time: no model needs it any more."""
@@ -80,8 +99,7 @@ class Room:
 
 def bytes_of(tensor: TensorProto) -> int:
     """What its numbers take, wherever they lie; 0 for texts."""
-    width = _width(tensor.data_type)
-    return 0 if width is None else math.prod(tensor.dims) * width
+    return int(-(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8))
 
 
 def is_outside(tensor: TensorProto) -> bool:
@@ -156,45 +174,78 @@ def locate(tensor: TensorProto, location: str, offset: int, length: int) -> None
 
 def is_too_large(tensors: Iterable[TensorProto]) -> bool:
     """Whether protobuf has no room for a model of them."""
-    return sum(map(bytes_of, tensors)) >= LIMIT
+    return needs_two_files(sum(map(bytes_of, tensors)))
+
+
+def needs_two_files(size: int) -> bool:
+    """The same of a model with so many bytes of numbers."""
+    return size >= LIMIT
+
+
+def require_room_inside(tensors: Iterable[TensorProto]) -> None:
+    """GraphError where protobuf has no room even for these, which cannot lie outside."""
+    _require_room_inside(sum(map(bytes_of, tensors)))
+
+
+def _require_room_inside(size: int) -> None:
+    if size >= PROTOBUF:
+        raise GraphError(f"the model must {WITHOUT_LARGE}, got {size / 2**30:.2f} GiB in {INSIDE}")
 
 
 def move_out(graph: ir.Model, room: Room | None) -> None:
     """Puts the large initializers outside where there are too many for protobuf.
 
     Raises:
-        GraphError: there are, and no room.
+        GraphError: there are, and no room; or protobuf has none for what has to stay.
         FolderError: they cannot be written.
     """
     held = [value for value in graph.graph.initializers.values() if value.const_value is not None]
-    total = sum(value.const_value.nbytes for value in held if value.const_value is not None)
-    if total < LIMIT:
+    tensors = [value.const_value for value in held if value.const_value is not None]
+    total = sum(tensor.nbytes for tensor in tensors)
+    if not needs_two_files(total):
         return
     if room is None:
         raise GraphError(broken_rule("the model", "stay below 2 GiB, protobuf's limit", f"{total / 2**30:.2f} GiB"))
     large = [value for value in held if _is_to_be_moved(value.const_value)]
-    moved = room.keep([value.const_value for value in large])
+    _require_room_inside(sum(tensor.nbytes for tensor in tensors if not _may_stay_outside(tensor)))
+    moved = room.keep([value.const_value for value in large], total)
     for value, tensor in zip(large, moved, strict=True):
         value.const_value = tensor
 
 
-def write_tensors(tensors: Sequence[Any], path: Path, folder: Path) -> list[ir.ExternalTensor]:
+def write_tensors(tensors: Sequence[Any], path: Path, folder: Path, afterwards: int = 0) -> list[ir.ExternalTensor]:
     """Writes those of onnx_ir into one file, each where a system can map it, and returns them as they are there.
 
-    FolderError, of the `folder` that the user knows, if they do not fit: before anything is written if that shows.
+    Args:
+        tensors: they may lie in other files.
+        path: the file.
+        folder: where it is, as the user knows it.
+        afterwards: bytes for which there has to be room too, for they are written while the file is there.
+
+    Raises:
+        FolderError: they do not fit, before anything is written if that shows; or the folder cannot be written.
+        GraphError: a file that they lie in is gone.
     """
-    if os.fsencode(path).decode(errors="replace") != str(path):
-        raise FolderError(f"{folder} must have a path in UTF-8 for a model above 2 GiB, which names it; rename it")
-    needed = sum(tensor.nbytes + ALIGNMENT for tensor in tensors)
+    require_text(path, folder)
+    needed = sum(tensor.nbytes + ALIGNMENT for tensor in tensors) + afterwards
+    twice = ", which are written twice" if afterwards else ""
     try:
         free = shutil.disk_usage(path.parent).free
         if free < needed:
-            raise _no_space(folder, needed, f"{free / 1e9:.2f} GB")
+            raise _no_space(folder, needed, twice, f"{free / 1e9:.2f} GB")
         return ir.external_data.convert_tensors_to_external(
             tensors, "", str(path), alignment=ALIGNMENT, align_threshold=0
         )
     except OSError as error:
-        raise _no_space(folder, needed, error.strerror or str(error)) from error
+        cause = error.strerror or str(error)
+        if error.errno in NO_SPACE:
+            raise _no_space(folder, needed, twice, cause) from error
+        if not path.parent.exists():
+            raise  # whoever made the folder tells that it has been moved
+        for tensor in tensors:
+            if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).exists():
+                raise _gone(str(tensor.path), error) from error
+        raise FolderError(f"{folder} cannot be written: {cause}") from error
 
 
 def folder_of(model: onnx.ModelProto) -> Path | None:
@@ -223,14 +274,15 @@ def encoded(model: onnx.ModelProto) -> bytes:
     try:
         encoded: bytes = model.SerializeToString()
     except (ValueError, EncodeError) as error:
-        rule = "stay below 2 GiB, protobuf's limit, without its large initializers"
-        raise GraphError(f"the model must {rule}, but: {error}") from error
+        raise GraphError(f"the model must {WITHOUT_LARGE}, but: {first_line(error)}") from error
     return encoded
 
 
 def _is_to_be_moved(tensor: Any) -> bool:
-    if isinstance(tensor, ir.ExternalTensor):
-        return False
+    return not isinstance(tensor, ir.ExternalTensor) and _may_stay_outside(tensor)
+
+
+def _may_stay_outside(tensor: Any) -> bool:
     return bool(tensor.size >= light.LARGE and _width(tensor.dtype.value) is not None)
 
 
@@ -239,13 +291,25 @@ def _width(data_type: int) -> int | None:
     if data_type in (TensorProto.UNDEFINED, TensorProto.STRING) or data_type not in TensorProto.DataType.values():
         return None
     name = TensorProto.DataType.Name(data_type)
-    return None if name.startswith(PACKED) else int(np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
+    return None if PACKED.match(name) else int(np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
+
+
+def _bits(data_type: int) -> int:
+    """Bits of a number; 0 where it has none."""
+    width = _width(data_type)
+    if width is not None:
+        return 8 * width
+    known = data_type in TensorProto.DataType.values()
+    found = PACKED.match(TensorProto.DataType.Name(data_type)) if known else None
+    return int(found[1]) if found else 0
 
 
 def _gone(location: str, error: OSError) -> GraphError:
     return GraphError(f"{location} must stay where it is while its model is read, but: {error.strerror or error}")
 
 
-def _no_space(folder: Path, needed: int, got: str) -> FolderError:
+def _no_space(folder: Path, needed: int, twice: str, got: str) -> FolderError:
     size = f"{needed / 1e9:.2f} GB"
-    return FolderError(f"{folder} must have room for {size} of weights, got {got}; free some, or write elsewhere")
+    return FolderError(
+        f"{folder} must have room for {size} of weights{twice}, got {got}; free some, or write elsewhere"
+    )

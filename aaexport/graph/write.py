@@ -7,7 +7,8 @@ meanwhile, does a model point at numbers that are another's. Those of the old on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,17 @@ import onnx_ir as ir
 
 from aaexport.errors import FolderError, GraphError
 from aaexport.folder import data_file_name, is_data_file, sha256
+from aaexport.graph.beside import pointing_at, require_place
 from aaexport.graph.files import read_data_files
 from aaexport.graph.light import put
-from aaexport.graph.outside import encoded, is_too_large, locate, may_lie_outside, write_tensors
+from aaexport.graph.outside import (
+    encoded,
+    is_too_large,
+    locate,
+    may_lie_outside,
+    require_room_inside,
+    write_tensors,
+)
 from aaexport.graph.tensors import named_tensors
 from aaexport.writing import atomic_path, flush_to_disk, is_stream, remove, removed_on_failure, temporary_folder
 
@@ -34,17 +43,18 @@ class NewFile:
         path: where it is until then.
         destination: where it will be.
         data: the file of its numbers beside it; None where it has none, or is not written yet.
+        notes: what a user should know of other files of numbers, once it has its name.
     """
 
     path: Path
     destination: Path
     data: Path | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def write(self, model: onnx.ModelProto) -> None:
-        """Raises as `write_onnx`; FolderError also for a pipe, beside which there is no place for numbers."""
-        if is_stream(self.destination) and is_too_large(tensor for _, tensor in named_tensors(model)):
-            rule = "be a file for a model of more than 2 GiB, whose numbers are a file beside it"
-            raise FolderError(f"{self.destination} must {rule}, got a pipe or a device")
+        """Raises as `write_onnx`; FolderError also where there is no place for numbers beside it."""
+        if is_too_large(tensor for _, tensor in named_tensors(model)):
+            require_place(self.destination)
         self.data = write_onnx(model, self.path, self.destination.name)
 
     @property
@@ -57,23 +67,30 @@ class NewFile:
 def new_onnx(path: Path) -> Iterator[NewFile]:
     """A file that replaces `path` when the block ends well, and vanishes with its numbers when it does not.
 
-    Numbers that this module wrote for the file that was replaced are removed, and no others.
+    Numbers that this module wrote for the file that was replaced are removed, and no others: not if another ONNX file
+    of the folder, such as a copy of the old one, has its numbers there, or has got them there meanwhile.
 
     Raises:
         FolderError: the folder cannot be written; `path` is then as it was before.
     """
-    destination = path.resolve() if path.is_symlink() else path
-    before, there = _own_data(destination), _names(destination.parent)
-    with removed_on_failure(destination) as names, atomic_path(destination) as temporary:
-        file = NewFile(temporary, destination)
+    destination = path if is_stream(path) or not path.is_symlink() else path.resolve()
+    folder = destination.parent
+    before, there = _own_data(destination), _names(folder)
+
+    def is_needed(name: str) -> bool:
+        return bool(pointing_at(folder, [name])[name])
+
+    with removed_on_failure(destination, is_needed) as names, atomic_path(destination) as temporary:
+        file = NewFile(temporary, path)
         try:
             yield file
+            if file.data is not None and file.path.exists() and not file.data.exists():
+                rule = f"stay where it is until {path.name} is written"
+                raise FolderError(f"{file.data} must {rule}, got a file that was moved or removed; run it again")
         finally:
             if file.data is not None and file.data.name not in there:
                 names.append(file.data.name)
-    for old in before:
-        if old != file.data:
-            remove(old)
+    file.notes += _tidied(destination, file.data, before)
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, name: str | None = None) -> Path | None:
@@ -90,14 +107,19 @@ def write_onnx(model: onnx.ModelProto, path: Path, name: str | None = None) -> P
         The data file; None if there is none.
 
     Raises:
-        GraphError: the model is above the limit without its large initializers.
+        GraphError: the model is above the limit without its large initializers, or numbers of it are gone.
         FolderError: there is no room for the data file.
     """
+    require_room_inside(tensor for _, tensor in named_tensors(model) if not may_lie_outside(tensor))
     large = [tensor for tensor in model.graph.initializer if may_lie_outside(tensor)]
     if not large or not is_too_large(tensor for _, tensor in named_tensors(model)):
         path.write_bytes(encoded(model))
         return None
-    with removed_on_failure(path) as names, temporary_folder(path.parent) as folder:
+
+    def is_needed(name: str) -> bool:
+        return bool(pointing_at(path.parent, [name], but=path)[name])
+
+    with removed_on_failure(path, is_needed) as names, temporary_folder(path.parent) as folder:
         temporary = folder / "data"
         written = write_tensors([ir.serde.deserialize_tensor(tensor) for tensor in large], temporary, path.parent)
         flush_to_disk(temporary)
@@ -132,11 +154,27 @@ def _names(folder: Path) -> set[str]:
     return {file.name for file in folder.glob("*.data")}
 
 
-def _own_data(path: Path) -> set[Path]:
-    """The data files of an ONNX file that were written here; none where there is no such file."""
+def _tidied(path: Path, data: Path | None, before: Set[str]) -> Iterator[str]:
+    """Removes the numbers of the file that `path` has replaced, and tells what is left and why."""
+    left = {name for name in _names(path.parent) if is_data_file(name, path.name)}
+    for name, users in sorted(pointing_at(path.parent, left - {"" if data is None else data.name}).items()):
+        if users and name in before:
+            yield f"{name} was kept, for {', '.join(users)} has its numbers there"
+        elif name in before:
+            try:
+                remove(path.parent / name)
+            except FolderError as error:
+                yield f"{error}; no ONNX file has its numbers there any more: remove it yourself"
+        elif not users:
+            yield f"{name} may be of a conversion that was killed: no ONNX file beside it has its numbers there"
+
+
+def _own_data(path: Path) -> set[str]:
+    """Names of the data files of an ONNX file that were written here; none where there is no such file."""
     if not path.is_file() or not any(is_data_file(name, path.name) for name in _names(path.parent)):
         return set()
     try:
-        return {file for file in read_data_files(path) if is_data_file(file.name, path.name)}
+        files = read_data_files(path)
+        return {file.name for file in files if file.parent == path.parent and is_data_file(file.name, path.name)}
     except GraphError:
         return set()

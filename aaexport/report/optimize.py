@@ -26,6 +26,7 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
         "before": histogram(result.before),
         "after": histogram(result.after),
         "comparison": _comparison(result),
+        **({"note": "\n".join(result.notes)} if result.notes else {}),
     }
     rules = Table(("rule", "applied", "left alone, because"), table, prose=True)
     return Group(rules, Words(), Facts(rows))

@@ -28,7 +28,7 @@ DIGESTS = ("_digest", ".initializers")  # metadata that are for machines alone
 def convert_view(result: ConvertResult) -> RenderableType:
     """Where the file is, what it is made of, and the verdict."""
     rows: dict[str, Cell] = {
-        "file": f"{result.path} ({_size(result.bytes)})",
+        "file": f"{result.path} ({size_with(result.bytes, result.data_file is not None)})",
         "opset": f"{result.opset}, batch {result.batch}, decomposition {result.decomposition}",
         "operators": histogram(result.operators),
         "rules": ", ".join(f"{count} × {rule}" for rule, count in result.rules.items()) or "none applied",
@@ -46,6 +46,11 @@ def convert_view(result: ConvertResult) -> RenderableType:
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     return Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+
+
+def size_with(size: int, has_data: bool) -> str:
+    """Of a file, and of what lies beside it."""
+    return _size(size) + (" with its data" if has_data else "")
 
 
 def beside(data: Path) -> str:
@@ -150,7 +155,7 @@ def _graph_rows(graph: GraphSummary, verbose: bool) -> dict[str, Cell]:
     heads = [tensor.name for tensor in graph.outputs if head_of(tensor.name)]
     macs = "not known: a shape is missing" if graph.macs is None else f"{graph.macs:,} an image"
     return {
-        "file": f"{graph.path} ({_size(graph.bytes)})",
+        "file": f"{graph.path} ({size_with(graph.bytes, bool(graph.data_files))})",
         **({"data": "\n".join(map(str, graph.data_files))} if graph.data_files else {}),
         "opset": f"{graph.opset}, written by {graph.producer or 'an unnamed producer'}",
         "operators": histogram(graph.operators),

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from google.protobuf.message import EncodeError
+from large_graphs import X, answer, model_of, names, refusal, replace_with
 from low_limits import low_limits
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from aaexport.errors import FolderError, GraphError
+from aaexport.errors import FolderError
 from aaexport.folder import is_data_file, sha256
 from aaexport.graph import light, outside, write
 from aaexport.graph.audit import audit
@@ -30,41 +32,6 @@ def limits():
         yield
 
 
-def model_of(seed=0, width=40, *, dtype=np.float32):
-    """x · w + b, then · v: two large tensors, and one that stays inside."""
-    rng = np.random.default_rng(seed)
-    held = {
-        "w": rng.standard_normal((8, width)),
-        "b": rng.standard_normal(width),
-        "v": rng.standard_normal((width, 30)),
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["xw"]),
-        helper.make_node("Add", ["xw", "b"], ["h"]),
-        helper.make_node("MatMul", ["h", "v"], ["y"]),
-    ]
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    given, made = (helper.make_tensor_value_info(name, kind, ["batch", n]) for name, n in (("x", 8), ("y", 30)))
-    tensors = [numpy_helper.from_array(array.astype(dtype), name) for name, array in held.items()]
-    graph = helper.make_graph(nodes, "g", [given], [made], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def refusal(function, *arguments):
-    with pytest.raises(GraphError) as error:
-        function(*arguments)
-    return str(error.value)
-
-
-def answer(runner, x):
-    with runner:
-        return runner.infer({"x": x})
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.onnx"
@@ -74,9 +41,6 @@ def path(tmp_path):
 def written(path):
     write_onnx(model_of(), path)
     return path
-
-
-X = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
 
 
 # Written
@@ -113,14 +77,17 @@ def test_the_same_numbers_have_the_same_file(written, tmp_path):
     assert names(again) == names(written.parent)[1:]
 
 
-def test_a_model_that_stays_too_large_inside_is_told(path, monkeypatch):
-    monkeypatch.setattr(write, "may_lie_outside", lambda tensor: tensor.name == "w")
+@pytest.mark.parametrize("kind", [EncodeError, ValueError])
+def test_a_model_that_stays_too_large_inside_is_told(path, monkeypatch, kind):
+    class Unwilling:
+        def SerializeToString(self):  # noqa: N802 - protobuf's name
+            raise kind("exceeded maximum protobuf size of 2GB: 2199023255\nmore")
 
-    def refuse(model):
-        raise GraphError("too large")
-
-    monkeypatch.setattr(write, "encoded", refuse)
-    assert refusal(write_onnx, model_of(), path) == "too large"
+    monkeypatch.setattr(write, "_pointing", lambda *_: Unwilling())
+    assert refusal(write_onnx, model_of(), path) == (
+        "the model must stay below 2 GiB, protobuf's limit, without its large initializers, but: exceeded maximum "
+        "protobuf size of 2GB: 2199023255"
+    )
     assert names(path.parent) == []
 
 
@@ -269,11 +236,6 @@ def test_numbers_that_go_away_are_an_error_of_the_file(written):
 
 
 # Replaced
-
-
-def replace_with(model, path):
-    with new_onnx(path) as new:
-        new.write(model)
 
 
 def test_a_file_and_its_numbers_replace_others(written):

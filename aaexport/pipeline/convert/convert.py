@@ -16,9 +16,10 @@ from torch import nn
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, FolderError, ParityError
 from aaexport.folder import ModelFolder
+from aaexport.graph.beside import require_place
 from aaexport.graph.digests import record_digests
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
-from aaexport.graph.outside import Room
+from aaexport.graph.outside import Room, needs_two_files
 from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.graph.write import new_onnx
 from aaexport.nn.attention_maps import attention_outputs
@@ -120,13 +121,13 @@ def convert_subject(
     if options.verify:
         require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
         require_memory_for_weights(subject.module)
-    check_writable(destination)
+    _check_destination(destination, subject.module)
     settings = _settled(subject, options)
 
     module, plan_notes = _planned(subject, settings, say)
     parity: ParityReport | None = None
     truths: list[Truth] = []
-    with Room(destination.resolve().parent) as room:
+    with Room.beside(destination) as room:
         exported = _exported(subject, module, settings, room, say)
         operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
         rules, remarks, left = exported.rules, exported.notes, exported.left
@@ -153,13 +154,20 @@ def convert_subject(
         bytes=written,
         seconds=time.perf_counter() - began,
         parity=parity,
-        notes=(*subject.notes, *_recognition(subject, rules), *plan_notes, *remarks),
+        notes=(*subject.notes, *_recognition(subject, rules), *plan_notes, *remarks, *new.notes),
         attention_outputs=attention_outputs(module) if options.with_attention else (),
         rules=rules,
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
         kept=left if subject.adaptation is None else left | subject.adaptation.kept,
         data_file=data,
     )
+
+
+def _check_destination(destination: Path, module: nn.Module) -> None:
+    """FolderError before the work where it cannot be written, or not with what the module's weights will need."""
+    check_writable(destination)
+    if needs_two_files(_bytes_of(module)):
+        require_place(destination)
 
 
 def _exported(subject: Subject, module: nn.Module, settings: _Settings, room: Room, say: Say) -> Exported:

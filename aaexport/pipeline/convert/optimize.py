@@ -63,7 +63,7 @@ def optimize(
     first, then = within(FILE_RULES, options.max_attention_memory)
     parity = None
     with new_onnx(path) as new:
-        with Room(path.resolve().parent) as room:
+        with Room.beside(path) as room:
             rewritten, rules = optimize_model(model, target=options.target, rules=first, then=then, room=room)
             if not foreign_operators(model):
                 _check(rewritten, model)
@@ -81,7 +81,7 @@ def optimize(
                 )
     before, after = (Counter(node.op_type for node in each.graph.node) for each in (model, rewritten))
     counts = dict(before.most_common()), dict(after.most_common())
-    return OptimizeResult(path, options.target, *counts, rules, parity, new.data)
+    return OptimizeResult(path, options.target, *counts, rules, parity, new.data, tuple(new.notes))
 
 
 def _check(rewritten: OnnxModel, model: OnnxModel) -> None:

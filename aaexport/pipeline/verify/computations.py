@@ -68,7 +68,8 @@ class Row:
         written_out: what its file answers to images without the kernels that are excused; None where there is none.
         placement: of the nodes, once it has been loaded; None where that is not known.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
-        is_large: whether its file is above protobuf's limit: then no two runtimes hold it at a time.
+        is_large: whether its file is above protobuf's limit: then no two rows hold theirs at a time. A file that is
+            judged without its kernels too (`written_out`) is loaded beside itself for that.
     """
 
     name: str

@@ -133,8 +133,9 @@ def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, ca
         rows: list[Row] = []
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
-            write_onnx(model, path)
-            rows.append(Row(name, stage, matrix.options.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)))
+            is_large = write_onnx(model, path) is not None
+            judged, start = matrix.options.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)
+            rows.append(Row(name, stage, judged, start, is_large=is_large))
         matrix.judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 
