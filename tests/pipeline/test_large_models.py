@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -126,6 +127,7 @@ def test_a_folder_of_ours_is_converted_and_verified(converted):
 def test_the_command_says_where_the_numbers_are(cli, theirs):
     outcome = cli("inspect", theirs.path)
     assert data_of(theirs.onnx_path).name in outcome.out.replace("\n", "").replace(" ", "")
+    assert "withitsdata)" in "".join(outcome.out.split())
     graph = json.loads(cli("inspect", theirs.path, "--json").out)["graph"]
     data = data_of(theirs.onnx_path)
     assert graph["data_files"] == [str(data)]
@@ -268,6 +270,23 @@ def test_a_disk_that_is_too_small_is_told_in_one_line(cli, theirs, monkeypatch):
     assert error.startswith(f"{theirs.path} must have room for ")
     assert error.endswith("; free some, or write elsewhere")
     assert files_of(theirs) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_place_without_room_beside_it_is_refused_before_the_export(theirs, monkeypatch, kind):
+    from large_nets import Wide
+
+    monkeypatch.setattr(converting, "export", None)
+    read, write = os.pipe()
+    try:
+        link = theirs.path / "link.onnx"
+        link.symlink_to(theirs.onnx_path)
+        place = Path(f"/dev/fd/{write}") if kind == "pipe" else link
+        with pytest.raises(FolderError, match=r"must be (a file|no link) for a model above 2 GiB"):
+            aaexport.convert(Wide(), place, input_shape=SHAPE)
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 # optimize
