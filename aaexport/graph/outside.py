@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
@@ -31,6 +30,9 @@ from aaexport.graph import light
 from aaexport.graph.beside import require_place, require_text
 from aaexport.graph.serialized import Serialized
 from aaexport.writing import temporary_folder
+
+if TYPE_CHECKING:
+    import onnx_ir as ir  # takes half a second, which reading a file need not wait for
 
 Array = npt.NDArray[Any]
 NUMBERS_AT_ONCE = 2**22  # so that looking for NaN in a large tensor needs no second large one
@@ -226,6 +228,8 @@ def write_tensors(tensors: Sequence[Any], path: Path, folder: Path, afterwards: 
         FolderError: they do not fit, before anything is written if that shows; or the folder cannot be written.
         GraphError: a file that they lie in is gone.
     """
+    import onnx_ir as ir
+
     require_text(path, folder)
     needed = sum(tensor.nbytes + ALIGNMENT for tensor in tensors) + afterwards
     twice = ", which are written twice" if afterwards else ""
@@ -279,6 +283,8 @@ def encoded(model: onnx.ModelProto) -> bytes:
 
 
 def _is_to_be_moved(tensor: Any) -> bool:
+    import onnx_ir as ir
+
     return not isinstance(tensor, ir.ExternalTensor) and _may_stay_outside(tensor)
 
 

@@ -9,7 +9,20 @@ from folders import edited, tiny_folder
 
 from aaexport.folder import checkout
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "sklearn", "openvino", "datasets", "PIL", "rich")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "sympy",
+    "numpy",
+    "sklearn",
+    "openvino",
+    "datasets",
+    "PIL",
+    "rich",
+)
 # Runs each command line that it reads from stdin, with every library refused that does not belong to those allowed.
 RUNS = f"""
 import contextlib, io, json, sys
