@@ -17,19 +17,25 @@ def is_large(tensor: TensorProto) -> bool:
 
 def light(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model whose large initializers are inputs of their type and shape."""
-    copy = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            put(copy, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            put(copy.graph, field.name, value)
+    copy = without_initializers(model)
     declared = {value.name for value in copy.graph.input}
     for tensor in model.graph.initializer:
         if not is_large(tensor):
             copy.graph.initializer.append(tensor)
         elif tensor.name not in declared:  # older files list their initializers among the inputs
             copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return copy
+
+
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of all else: no tensor's numbers are copied, not even for a moment."""
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _put(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _put(copy.graph, field.name, value)
     return copy
 
 
@@ -47,7 +53,7 @@ def light_at_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     return copy
 
 
-def put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+def _put(message: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
     """Sets a field of any kind: a number or text, a message, or a list of either."""
     if isinstance(value, str | bytes | int | float):
         setattr(message, name, value)

@@ -20,7 +20,7 @@ from aaexport.errors import FolderError, GraphError
 from aaexport.folder import data_file_name, is_data_file, sha256
 from aaexport.graph.beside import pointing_at, require_place
 from aaexport.graph.files import read_data_files
-from aaexport.graph.light import put
+from aaexport.graph.light import without_initializers
 from aaexport.graph.outside import (
     encoded,
     is_too_large,
@@ -134,13 +134,7 @@ def write_onnx(model: onnx.ModelProto, path: Path, name: str | None = None) -> P
 def _pointing(model: onnx.ModelProto, location: str, written: list[ir.ExternalTensor]) -> onnx.ModelProto:
     """The model with its large initializers where they were `written`, in a file of that name."""
     places = {tensor.name: (tensor.offset or 0, tensor.length or tensor.nbytes) for tensor in written}
-    pointing = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            put(pointing, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            put(pointing.graph, field.name, value)
+    pointing = without_initializers(model)
     for tensor in model.graph.initializer:
         if may_lie_outside(tensor):
             new = pointing.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

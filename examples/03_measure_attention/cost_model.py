@@ -20,7 +20,6 @@ import numpy as np
 from aaexport.errors import AaexportError
 from aaexport.nn import AugmentedConv2d
 from aaexport.nn.choice import AttentionSizes, Choice, cached_blocks, choose, read_choice
-from aaexport.pipeline.tune import layer_contest
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest
 
 SCHEMA = "aaexport.cost-model/1"
@@ -34,7 +33,7 @@ LAYERS = [
 ]
 
 
-def tried(sizes, opset, images):
+def tried(sizes, images):
     """Every decomposition that `auto` may take, whole and in the blocks that the caches ask for."""
     blocks = sorted({1, cached_blocks(sizes, images)})
     names = ("fold", "shift", "table")
@@ -46,9 +45,10 @@ def measured(side, dkh, dvh, heads, images, *, seconds, threads):
         CHANNELS, CHANNELS + heads * dvh, dk=heads * dkh, dv=heads * dvh, num_heads=heads, height=side, width=side
     )
     conditions = Conditions(opset=20, images=images, device="cpu", threads=threads, duration=seconds, seed=0)
-    layer_contest.candidates = tried
     with tempfile.TemporaryDirectory() as folder:
-        tuned = LayerContest(layer, conditions, Path(folder)).run(("layer",), lambda step, share: None)
+        tuned = LayerContest(layer, conditions, Path(folder)).run(
+            ("layer",), lambda step, share: None, tried(layer.sizes, images)
+        )
     rounds = {str(one.choice): [float(np.median(r)) for r in one.rounds] for one in tuned.candidates if one.rounds}
     dropped = {
         str(one.choice): float(np.median(one.first_look)) for one in tuned.candidates if not one.rounds

@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 from large_graphs import X, answer, model_of, names, refusal, replace_with
-from low_limits import low_limits
 from onnx import TensorProto
 
 from aaexport import writing
@@ -22,22 +21,7 @@ from aaexport.graph.outside import Room
 from aaexport.graph.write import new_onnx, write_onnx
 from aaexport.runners.ort import OrtRunner
 
-
-@pytest.fixture(autouse=True, scope="module")
-def limits():
-    with low_limits():
-        yield
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.onnx"
-
-
-@pytest.fixture
-def written(path):
-    write_onnx(model_of(), path)
-    return path
+pytestmark = pytest.mark.usefixtures("limits")
 
 
 # Where there is no place for it

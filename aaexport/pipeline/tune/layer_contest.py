@@ -101,8 +101,8 @@ class LayerContest:
         self.samples = rng.standard_normal((count, *self.input_shape), dtype=np.float32)
         np.save(self._samples_path, self.samples)
 
-    def run(self, paths: tuple[str, ...], tick: Tick) -> TunedLayer:
-        """Times the candidates; `paths` name the layers that the choice will hold for.
+    def run(self, paths: tuple[str, ...], tick: Tick, choices: Sequence[Choice] | None = None) -> TunedLayer:
+        """Times the `choices`, `candidates` by default; `paths` name the layers that the choice will hold for.
 
         Raises:
             ParityError: none of them is inside the parity bound.
@@ -111,7 +111,8 @@ class LayerContest:
         """
         conditions = self.conditions
         incumbent = unmeasured(self.sizes, conditions.opset, conditions.images, parse_device(conditions.device)[0])
-        choices = candidates(self.sizes, conditions.opset, conditions.images)
+        if choices is None:
+            choices = candidates(self.sizes, conditions.opset, conditions.images)
         expected, baseline = self._torch_answers(torch.float64), self._torch_answers(torch.float32)
         tried: dict[Choice, Candidate] = {}
         for number, choice in enumerate(choices):

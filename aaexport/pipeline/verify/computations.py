@@ -16,8 +16,8 @@ from torch import nn
 from aaexport.capture.program import INPUT_NAME
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError
-from aaexport.graph import outside
 from aaexport.graph.files import GraphSummary
+from aaexport.graph.outside import needs_two_files
 from aaexport.graph.serialized import Serialized
 from aaexport.parity import (
     Array,
@@ -124,7 +124,7 @@ def file_rows(
     found = tuple(row for name in runtimes for row in rows[name])
     arrivals = Arrivals(path)
     for row in found:
-        row.arrivals, row.is_large = arrivals, summary.bytes >= outside.LIMIT
+        row.arrivals, row.is_large = arrivals, needs_two_files(summary.bytes)
         row.written_out = partial(answers_written_out, path, row.open_model or _as_written)
     return found
 
