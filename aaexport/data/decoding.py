@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from aaexport.cores import usable_cores
 from aaexport.errors import DataError, first_line
+from aaexport.pixels import decoded_pixels
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-MODES = {1: "L", 3: "RGB"}
-ORIENTATION = 0x0112  # the EXIF tag
 NAMED_BAD_IMAGES = 3
 
 
@@ -97,13 +91,7 @@ def _skipped(names: Sequence[str]) -> str:
 
 
 def _pixels(content: Path | bytes, channels: int, *, quick: bool = False) -> Tensor:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-        if quick:
-            image.draft(None, (1, 1))
-        pixels = np.array(_eight_bit(_upright(image), MODES[channels]))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
+    return torch.from_numpy(decoded_pixels(content, channels, quick=quick))
 
 
 def _complaint(name: str, error: Exception) -> str:
@@ -112,27 +100,3 @@ def _complaint(name: str, error: Exception) -> str:
     unknown = isinstance(error, UnidentifiedImageError)
     cause = "Pillow knows no such format" if unknown else first_line(error)
     return f"{name} must be a readable image, but: {cause}"
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    if image.getexif().get(ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
-
-
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, without a known white")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() >= 2**16:
-            raise ValueError("its pixels have more than 16 bits")
-        # Pillow's own conversion would cut everything above 255 off.
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == mode else image.convert(mode)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aaexport.data.decoding import MODES, decoded, readable, require_pillow
+from aaexport.data.decoding import decoded, readable, require_pillow
 from aaexport.data.images import DecodedImages, StoredImages
 from aaexport.data.request import Request
 from aaexport.errors import DataError, broken_rule, did_you_mean, first_line
+from aaexport.pixels import MODES
 
 MOST_BYTES_IN_MEMORY = 2**30
 

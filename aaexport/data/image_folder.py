@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from aaexport.data.decoding import MODES, readable, require_pillow
+from aaexport.data.decoding import readable, require_pillow
 from aaexport.data.images import DecodedImages
 from aaexport.data.request import Request
 from aaexport.errors import DataError, broken_rule
+from aaexport.pixels import MODES
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 

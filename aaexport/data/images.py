@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from aaexport.data.decoding import Files, decoded
-from aaexport.data.views import central_box, random_boxes, resized, resized_boxes
+from aaexport.data.views import random_boxes, resized, resized_boxes
+from aaexport.pixels import central_box
 from aaexport.recipe import Recipe
 
 

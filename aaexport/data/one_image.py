@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aaexport.data.decoding import MODES, decoded_file, require_pillow
+from aaexport.data.decoding import decoded_file, require_pillow
 from aaexport.data.loading import evaluation_batch
 from aaexport.data.sources import load_images
-from aaexport.data.views import central_box, normalised, resized
+from aaexport.data.views import normalised, resized
 from aaexport.errors import ArgumentError, DataError, broken_rule
+from aaexport.pixels import MODES, WHITE, central_box
 from aaexport.recipe import Recipe
-
-WHITE = 255
 
 
 def read_sample(number: int, recipe: Recipe, base: Path | None = None) -> tuple[Tensor, Tensor]:

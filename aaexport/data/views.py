@@ -20,14 +20,6 @@ LEAST_AREA = 0.08
 LEAST_RATIO, MOST_RATIO = 3 / 4, 4 / 3
 
 
-def central_box(height: int, width: int, size: tuple[int, int], crop_share: float) -> tuple[int, int, int, int]:
-    """The largest central (top, left, height, width) of size's shape that keeps at most `crop_share` of each side."""
-    scale = max(size[0] / (crop_share * height), size[1] / (crop_share * width))
-    box_height = min(max(round(size[0] / scale), 1), height)
-    box_width = min(max(round(size[1] / scale), 1), width)
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
-
-
 def random_boxes(draws: Tensor, height: int, width: int) -> Tensor:
     """Boxes of 8 to 100 % of the area and of ratios 3/4 to 4/3 (Szegedy et al. 2015, section 6), log-uniform.
 

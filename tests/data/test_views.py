@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from aaexport.data import views
-from aaexport.data.views import DRAWS, central_box, normalised, random_boxes, resized, resized_boxes, varied
+from aaexport.data.views import DRAWS, normalised, random_boxes, resized, resized_boxes, varied
+from aaexport.pixels import central_box
 from aaexport.recipe import Data, Input
 
 ONE_MINUS = 1 - 2**-24  # the largest float32 that is drawn

@@ -1,0 +1,81 @@
+"""Runs inside Triton's Python backend: the bytes of a JPEG or PNG file → the likeliest classes.
+
+It decodes, crops, resizes and normalises as `pixels.py` beside it does, asks the model that takes tensors and tells
+classes, labels and probabilities, the likeliest first. It imports nothing of aaexport.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+sys.path.insert(0, str(Path(__file__).parent))
+import pixels
+
+_told = sys.unraisablehook
+
+
+def _untold(about: Any) -> None:
+    """As in the backend for tensors."""
+    if "incorrect name" not in str(about.exc_value):
+        _told(about)
+
+
+sys.unraisablehook = _untold
+
+
+class TritonPythonModel:
+    """What Triton makes one of for each instance."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads what makes an image fit."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.about = json.loads((folder / "image.json").read_text(encoding="utf-8"))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response for each request."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        content = np.from_dlpack(pb.get_input_tensor_by_name(request, "image")).tobytes()
+        try:
+            fed = self._fed(content)
+        # Of a damaged file Pillow raises whatever the damage leads it to.
+        except Exception as error:  # noqa: BLE001
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            text = f"image must be a readable JPEG or PNG file, but: {cause}"
+            return pb.InferenceResponse(error=pb.TritonError(text, pb.TritonError.INVALID_ARG))
+        asked = pb.InferenceRequest(
+            model_name=self.about["model"],
+            model_version=self.about["version"],
+            inputs=[pb.Tensor.from_dlpack(self.about["input"], fed)],
+            requested_output_names=[self.about["scores"]],
+        ).exec()
+        if asked.has_error():
+            return pb.InferenceResponse(error=asked.error())
+        scores = np.from_dlpack(pb.get_output_tensor_by_name(asked, self.about["scores"]))[0]
+        return pb.InferenceResponse(_tensors(scores, self.about))
+
+    def _fed(self, content: bytes) -> Any:
+        about = self.about
+        if len(content) > about["most_bytes"]:
+            raise ValueError(f"it has {len(content)} bytes, more than {about['most_bytes']}")
+        shape, mean, std = tuple(about["shape"]), about["mean"], about["std"]
+        return pixels.network_input(content, shape, mean, std, about["crop_share"], about["most_pixels"])
+
+
+def _tensors(scores: Any, about: dict[str, Any]) -> list[Any]:
+    shifted = np.exp(scores.astype(np.float64) - scores.max())
+    shares = (shifted / shifted.sum()).astype(np.float32)
+    best = np.argsort(-shares, kind="stable")[: about["top"]]
+    labels = np.array([about["labels"][number] for number in best], object)
+    return [
+        pb.Tensor.from_dlpack("class", best.astype(np.int64)),
+        pb.Tensor("label", labels),
+        pb.Tensor.from_dlpack("probability", shares[best]),
+    ]
