@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-ROOT = Path("/")  # what the system's files lie below; tests have files of their own
+from aaexport import control_groups
+from aaexport.control_groups import text_of
+
 ROUNDING = 1e-6  # 0.29 of a period may be written as 28,999 of 100,000 µs
 UNLIMITED = ("max", "-1")
 
@@ -70,47 +71,22 @@ def bound_processors() -> set[int]:
 
 def cpu_quota() -> Quota | None:
     """The limit on the CPU time of the process; None without one, or where the system does not tell (cgroups(7))."""
-    found = [quota for folder in _groups() if (quota := _quota_of(folder)) is not None]
+    found = [quota for folder in control_groups.groups("cpu") if (quota := _quota_of(folder)) is not None]
     return min(found, key=lambda quota: quota.cores, default=None)
 
 
 def periods(quota: Quota | None) -> Periods | None:
     """The quota's periods until now; None without one, or where the system does not tell."""
-    text = None if quota is None else _text(quota.folder / "cpu.stat")
+    text = None if quota is None else text_of(quota.folder / "cpu.stat")
     counts = dict(re.findall(r"^(nr_periods|nr_throttled) (\d+)$", text or "", re.MULTILINE))
     return Periods(int(counts["nr_periods"]), int(counts["nr_throttled"])) if len(counts) == 2 else None
 
 
-def _groups() -> Iterator[Path]:
-    """Folders of the control groups that may limit CPU time, each with those that it is in."""
-    for line in (_text(ROOT / "proc/self/cgroup") or "").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for mounted, below in _mounts("cgroup" if controllers else "cgroup2"):
-            inside = PurePosixPath(group)
-            # Where a container sees its host's path, what is mounted is its own group or something else altogether.
-            steps = (
-                inside.relative_to(below).parts if inside.is_relative_to(below) and ".." not in inside.parts else ()
-            )
-            yield from (mounted.joinpath(*steps[:depth]) for depth in range(len(steps), -1, -1))
-
-
-def _mounts(kind: str) -> Iterator[tuple[Path, str]]:
-    """Where control groups of version 2, or the controller of CPU time, are mounted, and from which group on."""
-    for line in (_text(ROOT / "proc/self/mountinfo") or "").splitlines():
-        mount, _, system = line.partition(" - ")
-        below, where = map(_unescaped, mount.split()[3:5])
-        name, _, options = system.split(" ", 2)
-        if name == kind and (kind == "cgroup2" or "cpu" in options.split(",")):
-            yield ROOT / where.lstrip("/"), below
-
-
 def _quota_of(folder: Path) -> Quota | None:
     """Of one group: version 2 writes `QUOTA PERIOD` in one file, version 1 has a file for each."""
-    both = _text(folder / "cpu.max")
+    both = text_of(folder / "cpu.max")
     if both is None:
-        both = " ".join(_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+        both = " ".join(text_of(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
     numbers = both.split()
     if len(numbers) != 2 or numbers[0] in UNLIMITED:
         return None
@@ -119,18 +95,6 @@ def _quota_of(folder: Path) -> Quota | None:
 
 def _physical(processors: set[int]) -> int:
     """How many cores these processors are threads of; as many as they are where the system does not tell."""
-    topology = ROOT / "sys/devices/system/cpu"
-    siblings = {_text(topology / f"cpu{number}/topology/thread_siblings_list") for number in processors}
+    topology = control_groups.ROOT / "sys/devices/system/cpu"
+    siblings = {text_of(topology / f"cpu{number}/topology/thread_siblings_list") for number in processors}
     return len(processors) if None in siblings else len(siblings)
-
-
-def _unescaped(path: str) -> str:
-    r"""As proc(5) writes it: `\040` for a space."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return None

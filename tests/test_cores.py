@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_cgroups import counted, limited, threaded, version_1, version_2
 
-from aaexport import cores
+from aaexport import control_groups
 from aaexport.cores import Periods, cpu_quota, default_threads, periods, usable_cores
 from aaexport.load.machine import MachineWatch
 from aaexport.load.validity import warnings_about_the_machine
@@ -23,7 +23,7 @@ from aaexport.runners.ort_settings import DEFAULTS, SessionSettings
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine of eight processors, two threads a core, whose files lie in the folder of the test."""
-    monkeypatch.setattr(cores, "ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     threaded(tmp_path, (0, 4), (1, 5), (2, 6), (3, 7))

@@ -8,6 +8,7 @@ import platform
 # As <malloc.h> of glibc numbers them.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 MOST = 2**31 - 1  # bytes, of a C int
+LARGEST = 2**27  # bytes of a tensor whose memory is kept: of larger ones whatever is kept is soon too much
 MOST_OF_OLD = 2**25  # what glibc took at the most in former versions
 PADDING = 2**26  # bytes
 
@@ -23,6 +24,6 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # The threshold first: without it the others would only keep glibc from adapting by itself.
-    if mallopt is not None and (mallopt(MMAP_THRESHOLD, MOST) or mallopt(MMAP_THRESHOLD, MOST_OF_OLD)):
+    if mallopt is not None and (mallopt(MMAP_THRESHOLD, LARGEST) or mallopt(MMAP_THRESHOLD, MOST_OF_OLD)):
         mallopt(TRIM_THRESHOLD, MOST)
         mallopt(TOP_PAD, PADDING)

@@ -16,6 +16,7 @@ from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text
 from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.progress import steps
+from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
 from aaexport.folder import copies
@@ -30,7 +31,7 @@ XML_BEGIN = 64  # bytes, by which an XML file is told from others
 
 SECTIONS = {
     "What is judged": ("onnx", "inputs", "out", "size", "module", "batch", "seed"),
-    "Where it runs": ("device", "runtimes"),
+    "Where it runs": ("device", "runtimes", "max_memory"),
     "What is allowed": ("dtype", "atol", "rtol", "strict", "locate"),
     "The report": ("as_json", "markdown", "junit"),
 }
@@ -59,6 +60,11 @@ EXAMPLES = (
     "--runtimes",
     type=Names("reference", "unoptimized", "onnxruntime", "tf32", "tensorrt", "openvino"),
     help="What computes; the usual ones by default.",
+)
+@click.option(
+    "--max-memory",
+    type=MEBIBYTES,
+    help="What it may take beyond the loaded models; by default 4 GiB, or half of what is free where that is less.",
 )
 @click.option("--batch", type=Whole(), help="One more batch size beside 1, 2, 3 and 7.")
 @click.option(
@@ -89,6 +95,7 @@ def command(
     module: str | None,
     device: str,
     runtimes: tuple[str, ...] | None,
+    max_memory: float | None,
     batch: int | None,
     dtype: str,
     atol: tuple[tuple[str, float], ...],
@@ -112,7 +119,7 @@ def command(
 
     asked = VerifyOptions(
         device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
-        inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed,
+        inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed, max_memory=max_memory,
     )  # fmt: skip
     with _no_verdict_in(junit), copies(say) as check_out:
         asked.check()  # wrong options are refused before anything is copied or converted

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from aaexport.errors import GraphError, first_line
 from aaexport.graph.files import model_inputs, parse_serialized, read_onnx
+from aaexport.graph.intermediate import read_by
 from aaexport.graph.light import is_large, light
 from aaexport.graph.outside import folder_of, numbers
 from aaexport.graph.serialized import Serialized
@@ -41,17 +42,41 @@ class Evaluator:
         # It raises whatever its parts raise: there is no common base.
         except Exception as error:
             raise GraphError(f"{EVALUATOR} cannot load the model: {first_line(error)}") from error
+        self._read_last = _read_last(self._evaluator)
 
     def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. GraphError if an operator refuses its inputs."""
         try:
             with np.errstate(all="ignore"):  # NaN and infinity are answers
-                outputs = self._evaluator.run(None, {**self._outside, **feeds})
+                named = self._outputs(feeds)
         # As above.
         except Exception as error:
             raise GraphError(f"{EVALUATOR} cannot run the model: {first_line(error)}") from error
-        named = dict(zip(self._evaluator.output_names, outputs, strict=True))
         for name, output in named.items():
             if output is None or isinstance(output, list | tuple | dict):
                 raise GraphError(f"output {name} must be a tensor, got {type(output).__name__}")
         return {name: np.asarray(output) for name, output in named.items()}
+
+    def _outputs(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """As its own `run`, which would keep every tensor to the end: each is freed once it was read last."""
+        known: dict[str, Any] = {"": None, **self._evaluator.rt_inits_, **self._outside, **feeds}
+        for node, read_last in zip(self._evaluator.rt_nodes_, self._read_last, strict=True):
+            inputs = [known[name] for name in node.input]
+            outputs = node.run(*inputs, context=known) if node.need_context() else node.run(*inputs)
+            del inputs
+            known.update(zip(node.output, outputs, strict=False))
+            del outputs
+            for name in read_last:
+                known.pop(name, None)
+        return {name: known[name] for name in self._evaluator.output_names}
+
+
+def _read_last(evaluator: ReferenceEvaluator) -> list[tuple[str, ...]]:
+    """For each node what is written by then and read by no later one, nor an output; subgraphs read as well."""
+    needed = {"", *evaluator.output_names}
+    freed: list[tuple[str, ...]] = []
+    for node in reversed(evaluator.rt_nodes_):
+        names = dict.fromkeys((*read_by(node.onnx_node), *node.output))
+        freed.append(tuple(name for name in names if name not in needed))
+        needed.update(names)
+    return freed[::-1]

@@ -51,7 +51,7 @@ def read_nodes(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
     modules: dict[str, str | None] = {}
     facts = []
     for node in model.graph.node:
-        reads, writes = _reads(node), tuple(name for name in node.output if name)
+        reads, writes = read_by(node), tuple(name for name in node.output if name)
         module = _module_path(node)
         if module is None:
             module = next((modules[name] for name in reads if modules.get(name) is not None), None)
@@ -101,7 +101,7 @@ def exposing(model: onnx.ModelProto, names: Iterable[str]) -> Serialized:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
-            needed.update(_reads(node))
+            needed.update(read_by(node))
     graph = onnx.GraphProto(name=model.graph.name, node=reversed(nodes))
     graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
@@ -208,7 +208,8 @@ def constant_shapes(model: onnx.ModelProto, nodes: Iterable[NodeFacts]) -> set[S
     return {tuple(held[name].dims) for node in nodes for name in node.inputs if name in held}
 
 
-def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
+def read_by(node: onnx.NodeProto) -> tuple[str, ...]:
+    """The tensors that a node reads, its subgraphs from outside included, each once."""
     inner = [each.g for each in node.attribute if each.HasField("g")]
     inner += [graph for each in node.attribute for graph in each.graphs]
     names = [*node.input]

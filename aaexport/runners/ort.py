@@ -196,6 +196,7 @@ def _session_options(
         options.intra_op_num_threads = threads
     if not settings.optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = settings.arena
     if record_placement:
         options.add_session_config_entry(RECORD_PLACEMENT, "1")  # one that is too old for it ignores it
     if isinstance(model, Serialized) and model.folder is not None:

@@ -28,6 +28,7 @@ class SessionSettings:
         threads: intra-op threads; None for as many as `default_threads` says, or onnxruntime's default, the physical
             cores, where the process may use all of them.
         optimize: False switches onnxruntime's own graph optimizations off.
+        arena: whether memory is planned ahead and kept for the next tensor and query; otherwise each gives it back.
         spinning: whether an idle thread waits busily for its next work.
         iobinding: whether `OrtRunner.serving` answers through buffers that were allocated beforehand.
         tf32: on CUDA, whether float32 products may be computed in TF32; False for exact ones.
@@ -47,6 +48,7 @@ class SessionSettings:
 
     threads: int | None = None
     optimize: bool = True
+    arena: bool = True
     spinning: bool = True
     iobinding: bool = False
     tf32: bool = True

@@ -16,7 +16,9 @@ from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ProviderError, RunnerError, first_line, out_of_memory
 from aaexport.nn.copies import copied, copied_apart
 from aaexport.nn.outputs import tensors_of
+from aaexport.runners.alive import Alive
 from aaexport.runners.base import Array, Arrays, Port
+from aaexport.runners.in_blocks import InBlocks
 from aaexport.runners.tf32 import torch_products
 
 
@@ -33,9 +35,19 @@ class TorchRunner:
             own defaults, which are not onnxruntime's.
         shares: whether the copy may read the memory of the module's parameters, which nobody then may write.
 
+    Attributes:
+        block: bytes above which no tensor is to be held that is made of far smaller ones (`in_blocks`); None for
+            PyTorch's own way.
+        images: how many are computed at a time, where they have no part in each other's answers; None for all.
+        whole: why it was computed PyTorch's own way in spite of that; None where it was not.
+
     Raises:
         ProviderError: torch cannot use `device` here.
     """
+
+    block: int | None = None
+    images: int | None = None
+    whole: str | None = None
 
     def __init__(
         self,
@@ -69,16 +81,28 @@ class TorchRunner:
         """For people."""
         return f"PyTorch eager {self.device} {str(self.dtype).removeprefix('torch.')}"
 
-    @torch.inference_mode()
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the module; copying to the host waits for the device, so nothing is left to be done afterwards."""
         missing = [port.name for port in self.inputs if port.name not in feeds]
         if missing:
             raise RunnerError(f"inputs must be fed, missing {', '.join(missing)}")
-        # Copies, because a module may change its input in place, and the array is the caller's.
-        arguments = [torch.tensor(feeds[p.name], dtype=self.dtype, device=self.device) for p in self.inputs]
+        answers = [self._answers(part) for part in self._parts(feeds)]
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
+
+    def _parts(self, feeds: Arrays) -> list[Arrays]:
+        """As many images as may be computed at a time."""
+        count = len(feeds[self.inputs[0].name])
+        step = self.images or count
+        if step >= count:
+            return [feeds]
+        return [{name: array[n : n + step] for name, array in feeds.items()} for n in range(0, count, step)]
+
+    @torch.inference_mode()
+    def _answers(self, feeds: Arrays) -> dict[str, Array]:
         try:
-            outputs = self.module(*arguments)
+            outputs = self._outputs(feeds)
         except AaexportError:
             raise  # our layers' own complaint about the shape is the clearest there is
         # Whatever the module raises.
@@ -89,6 +113,28 @@ class TorchRunner:
         if len(tensors) != len(self.output_names):
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
+
+    def _outputs(self, feeds: Arrays) -> Any:
+        if self.block is not None and self.whole is None:
+            try:
+                with InBlocks(self.block) as blocks:
+                    outputs = self.module(*self._arguments(feeds))
+                return blocks.finished(outputs)
+            # Whatever a stranger's module does to tensors without numbers: it may run all the same.
+            except Exception as error:  # noqa: BLE001
+                self.whole = first_line(error)
+        return self.module(*self._arguments(feeds))
+
+    def _arguments(self, feeds: Arrays) -> list[torch.Tensor]:
+        """Copies, because a module may change its input in place, and the array is the caller's."""
+        return [torch.tensor(feeds[p.name], dtype=self.dtype, device=self.device) for p in self.inputs]
+
+    def memory(self, feeds: Arrays) -> int:
+        """Bytes of the tensors that are alive at most while it answers to such inputs. RunnerError as `infer`."""
+        alive = Alive()
+        with alive:
+            self.infer(feeds)
+        return alive.peak
 
     def with_coarse_kernels(self, feeds: Arrays, off: Mapping[str, float], sign: int) -> dict[str, Array]:
         """The outputs where every result of an operator in `off` is so much too large, or too small, or either.
@@ -106,8 +152,17 @@ class TorchRunner:
 
         Of outputs that an operator such as topk or argmax itself gave; others are left out.
         """
+        parts = [self._chosen(part) for part in self._parts(feeds)]
+        names = set.intersection(*(set(part) for part in parts))
+        if len(parts) > 1:  # positions along the axis of the images say nothing of those apart
+            names = {name for name in names if parts[0][name][1] != 0}
+        return {
+            name: (np.concatenate([part[name][0] for part in parts]), *parts[0][name][1:]) for name in sorted(names)
+        }
+
+    def _chosen(self, feeds: Arrays) -> dict[str, tuple[Array, int, bool]]:
         with _Choices() as seen:
-            answers = self.infer(feeds)
+            answers = self._answers(feeds)
         found: dict[str, tuple[Array, int, bool]] = {}
         for name, answer in answers.items():
             for positions, scores, axis in seen.made:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.drowned import DROWNED, answers_written_out
 from aaexport.pipeline.verify.excuses import Excuses
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
+from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import Judged
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
 from aaexport.runners.base import Runner
@@ -45,6 +46,7 @@ from aaexport.runners.openvino import OpenvinoRunner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
+from aaexport.runners.torch import TorchRunner
 
 Say = Callable[[str], None]
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
@@ -91,7 +93,13 @@ class Row:
 
 
 def file_rows(
-    path: Path, summary: GraphSummary, runtimes: Iterable[str], device: str, judged: Judged, stage: Stage = "file"
+    path: Path,
+    summary: GraphSummary,
+    runtimes: Iterable[str],
+    device: str,
+    judged: Judged,
+    memory: Memory,
+    stage: Stage = "file",
 ) -> tuple[Row, ...]:
     """The rows of one ONNX file.
 
@@ -101,14 +109,16 @@ def file_rows(
         runtimes: keys of `RUNTIMES` (`options` in this wing).
         device: for those that run elsewhere than on the CPU.
         judged: what is allowed.
+        memory: what they may take.
         stage: what is to blame if the file is wrong by whatever computes it.
     """
     kind, _ = parse_device(device)
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
+    on_cpu = replace(DEFAULTS, arena=not memory.is_tight)
     rows: dict[str, list[Row]] = {
-        "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary))],
-        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, AS_WRITTEN)],
-        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, record_placement=True)],
+        "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary, memory))],
+        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, replace(AS_WRITTEN, arena=not memory.is_tight))],
+        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, on_cpu, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
         "tensorrt": [
             _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
@@ -119,7 +129,7 @@ def file_rows(
         rows["onnxruntime"].append(
             _session("onnxruntime CUDA", "device", cuda, path, EXACT, device=device, record_placement=True)
         )
-    if not suits_reference(summary):
+    if not suits_reference(summary) or not memory.of_evaluator(1):
         rows["reference"] = []
     found = tuple(row for name in runtimes for row in rows[name])
     arrivals = Arrivals(path)
@@ -138,8 +148,10 @@ def suits_reference(summary: GraphSummary) -> bool:
     return summary.macs is not None and summary.macs <= REFERENCE_MACS
 
 
-def _for_reference(summary: GraphSummary) -> Callable[[Case], bool]:
+def _for_reference(summary: GraphSummary, memory: Memory) -> Callable[[Case], bool]:
     def takes(case: Case) -> bool:
+        if not memory.of_evaluator(len(case.batch)):
+            return False
         # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
         return case.kind != "poisoned" and (summary.macs or 0) * len(case.batch) <= REFERENCE_MACS
 
@@ -159,10 +171,13 @@ def _session(
     )
 
 
-def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged) -> Row:
-    """PyTorch in float32 with the layers computed as they are written out."""
+def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged, judge: Judge) -> Row:
+    """PyTorch in float32 with the layers computed as they are written out, within what `judge` may take."""
     return Row(
-        f"PyTorch, {how}", "decomposition", judged.on("cpu"), lambda: torch_runner(subject, module, torch.float32)
+        f"PyTorch, {how}",
+        "decomposition",
+        judged.on("cpu"),
+        lambda: judge.limited(torch_runner(subject, module, torch.float32)),
     )
 
 
@@ -179,8 +194,11 @@ class Judge:
 
     def __init__(self, subject: Subject, say: Say = lambda step: None) -> None:
         self._say = say
+        self._block: int | None = None
+        self._images: int | None = None
+        self._between: Callable[[], None] = lambda: None
         definition, self.baseline = oracles(subject)
-        self._definition = Rebuilt(definition)
+        self._definition = Rebuilt(lambda: self.limited(definition()))
         self._may_lack_float64 = subject.original is not None
         self._answers_anything = subject.golden is None
         self._own = OwnErrors()
@@ -193,6 +211,23 @@ class Judge:
         self._keeps_truths = subject.original is not None
         self.truths: list[Truth] = []
         self.warnings: list[str] = []
+
+    def limit(
+        self, block: int, images: int | None, between: Callable[[], None]
+    ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """Makes PyTorch hold at most `block` bytes of what can be computed in blocks, and compute so many images at a
+        time, or all; gives what computes in float64. `between` is called before each row.
+        """
+        self._block, self._images, self._between = block, images, between
+        self.limited(self.baseline)
+        self._definition.release()
+        return self._definition.infer
+
+    def limited(self, runner: Runner) -> Runner:
+        """The runner, which may take no more than that from now on."""
+        if isinstance(runner, TorchRunner):
+            runner.block, runner.images = self._block, self._images
+        return runner
 
     def truth(self, case: Case) -> Truth:
         """What must come out. RunnerError if PyTorch cannot compute it."""
@@ -254,21 +289,16 @@ class Judge:
             RunnerError: PyTorch cannot compute a case.
             ProviderError: a device does not work here, which says nothing about the file.
         """
-        with ExitStack() as stack:
-            runners: dict[str, Runner] = {}
-            # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But
-            # no more cases at a time than fit the memory, which attention weights fill quickly.
-            for truths in self._groups(cases):
-                for row in rows:
-                    self._say(f" {row.name}")
-                    with ExitStack() as alone:
-                        if row.name not in runners and row.failure is None:
-                            _open(row, runners, alone if row.is_large else stack)
-                        for truth in truths if row.failure is None else ():
-                            if row.takes(truth.case):
-                                row.outputs += self._judged(row, runners[row.name], truth)[0]
-                    if row.is_large:
-                        runners.pop(row.name, None)
+        # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But no
+        # more cases at a time than fit the memory, which attention weights fill quickly; and no two runtimes at once.
+        for truths in self._groups(cases):
+            for row in rows:
+                self._say(f" {row.name}")
+                self._between()
+                with _opened(row) as runner:
+                    for truth in truths:
+                        if runner is not None and row.takes(truth.case):
+                            row.outputs += self._judged(row, runner, truth)[0]
 
     def judge_more(
         self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]]
@@ -407,16 +437,21 @@ def _bound(tolerance: Tolerance, expected: Array) -> float:
     return tolerance.atol + tolerance.rtol * float(finite.max(initial=0.0))
 
 
-def _open(row: Row, runners: dict[str, Runner], stack: ExitStack) -> None:
-    """Adds the row's runner; one that does not open fails the row, but a device that does not work is no verdict."""
-    try:
-        runners[row.name] = runner = stack.enter_context(row.open())
+@contextmanager
+def _opened(row: Row) -> Iterator[Runner | None]:
+    """The row's runner; one that does not open fails the row, but a device that does not work is no verdict."""
+    with ExitStack() as stack:
+        runner: Runner | None = None
+        try:
+            if row.failure is None:
+                runner = stack.enter_context(row.open())
+        except ProviderError:
+            raise
+        except RunnerError as error:
+            row.failure = str(error)
         if isinstance(runner, OrtRunner):
             row.placement = Placement.of(runner.placement, runner.provider)
-    except ProviderError:
-        raise
-    except RunnerError as error:
-        row.failure = str(error)
+        yield runner
 
 
 def _worse(former: Sequence[OutputParity], latter: Sequence[OutputParity]) -> list[OutputParity]:

@@ -46,11 +46,17 @@ class Inputs:
     warnings: tuple[str, ...]
     seed: int
 
-    def cases(self, fixed: int | None, largest: int | None) -> Iterator[Case]:
-        """All of them, for a file that fixes its batch or not, in sizes up to `largest`."""
-        sizes = sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
+    def sizes(self, fixed: int | None, largest: int | None) -> list[int]:
+        """Of the batches, the largest first, for a file that fixes it or not, and somebody who wants one more."""
         if self.subject.golden is not None:
-            yield from self.subject.golden.cases_of(fixed)
+            return sorted({len(case.batch) for case in self.subject.golden.cases_of(fixed)}, reverse=True)
+        return sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
+
+    def cases(self, fixed: int | None, largest: int | None, most: int) -> Iterator[Case]:
+        """All of them, in batches of `sizes` up to `most` images."""
+        sizes = [size for size in self.sizes(fixed, largest) if size <= most]
+        if self.subject.golden is not None:
+            yield from (case for case in self.subject.golden.cases_of(fixed) if len(case.batch) in sizes)
             return
         if self.given is not None:
             yield from given_cases(self.given_name, self.given, sizes)
@@ -58,20 +64,22 @@ class Inputs:
             index = self.chosen[torch.arange(sum(sizes)) % len(self.chosen)]
             images = evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
             yield from given_cases("images", images, sizes)
-        side = SIDE_BATCH if fixed is None else fixed
+        side = min(SIDE_BATCH, most) if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
 
-    def labelled_batches(self, fixed: int | None, macs: int | None) -> Iterator[tuple[Array, Array]]:
+    def labelled_batches(
+        self, fixed: int | None, macs: int | None, fitting: Callable[[int], int]
+    ) -> Iterator[tuple[Array, Array]]:
         """Batches of labelled images, and their labels; none for a network that does not classify.
 
-        Of a large network fewer images are taken. A file that fixes its batch is given whole batches only, and no
-        more than `FIXED_BATCHES` of them.
+        Of a large network fewer images are taken, and at a time as many as `fitting` leaves of a number. A file that
+        fixes its batch is given whole batches only, and no more than `FIXED_BATCHES` of them.
         """
         recipe = self.subject.recipe
         if self.labelled is None or recipe is None or not recipe.network.classifies:
             return
         count = ACCURACY_IMAGES if not macs else max(LEAST_ACCURACY_IMAGES, int(ACCURACY_MACS / macs))
-        size = fixed or (OBSERVED_ACCURACY_BATCH if self.subject.with_attention else ACCURACY_BATCH)
+        size = fixed or fitting(OBSERVED_ACCURACY_BATCH if self.subject.with_attention else ACCURACY_BATCH)
         parts = self.chosen[:count].split(size)
         for index in parts if fixed is None else [part for part in parts if len(part) == fixed][:FIXED_BATCHES]:
             yield evaluation_batch(self.labelled, recipe, index).numpy(), self.labelled.labels[index].numpy()

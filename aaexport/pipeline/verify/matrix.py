@@ -27,6 +27,7 @@ from aaexport.pipeline.verify.computations import (
     torch_row,
 )
 from aaexport.pipeline.verify.inputs import gather_inputs
+from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
 
 Say = Callable[[str], None]
@@ -37,21 +38,29 @@ ILL_CONDITIONED = 1e-3  # PyTorch's own error in float32 ÷ the largest output, 
 class Matrix:
     """Rows × cases of one verification.
 
+    `alive` is what the file has in tensors at a time (`bytes_alive`), for one image or the batch that it fixes.
+
     Raises:
         DataError: the inputs that are wanted cannot be read or do not fit.
     """
 
     def __init__(
-        self, subject: Subject, summary: GraphSummary, options: VerifyOptions, say: Say = lambda step: None
+        self,
+        subject: Subject,
+        summary: GraphSummary,
+        options: VerifyOptions,
+        alive: int | None = None,
+        say: Say = lambda step: None,
     ) -> None:
         self.subject, self.summary, self.options = subject, summary, options
         self.inputs = gather_inputs(subject, options.inputs, options.seed)
-        batch, *image = summary.inputs[0].shape[:1] + summary.inputs[0].shape[2:]
-        self.fixed = batch if isinstance(batch, int) else None
+        image = summary.inputs[0].shape[2:]
+        self.fixed = fixed_batch(summary)
         self.judge = Judge(subject, say)
         self.notes = list(self.inputs.notes)
         self.is_cut_short = False
-        self.cases = self._affordable(tuple(self.inputs.cases(self.fixed, options.batch)))
+        self.memory = Memory(options.most_bytes, alive, self.fixed)
+        self.cases = self._affordable(tuple(self._cases()))
         if self.fixed is not None:
             self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")
             if options.batch not in (None, self.fixed):
@@ -60,6 +69,15 @@ class Matrix:
         if not all(isinstance(size, int) for size in image):
             self.cases += tuple(self._of_other_sizes())
 
+    def _cases(self) -> Iterator[Case]:
+        """Of as many images as the memory holds."""
+        sizes = self.inputs.sizes(self.fixed, self.options.batch)
+        single, shape = self.judge.baseline, self.subject.input_shape
+        most = self.memory.images(max(sizes), single, self.judge.limit, self.summary.path, shape)
+        most = max(most, min(sizes))
+        self.memory.leave_out(sizes, most)
+        return self.inputs.cases(self.fixed, self.options.batch, most)
+
     def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
         """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.
 
@@ -67,7 +85,7 @@ class Matrix:
         """
         options = self.options
         if self.is_cut_short:
-            return file_rows(path, self.summary, ["onnxruntime"], options.device, options.judged, stage)
+            return file_rows(path, self.summary, ["onnxruntime"], options.device, options.judged, self.memory, stage)
         runtimes = check_runtimes(options.runtimes, options.device)
         if "reference" in runtimes and not suits_reference(self.summary):
             macs = "an unknown number of MACs" if self.summary.macs is None else f"{self.summary.macs:,} MACs"
@@ -75,11 +93,13 @@ class Matrix:
                 rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
                 raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
             self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
-        of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, stage)
+        elif "reference" in runtimes and not self.memory.of_evaluator(1):
+            self.memory.leave_out_evaluator()
+        of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, self.memory, stage)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):
             return of_file
-        return (torch_row(self.subject, module, how, options.judged), *of_file)
+        return (torch_row(self.subject, module, how, options.judged, self.judge), *of_file)
 
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
@@ -102,6 +122,7 @@ class Matrix:
             notes=(
                 *report.notes,
                 *self.notes,
+                *self.memory.notes,
                 *(f"set by hand: {one}" for one in self.options.judged.on("cpu").by_hand),
             ),
             warnings=(*report.warnings, *warnings),
@@ -152,7 +173,7 @@ class Matrix:
         """By PyTorch and by the row that is nearest to what will be served; the scores are judged as well."""
         if served.failure is not None or any(o.failure and o.max_abs_error is None for o in served.outputs):
             return None  # nothing that could be compared: scores of another shape, say
-        batches = self.inputs.labelled_batches(self.fixed, self.summary.macs)
+        batches = self.inputs.labelled_batches(self.fixed, self.summary.macs, self.memory.labelled)
         if (first := next(batches, None)) is None:
             return None
         judged_before = len(served.outputs)
@@ -168,6 +189,12 @@ class Matrix:
         if not seen or any(output.max_abs_error is None for output in served.outputs[judged_before:]):
             return None
         return Accuracy(seen, right[0] / seen, right[1] / seen)
+
+
+def fixed_batch(summary: GraphSummary) -> int | None:
+    """The only number of images that the file takes; None where it takes any."""
+    batch = summary.inputs[0].shape[0]
+    return batch if isinstance(batch, int) else None
 
 
 def _rightly(answer: Mapping[str, Array] | None, scores: str, labels: Array) -> int:

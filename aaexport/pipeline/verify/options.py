@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypedDict
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
+from aaexport.memory import MEBIBYTE, default_memory
 from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
 
 MAX_BATCH = 4096
@@ -57,6 +59,9 @@ class VerifyOptions:
         seed: of the made-up inputs and of the choice of images.
         most_macs: images · MACs at the most, beyond which inputs are left out, and a note says so; None for all
             inputs, however long they take.
+        max_memory: MiB that a verification may take at its peak beyond the loaded models: what would take more is
+            computed in blocks or some images at a time, or left out, and a note says so. None for 4 GiB, or half of
+            what is free where that is less.
     """
 
     device: str = "cpu"
@@ -70,6 +75,12 @@ class VerifyOptions:
     strict: bool = False
     seed: int = 0
     most_macs: float | None = None
+    max_memory: float | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """That memory, or what is taken where nobody asked."""
+        return default_memory() if self.max_memory is None else int(self.max_memory * MEBIBYTE)
 
     @property
     def judged(self) -> Judged:
@@ -82,6 +93,7 @@ class VerifyOptions:
         self.judged.on("cpu")
         check_largest_batch(self.batch)
         check_inputs(self.inputs)
+        check_max_memory(self.max_memory)
 
 
 class VerifyOverrides(TypedDict, total=False):
@@ -98,6 +110,7 @@ class VerifyOverrides(TypedDict, total=False):
     strict: bool
     seed: int
     most_macs: float | None
+    max_memory: float | None
 
 
 def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ...]:
@@ -127,6 +140,12 @@ def check_largest_batch(batch: int | None) -> None:
     """ArgumentError unless it is a size that can be tried."""
     if batch is not None and not 1 <= batch <= MAX_BATCH:
         raise ArgumentError(broken_rule("batch", f"be between 1 and {MAX_BATCH}", batch))
+
+
+def check_max_memory(limit: float | None) -> None:
+    """ArgumentError unless it is None or a number of MiB above 0."""
+    if limit is not None and not (limit > 0 and math.isfinite(limit)):
+        raise ArgumentError(broken_rule("max_memory", "be above 0 MiB", limit))
 
 
 def check_inputs(path: str | Path | None) -> None:

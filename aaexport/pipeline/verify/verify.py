@@ -25,6 +25,7 @@ from aaexport.errors import (
     did_you_mean,
 )
 from aaexport.folder import ModelFolder, find_model
+from aaexport.graph.alive import bytes_alive
 from aaexport.graph.audit import audit
 from aaexport.graph.files import (
     GraphSummary,
@@ -44,7 +45,7 @@ from aaexport.parity import COARSER, ParityReport, Precision, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
-from aaexport.pipeline.verify.matrix import Matrix
+from aaexport.pipeline.verify.matrix import Matrix, fixed_batch
 from aaexport.pipeline.verify.options import Judged, VerifyOptions, VerifyOverrides
 from aaexport.report.machine import parity_json
 from aaexport.writing import unchanged, write_json
@@ -184,11 +185,12 @@ def _judged(
     require_memory_for_weights(subject.module)
     _require_coarse_enough(options.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
+    alive = None if unfit is not None else bytes_alive(audited.model, fixed_batch(summary) or 1)
     del audited  # and with it the model, which may be large
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
     say("verifying against PyTorch")
-    matrix = Matrix(subject, summary, options, say)
+    matrix = Matrix(subject, summary, options, alive, say)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
     report = matrix.filled(report, rows)
     if report.passed or not options.locate or stale:

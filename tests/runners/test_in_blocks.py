@@ -1,0 +1,292 @@
+"""PyTorch in blocks: the same numbers as whole, in all words for attention, without its whole maps."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from vision_transformers import DecomposedAttention, PlainAttention, Tokens
+
+from aaexport.runners.alive import Alive
+from aaexport.runners.in_blocks import InBlocks, NotInBlocksError
+from aaexport.runners.torch import TorchRunner
+
+BATCH, TOKENS, DEPTH, HEADS = 2, 96, 12, 3
+WEIGHTS = BATCH * TOKENS * TOKENS * 8  # bytes of one head's
+MOST = WEIGHTS // 16
+SAME = 1e-13
+
+
+def heads(t):
+    return t.reshape(len(t), TOKENS, HEADS, -1).transpose(1, 2)
+
+
+def merged(t):
+    return t.transpose(1, 2).flatten(2)
+
+
+def by_hand(t):
+    logits = t @ t.transpose(1, 2)
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
+    return (weights / weights.sum(-1, keepdim=True)) @ t
+
+
+def in_place(t):
+    logits = t @ t.transpose(1, 2)
+    logits *= 0.3
+    logits += torch.arange(TOKENS)[:, None] * 0.01
+    logits.masked_fill_(torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1), -torch.inf)
+    return logits.softmax(-1) @ t
+
+
+def by_einsum(t):
+    q = t.reshape(len(t), TOKENS, HEADS, -1)
+    weights = torch.einsum("bihd,bjhd->bhij", q, q * 0.5).softmax(-1)
+    return torch.einsum("bhij,bjhd->bihd", weights, q)
+
+
+def with_a_large_bias(t):
+    place = torch.linspace(0, 1, TOKENS, dtype=t.dtype)
+    bias = -((place[:, None] - place[None]) ** 2).expand(len(t), HEADS, TOKENS, TOKENS) + heads(t)[..., :1]
+    return merged(functional.scaled_dot_product_attention(heads(t), heads(t), heads(t), attn_mask=bias))
+
+
+def over_keys_first(t):
+    return (t @ t.transpose(1, 2)).softmax(-2).transpose(1, 2) @ t
+
+
+def values_first(t):
+    return t.transpose(1, 2) @ (t @ t.transpose(1, 2)).softmax(-1).transpose(1, 2)
+
+
+def by_distance(t):
+    return (-(t[:, :, None] - t[:, None]).pow(2).sum(-1)).softmax(-1) @ t
+
+
+def scaled_inside(t):
+    nothing = torch.empty(len(t), TOKENS, TOKENS, dtype=t.dtype)
+    return torch.baddbmm(nothing, t, t.transpose(1, 2), beta=0, alpha=0.3).softmax(-1) @ t
+
+
+def added_inside(t):
+    return torch.baddbmm(t[:, :, :1], t, t.transpose(1, 2), beta=2, alpha=0.3).softmax(-1) @ t
+
+
+def read_twice(t):
+    logits = t @ t.transpose(1, 2)
+    gate = logits * torch.sigmoid(logits) + logits
+    return (gate.softmax(-1) * gate.sigmoid()) @ t
+
+
+IN_BLOCKS = (
+    by_hand, in_place, by_einsum, with_a_large_bias, over_keys_first, values_first, scaled_inside, added_inside,
+    read_twice, by_distance,
+)  # fmt: skip
+
+
+# Of what is alive whole. Of the first three one whole matrix is a row; `torch.empty` counts, though nothing is there.
+SHARE = dict.fromkeys(IN_BLOCKS, 0.2)
+SHARE |= {over_keys_first: 0.7, values_first: 0.7, with_a_large_bias: 0.7, scaled_inside: 1.01}
+
+
+def over_the_batch(t):
+    return (t @ t.transpose(1, 2)).softmax(0) @ t
+
+
+def across_heads(t):
+    weights = (heads(t) @ heads(t).transpose(2, 3)).softmax(-1)
+    return torch.einsum("bhij,hg->bgij", weights, torch.arange(9, dtype=t.dtype).view(3, 3)) @ heads(t)
+
+
+def looked_at(t):
+    logits = t @ t.transpose(1, 2)
+    return (logits if logits.max() < 3 else logits * 0.5).softmax(-1) @ t
+
+
+def in_slices(t):
+    return torch.cat([part.softmax(-1) @ t for part in (t @ t.transpose(1, 2)).chunk(4, 1)], 1)
+
+
+def the_weights(t):
+    return (t @ t.transpose(1, 2)).softmax(-1)
+
+
+def the_mean(t):
+    return (heads(t) @ heads(t).transpose(2, 3)).softmax(-1).mean(1)
+
+
+AS_THEY_ARE = (over_the_batch, across_heads, looked_at, in_slices, the_weights, the_mean)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randn(BATCH, TOKENS, DEPTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def run(function, given):
+    """What comes out in blocks, and how many bytes of tensors were alive at most."""
+    with torch.inference_mode(), Alive() as alive:
+        with InBlocks(MOST) as blocks:
+            answer = function(given)
+        answer = blocks.finished(answer)
+    return answer, alive.peak
+
+
+def whole(function, given):
+    """How many bytes of tensors are alive at most where PyTorch computes it as it does."""
+    with torch.inference_mode(), Alive() as alive:
+        function(given)
+    return alive.peak
+
+
+@pytest.mark.parametrize("function", IN_BLOCKS, ids=lambda function: function.__name__)
+def test_attention_is_the_same_and_its_maps_are_never_whole(function, tokens):
+    answer, alive = run(function, tokens)
+    assert torch.allclose(answer, function(tokens), rtol=0, atol=SAME)
+    assert alive < SHARE[function] * whole(function, tokens)
+
+
+@pytest.mark.parametrize("function", AS_THEY_ARE, ids=lambda function: function.__name__)
+def test_what_cannot_be_had_in_blocks_is_had_whole_and_is_the_same(function, tokens):
+    answer, _ = run(function, tokens)
+    assert type(answer) is torch.Tensor
+    assert torch.allclose(answer, function(tokens), rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("needs_weights", [True, False])
+def test_attention_of_torchs_own_layers_too(needs_weights, tokens):
+    layer = nn.MultiheadAttention(DEPTH, HEADS, batch_first=True).double().eval()
+    answer, alive = run(lambda t: layer(t, t, t, need_weights=needs_weights)[0], tokens)
+    assert torch.allclose(answer, layer(tokens, tokens, tokens)[0], rtol=0, atol=SAME)
+    assert needs_weights or alive < WEIGHTS * HEADS / 2
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def a_view_written_into(t):
+    logits = t @ t.transpose(1, 2)
+    logits.view(-1).add_(1)
+    return logits.softmax(-1) @ t
+
+
+def a_slice_seen_before(t):
+    logits = t @ t.transpose(1, 2)
+    first = logits[:, :1]
+    logits += 1
+    return first
+
+
+def queries_written_into(t):
+    queries = t.clone()
+    logits = queries @ t.transpose(1, 2)
+    queries.mul_(2)
+    return logits.softmax(-1) @ t
+
+
+def a_slice_written_into(t):
+    logits = t @ t.transpose(1, 2)
+    logits[:, 0] = 0
+    return logits.softmax(-1) @ t
+
+
+@pytest.mark.parametrize(
+    "function", [a_view_written_into, a_slice_seen_before, queries_written_into, a_slice_written_into]
+)
+def test_what_is_written_into_before_it_is_read_is_refused(function, tokens):
+    with pytest.raises(NotInBlocksError):
+        run(function, tokens)
+
+
+class Written(nn.Module):
+    def forward(self, x):
+        return queries_written_into(x.flatten(2).transpose(1, 2))
+
+
+def test_a_runner_then_computes_it_whole_and_says_so():
+    runner = TorchRunner(Written(), ("x",), ("y",), input_shape=(DEPTH, TOKENS, 1))
+    images = torch.randn(BATCH, DEPTH, TOKENS, 1).numpy()
+    whole = runner.infer({"x": images})["y"]
+    runner.block = MOST // 2
+    assert (runner.infer({"x": images})["y"] == whole).all()
+    assert "written into" in runner.whole
+
+
+class ManyTerms(nn.Module):
+    """x → x + x·x, thirty times: whoever computed each term anew would do so a thousand million times."""
+
+    def forward(self, t):
+        x = t @ t.transpose(1, 2) * 1e-3
+        for _ in range(30):
+            x = x + x * x * 1e-3
+        return x @ t
+
+
+def test_what_is_read_twice_is_computed_once(tokens):
+    answer, _ = run(ManyTerms(), tokens)
+    assert torch.allclose(answer, ManyTerms()(tokens), rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_vision_transformers_and_sams_relative_positions(fused):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
+    plain = Tokens(PlainAttention(12, 3, fused=fused), 12, 4)
+    relative = nn.Sequential(Maps(), DecomposedAttention(12, 3, 12, fused=fused))
+    for module in (plain, relative):
+        module.double().eval()
+        answer, alive = run(module, images)
+        assert torch.allclose(answer, module(images), rtol=0, atol=SAME)
+        own = fused and module is plain  # which torch computes in blocks by itself
+        assert alive < whole(module, images) * (1.01 if own else 0.2)
+
+
+class Maps(nn.Module):
+    """Images → maps (batch, height, width, 12)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 12, 4, 4)
+
+    def forward(self, x):
+        return self.embed(x).permute(0, 2, 3, 1)
+
+
+def test_images_apart_are_answered_as_together(rng):
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    runner = TorchRunner(module, ("x",), ("y",), input_shape=(1, 4, 4))
+    images = rng.standard_normal((5, 1, 4, 4), dtype=runner.inputs[0].dtype)
+    together = runner.infer({"x": images})["y"]
+    seen = []
+    runner.module.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    runner.images = 2
+    assert runner.infer({"x": images})["y"] == pytest.approx(together, abs=1e-6)
+    assert seen == [2, 2, 1]
+
+
+class Best(nn.Module):
+    def forward(self, x):
+        scores = x.flatten(1)
+        return scores.argmax(1), scores.topk(2, 1).indices
+
+
+def test_choices_of_images_apart_are_those_of_all(rng):
+    runner = TorchRunner(Best(), ("x",), ("first", "two"), input_shape=(1, 2, 2))
+    images = rng.standard_normal((3, 1, 2, 2), dtype=runner.inputs[0].dtype)
+    together = runner.choices({"x": images})
+    runner.images = 1
+    apart = runner.choices({"x": images})
+    assert set(apart) == set(together) == {"first", "two"}
+    for name, (scores, *how) in together.items():
+        assert (apart[name][0] == scores).all()
+        assert list(apart[name][1:]) == how
+
+
+def test_what_is_alive_is_counted_once_and_until_it_is_freed():
+    kibi = torch.zeros(256)
+    with torch.inference_mode(), Alive() as alive:
+        first = kibi + 1
+        view = first.view(16, 16)
+        del first
+        second = view + 1
+        del view
+        third = second + 1
+    assert alive.peak == 2 * 1024
+    assert len(third) == 16
