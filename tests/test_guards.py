@@ -23,7 +23,9 @@ ROOMS = (
     "overrides",
     "lazy",
     "device",
+    "control_groups",
     "cores",
+    "memory",
     "recipe",
     "writing",
     "folder",
@@ -68,7 +70,10 @@ WALLS = {
 }
 # What is copied into a model repository and runs there by itself has its own session.
 INSIDE_TRITON = (("onnxruntime", Path("serving/backend")),)
-STANDARD_LIBRARY_ONLY = ("errors", "outcome", "overrides", "lazy", "device", "cores", "recipe", "writing", "folder")
+STANDARD_LIBRARY_ONLY = (
+    "errors", "outcome", "overrides", "lazy", "device", "control_groups", "cores", "memory", "recipe", "writing",
+    "folder",
+)  # fmt: skip
 WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "serving")
 
 

@@ -28,6 +28,7 @@ from aaexport.runners.torch import TorchRunner
 # PyTorch in float64 ÷ what the file has alive in float32: twice the bytes, and names that hold tensors for longer.
 IN_FLOAT64 = 3.0
 IN_RUNTIME = 2.0  # onnxruntime ÷ what the file has alive, at the most: half of it to twice as much was seen
+LEAST = 0.5
 EVALUATED = 2.0  # onnx's evaluator ÷ the same: numpy's expressions have tensors of their own
 MARGIN = 1.1  # of what was measured or counted with one image, for several
 Infer = Callable[[Arrays], dict[str, Array]]
@@ -108,7 +109,7 @@ class Memory:
         if one * (1 if self.fixed else wanted) <= self.most:
             return wanted
         if (measured := _measured(path, self._first(shape))) is not None:
-            one = measured * MARGIN
+            one = max(measured * MARGIN, self.alive * LEAST)  # memory that was free already hides some of it
         images = wanted if self.fixed else max(1, int(self.most / one))
         if one > self.most:
             what = f"the batch of {self.fixed}" if self.fixed else "one image"
