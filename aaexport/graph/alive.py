@@ -35,5 +35,5 @@ def bytes_alive(model: onnx.ModelProto, batch: int) -> int | None:
         waiting.subtract(read)
         done = {name for name in read if not waiting[name]}
         done |= {name for name in node.outputs if not waiting[origin.get(name, name)] and name not in origin}
-        now -= sum(sizes[name] for name in done if name not in held)
+        now -= sum(sizes.get(name, 0) for name in done if name not in held)  # of a file that is wrong, no size
     return most

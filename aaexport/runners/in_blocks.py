@@ -57,12 +57,14 @@ class InBlocks(TorchDispatchMode):
 
     Attributes:
         whole: bytes of the largest tensor that had to be held whole although it was to be computed later.
+        taken_apart: names, as in `aten`, of the operators in whose place those were called that they are made of.
     """
 
     def __init__(self, most: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.most = most
         self.whole = 0
+        self.taken_apart: set[str] = set()
         self._waiting: weakref.WeakValueDictionary[int, _Later] = weakref.WeakValueDictionary()
         self._fast: list[bool] = []  # it is entered again within itself
 
@@ -87,6 +89,7 @@ class InBlocks(TorchDispatchMode):
         if func is aten._fused_sdp_choice.default and later:
             return 0  # by products and a softmax: the others want the whole mask
         if func not in KNOWN and func._can_decompose():
+            self.taken_apart.add(func.overloadpacket.__name__)
             with self:
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable:

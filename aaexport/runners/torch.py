@@ -72,6 +72,7 @@ class TorchRunner:
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
+        self._taken_apart: set[str] = set()  # names of operators, by `InBlocks`
         self._held = ExitStack()
         if tf32 is not None:
             self._held.enter_context(torch_products(tf32))
@@ -119,10 +120,14 @@ class TorchRunner:
             try:
                 with InBlocks(self.block) as blocks:
                     outputs = self.module(*self._arguments(feeds))
+                self._taken_apart |= blocks.taken_apart
                 return blocks.finished(outputs)
             # Whatever a stranger's module does to tensors without numbers: it may run all the same.
             except Exception as error:  # noqa: BLE001
-                self.whole = first_line(error)
+                reason = first_line(error)
+            outputs = self.module(*self._arguments(feeds))
+            self.whole = reason  # only now: what it refuses in either way says nothing of blocks
+            return outputs
         return self.module(*self._arguments(feeds))
 
     def _arguments(self, feeds: Arrays) -> list[torch.Tensor]:
@@ -175,7 +180,7 @@ class TorchRunner:
         """The names, as in `aten`, of the operators that the module calls for such inputs. RunnerError as `infer`."""
         with _Calls() as calls:
             self.infer(feeds)
-        return frozenset(calls.names)
+        return frozenset(calls.names | self._taken_apart)
 
     def __enter__(self) -> TorchRunner:
         return self

@@ -1,11 +1,13 @@
 """PyTorch in blocks: the same numbers as whole, in all words for attention, without its whole maps."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from vision_transformers import DecomposedAttention, PlainAttention, Tokens
 
+from aaexport.errors import RunnerError
 from aaexport.runners.alive import Alive
 from aaexport.runners.in_blocks import InBlocks, NotInBlocksError
 from aaexport.runners.torch import TorchRunner
@@ -207,6 +209,49 @@ def test_a_runner_then_computes_it_whole_and_says_so():
     runner.block = MOST // 2
     assert (runner.infer({"x": images})["y"] == whole).all()
     assert "written into" in runner.whole
+
+
+class Particular(nn.Module):
+    """Takes images of one height only."""
+
+    def forward(self, x):
+        if x.shape[2] != TOKENS:
+            raise ValueError("other tokens")
+        return over_keys_first(x.flatten(2).transpose(1, 2))
+
+
+def test_what_is_refused_in_either_way_says_nothing_of_blocks(monkeypatch):
+    runner = TorchRunner(Particular(), ("x",), ("y",), input_shape=(DEPTH, TOKENS, 1))
+    runner.block = MOST // 2
+    with pytest.raises(RunnerError, match="other tokens"):
+        runner.infer({"x": np.zeros((BATCH, DEPTH, 2 * TOKENS, 1))})
+    assert runner.whole is None
+    entered = []
+    enter = InBlocks.__enter__
+    monkeypatch.setattr(InBlocks, "__enter__", lambda self: entered.append(1) or enter(self))
+    runner.infer({"x": np.zeros((BATCH, DEPTH, TOKENS, 1))})
+    assert entered
+    assert runner.whole is None
+
+
+class Recurrent(nn.Module):
+    """Has operators that PyTorch makes of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.GRU(DEPTH, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.cells(nn.functional.max_pool2d(x, 1).flatten(2).transpose(1, 2))[0]
+
+
+def test_operators_are_known_by_the_names_that_the_module_called_them_by():
+    runner = TorchRunner(Recurrent(), ("x",), ("y",), input_shape=(DEPTH, 4, 1))
+    images = {"x": np.zeros((BATCH, DEPTH, 4, 1))}
+    called = runner.operators(images)
+    assert "gru" in called
+    runner.block = 1
+    assert called <= runner.operators(images)
 
 
 class ManyTerms(nn.Module):

@@ -1,33 +1,21 @@
-"""(file, device) → the rows of the parity matrix: who computes, in the order of the way from definition to answer."""
+"""(model, inputs) → the truth about each of them, and a verdict on every row of the parity matrix by it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from aaexport.capture.program import INPUT_NAME
-from aaexport.device import parse_device
-from aaexport.errors import ProviderError, RunnerError
-from aaexport.graph.files import GraphSummary
-from aaexport.graph.outside import needs_two_files
-from aaexport.graph.serialized import Serialized
+from aaexport.errors import RunnerError
 from aaexport.parity import (
     Array,
     Case,
-    Computation,
     OutputParity,
     Own,
     OwnErrors,
-    Placement,
-    Stage,
     Tolerance,
     Tolerances,
     Truth,
@@ -35,150 +23,19 @@ from aaexport.parity import (
     failed,
 )
 from aaexport.pipeline.subject.subject import Subject
-from aaexport.pipeline.verify.drowned import DROWNED, answers_written_out
+from aaexport.pipeline.verify.drowned import DROWNED
 from aaexport.pipeline.verify.excuses import Excuses
-from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, Arrivals, losing_nan
-from aaexport.pipeline.verify.memory import Memory
-from aaexport.pipeline.verify.options import Judged
-from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles, torch_runner
+from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, losing_nan
+from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles
+from aaexport.pipeline.verify.rows import DEVICE_STAGES, Row, opened
 from aaexport.runners.base import Runner
-from aaexport.runners.openvino import OpenvinoRunner
-from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
-from aaexport.runners.reference import ReferenceRunner
 from aaexport.runners.torch import TorchRunner
 
 Say = Callable[[str], None]
-REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
-REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
-TENSORRT = SessionSettings(tensorrt=True)
 REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
-DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
-
-
-@dataclass
-class Row:
-    """A computation that is being judged.
-
-    Attributes:
-        name, stage, tolerances: as of the Computation that it becomes.
-        open: gives what computes.
-        takes: which cases it is given.
-        arrivals: where in its file NaN arrives; None where there is no file.
-        written_out: what its file answers to images without the kernels that are excused; None where there is none.
-        placement: of the nodes, once it has been loaded; None where that is not known.
-        open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
-        is_large: whether its file is above protobuf's limit: then no two rows hold theirs at a time. A file that is
-            judged without its kernels too (`written_out`) is loaded beside itself for that.
-    """
-
-    name: str
-    stage: Stage
-    tolerances: Tolerances
-    open: Callable[[], Runner]
-    takes: Callable[[Case], bool] = lambda case: True
-    open_model: Callable[[Serialized], Runner] | None = None
-    placement: Placement | None = None
-    outputs: list[OutputParity] = field(default_factory=list)
-    failure: str | None = None
-    arrivals: Arrivals | None = None
-    written_out: Callable[[Array], Mapping[str, Array] | None] | None = None
-    is_large: bool = False
-
-    def result(self) -> Computation:
-        """What has been found so far."""
-        return Computation(self.name, self.stage, self.tolerances.common, tuple(self.outputs), self.failure)
-
-
-def file_rows(
-    path: Path,
-    summary: GraphSummary,
-    runtimes: Iterable[str],
-    device: str,
-    judged: Judged,
-    memory: Memory,
-    stage: Stage = "file",
-) -> tuple[Row, ...]:
-    """The rows of one ONNX file.
-
-    Args:
-        path: the file.
-        summary: what is in it.
-        runtimes: keys of `RUNTIMES` (`options` in this wing).
-        device: for those that run elsewhere than on the CPU.
-        judged: what is allowed.
-        memory: what they may take.
-        stage: what is to blame if the file is wrong by whatever computes it.
-    """
-    kind, _ = parse_device(device)
-    cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
-    on_cpu = replace(DEFAULTS, arena=not memory.is_tight)
-    rows: dict[str, list[Row]] = {
-        "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary, memory))],
-        "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, replace(AS_WRITTEN, arena=not memory.is_tight))],
-        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, on_cpu, record_placement=True)],
-        "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
-        "tensorrt": [
-            _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
-        ],
-        "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
-    }
-    if kind == "cuda":
-        rows["onnxruntime"].append(
-            _session("onnxruntime CUDA", "device", cuda, path, EXACT, device=device, record_placement=True)
-        )
-    if not suits_reference(summary) or not memory.of_evaluator(1):
-        rows["reference"] = []
-    found = tuple(row for name in runtimes for row in rows[name])
-    arrivals = Arrivals(path)
-    for row in found:
-        row.arrivals, row.is_large = arrivals, needs_two_files(summary.bytes)
-        row.written_out = partial(answers_written_out, path, row.open_model or _as_written)
-    return found
-
-
-def _as_written(model: Serialized) -> Runner:
-    return OrtRunner(model, AS_WRITTEN)
-
-
-def suits_reference(summary: GraphSummary) -> bool:
-    """Whether the file is small enough for onnx's reference evaluator."""
-    return summary.macs is not None and summary.macs <= REFERENCE_MACS
-
-
-def _for_reference(summary: GraphSummary, memory: Memory) -> Callable[[Case], bool]:
-    def takes(case: Case) -> bool:
-        if not memory.of_evaluator(len(case.batch)):
-            return False
-        # Its AveragePool marks the padding with NaN, and so takes a NaN in the map for padding.
-        return case.kind != "poisoned" and (summary.macs or 0) * len(case.batch) <= REFERENCE_MACS
-
-    return takes
-
-
-def _session(
-    name: str, stage: Stage, judging: Tolerances, path: Path, settings: SessionSettings = DEFAULTS, **options: Any
-) -> Row:
-    """A row of onnxruntime; `options` as of OrtRunner."""
-    return Row(
-        name,
-        stage,
-        judging,
-        lambda: OrtRunner(path, settings, **options),
-        open_model=lambda model: OrtRunner(model, settings, **options),
-    )
-
-
-def torch_row(subject: Subject, module: nn.Module, how: str, judged: Judged, judge: Judge) -> Row:
-    """PyTorch in float32 with the layers computed as they are written out, within what `judge` may take."""
-    return Row(
-        f"PyTorch, {how}",
-        "decomposition",
-        judged.on("cpu"),
-        lambda: judge.limited(torch_runner(subject, module, torch.float32)),
-    )
+ANSWERS = 8  # of those, of the size of a block, where the memory is short
 
 
 class Judge:
@@ -197,6 +54,7 @@ class Judge:
         self._block: int | None = None
         self._images: int | None = None
         self._between: Callable[[], None] = lambda: None
+        self._most_answers = ANSWERS_IN_MEMORY
         definition, self.baseline = oracles(subject)
         self._definition = Rebuilt(lambda: self.limited(definition()))
         self._may_lack_float64 = subject.original is not None
@@ -219,6 +77,7 @@ class Judge:
         time, or all; gives what computes in float64. `between` is called before each row.
         """
         self._block, self._images, self._between = block, images, between
+        self._most_answers = min(ANSWERS_IN_MEMORY, ANSWERS * block)
         self.limited(self.baseline)
         self._definition.release()
         return self._definition.infer
@@ -295,7 +154,7 @@ class Judge:
             for row in rows:
                 self._say(f" {row.name}")
                 self._between()
-                with _opened(row) as runner:
+                with opened(row) as runner:
                     for truth in truths:
                         if runner is not None and row.takes(truth.case):
                             row.outputs += self._judged(row, runner, truth)[0]
@@ -332,7 +191,7 @@ class Judge:
             self._say(f" PyTorch in float64, {case.name}")
             group.append(self.truth(case))
             held += sum(array.nbytes for side in (group[-1].expected, group[-1].baseline) for array in side.values())
-            if held > ANSWERS_IN_MEMORY:
+            if held > self._most_answers:
                 yield group
                 group, held = [], 0
         self._definition.release()  # a large module has no room in float64 beside the runtimes
@@ -435,23 +294,6 @@ def _is_ill_conditioned(truth: Truth, tolerances: Tolerances) -> bool:
 def _bound(tolerance: Tolerance, expected: Array) -> float:
     finite = np.abs(expected[np.isfinite(expected)]) if expected.dtype.kind == "f" else np.zeros(0)
     return tolerance.atol + tolerance.rtol * float(finite.max(initial=0.0))
-
-
-@contextmanager
-def _opened(row: Row) -> Iterator[Runner | None]:
-    """The row's runner; one that does not open fails the row, but a device that does not work is no verdict."""
-    with ExitStack() as stack:
-        runner: Runner | None = None
-        try:
-            if row.failure is None:
-                runner = stack.enter_context(row.open())
-        except ProviderError:
-            raise
-        except RunnerError as error:
-            row.failure = str(error)
-        if isinstance(runner, OrtRunner):
-            row.placement = Placement.of(runner.placement, runner.provider)
-        yield runner
 
 
 def _worse(former: Sequence[OutputParity], latter: Sequence[OutputParity]) -> list[OutputParity]:

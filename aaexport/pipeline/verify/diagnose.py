@@ -19,9 +19,9 @@ from aaexport.parity import Case, Computation, Divergence, ParityReport, Stage
 from aaexport.parity.hints import baked_in_batch
 from aaexport.pipeline.export.export import Exported, export_again
 from aaexport.pipeline.subject.subject import Subject
-from aaexport.pipeline.verify.computations import DEVICE_STAGES, REFERENCE, UNOPTIMIZED, Row
 from aaexport.pipeline.verify.locate import locate_in_export, locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.verify.matrix import Matrix
+from aaexport.pipeline.verify.rows import DEVICE_STAGES, REFERENCE, UNOPTIMIZED, Row
 from aaexport.pipeline.verify.search import OTHER_WAY
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN
@@ -133,9 +133,9 @@ def _fresh_computations(exported: Exported, suspect: Suspect, matrix: Matrix, ca
         rows: list[Row] = []
         for (name, stage), model in forms.items():
             path = Path(folder) / f"{len(rows)}.onnx"
-            is_large = write_onnx(model, path) is not None
+            write_onnx(model, path)
             judged, start = matrix.options.judged.on("cpu"), partial(OrtRunner, path, AS_WRITTEN)
-            rows.append(Row(name, stage, judged, start, is_large=is_large))
+            rows.append(Row(name, stage, judged, start))
         matrix.judge.judge(rows, [case])
     return tuple(row.result() for row in rows)
 

@@ -23,7 +23,7 @@ from aaexport.graph.serialized import Serialized
 from aaexport.parity import Case, Divergence
 from aaexport.pipeline.export.export import Exported, export, export_again
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
-from aaexport.pipeline.verify.computations import UNOPTIMIZED
+from aaexport.pipeline.verify.rows import UNOPTIMIZED
 from aaexport.pipeline.verify.search import BUDGET, OTHER_WAY, Search, live_tensors
 from aaexport.pipeline.verify.sides import Side, Start, Trusted
 from aaexport.pipeline.verify.traced import TracedSide

@@ -17,18 +17,11 @@ from aaexport.graph.metadata import Provenance
 from aaexport.parity import Accuracy, Array, Case, Computation, OutputParity, ParityReport, Stage
 from aaexport.pipeline.export.export import as_converted
 from aaexport.pipeline.subject.subject import Subject, decompositions_of
-from aaexport.pipeline.verify.computations import (
-    REFERENCE,
-    REFERENCE_MACS,
-    Judge,
-    Row,
-    file_rows,
-    suits_reference,
-    torch_row,
-)
+from aaexport.pipeline.verify.computations import Judge
 from aaexport.pipeline.verify.inputs import gather_inputs
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
+from aaexport.pipeline.verify.rows import REFERENCE, REFERENCE_MACS, Row, file_rows, suits_reference, torch_row
 
 Say = Callable[[str], None]
 LEAST_CASES = 2
@@ -93,13 +86,20 @@ class Matrix:
                 rule = f"be for files of up to {REFERENCE_MACS:,} MACs if it is reference"
                 raise ArgumentError(broken_rule("runtimes", rule, macs, "take unoptimized instead"))
             self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
-        elif "reference" in runtimes and not self.memory.of_evaluator(1):
-            self.memory.leave_out_evaluator()
+        elif "reference" in runtimes:
+            self._bound_evaluator()
         of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, self.memory, stage)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):
             return of_file
-        return (torch_row(self.subject, module, how, options.judged, self.judge), *of_file)
+        return (torch_row(self.subject, module, how, options.judged, self.judge.limited), *of_file)
+
+    def _bound_evaluator(self) -> None:
+        """Notes what onnx's evaluator has no room for. ArgumentError if that is all and somebody asked for it."""
+        if self.options.runtimes is not None:
+            self.memory.require_evaluator()
+        sizes = {len(case.batch) for case in self.cases}
+        self.memory.leave_out_evaluator(n for n in sizes if (self.summary.macs or 0) * n <= REFERENCE_MACS)
 
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
@@ -122,7 +122,7 @@ class Matrix:
             notes=(
                 *report.notes,
                 *self.notes,
-                *self.memory.notes,
+                *self.memory.all_notes(),
                 *(f"set by hand: {one}" for one in self.options.judged.on("cpu").by_hand),
             ),
             warnings=(*report.warnings, *warnings),
@@ -152,7 +152,9 @@ class Matrix:
         return tuple(case for case in cases if case.name in names)
 
     def _of_other_sizes(self) -> Iterator[Case]:
-        """Images of other sizes, for a file that says that it takes them, as far as PyTorch does."""
+        """Images of other sizes, for a file that says that it takes them, as far as PyTorch and the memory do."""
+        if not self.memory.holds_other_sizes():
+            return
         channels, height, width = self.subject.input_shape
         rng = np.random.default_rng(self.options.seed)
         for size in ((2 * height, width), (height, 2 * width)):

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from aaexport.capture.program import INPUT_NAME
-from aaexport.errors import AaexportError
+from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.load.memory import peak_memory
 from aaexport.memory import MEBIBYTE
 from aaexport.parity import Array
@@ -28,12 +29,14 @@ from aaexport.runners.torch import TorchRunner
 # PyTorch in float64 ÷ what the file has alive in float32: twice the bytes, and names that hold tensors for longer.
 IN_FLOAT64 = 3.0
 IN_RUNTIME = 2.0  # onnxruntime ÷ what the file has alive, at the most: half of it to twice as much was seen
-LEAST = 0.5
+LEAST = 0.5  # and at the least
 EVALUATED = 2.0  # onnx's evaluator ÷ the same: numpy's expressions have tensors of their own
 MARGIN = 1.1  # of what was measured or counted with one image, for several
 Infer = Callable[[Arrays], dict[str, Array]]
 Limit = Callable[[int, int | None, Callable[[], None]], Infer]
+OF_OTHER_SIZES = 4  # times as much for attention of twice the positions
 BLOCKS = 64  # of what may be taken, one part is held of what could be made in blocks
+LEAST_BLOCK = 2**14  # bytes: smaller ones take time and save nothing
 SAME = {"float64": 1e-10, "float32": 1e-5}  # of the largest number: images apart and in a batch, where nothing mixes
 
 
@@ -46,6 +49,7 @@ class Memory:
         alive: of the file's tensors for one image, or for the batch that the file fixes; None where not known.
         fixed: that batch.
         is_tight: whether all inputs at once would be too much.
+        one: bytes that an image, or the batch that is fixed, takes where it is tight.
         notes: what was left out, and why.
     """
 
@@ -53,7 +57,9 @@ class Memory:
     alive: int | None
     fixed: int | None
     is_tight: bool = False
+    one: float = 0.0
     notes: list[str] = field(default_factory=list)
+    _single: Runner | None = field(default=None, init=False, repr=False)
 
     def images(
         self,
@@ -73,11 +79,12 @@ class Memory:
             path: the file.
             shape: (C, H, W) of an image.
         """
-        if self.alive is None and isinstance(single, TorchRunner):
-            self.alive = _counted(single, self._first(shape))
+        first = self._first(shape)
+        if self.alive is None:
+            self.alive = _counted(single, first) if isinstance(single, TorchRunner) else _measured(path, first)
         if self.alive is None or self.alive * IN_FLOAT64 * (1 if self.fixed else wanted) <= self.most:
             return wanted
-        self.is_tight = True
+        self.is_tight, self._single = True, single
         self.give_back()
         in_runtime = self._by_the_runtime(wanted, path, shape)
         return self._by_pytorch(min(wanted, in_runtime), single, limit, shape)
@@ -97,6 +104,13 @@ class Memory:
         """Whether onnx's evaluator may have so many."""
         return self.alive is None or self.alive * EVALUATED * (1 if self.fixed else images) <= self.most
 
+    def require_evaluator(self) -> None:
+        """ArgumentError unless it may have one image, or the batch that the file fixes."""
+        if self.alive is not None and not self.of_evaluator(1):
+            rule = f"be at least {math.ceil(self.alive * EVALUATED / MEBIBYTE)} MiB if runtimes name reference"
+            remedy = "take unoptimized instead"
+            raise ArgumentError(broken_rule("max_memory", rule, round(self.most / MEBIBYTE, 3), remedy))
+
     def labelled(self, size: int) -> int:
         """Of a batch of so many images, which are computed in float32, as many as may be."""
         if self.alive is None or self.fixed:
@@ -105,11 +119,12 @@ class Memory:
 
     def _by_the_runtime(self, wanted: int, path: Path, shape: tuple[int, int, int]) -> int:
         assert self.alive is not None
-        one = self.alive * IN_RUNTIME
+        self.one = one = self.alive * IN_RUNTIME
         if one * (1 if self.fixed else wanted) <= self.most:
             return wanted
         if (measured := _measured(path, self._first(shape))) is not None:
             one = max(measured * MARGIN, self.alive * LEAST)  # memory that was free already hides some of it
+            self.one = one
         images = wanted if self.fixed else max(1, int(self.most / one))
         if one > self.most:
             what = f"the batch of {self.fixed}" if self.fixed else "one image"
@@ -121,13 +136,10 @@ class Memory:
     def _by_pytorch(self, wanted: int, single: Runner, limit: Limit, shape: tuple[int, int, int]) -> int:
         if not isinstance(single, TorchRunner):
             return wanted
-        exact = limit(self.most // BLOCKS, None, self.give_back)
+        exact = limit(self._block, None, self.give_back)
         one = 2 * MARGIN * _counted(single, self._first(shape))  # twice: float64
+        self.one = max(self.one, one)
         images = wanted if self.fixed else max(1, int(self.most / one))
-        if single.whole is not None:
-            self.notes.append(
-                f"PyTorch had whole tensors, as it cannot compute this module in blocks: {single.whole}"
-            )
         if one > self.most:
             what = f"the batch of {self.fixed}" if self.fixed else "one image"
             self.notes.append(
@@ -135,16 +147,25 @@ class Memory:
             )
         if images >= wanted:
             return wanted
-        if one <= self.most and not _mixes(exact if images >= 2 else single.infer, shape):
-            limit(self.most // BLOCKS, images, self.give_back)
+        if one > self.most:
+            self.notes.append(
+                "whether images of one batch change each other was not tried: two of them take more still"
+            )
+        elif not _mixes(exact if images >= 2 else single.infer, shape):
+            limit(self._block, images, self.give_back)
             return wanted
-        self.notes.append(
-            f"PyTorch computed no more than {images} at a time: images of one batch may change each other"
-        )
+        else:
+            self.notes.append(
+                f"PyTorch computed no more than {images} at a time: images of one batch may change each other"
+            )
         return images
 
     def _first(self, shape: tuple[int, int, int]) -> Array:
         return _images(self.fixed or 1, shape)
+
+    @property
+    def _block(self) -> int:
+        return max(self.most // BLOCKS, LEAST_BLOCK)
 
     @property
     def _limit(self) -> str:
@@ -153,12 +174,29 @@ class Memory:
     def leave_out(self, sizes: Sequence[int], most: int) -> None:
         """Notes the batches that are above `most` images."""
         if left := [size for size in sizes if size > most]:
-            batches = " and ".join(map(str, left)) if len(left) < 3 else ", ".join(map(str, left))
-            self.notes.append(f"no batch of {batches} was tried: it takes more than {self._limit}")
+            self.notes.append(f"no batch of {_listed(left)} was tried: it takes more than {self._limit}")
 
-    def leave_out_evaluator(self) -> None:
-        """Notes that it is."""
-        self.notes.append(f"onnx's reference evaluator would take more than {self._limit}: not run")
+    def holds_other_sizes(self) -> bool:
+        """Whether images of twice the positions have room; notes it if not."""
+        holds = not self.is_tight or self.one * OF_OTHER_SIZES <= self.most
+        if not holds:
+            self.notes.append(f"no images of other sizes were tried: they may take more than {self._limit}")
+        return holds
+
+    def all_notes(self) -> tuple[str, ...]:
+        """With what only came out while it was verified."""
+        if not isinstance(self._single, TorchRunner) or self._single.whole is None:
+            return tuple(self.notes)
+        why = f"PyTorch had whole tensors, as it cannot compute this module in blocks: {self._single.whole}"
+        return (*self.notes, why)
+
+    def leave_out_evaluator(self, sizes: Iterable[int]) -> None:
+        """Notes which of the batches onnx's evaluator has no room for, or that it has none for any."""
+        left = sorted((size for size in sizes if not self.of_evaluator(size)), reverse=True)
+        if not self.of_evaluator(1):
+            self.notes.append(f"onnx's reference evaluator would take more than {self._limit}: not run")
+        elif left:
+            self.notes.append(f"onnx's reference evaluator got no batch of {_listed(left)}: more than {self._limit}")
 
 
 def _counted(single: TorchRunner, batch: Array) -> int:
@@ -206,5 +244,10 @@ def _images(count: int, shape: tuple[int, int, int]) -> Array:
     return np.random.default_rng(0).standard_normal((count, *shape), dtype=np.float32)
 
 
+def _listed(sizes: Sequence[int]) -> str:
+    return " and ".join(map(str, sizes)) if len(sizes) < 3 else ", ".join(map(str, sizes))
+
+
 def _mib(size: float) -> str:
-    return f"{size / MEBIBYTE:,.0f} MiB"
+    mebibytes = size / MEBIBYTE
+    return f"{mebibytes:,.0f} MiB" if mebibytes >= 10 else f"{mebibytes:.2g} MiB"

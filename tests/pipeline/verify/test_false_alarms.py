@@ -24,7 +24,8 @@ from aaexport.nn.augmented import augmented_layers
 from aaexport.pipeline.export import export
 from aaexport.pipeline.subject.subject import write_random_weights
 from aaexport.pipeline.verify import matrix
-from aaexport.pipeline.verify.computations import Judge, torch_row
+from aaexport.pipeline.verify.computations import Judge
+from aaexport.pipeline.verify.rows import torch_row
 from aaexport.recipe import DECOMPOSITION_NAMES
 
 OPSETS = (18, 20, 23, 25)
@@ -112,8 +113,8 @@ def frugal(monkeypatch):
     """
 
     class FrugalJudge(Judge):
-        def __init__(self, subject):
-            super().__init__(subject)
+        def __init__(self, subject, say):
+            super().__init__(subject, say)
             self._definition = Remembering(self._definition, ANSWERS.setdefault("float64", {}))
             self.baseline = Remembering(self.baseline, ANSWERS.setdefault("float32", {}))
 

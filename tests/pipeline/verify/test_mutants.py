@@ -61,8 +61,8 @@ def remembering_variants(torch_row):
     """The row of PyTorch with the layers as they are written out, whose runner is kept likewise."""
     opened = {}
 
-    def once(subject, module, how, judged):
-        row = torch_row(subject, module, how, judged)
+    def once(subject, module, how, *rest):
+        row = torch_row(subject, module, how, *rest)
         layers = [(path, str(layer.decomposition), layer.blocks) for path, layer in augmented_layers(module).items()]
         key = (identity(subject), *layers)
 

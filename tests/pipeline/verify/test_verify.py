@@ -19,7 +19,7 @@ from aaexport.nn import relative
 from aaexport.parity import Case, tolerances
 from aaexport.pipeline.export import export
 from aaexport.pipeline.subject.subject import as_subject
-from aaexport.pipeline.verify import computations, matrix
+from aaexport.pipeline.verify import computations, matrix, rows
 from aaexport.runners import reference
 from aaexport.runners.base import Port
 from aaexport.runners.ort_settings import DEFAULTS
@@ -117,7 +117,7 @@ def test_a_diagnosis_that_fails_changes_no_verdict(converted, monkeypatch):
     assert report.notes[-1] == "the place of the failure was not found: cannot be exported"
 
 
-class Crooked(computations.OrtRunner):
+class Crooked(rows.OrtRunner):
     """onnxruntime with logits a hundredth off, by its optimizer or however it runs."""
 
     always = False
@@ -133,7 +133,7 @@ class Crooked(computations.OrtRunner):
 
 @pytest.mark.parametrize(("always", "stage"), [(False, "optimizer"), (True, "kernels")])
 def test_a_wrong_runtime_is_told_from_a_wrong_file(converted, monkeypatch, always, stage):
-    monkeypatch.setattr(computations, "OrtRunner", Crooked)
+    monkeypatch.setattr(rows, "OrtRunner", Crooked)
     monkeypatch.setattr(Crooked, "always", always)
     report = aaexport.verify(converted)
     assert report.broken_stage == stage
@@ -419,7 +419,7 @@ def test_outputs_in_another_order_fail(tmp_path):
 
 
 def test_a_file_that_nothing_has_run_does_not_pass(converted, monkeypatch):
-    for module in (matrix, computations):
+    for module in (matrix, rows):
         monkeypatch.setattr(module, "REFERENCE_MACS", 1)
     with pytest.raises(ArgumentError, match="runtimes must be for files of up to 1 MACs"):
         aaexport.verify(converted, runtimes=("reference",))
@@ -432,7 +432,7 @@ def test_an_evaluator_that_fails_alone_is_warned_of(converted, monkeypatch):
     def refuses(*_):
         raise RunnerError(f"{EVALUATOR} cannot run the model: could not broadcast")
 
-    monkeypatch.setattr(computations.ReferenceRunner, "infer", refuses)
+    monkeypatch.setattr(rows.ReferenceRunner, "infer", refuses)
     report = aaexport.verify(converted)
     assert report.passed
     assert any(
@@ -618,6 +618,6 @@ def test_a_function_that_tips_over_at_a_touch_is_held_to_more_than_one_run(rng, 
     judge = computations.Judge(as_subject(nn.Identity(), (1, 2, 2)))
     tipped = -images
     judge.baseline = Canned(images, images, tipped)  # PyTorch is lucky once
-    row = computations.Row("other", "file", tolerances("float32", "cpu"), lambda: Canned(None, None, tipped))
+    row = rows.Row("other", "file", tolerances("float32", "cpu"), lambda: Canned(None, None, tipped))
     judge.judge([row], [Case("random", images, kind, made_up=True)])
     assert row.result().passed == passes
