@@ -33,6 +33,11 @@ class ImageInput:
     scores: str
     top: int
 
+    @property
+    def label_bytes(self) -> int:
+        """Of the longest label in UTF-8."""
+        return max(len(label.encode()) for label in self.labels)
+
 
 @dataclass(frozen=True, eq=False)
 class ModelFacts:

@@ -205,15 +205,23 @@ def model_config(facts: ModelFacts, settings: RepositorySettings, name: str) -> 
 
 
 def image_config(facts: ModelFacts, image: ImageInput, versions: Sequence[int] = ()) -> Message:
-    """config.pbtxt of the model that takes image files: their bytes as UINT8, as Triton's Python backend needs it."""
-    answers = (("class", "TYPE_INT64"), ("label", "TYPE_STRING"), ("probability", "TYPE_FP32"))
+    """config.pbtxt of the model that takes image files.
+
+    Bytes go in as UINT8, and labels come out as rows of UINT8, UTF-8 filled up with zeros: with NumPy 2 Triton's
+    Python backend dies of strings that come in, and loses those that go out.
+    """
+    answers = (
+        ("class", "TYPE_INT64", [image.top]),
+        ("label", "TYPE_UINT8", [image.top, image.label_bytes]),
+        ("probability", "TYPE_FP32", [image.top]),
+    )
     return {
         "name": facts.image_name,
         "backend": "python",
         "default_model_filename": "model.py",
         "max_batch_size": 0,
         "input": [{"name": "image", "data_type": Word("TYPE_UINT8"), "dims": [-1]}],
-        "output": [{"name": name, "data_type": Word(kind), "dims": [image.top]} for name, kind in answers],
+        "output": [{"name": name, "data_type": Word(kind), "dims": dims} for name, kind, dims in answers],
         "instance_group": [{"kind": Word("KIND_CPU"), "count": 1}],
         "version_policy": _policy(versions),
         "parameters": entries({DIGEST_KEY: {"string_value": facts.onnx_sha256}}),

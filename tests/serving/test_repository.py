@@ -61,7 +61,7 @@ def test_the_image_model_takes_bytes_as_numbers_and_tells_classes():
     assert message.input[0].data_type == types.values_by_name["TYPE_UINT8"].number
     assert [(port.name, list(port.dims)) for port in message.output] == [
         ("class", [3]),
-        ("label", [3]),
+        ("label", [3, 5]),
         ("probability", [3]),
     ]
 

@@ -37,6 +37,12 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self.about = json.loads((folder / "image.json").read_text(encoding="utf-8"))
 
+        texts = [label.encode() for label in self.about["labels"]]
+        longest = max(map(len, texts))
+        # A text for each class, filled up with zeros: NumPy 2 and Triton's own strings do not go together.
+        self.labels = np.frombuffer(b"".join(text.ljust(longest, b"\0") for text in texts), np.uint8)
+        self.labels = self.labels.reshape(len(texts), longest)
+
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response for each request."""
         return [self._answer(request) for request in requests]
@@ -59,7 +65,7 @@ class TritonPythonModel:
         if asked.has_error():
             return pb.InferenceResponse(error=asked.error())
         scores = np.from_dlpack(pb.get_output_tensor_by_name(asked, self.about["scores"]))[0]
-        return pb.InferenceResponse(_tensors(scores, self.about))
+        return pb.InferenceResponse(_tensors(scores, self.labels, self.about["top"]))
 
     def _fed(self, content: bytes) -> Any:
         about = self.about
@@ -69,13 +75,12 @@ class TritonPythonModel:
         return pixels.network_input(content, shape, mean, std, about["crop_share"], about["most_pixels"])
 
 
-def _tensors(scores: Any, about: dict[str, Any]) -> list[Any]:
+def _tensors(scores: Any, labels: Any, top: int) -> list[Any]:
     shifted = np.exp(scores.astype(np.float64) - scores.max())
     shares = (shifted / shifted.sum()).astype(np.float32)
-    best = np.argsort(-shares, kind="stable")[: about["top"]]
-    labels = np.array([about["labels"][number] for number in best], object)
+    best = np.argsort(-shares, kind="stable")[:top]
     return [
         pb.Tensor.from_dlpack("class", best.astype(np.int64)),
-        pb.Tensor("label", labels),
+        pb.Tensor.from_dlpack("label", labels[best]),
         pb.Tensor.from_dlpack("probability", shares[best]),
     ]
