@@ -2,14 +2,17 @@
 
 (In a folder that `aaexport tune` has worked on, what was measured there goes before it.)
 
-The decompositions share the softmax and the product with V, and differ in what a logit costs beyond q·k:
+The decompositions share q·k, the softmax and the product with V, and differ in what a logit costs beside them. In
+multiplications with an addition, of which a product of matrices is made:
 
-    shift    one number added to it, read from memory: ADD (`table`: two)
-    fold     H + W more terms of its sum: (H + W) · MAC
+    fold     H + W                  that many more terms of its sum
+    table    2 · ADD                two numbers added to it, read from memory
+    shift    ADD + KEYS · dkh / W   one number added to it; and each row of queries has keys of its own, N · dkh
+                                    numbers for its W · N logits
 
-so that `fold` wins as long as H + W < ADD / MAC. Blocks keep the logits that are alive at a time in the caches. The
-constants were measured with onnxruntime on two cores of an AMD EPYC (docs/explanation/decompositions.md);
-they are ratios of times, so that they carry over to like machines.
+Blocks keep the logits that are alive at a time in the caches, as long as the keys, which each block reads again, are
+few beside them. The constants were fitted to what onnxruntime takes on two cores of an AMD EPYC
+(docs/explanation/decompositions.md); they are ratios of times, so that they carry over to like machines.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from typing import cast
 from aaexport.device import Target
 from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName
 
-BREAK_EVEN = 40  # rows + columns: ADD / MAC
+ADD = 26  # a number added to each logit
+KEYS = 21  # a number of the keys that a row of queries has for itself
+QUERIES_A_DEPTH = 2  # a block has at least so many queries for each number of a key
 CACHED_LOGITS = 2**20  # numbers that may be alive at a time before blocks pay
 TYPICAL_BATCH = 4  # what a dynamic batch is planned for
 MAX_BLOCKS = 64  # each repeats the operators of the layer in the graph
@@ -79,9 +84,27 @@ def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "
     """
     if target == "cuda":
         return Choice("fold")
-    folds = not sizes.relative or sizes.height + sizes.width <= BREAK_EVEN
-    blocks = 1 if sizes.logits <= CACHED_LOGITS else cached_blocks(sizes, batch)
-    return Choice("fold" if folds else "shift", blocks)
+    costs = _costs(sizes)
+    decomposition = min(costs, key=costs.__getitem__)
+    return Choice(decomposition, _worthwhile_blocks(decomposition, sizes, batch))
+
+
+def _costs(sizes: AttentionSizes) -> dict[DecompositionName, float]:
+    """Of a logit beyond q·k, in multiplications; without tables they are one and the same."""
+    if not sizes.relative:
+        return {"fold": 0}
+    own_keys = KEYS * sizes.dkh / sizes.width
+    return {"fold": sizes.height + sizes.width, "table": 2 * ADD, "shift": ADD + own_keys}
+
+
+def _worthwhile_blocks(decomposition: DecompositionName, sizes: AttentionSizes, batch: int) -> int:
+    if sizes.logits <= CACHED_LOGITS:
+        return 1
+    blocks = cached_blocks(sizes, batch)
+    if decomposition == "shift":  # whose keys are read once anyhow, by their own row of queries
+        return blocks
+    depth = sizes.dkh + (sizes.height + sizes.width if decomposition == "fold" and sizes.relative else 0)
+    return max(1, min(blocks, sizes.positions // (QUERIES_A_DEPTH * depth)))
 
 
 def choose_eagerly(sizes: AttentionSizes, *, batch: int, device_type: str) -> Choice:

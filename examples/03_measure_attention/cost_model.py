@@ -1,7 +1,8 @@
 """How good the model is by which `auto` chooses where nothing was measured: layers of many sizes, each choice timed.
 
-    python cost_model.py --json measured.json       measures, some minutes on a quiet machine, and judges
-    python cost_model.py --judge measured.json      judges what was measured before, after a change of the model
+    python cost_model.py --json measured.json              measures on a quiet machine, 15 minutes, and judges
+    python cost_model.py --json measured.json --only 9 10  measures these layers of the list anew, and judges them all
+    python cost_model.py --judge measured.json             judges what was measured before, after the model changed
 
 Each layer's candidates take turns as in `aaexport tune`: warm blocks, each in a process of its own. A candidate's
 number is the median of what it takes, round by round, in units of the best of the layer.
@@ -34,8 +35,9 @@ LAYERS = [
 
 
 def tried(sizes, images):
-    """Every decomposition that `auto` may take, whole and in the blocks that the caches ask for."""
-    blocks = sorted({1, cached_blocks(sizes, images)})
+    """Every decomposition that `auto` may take: whole, in the blocks that the caches ask for, and in half as many."""
+    cached = cached_blocks(sizes, images)
+    blocks = sorted({1, max(cached // 2, 1), cached})
     names = ("fold", "shift", "table")
     return tuple(dict.fromkeys([*(Choice(n, b) for n in names for b in blocks), choose(sizes, images)]))
 
@@ -80,15 +82,17 @@ def main():
     parser.add_argument("--threads", type=int, help="of onnxruntime")
     parser.add_argument("--quick", action="store_true", help="one tiny layer")
     parser.add_argument("--json", metavar="FILE", help="write what was measured to FILE")
+    parser.add_argument("--only", nargs="+", type=int, metavar="N", help="of the list; --json FILE has the others")
     parser.add_argument("--judge", metavar="FILE", help="measure nothing: judge what FILE has")
     given = parser.parse_args()
     if given.judge:
         rows = json.loads(Path(given.judge).read_text())["layers"]
     else:
-        rows = []
-        for number, layer in enumerate([(4, 4, 2, 2, 1)] if given.quick else LAYERS, 1):
-            print(f"layer {number}: {layer}", file=sys.stderr)
-            rows.append(measured(*layer, seconds=given.seconds, threads=given.threads))
+        layers = [(4, 4, 2, 2, 1)] if given.quick else LAYERS
+        rows = json.loads(Path(given.json).read_text())["layers"] if given.only else [None] * len(layers)
+        for number in given.only or range(1, len(layers) + 1):
+            print(f"layer {number}: {layers[number - 1]}", file=sys.stderr)
+            rows[number - 1] = measured(*layers[number - 1], seconds=given.seconds, threads=given.threads)
         if given.json:
             Path(given.json).write_text(json.dumps({"schema": SCHEMA, "layers": rows}, indent=1) + "\n")
     print("| layer | `auto` takes | the fastest | `auto` ÷ the fastest |\n|---|---|---|---|")

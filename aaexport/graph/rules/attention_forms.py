@@ -3,6 +3,7 @@
 They are those of `aaexport.nn.relative`, where the algebra is, with the tables as constants in the form that is used:
 
     fold     [s·q, rel_h, rel_w] · [k, onehot(row), onehot(column)]ᵀ
+    table    s·q·k + rel_h + rel_w
     shift    s·q·(k + r_height) + rel_w, each row of queries with keys of its own
 """
 
@@ -12,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +24,10 @@ from aaexport.graph.rules.movement import Numbers
 from aaexport.graph.rules.rule import Builder
 from aaexport.graph.rules.skewed_attention import SkewedAttention
 
+if TYPE_CHECKING:
+    from aaexport.nn.choice import Choice  # its package brings torch, which most files do not need
+
+WRITTEN = "aaexport.attention"  # of a node's notes, which no file keeps: written here, and not to be found again
 SIZES_AS_INPUT = 13  # the first opset in which Split has them so
 
 
@@ -71,12 +77,15 @@ class AttentionWriter:
     opset: int
     _known: dict[tuple[int, ...], ir.Value] = field(default_factory=dict)
 
-    def write(self, *, folded: bool, blocks: int) -> ir.Value:
+    def write(self, choice: Choice) -> ir.Value:
         """softmax(logits)·V in the shape and order that it had."""
         queries, keys, values = self._matrices()
-        parts = blocks_of_queries(self.found.height, self.found.width, blocks)
-        logits = self._fold(queries, keys, parts) if folded else self._shift(queries, keys, parts)
+        parts = blocks_of_queries(self.found.height, self.found.width, choice.blocks)
+        form = {"fold": self._fold, "table": self._table, "shift": self._shift}[choice.decomposition]
+        logits = form(queries, keys, parts)
         attended = [self.op.MatMul(self.op.Softmax(each, axis=-1), values) for each in logits]
+        for each in attended:
+            each.producer().meta[WRITTEN] = True
         out: ir.Value = attended[0] if len(attended) == 1 else self.op.Concat(*attended, axis=-2)
         if self.found.result_factor != 1:
             out = self.op.Mul(out, self._numbers(np.array(self.found.result_factor), "factor"))
@@ -171,17 +180,30 @@ class AttentionWriter:
     def _fold(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
         height, width, positions = self.found.height, self.found.width, self.found.height * self.found.width
         maps = self._as_maps(queries)
-        along_height = self.op.MatMul(maps, self._numbers(_gathered(self.found.rel_height), "rel_height"))
         relative = (
-            self._reshape(along_height, -1, positions, height),
+            self._reshape(self._along_height(maps), -1, positions, height),
             self._reshape(self._along_width(maps), -1, positions, width),
         )
         queries = self.op.Concat(queries, *relative, axis=-1)
         deeper = self.op.Pad(keys, self._integers(0, 0, 0, 0, height + width, 0))
         onehots = _onehots(self.found.dkh, height, width)
         keys = self.op.Add(deeper, self._numbers(onehots, "onehots"))
-        ends = list(itertools.accumulate((block.count for block in blocks), initial=0))
-        return [self.op.MatMul(self._part(queries, -2, each), keys) for each in itertools.pairwise(ends)]
+        return [self.op.MatMul(self._part(queries, -2, each), keys) for each in _ends(blocks)]
+
+    def _table(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
+        height, width, positions = self.found.height, self.found.width, self.found.height * self.found.width
+        maps = self._as_maps(queries)
+        down = self._reshape(self._along_height(maps), -1, positions, height, 1)
+        across = self._reshape(self._along_width(maps), -1, positions, 1, width)
+
+        def logits(part: tuple[int, int]) -> ir.Value:
+            content = self.op.MatMul(self._part(queries, -2, part), keys)
+            total = self._reshape(content, -1, part[1] - part[0], height, width)
+            for relative in (down, across):
+                total = self.op.Add(total, self._part(relative, -3, part))
+            return self._reshape(total, -1, part[1] - part[0], positions)
+
+        return [logits(part) for part in _ends(blocks)]
 
     def _shift(self, queries: ir.Value, keys: ir.Value, blocks: list[Block]) -> list[ir.Value]:
         height, width = self.found.height, self.found.width
@@ -209,6 +231,11 @@ class AttentionWriter:
     def _as_maps(self, queries: ir.Value) -> ir.Value:
         """(…, N, dkh) → (…, H, W, dkh)."""
         return self._reshape(queries, -1, self.found.height, self.found.width, self.found.dkh)
+
+    def _along_height(self, maps: ir.Value) -> ir.Value:
+        """Relative logits (…, H, W, H), [h, w, i]."""
+        result: ir.Value = self.op.MatMul(maps, self._numbers(_gathered(self.found.rel_height), "rel_height"))
+        return result
 
     def _along_width(self, maps: ir.Value) -> ir.Value:
         """Relative logits (…, H, W, W), [h, w, j], out of those of all offsets without moving a number.
@@ -254,6 +281,11 @@ class AttentionWriter:
 
     def _numbers(self, numbers: Numbers, name: str) -> ir.Value:
         return self.new_constant(numbers.astype(self.found.rel_height.dtype), name)
+
+
+def _ends(blocks: list[Block]) -> list[tuple[int, int]]:
+    """Of each, the position of its first query, and one past its last."""
+    return list(itertools.pairwise(itertools.accumulate((block.count for block in blocks), initial=0)))
 
 
 def _gathered(embeddings: Numbers) -> Numbers:

@@ -1,4 +1,4 @@
-"""softmax(q·k + tiled(skewed(q·R_h)) + tiled(skewed(q·R_w)))·v → the same as `fold` or `shift`, in blocks of queries.
+"""softmax(q·k + tiled(skewed(q·R_h)) + tiled(skewed(q·R_w)))·v → the same as `fold`, `shift` or `table`, in blocks.
 
 So the public implementations write 2-D relative attention: logits of every offset, brought from offsets to positions
 by padding, reshaping and slicing, and repeated over the other axis, about 25 operators an axis, and as many ways to
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from aaexport.device import Target
-from aaexport.graph.rules.attention_forms import AttentionWriter
+from aaexport.graph.rules.attention_forms import WRITTEN, AttentionWriter
 from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch
 from aaexport.graph.rules.movement import way
 from aaexport.graph.rules.products import nodes_of
@@ -41,7 +41,7 @@ IMAGES = 2  # of a dynamic batch, to try it out with: as few as can be told apar
 class SkewedRelativeAttention(GraphRule):
     """Relative logits of all pairs of positions, written out → folded, or in blocks."""
 
-    title = "skewed relative attention as fold or shift"
+    title = "skewed relative attention as fold, shift or table"
 
     def __init__(self, target: Target, limit: float | None = None) -> None:
         super().__init__(target)
@@ -73,6 +73,8 @@ class SkewedRelativeAttention(GraphRule):
 
     def is_candidate(self, x: ir.Value, y: ir.Value, attended: ir.Value) -> bool:
         """One factor is a softmax, and two things besides q·k are added to its logits that are products too."""
+        if WRITTEN in producer(attended).meta:
+            return False
         weights = softmax_behind(x) or softmax_behind(y)
         return weights is not None and is_sum_of_products(operands(producer(weights))[0])
 
@@ -104,7 +106,7 @@ class SkewedRelativeAttention(GraphRule):
             lambda numbers, name: self.new_constant(op, numbers, f"{attended.name}_{name}"),
             self.model.graph.opset_imports[""],
         )
-        return like(writer.write(folded=choice.decomposition == "fold", blocks=choice.blocks), attended)
+        return like(writer.write(choice), attended)
 
     def _choice(self, found: SkewedAttention) -> Choice:
         """What should be the fastest, or what keeps the limit. Refusal if nothing does."""

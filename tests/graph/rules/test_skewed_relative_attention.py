@@ -7,6 +7,7 @@ from skewed_graphs import DKH, HEADS, SIDE, SIZES, N, model, skewed
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import RULES
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
+from aaexport.nn.choice import Choice
 
 NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
 OF_OTHERS = "its relative logits are not of the queries that are multiplied with the keys"
@@ -34,6 +35,15 @@ def test_a_static_batch_stays_static():
 
 def test_the_queries_keys_and_values_are_split_once():
     assert operators(attention_of(model())).count("Split") == 1
+
+
+@pytest.mark.parametrize(("form", "blocks"), [("fold", 5), ("shift", 5), ("table", 1), ("table", 5)])
+def test_every_form_in_blocks_is_the_same_function(form, blocks, monkeypatch):
+    monkeypatch.setattr("aaexport.nn.choice.choose", lambda *sizes: Choice(form, blocks))
+    found = operators(attention_of(model(), batch=3))
+    assert found.count("Softmax") >= blocks
+    assert found.count("Pad") == (form == "fold")
+    assert found.count("Expand") == (form == "shift")
 
 
 SAME_IN_OTHER_WORDS = {

@@ -264,7 +264,7 @@ def test_a_saved_program(theirs, cli):
     outcome = cli("convert", "net.pt2")
     assert outcome.code == 0, outcome.err
     assert "batch dynamic" in outcome.out
-    assert "1 × skewed relative attention as fold or shift" in " ".join(outcome.out.split())
+    assert "1 × skewed relative attention as fold, shift or table" in " ".join(outcome.out.split())
     assert cli("verify", "net", "--module", "net.pt2").code == 0
 
 

@@ -24,5 +24,5 @@ class Network(nn.Module):
 def test_a_near_miss_is_told_with_its_path(tmp_path):
     torch.manual_seed(0)
     result = aaexport.convert(Network().eval(), tmp_path / "m.onnx", input_shape=(3, 2, 3), verify=False)
-    assert result.rules["skewed relative attention as fold or shift"] == 1
+    assert result.rules["skewed relative attention as fold, shift or table"] == 1
     assert result.kept == {"stages.1": OF_OTHERS}

@@ -33,6 +33,20 @@ def test_large_maps_are_not(side):
     assert choose(sizes(side)).decomposition == "shift"
 
 
+@pytest.mark.parametrize(
+    ("side", "dkh", "decomposition"),
+    [(14, 64, "fold"), (20, 64, "fold"), (28, 20, "shift"), (28, 64, "table"), (40, 64, "table"), (64, 64, "shift")],
+)
+def test_the_keys_that_a_row_of_queries_has_for_itself_are_counted(side, dkh, decomposition):
+    assert choose(AttentionSizes(side, side, dkh, dkh // 4, num_heads=4)).decomposition == decomposition
+
+
+@pytest.mark.parametrize(("side", "dkh", "chosen"), [(28, 64, "table/6"), (28, 256, "table/1"), (64, 64, "shift/64")])
+def test_a_block_has_many_queries_beside_the_depth_of_the_keys_that_it_reads_again(side, dkh, chosen):
+    choice = choose(AttentionSizes(side, side, dkh, 16, num_heads=4))
+    assert f"{choice.decomposition}/{choice.blocks}" == chosen
+
+
 @pytest.mark.parametrize("side", [1, 14, 32, 64])
 def test_on_cuda_maps_are_folded_whole(side):
     assert choose(sizes(side), target="cuda") == Choice("fold")
