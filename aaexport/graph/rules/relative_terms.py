@@ -20,6 +20,7 @@ from aaexport.graph.rules.products import Product
 from aaexport.graph.rules.rule import Refusal
 
 NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
+OTHER_ROWS = "its tables have other rows for other heads, or for other rows of the map"
 OF_OTHERS = "its relative logits are not of the queries that are multiplied with the keys"
 
 
@@ -77,7 +78,7 @@ def require_one_table(product: Product) -> None:
     rows = table(product)
     assert rows is not None
     if (rows != rows[:1]).any():
-        raise Refusal("its tables have other rows for other heads, or for other rows of the map")
+        raise Refusal(OTHER_ROWS)
 
 
 def axis(logits: ir.Value, product: Product, queries: Queries, order: Entries) -> Axis:
@@ -103,7 +104,10 @@ def axis(logits: ir.Value, product: Product, queries: Queries, order: Entries) -
     which %= rows.shape[1]
     if (which != which[:1]).any():
         raise Refusal(NO_OFFSETS)
-    return _along(which[0], rows[0], found.factor * multiplied.factor / queries.factor)
+    along = _along(which[0], rows[0], found.factor * multiplied.factor / queries.factor)
+    if along is None:  # tables a row are alike as long as nobody has trained them: full of zeros
+        raise Refusal(NO_OFFSETS if (product.columns == product.columns[:1]).all() else OTHER_ROWS)
+    return along
 
 
 def _queries_of_rows(multiplied: Origin, rows: Entries, queries: Queries) -> Entries:
@@ -121,15 +125,16 @@ def _queries_of_rows(multiplied: Origin, rows: Entries, queries: Queries) -> Ent
     return found
 
 
-def _along(rows: Entries, numbers: Numbers, factor: float) -> Axis:
-    """The axis along which `rows` (M, N) of a table (P, S) are those of the offsets from query to key.
+def _along(rows: Entries, numbers: Numbers, factor: float) -> Axis | None:
+    """The axis along which `rows` (M, N) of a table (P, S) are those of the offsets from query to key; None
+    if there is none.
 
     Counted from either end it is the same axis; the end at which the first key is is taken.
     """
     ways = ((_positions(rows), numbers), (_positions(len(numbers) - 1 - rows), numbers[::-1]))
     fitting = [(found, kept) for found, kept in ways if found is not None]
     if not fitting:
-        raise Refusal(NO_OFFSETS)
+        return None
     (queries, keys, centre), kept = min(fitting, key=lambda way: int(way[0][1][0]))
     length = int(keys.max()) + 1
     return Axis(queries, keys, kept[centre - length + 1 : centre + length], factor)

@@ -152,6 +152,13 @@ REFUSED = {
         {"across_product": ("Einsum", ["by_position", PER_HEAD], {"equation": "bnxyd,ndr->bnxyr"})},
         "its tables have other rows for other heads, or for other rows of the map",
     ),
+    "a table of its own a row, full of zeros before training": (
+        {"a_row": ("Einsum", ["by_position", np.zeros((SIDE, SIDE, DKH))], {"equation": "bnxyd,ykd->bnxyk"}),
+         "a_row_only": ("Reshape", ["a_row", [0, HEADS, N, 1, SIDE]], {}),
+         "all_rows": ("Tile", ["a_row_only", [1, 1, 1, SIDE, 1]], {}),
+         "across": ("Reshape", ["all_rows", [0, HEADS, N, N]], {})},
+        "its tables have other rows for other heads, or for other rows of the map",
+    ),
     "weights gated": (
         {"gated": ("Concat", ["less", "rest"], {"axis": 3}), "first": ("Slice", ["weights", [0], [1], [3]], {}),
          "less": ("Mul", ["first", 0.5], {}), "rest": ("Slice", ["weights", [1], [N], [3]], {}),
