@@ -13,7 +13,9 @@ AaexportError                     1
 ├── ExportError                   1   torch.export or the ONNX conversion failed
 ├── GraphError                    1   not an ONNX file, or not one that any runtime could run
 ├── RunnerError                   1   a runtime cannot load or run the model
-│   └── ProviderError             5   the execution provider asked for does not work here
+│   ├── ProviderError             5   the execution provider asked for does not work here
+│   └── ServiceError              6   a live service cannot be reached, or refuses
+│       └── ProtocolError         6   what came over the wire is not the Open Inference Protocol, or not an answer
 ├── ParityError                   3   the ONNX file does not compute the same function
 └── MeasurementError              4   a measurement that is not valid
 """
@@ -106,6 +108,24 @@ class ProviderError(RunnerError):
     """The execution provider that was asked for does not work on this machine."""
 
     exit_code = 5
+
+
+class ServiceError(RunnerError):
+    """A live service that cannot be reached, or refuses.
+
+    Attributes:
+        retryable: whether the same query may be answered a little later, or by another server.
+    """
+
+    exit_code = 6
+
+    def __init__(self, text: str = "", *, retryable: bool = False) -> None:
+        super().__init__(text)
+        self.retryable = retryable
+
+
+class ProtocolError(ServiceError):
+    """What came over the wire is not the Open Inference Protocol, or not an answer of the model it names."""
 
 
 class ParityError(AaexportError):

@@ -41,6 +41,7 @@ ROOMS = (
     "parity",
     "load",
     "serving",
+    "deploy",
     "results",
     "report",
     "pipeline",
@@ -67,6 +68,10 @@ WALLS = {
     "onnxruntime": ("runners",),
     "click": ("cli",),
     "rich": ("report", "cli"),
+    "grpc": ("serving",),
+    "google": ("serving", "graph"),
+    "urllib3": ("serving",),
+    "ray": ("deploy",),
 }
 # What is copied into a model repository and runs there by itself has its own session.
 INSIDE_TRITON = (("onnxruntime", Path("serving/backend")),)

@@ -39,7 +39,7 @@ COMMANDS = {
 INTERRUPTED = 130
 EPILOG = (
     "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid, 5 device not active, "
-    "130 interrupted."
+    "6 service not answering, 130 interrupted."
 )
 
 
