@@ -1,0 +1,209 @@
+"""The Open Inference Protocol over HTTP: one service's URL → its answers, on connections that are kept."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from aaexport.errors import ProtocolError, ServiceError, first_line
+from aaexport.serving import rest_codec
+from aaexport.serving.address import Access, Address, RefusedError, refused, unreachable
+from aaexport.serving.protocol import (
+    InferAnswer,
+    InferRequest,
+    ModelConfig,
+    ModelMetadata,
+    ModelState,
+    ModelStatistics,
+    ServerMetadata,
+)
+
+CONNECTIONS = 256  # that are kept; one for each thread that asks
+CHUNK = 2**20  # bytes that are read at a time
+RETRYABLE = (429, 500, 502, 503, 504)  # also 500: a backend that died answers so until it is loaded again
+ABSENT = (404, 405, 501)  # of an extension that a server does not have
+OK = 200
+REDIRECTS = range(300, 400)
+
+
+class RestTransport:
+    """A service behind http:// or https://. Threads may share it: each query has a connection to itself.
+
+    Raises:
+        ServiceError: urllib3 is not installed, or the file of authorities cannot be read.
+    """
+
+    def __init__(self, address: Address, access: Access) -> None:
+        try:
+            import urllib3
+        except ImportError as error:
+            raise ServiceError("urllib3 is not installed; pip install 'aaexport[serve]'") from error
+        self._errors = urllib3.exceptions
+        self._timeout = urllib3.Timeout
+        self.address, self._access = address, access
+        self._takes_binary: bool | None = None
+        self._headers = {} if access.credentials is None else {"Authorization": access.credentials}
+        options: dict[str, Any] = {"maxsize": CONNECTIONS, "retries": False}
+        if address.is_secure:
+            self._pool: Any = urllib3.HTTPSConnectionPool(
+                address.host, address.port, ssl_context=_tls(access), **options
+            )
+        else:
+            self._pool = urllib3.HTTPConnectionPool(address.host, address.port, **options)
+
+    def live(self) -> bool:
+        """Whether the server says that it is alive. ServiceError if nothing answers."""
+        return self._call("GET", "v2/health/live")[0] == OK
+
+    def ready(self, model: str = "", version: str = "") -> bool:
+        """Whether the server, or one of its models, says that it is ready. ServiceError if nothing answers."""
+        return self._call("GET", f"{_of(model, version)}/ready" if model else "v2/health/ready")[0] == OK
+
+    def server(self) -> ServerMetadata:
+        """What the server says of itself. ServiceError if it says nothing, ProtocolError if something else."""
+        return rest_codec.server_of(self._json("GET", "v2"))
+
+    def model(self, name: str, version: str = "") -> ModelMetadata:
+        """What the server says of a model. ServiceError if it has none of that name."""
+        return rest_codec.model_of(self._json("GET", _of(name, version)))
+
+    def config(self, name: str, version: str = "") -> ModelConfig | None:
+        """How the server serves a model; None if it does not tell."""
+        found = self._extension("GET", f"{_of(name, version)}/config")
+        return None if found is None else rest_codec.config_of(found)
+
+    def statistics(self, name: str, version: str = "") -> ModelStatistics | None:
+        """A model's counters; None if the server keeps none."""
+        found = self._extension("GET", f"{_of(name, version)}/stats")
+        return None if found is None else rest_codec.statistics_of(found)
+
+    def index(self) -> tuple[ModelState, ...]:
+        """The models of the server's repository."""
+        found: Any = self._json("POST", "v2/repository/index", b"{}")
+        return rest_codec.states_of(found)
+
+    def load(self, name: str) -> None:
+        """Loads a model of the repository, or its new version. ServiceError if the server refuses."""
+        self._done("POST", f"v2/repository/models/{quote(name, safe='')}/load")
+
+    def unload(self, name: str) -> None:
+        """Unloads a model. ServiceError if the server refuses."""
+        self._done("POST", f"v2/repository/models/{quote(name, safe='')}/unload")
+
+    def infer(self, request: InferRequest) -> InferAnswer:
+        """The answer, as it came. ServiceError if there is none, ProtocolError if it cannot be read."""
+        if self._takes_binary is None:
+            self._takes_binary = self.server().takes_binary
+        body = rest_codec.encode_request(request, binary=self._takes_binary)
+        path = f"{_of(request.model, request.version)}/infer"
+        status, headers, data = self._call("POST", path, body.data, body.headers)
+        if status != OK:
+            self._refused(status, headers, data)
+        length = headers.get(rest_codec.HEADER_LENGTH)
+        if length is not None and not length.isdecimal():
+            raise ProtocolError(f"{rest_codec.HEADER_LENGTH} must be a number, got {length!r} from {self.address}")
+        return rest_codec.decode_answer(data, None if length is None else int(length))
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._pool.close()
+
+    def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
+        status, headers, data = self._call(method, path, body, {"Content-Type": rest_codec.JSON_TYPE})
+        if status != OK:
+            self._refused(status, headers, data)
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            what = f"{headers.get('Content-Type', 'an answer')} that is no JSON to {method} /{path}"
+            raise refused(self.address, what, rule="speak the Open Inference Protocol") from error
+
+    def _extension(self, method: str, path: str) -> Any:
+        try:
+            return self._json(method, path)
+        except RefusedError as refusal:
+            if refusal.status in ABSENT:
+                return None
+            raise
+
+    def _done(self, method: str, path: str) -> None:
+        status, headers, data = self._call(method, path, b"{}", {"Content-Type": rest_codec.JSON_TYPE})
+        if status != OK:
+            self._refused(status, headers, data)
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, bytes]:
+        """Status, headers and body. ServiceError if they did not come whole, and in time."""
+        deadline = time.monotonic() + self._access.timeout
+        try:
+            response = self._pool.urlopen(
+                method,
+                f"{self.address.prefix}/{path}",
+                body,
+                {**self._headers, **(headers or {})},
+                timeout=self._access.timeout,
+                redirect=False,
+                preload_content=False,
+            )
+            parts = []
+            # By what has come: a server that sends a byte a second must not hold the query for hours.
+            while part := response.read1(CHUNK, decode_content=False):
+                parts.append(part)
+                if time.monotonic() > deadline:
+                    response.close()
+                    raise self._late()
+        except (self._errors.HTTPError, OSError) as error:
+            raise self._lost(error) from error
+        return response.status, response.headers, parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _late(self) -> ServiceError:
+        rule = f"be answered within {self._access.timeout:g} s"
+        return unreachable(self.address, "no whole answer", "the service hangs or is overloaded", rule=rule)
+
+    def _lost(self, error: Exception) -> ServiceError:
+        """Why no answer came, in a sentence."""
+        errors = self._errors
+        if isinstance(error, errors.NameResolutionError):
+            return unreachable(self.address, f"the unknown host {self.address.host}")
+        if isinstance(error, errors.NewConnectionError):
+            refused = "connection refused" if "refused" in str(error) else first_line(error).rpartition(": ")[2]
+            return unreachable(self.address, refused, "is the service running, and on this port?")
+        if isinstance(error, errors.TimeoutError | TimeoutError):
+            return self._late()
+        if isinstance(error, errors.SSLError):
+            why = first_line(error).partition(" (_ssl")[0]
+            remedy = "give the authority of its certificate with --ca FILE" if "certificate" in why else ""
+            text = f"{why.rpartition('] ')[2]} at {self.address}"
+            return ServiceError(f"url must be reached by TLS, got {text}{'; ' + remedy if remedy else ''}")
+        if self.address.is_secure or "BadStatusLine" not in repr(error):
+            return unreachable(self.address, "a connection that was closed without an answer")
+        return ServiceError(f"url must speak HTTP, got something else from {self.address}; is it the port for gRPC?")
+
+    def _refused(self, status: int, headers: Any, data: bytes) -> NoReturn:
+        if status in REDIRECTS and "Location" in headers:
+            raise refused(self.address, f"a redirect to {headers['Location']}", rule="be the service's own")
+        raise RefusedError(self.address, status, _complaint(data), retryable=status in RETRYABLE)
+
+
+def _complaint(data: bytes) -> str:
+    """What the server says of it."""
+    try:
+        return str(json.loads(data)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return data.decode(errors="replace")
+
+
+def _of(model: str, version: str) -> str:
+    path = f"v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _tls(access: Access) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if access.ca is None else str(access.ca))
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"ca must be a file of certificates, got {access.ca}: {first_line(error)}") from error
