@@ -10,6 +10,7 @@ import click
 from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Bound, Device, Model, PathTo, Whole
 from aaexport.recipe import DECOMPOSITION_NAMES, MAX_SEED
+from aaexport.serving.address import TIMEOUT
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -65,6 +66,27 @@ target = click.option(
     help="Where the file is to run: what does not pay there is not applied.",
 )
 
+
+url = click.option(
+    "--url",
+    multiple=True,
+    metavar="URL",
+    help="A live service that is to serve the file: http://, https://, grpc:// or grpcs:// and HOST[:PORT].",
+)
+served_as = click.option(
+    "--served-as", metavar="NAME[:VERSION]", help="What the service calls the model; MODEL's own name by default."
+)
+timeout = click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    default=TIMEOUT,
+    show_default=True,
+    help="For one answer of a service.",
+)
+ca = click.option(
+    "--ca", type=PathTo("FILE", dir_okay=False), help="The authorities whose certificates count, in PEM."
+)
 
 module = click.option(
     "--module",

@@ -18,20 +18,24 @@ from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.progress import steps
 from aaexport.cli.quantities import MEBIBYTES
 from aaexport.cli.types import Names, PathTo, Whole
-from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule
+from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule, parameter
 from aaexport.folder import copies
 from aaexport.graph.there import require_readable
 from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
+    from aaexport.folder import ModelFolder
     from aaexport.parity import ParityReport, Precision
+    from aaexport.pipeline.verify.options import VerifyOptions
 
+EVERY = 60.0  # seconds between two looks
 XML_BEGIN = 64  # bytes, by which an XML file is told from others
 
 
 SECTIONS = {
     "What is judged": ("onnx", "inputs", "out", "size", "module", "batch", "seed"),
     "Where it runs": ("device", "runtimes", "max_memory"),
+    "A live service": ("url", "served_as", "timeout", "ca", "follow", "every"),
     "What is allowed": ("dtype", "atol", "rtol", "strict", "locate"),
     "The report": ("as_json", "markdown", "junit"),
 }
@@ -40,6 +44,10 @@ EXAMPLES = (
     (
         "aaexport verify aa_cnn3_digits --onnx fast.onnx --runtimes reference,onnxruntime --junit parity.xml",
         "Judges another file of the same network, and writes a report for CI.",
+    ),
+    (
+        "aaexport verify aa_cnn3_digits --url http://127.0.0.1:8000 --url grpc://127.0.0.1:8001",
+        "Judges the file, and what a live service answers in its name.",
     ),
 )
 
@@ -65,6 +73,17 @@ EXAMPLES = (
     "--max-memory",
     type=MEBIBYTES,
     help="What it may take beyond the loaded models; by default 4 GiB, or half of what is free where that is less.",
+)
+@options.url
+@options.served_as
+@options.timeout
+@options.ca
+@click.option("--follow", is_flag=True, help="Ask the service a sample again and again; a JSON line each time.")
+@click.option(
+    "--every",
+    type=float,
+    metavar="SECONDS",
+    help=f"Between two looks of --follow; {EVERY:g} by default.",
 )
 @click.option("--batch", type=Whole(), help="One more batch size beside 1, 2, 3 and 7.")
 @click.option(
@@ -96,6 +115,12 @@ def command(
     device: str,
     runtimes: tuple[str, ...] | None,
     max_memory: float | None,
+    url: tuple[str, ...],
+    served_as: str | None,
+    timeout: float,
+    ca: Path | None,
+    follow: bool,
+    every: float | None,
     batch: int | None,
     dtype: str,
     atol: tuple[tuple[str, float], ...],
@@ -113,6 +138,10 @@ def command(
     """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown contradict each other")
+    if follow and (as_json or markdown or junit is not None):
+        raise click.UsageError("--follow prints JSON lines: it goes without --json, --markdown and --junit")
+    if every is not None and not follow:
+        raise ArgumentError(broken_rule("every", f"go with {parameter('follow')}", f"{every:g}"))
     if junit is not None:
         _check_junit(junit)
     from aaexport.pipeline.verify.options import VerifyOptions
@@ -120,6 +149,7 @@ def command(
     asked = VerifyOptions(
         device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
         inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed, max_memory=max_memory,
+        url=url, served_as=served_as, timeout=timeout, ca=ca,
     )  # fmt: skip
     with _no_verdict_in(junit), copies(say) as check_out:
         asked.check()  # wrong options are refused before anything is copied or converted
@@ -131,6 +161,9 @@ def command(
         folder = check_out(model, out)
         if onnx is None:
             ensure_converted(folder, size)
+        if follow:
+            _follow(folder, onnx, asked, EVERY if every is None else every, size)
+            return
         with steps(f"reading {folder.path}") as tell:
             from aaexport.pipeline.verify.verify import verify_folder
 
@@ -142,6 +175,26 @@ def command(
         _write(parity_junit(report), junit)
     if not report.passed:
         raise ParityError(f"parity failed: {report.complaint}", report)
+
+
+def _follow(
+    folder: ModelFolder, onnx: Path | None, asked: VerifyOptions, every: float, size: tuple[int, int] | None
+) -> None:
+    """Looks until something is wrong; each event is a line on stdout."""
+    import json
+
+    from aaexport.pipeline.verify.follow import follow
+    from aaexport.report.machine import observation_json
+
+    follow(
+        folder,
+        onnx,
+        asked,
+        lambda seen: show_text(json.dumps(observation_json(seen), allow_nan=False)),
+        every=every,
+        size=size,
+        say=say,
+    )
 
 
 def _check_junit(path: Path) -> None:

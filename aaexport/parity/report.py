@@ -11,7 +11,9 @@ from aaexport.outcome import Outcome, presenter
 from aaexport.parity.tolerance import Tolerance
 
 # The way from the definition to an answer. Every computation adds one stage to those before it.
-Stage = Literal["decomposition", "exporter", "graph rules", "file", "kernels", "optimizer", "device", "TF32"]
+Stage = Literal[
+    "decomposition", "exporter", "graph rules", "file", "kernels", "optimizer", "device", "TF32", "service"
+]
 STAGES: dict[Stage, str] = {
     "decomposition": "PyTorch computes something else by this decomposition than by the definition",
     "exporter": "torch's exporter wrote something else than PyTorch computes",
@@ -21,6 +23,7 @@ STAGES: dict[Stage, str] = {
     "optimizer": "onnxruntime's graph optimizer changed the function",
     "device": "the device computes something else than the CPU",
     "TF32": "TF32 is too coarse for this model: serve with use_tf32=0, or accept it with --atol and --rtol",
+    "service": "the live service answers something else than the file that it is to serve",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aaexport.parity import ParityReport
+    from aaexport.parity.observation import Observation
     from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/2"
@@ -17,6 +18,7 @@ OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
 ATTENTION_SCHEMA = "aaexport.attention/1"
 LIST_SCHEMA = "aaexport.list/1"
+OBSERVATION_SCHEMA = "aaexport.observation/1"
 
 
 def parity_json(report: ParityReport) -> dict[str, Any]:
@@ -30,6 +32,12 @@ def parity_json(report: ParityReport) -> dict[str, Any]:
         "max_error_ratio": report.max_error_ratio,
     }
     value: dict[str, Any] = strict(verdict | dataclasses.asdict(report))
+    return value
+
+
+def observation_json(observation: Observation) -> dict[str, Any]:
+    """One event of `aaexport verify --follow`; docs/observation_schema.md tells what each field means."""
+    value: dict[str, Any] = strict({"schema": OBSERVATION_SCHEMA, **dataclasses.asdict(observation)})
     return value
 
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from aaexport.capture.program import INPUT_NAME
-from aaexport.errors import RunnerError
+from aaexport.errors import RunnerError, ServiceError
 from aaexport.parity import (
     Array,
     Case,
@@ -147,6 +147,7 @@ class Judge:
         Raises:
             RunnerError: PyTorch cannot compute a case.
             ProviderError: a device does not work here, which says nothing about the file.
+            ServiceError: a live service does not answer, which says nothing about its answers.
         """
         # All of PyTorch first, then each runtime: in turns, each would run against the others' idle threads. But no
         # more cases at a time than fit the memory, which attention weights fill quickly; and no two runtimes at once.
@@ -159,12 +160,23 @@ class Judge:
                         if runner is not None and row.takes(truth.case):
                             row.outputs += self._judged(row, runner, truth)[0]
 
+    def truths_of(self, cases: Iterable[Case]) -> list[Truth]:
+        """As `truth`, of all of them; the definition's memory is given back. RunnerError as `truth`."""
+        truths = [self.truth(case) for case in cases]
+        self._definition.release()
+        return truths
+
+    def judge_known(self, row: Row, runner: Runner, truth: Truth) -> None:
+        """Adds to the row what comes out of a case whose truth is known."""
+        row.outputs += self._judged(row, runner, truth)[0]
+
     def judge_more(
-        self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]]
+        self, row: Row, runner: Runner, batches: Iterable[tuple[Array, Array]], name: str = ""
     ) -> Iterator[tuple[Array, Mapping[str, Array], Mapping[str, Array] | None]]:
         """Adds a case of many images to the row, the worst of `batches`, against PyTorch in float32 alone.
 
-        That is quick, and its own error is known by now. `batches` are images and their labels.
+        That is quick, and its own error is known by now. `batches` are images and their labels, `name` is what the
+        case is called; by default after the first batch.
 
         Yields:
             The labels, what PyTorch answers to the images, and what the runner does; None if it refuses.
@@ -173,7 +185,6 @@ class Judge:
             RunnerError: PyTorch refuses.
         """
         worst: list[OutputParity] = []
-        name = ""
         for images, labels in batches:
             name = name or f"images, batch {len(images)}"
             baseline = self.baseline.infer({INPUT_NAME: images})
@@ -204,6 +215,8 @@ class Judge:
         """The verdicts on a case, and what they are on; None if the runner refuses it."""
         try:
             actual = runner.infer({runner.inputs[0].name: truth.case.batch})
+        except ServiceError:
+            raise  # no answer is no verdict
         except RunnerError as error:
             return failed(truth.case.name, truth.expected, str(error)), None
         outputs = self._verdicts(row, truth, actual)

@@ -50,7 +50,7 @@ def diagnose(report: ParityReport, rows: Sequence[Row], suspect: Suspect, matrix
     broken = next((row for row, done in zip(rows, report.computations, strict=True) if done.failures), None)
     if broken is None:
         return _where_digests_tell(report, suspect, matrix)
-    if broken.stage == "decomposition":
+    if broken.stage in ("decomposition", "service"):  # whose nodes are not to be had
         return report
     case = _telling_case(broken, matrix.cases)
     if report.broken_stage in OF_THE_FILE:

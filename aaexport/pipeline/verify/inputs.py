@@ -67,6 +67,17 @@ class Inputs:
         side = min(SIDE_BATCH, most) if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
 
+    def drawn(self, count: int, chance: np.random.Generator) -> Array | None:
+        """So many images that were not fed yet, held-out ones where there are any; None beside golden vectors."""
+        if self.subject.golden is not None:
+            return None
+        if self.given is not None:
+            return self.given[chance.integers(len(self.given), size=count)]
+        if self.labelled is not None and self.subject.recipe is not None:
+            index = self.chosen[torch.from_numpy(chance.integers(len(self.chosen), size=count))]
+            return evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
+        return chance.standard_normal((count, *self.subject.input_shape), dtype=np.float32)
+
     def labelled_batches(
         self, fixed: int | None, macs: int | None, fitting: Callable[[int], int]
     ) -> Iterator[tuple[Array, Array]]:

@@ -104,6 +104,7 @@ class Matrix:
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
         self.judge.judge(rows, self.cases)
+        self._try_sizes(rows)
         accuracy = self._accuracy(rows[-1])
         computations = _evaluator_in_doubt(tuple(row.result() for row in rows), narrows=self.summary.narrows)
         placement = next((row.placement for row in reversed(rows) if row.placement is not None), None)
@@ -129,6 +130,28 @@ class Matrix:
             accuracy=accuracy,
             placement=placement,
         )
+
+    def _try_sizes(self, rows: Sequence[Row]) -> None:
+        """Every batch that a live service takes, of images that were judged already."""
+        for row in rows:
+            if not row.sizes or row.failure is not None:
+                continue
+            images = self._images(row.sizes[-1])
+            if images is None:
+                self.notes.append(f"{row.name}: no other batches were tried than those of the golden vectors")
+                continue
+            batches = ((images[:size], np.zeros(size, np.int64)) for size in row.sizes)
+            with row.open() as runner:
+                for _ in self.judge.judge_more(row, runner, batches, f"batches 1–{row.sizes[-1]}"):
+                    pass
+
+    def _images(self, count: int) -> Array | None:
+        """So many ordinary ones, those of the cases in turn; None where nobody can tell what comes of others."""
+        if self.subject.golden is not None:
+            return None
+        held = [case.batch for case in self.cases if case.kind == "ordinary" and not case.degenerate]
+        images = np.concatenate(held)
+        return images[np.arange(count) % len(images)]
 
     def _affordable(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
         """As many as may be computed, small ordinary ones first; two at least, of two batch sizes where there are."""

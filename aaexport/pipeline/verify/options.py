@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean, parameter
 from aaexport.memory import MEBIBYTE, default_memory
 from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
+from aaexport.serving.address import TIMEOUT, parse_urls
 
 MAX_BATCH = 4096
 INPUT_FILES = (".npz", ".safetensors")
@@ -57,6 +58,10 @@ class VerifyOptions:
         locate: whether to look for the first node that went wrong, if one did.
         strict: whether warnings are failures.
         seed: of the made-up inputs and of the choice of images.
+        url: live services that are to serve the file: each is a row of the matrix.
+        served_as: the model's name there, or NAME:VERSION; the folder's name by default.
+        timeout: seconds for one answer of a service.
+        ca: a file of the authorities whose certificates count; None for those that the system trusts.
         most_macs: images · MACs at the most, beyond which inputs are left out, and a note says so; None for all
             inputs, however long they take.
         max_memory: MiB that a verification may take at its peak beyond the loaded models: what would take more is
@@ -74,6 +79,10 @@ class VerifyOptions:
     locate: bool = True
     strict: bool = False
     seed: int = 0
+    url: Sequence[str] = ()
+    served_as: str | None = None
+    timeout: float = TIMEOUT
+    ca: str | Path | None = None
     most_macs: float | None = None
     max_memory: float | None = None
 
@@ -94,6 +103,7 @@ class VerifyOptions:
         check_largest_batch(self.batch)
         check_inputs(self.inputs)
         check_max_memory(self.max_memory)
+        check_service(self.url, self.served_as, self.timeout, self.ca)
 
 
 class VerifyOverrides(TypedDict, total=False):
@@ -109,6 +119,10 @@ class VerifyOverrides(TypedDict, total=False):
     locate: bool
     strict: bool
     seed: int
+    url: Sequence[str]
+    served_as: str | None
+    timeout: float
+    ca: str | Path | None
     most_macs: float | None
     max_memory: float | None
 
@@ -146,6 +160,27 @@ def check_max_memory(limit: float | None) -> None:
     """ArgumentError unless it is None or a number of MiB above 0."""
     if limit is not None and not (limit > 0 and math.isfinite(limit)):
         raise ArgumentError(broken_rule("max_memory", "be above 0 MiB", limit))
+
+
+def check_service(url: Sequence[str], served_as: str | None, timeout: float, ca: str | Path | None) -> None:
+    """ArgumentError for what is no URL, no name or no time, or goes with a URL and has none."""
+    if url:
+        parse_urls(url)
+    for name, given in (("served_as", served_as), ("ca", ca), ("timeout", None if timeout == TIMEOUT else timeout)):
+        if given is not None and not url:
+            raise ArgumentError(broken_rule(name, f"go with {parameter('url')}", given))
+    if served_as is not None:
+        model_and_version(served_as)
+    if not 0 < timeout < float("inf"):
+        raise ArgumentError(broken_rule("timeout", "be a number of seconds above 0", timeout))
+
+
+def model_and_version(served_as: str) -> tuple[str, str]:
+    """`digits:3` → (`digits`, `3`); without a version an empty one. ArgumentError for no name."""
+    model, _, version = served_as.partition(":")
+    if not model:
+        raise ArgumentError(broken_rule("served_as", "be NAME or NAME:VERSION", served_as))
+    return model, version
 
 
 def check_inputs(path: str | Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aaexport.device import parse_device
-from aaexport.errors import ProviderError, RunnerError
+from aaexport.errors import ProviderError, RunnerError, ServiceError
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.serialized import Serialized
 from aaexport.parity import Array, Case, Computation, OutputParity, Placement, Stage, Tolerances
@@ -47,6 +47,7 @@ class Row:
         written_out: what its file answers to images without the kernels that are excused, for which it is loaded
             beside itself; None where there is none.
         placement: of the nodes, once it has been loaded; None where that is not known.
+        sizes: batches of images that are tried one after the other beside the cases.
         open_model: loads any ONNX model into the same runtime; None where it takes files only, or is no runtime.
     """
 
@@ -61,6 +62,7 @@ class Row:
     failure: str | None = None
     arrivals: Arrivals | None = None
     written_out: Callable[[Array], Mapping[str, Array] | None] | None = None
+    sizes: Sequence[int] = ()
 
     def result(self) -> Computation:
         """What has been found so far."""
@@ -166,7 +168,7 @@ def opened(row: Row) -> Iterator[Runner | None]:
         try:
             if row.failure is None:
                 runner = stack.enter_context(row.open())
-        except ProviderError:
+        except (ProviderError, ServiceError):
             raise
         except RunnerError as error:
             row.failure = str(error)

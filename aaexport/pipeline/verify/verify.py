@@ -47,6 +47,7 @@ from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
 from aaexport.pipeline.verify.matrix import Matrix, fixed_batch
 from aaexport.pipeline.verify.options import Judged, VerifyOptions, VerifyOverrides
+from aaexport.pipeline.verify.services import find_services, notes_on, serves_another_file, with_rows_of
 from aaexport.report.machine import parity_json
 from aaexport.writing import unchanged, write_json
 
@@ -90,6 +91,7 @@ def verify(
         DataError: `inputs` cannot be read or do not fit.
         RunnerError: PyTorch cannot run the model.
         ProviderError: a runtime that was asked for, or `device`, does not work here.
+        ServiceError: a service at `url` cannot be reached, refuses, or has no such model.
         Others as `aaexport.convert` raises for `model`.
     """
     options = overridden(options or VerifyOptions(), overrides, verify)
@@ -125,7 +127,8 @@ def verify_folder(
     with nullcontext() if source is None else redirect_stdout(sys.stderr):
         subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
         report, _ = judge_file(subject, path, options, say=say)
-    return _kept(report, folder) if path == folder.onnx_path else report
+    # A report on services too is of a moment: what the folder keeps is of its file.
+    return _kept(report, folder) if path == folder.onnx_path and not options.url else report
 
 
 def _kept(report: ParityReport, folder: ModelFolder) -> ParityReport:
@@ -172,8 +175,7 @@ def _judged(
     report = replace(report, onnx_sha256=file_digest(path, audited.data_files))
     summary = summarize_model(audited.model, path, audited.data_files)
     provenance = read_metadata(summary.metadata)
-    if provenance is not None and provenance.with_attention and augmented_layers(subject.module):
-        subject = subject if subject.with_attention else subject.observed()
+    subject = observed_as_converted(subject, provenance)
     stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
     structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
     golden = subject.golden.warnings if subject.golden is not None else ()
@@ -189,15 +191,31 @@ def _judged(
     del audited  # and with it the model, which may be large
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
+    name = None if subject.folder is None else subject.folder.name
+    services = find_services(options, name)  # before anything slow: it may be the URL that is wrong
+    outdated = tuple(
+        filter(None, (serves_another_file(one.facts, one.row_name, report.onnx_sha256) for one in services))
+    )
+    report = replace(report, structure=(*report.structure, *outdated))
     say("verifying against PyTorch")
     matrix = Matrix(subject, summary, options, alive, say)
     rows = matrix.rows(path, provenance, "file" if exported is None else "graph rules")
+    rows = with_rows_of(services, rows, summary, options)
+    for service, row in zip(services, rows[len(rows) - len(services) :], strict=True):
+        matrix.notes += notes_on(service, row.sizes)
     report = matrix.filled(report, rows)
-    if report.passed or not options.locate or stale:
+    if report.passed or not options.locate or stale or report.broken_stage == "service":
         return report, matrix.judge.truths
     say("looking for the first node that went wrong")
     suspect = Suspect(path, subject, provenance, exported, changed)
     return diagnose(report, rows, suspect, matrix), matrix.judge.truths
+
+
+def observed_as_converted(subject: Subject, provenance: Provenance | None) -> Subject:
+    """The subject with attention weights among its outputs, if the file has them there."""
+    if provenance is None or not provenance.with_attention or not augmented_layers(subject.module):
+        return subject
+    return subject if subject.with_attention else subject.observed()
 
 
 def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:

@@ -1,0 +1,41 @@
+"""What was seen of a live service in one look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Event = Literal["started", "right", "wrong", "unreachable", "stopped"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a live service, or the begin and the end of looking.
+
+    Attributes:
+        event: what is to be told.
+        time: when the look began, in ISO 8601 and UTC.
+        url, model, version: whom was asked; an empty version where the service chooses it.
+        onnx_sha256: of the file by which the service is judged.
+        look: its number, from 1; 0 for what is no look.
+        cases: what was fed.
+        images: how many in all.
+        seconds: of the look, the service's and PyTorch's; None for what is no look.
+        max_abs_error: the largest against PyTorch; None if nothing could be compared.
+        max_error_ratio: the largest ÷ PyTorch's own error.
+        failures: everything that is wrong, a line each.
+    """
+
+    event: Event
+    time: str
+    url: str
+    model: str
+    version: str
+    onnx_sha256: str
+    look: int = 0
+    cases: tuple[str, ...] = ()
+    images: int = 0
+    seconds: float | None = None
+    max_abs_error: float | None = None
+    max_error_ratio: float | None = None
+    failures: tuple[str, ...] = ()

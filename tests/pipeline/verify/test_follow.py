@@ -1,0 +1,150 @@
+"""verify --follow: looks until something is wrong, tells each look in a line, and ends with the code of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from inference_servers import over_http, service_of
+from repository import ROOT
+from schema_pages import described, leaves
+
+pytest.importorskip("grpc")
+
+from aaexport.errors import ArgumentError, ParityError, ServiceError
+from aaexport.folder import open_folder
+from aaexport.parity.observation import Observation
+from aaexport.pipeline.verify.follow import follow
+from aaexport.pipeline.verify.options import VerifyOptions
+from aaexport.report.machine import observation_json
+
+SCHEMA = ROOT / "docs" / "observation_schema.md"
+
+
+@pytest.fixture
+def service(converted_once):
+    return service_of(converted_once / "model.onnx", "tiny", max_batch=8)
+
+
+def watched(folder, url, looks=3, **options):
+    """What was seen, and what ended it."""
+    seen = []
+    asked = VerifyOptions(url=[url], served_as="tiny", **options)
+    try:
+        follow(open_folder(folder), None, asked, seen.append, every=0.001, looks=looks)
+    except (ParityError, ServiceError) as error:
+        return seen, error
+    return seen, None
+
+
+def test_a_right_service_is_asked_other_things_at_each_look(converted_once, service):
+    with over_http(service) as url:
+        seen, error = watched(converted_once, url)
+    assert error is None
+    assert [(one.event, one.look) for one in seen] == [("started", 0), ("right", 1), ("right", 2), ("right", 3)]
+    looks = seen[1:]
+    assert len({one.cases for one in looks}) == 3
+    assert all(any(name.startswith("drawn anew") for name in one.cases) for one in looks)
+    assert all(one.max_error_ratio is not None and one.images > 1 and not one.failures for one in looks)
+
+
+@pytest.mark.parametrize("mischief", ["wrong", "empty", "nan"])
+def test_a_service_that_turns_wrong_ends_it(converted_once, service, mischief):
+    service.mischief = lambda number: mischief if number > 3 else None
+    with over_http(service) as url:
+        seen, error = watched(converted_once, url, looks=9)
+    assert isinstance(error, ParityError)
+    assert seen[-1].event == "wrong"
+    assert seen[-1].failures
+    assert [one.event for one in seen[1:-1]] == ["right"] * (len(seen) - 2)
+
+
+def test_another_file_under_the_same_name_ends_it(converted_once, service):
+    def changed(number):
+        service.config = replace(service.config, parameters={"onnx_sha256": "0" * 64})
+
+    service.mischief = changed
+    with over_http(service) as url:
+        seen, error = watched(converted_once, url, looks=9)
+    assert isinstance(error, ParityError)
+    assert "must serve this file, of the SHA-256" in str(error)
+    assert [one.event for one in seen] == ["started", "right", "wrong"]
+
+
+def test_a_service_that_does_not_answer_ends_it(converted_once, service):
+    service.mischief = lambda number: "hang" if number > 1 else None
+    with over_http(service) as url:
+        seen, error = watched(converted_once, url, looks=9, timeout=0.2)
+    assert not isinstance(error, ParityError)
+    assert [one.event for one in seen] == ["started", "right", "unreachable"]
+    assert "url must be answered within 0.2 s" in seen[-1].failures[0]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.slow
+def test_an_interrupt_ends_it_with_its_code_and_a_last_line(converted, service, name):
+    with over_http(service) as url:
+        command = [sys.executable, "-m", "aaexport", "verify", str(converted.path), "--url", url, "--follow"]
+        process = subprocess.Popen(
+            [*command, "--every", "0.05"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert [line["event"] for line in lines] == ["started", "right", "right"]
+    assert json.loads(out.splitlines()[-1])["event"] == "stopped"
+    assert "Traceback" not in err
+
+
+def test_the_command_prints_a_line_an_event(cli, converted, service):
+    service.mischief = lambda number: "wrong"
+    with over_http(service) as url:
+        outcome = cli("verify", converted.path, "--url", url, "--follow", "--every", "0.01")
+    assert outcome.code == 3
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["event"] for line in lines] == ["started", "wrong"]
+    assert {line["schema"] for line in lines} == {"aaexport.observation/1"}
+    assert outcome.err.splitlines()[-1].startswith("Error: parity failed: served, http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--follow"], 2, "--follow must go with --url, got 'none'"),
+        (["--every", "3"], 2, "--every must go with --follow, got '3'"),
+        (["--url", "http://a", "--follow", "--every", "0"], 2, "--every must be above 0 and at most 86,400 seconds"),
+        (["--url", "http://a", "--follow", "--json"], 2, "--follow prints JSON lines"),
+    ],
+)
+def test_options_that_break_a_rule(cli, converted, words, code, text):
+    outcome = cli("verify", converted.path, *words)
+    assert outcome.code == code
+    assert text in outcome.err.splitlines()[-1]
+
+
+def test_follow_needs_a_time_between_looks(converted_once):
+    with pytest.raises(ArgumentError, match="every must be above 0"):
+        follow(open_folder(converted_once), None, VerifyOptions(url=["http://a"]), print, every=0, looks=1)
+
+
+SEEN = Observation("right", "2026-01-31T09:30:00Z", "http://a", "m", "", "ab", 1, ("c",), 3, 0.1, 1e-7, 1.5, ("f",))
+
+
+def test_the_documented_fields_are_those_written():
+    assert set(described(SCHEMA)) == {path for path, _ in leaves(observation_json(SEEN), ())}
+
+
+@pytest.mark.parametrize("seen", [SEEN, Observation("started", "t", "u", "m", "", "ab")])
+def test_what_is_written_has_the_documented_type(seen):
+    names = {str: "string", int: "number", float: "number", type(None): "null"}
+    documented = described(SCHEMA)
+    for path, value in leaves(observation_json(seen), ()):
+        assert names[type(value)] in documented[path].split(" or "), path
