@@ -17,6 +17,7 @@ AaexportError                     1
 │   └── ServiceError              6   a live service cannot be reached, or refuses
 │       └── ProtocolError         6   what came over the wire is not the Open Inference Protocol, or not an answer
 ├── ParityError                   3   the ONNX file does not compute the same function
+├── DeploymentError               3   a deployment that fails its check
 └── MeasurementError              4   a measurement that is not valid
 """
 
@@ -136,6 +137,16 @@ class ParityError(AaexportError):
     def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
+
+
+class DeploymentError(AaexportError):
+    """A deployment that fails its check; `result` is the DeployResult that says so, None for a part of one."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class MeasurementError(AaexportError):
