@@ -50,7 +50,7 @@ EXAMPLES = (
               help="Check the deployment in this folder, and write nothing; goes without MODEL.")  # fmt: skip
 @options.device(None, "triton, kserve: cpu by default.")
 @click.option("--instances", type=Whole(), help="Sessions of one server.")
-@click.option("--threads", type=Whole(), help="Of every session.")
+@click.option("--threads", type=Whole(), help="Of every session; in a cluster --cpus by default.")
 @click.option("--max-batch", type=Whole(), help="Most images of one run; 32 by default.")
 @click.option("--max-delay", type=MILLISECONDS, help="How long a query may wait for others; 0ms by default.")
 @click.option("--batching/--no-batching", default=None,

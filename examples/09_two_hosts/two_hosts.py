@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-
 from aaexport.serving.client import Client
 
 BRIDGE, NETWORK = "aabridge", "10.77.3"
@@ -179,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> Outcome:
     parser.add_argument("--queries", type=int, default=5000)
     parser.add_argument("--loss", choices=sorted(LOSSES), default="kill", help="how the second host is lost")
     given = parser.parse_args(arguments)
+    if not (given.folder / "application.py").is_file():
+        parser.error(f"folder must be what `aaexport deploy --to ray` wrote, got {given.folder}")
     # Sockets lie in Ray's folder, and their names must be short.
     with tempfile.TemporaryDirectory(prefix="aa", dir="/tmp") as room, two_hosts():
         start(given.folder.resolve(), Path(room))

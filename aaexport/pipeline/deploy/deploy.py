@@ -108,6 +108,9 @@ def _settings(
     least = min(measured.min_replicas, given.get("max_replicas", measured.min_replicas))
     most = max(measured.max_replicas, given.get("min_replicas", measured.max_replicas))
     settings = replace(measured, **{"min_replicas": least, "max_replicas": most} | given)
+    if settings.threads is None and "cpus" in TARGET_SETTINGS[to]:
+        # onnxruntime counts the cores of the host, of which a replica has its own few.
+        settings = replace(settings, threads=settings.cpus)
     if settings.batching and not facts.batched:
         batch = "of its own" if facts.fixed_batch is None else f"of {facts.fixed_batch}"
         remedy = "convert it with a dynamic batch"

@@ -23,7 +23,7 @@ class DeployOptions:
     Attributes:
         device: where it runs: `cpu`, `cuda` or `cuda:N`; the CPU by default.
         instances: sessions of one server, 1 by default, or as many as the last peak search of bench.json had.
-        threads: of each session; by default onnxruntime's, or that peak search's.
+        threads: of each session; by default that peak search's, else `cpus` in a cluster, else onnxruntime's.
         max_batch: most images of one run, 32 by default, or that peak search's.
         max_delay: milliseconds that a query may wait for others to share its run, 0 by default, or that search's.
         batching: whether queries share runs; by default only where `unbatched` shows that it wins.

@@ -174,6 +174,21 @@ def test_what_is_no_measurement_is_said(tmp_path, text):
         read_peak(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("to", ["kserve", "ray"])
+def test_a_replica_has_as_many_threads_as_cores(folder, tmp_path, to):
+    """Left to itself onnxruntime takes one for each core of the host."""
+    assert aaexport.deploy(folder, to, tmp_path / "out", cpus=2).settings["threads"] == 2
+    assert aaexport.deploy(folder, to, tmp_path / "out", cpus=2, threads=1).settings["threads"] == 1
+
+
+def test_one_bound_of_replicas_moves_the_other(folder, tmp_path):
+    bounds = [
+        aaexport.deploy(folder, "ray", tmp_path / "out", **given).settings
+        for given in ({}, {"min_replicas": 9}, {"max_replicas": 1})
+    ]
+    assert [(one["min_replicas"], one["max_replicas"]) for one in bounds] == [(2, 4), (9, 9), (1, 1)]
+
+
 def test_a_fixed_batch_shares_nothing(tmp_path):
     folder = digits_folder(tmp_path / "digits", batch=2)
     result = aaexport.deploy(folder, "triton", tmp_path / "out")
