@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
 from aaexport.serving.client import Client
 
 BRIDGE, NETWORK = "aabridge", "10.77.3"
