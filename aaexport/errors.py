@@ -14,10 +14,11 @@ AaexportError                     1
 ├── GraphError                    1   not an ONNX file, or not one that any runtime could run
 ├── RunnerError                   1   a runtime cannot load or run the model
 │   ├── ProviderError             5   the execution provider asked for does not work here
+│   ├── EngineError               5   there is no server that could serve, or it does not start
 │   └── ServiceError              6   a live service cannot be reached, or refuses
-│       └── ProtocolError         6   what came over the wire is not the Open Inference Protocol, or not an answer
+│       ├── ProtocolError         6   what came over the wire is not the Open Inference Protocol, or not an answer
+│       └── UnprovedError         7   our own service answers wrongly, or not at all, and cannot be brought back
 ├── ParityError                   3   the ONNX file does not compute the same function
-├── DeploymentError               3   a deployment that fails its check
 └── MeasurementError              4   a measurement that is not valid
 """
 
@@ -111,6 +112,12 @@ class ProviderError(RunnerError):
     exit_code = 5
 
 
+class EngineError(RunnerError):
+    """There is no Triton server that could serve, something that it needs is missing, or it does not start."""
+
+    exit_code = 5
+
+
 class ServiceError(RunnerError):
     """A live service that cannot be reached, or refuses.
 
@@ -129,6 +136,12 @@ class ProtocolError(ServiceError):
     """What came over the wire is not the Open Inference Protocol, or not an answer of the model it names."""
 
 
+class UnprovedError(ServiceError):
+    """Our own service answers its golden vectors wrongly, or not at all, and cannot be brought back."""
+
+    exit_code = 7
+
+
 class ParityError(AaexportError):
     """The ONNX file does not compute the function of the PyTorch model; `report` is the ParityReport that says so."""
 
@@ -138,15 +151,9 @@ class ParityError(AaexportError):
         super().__init__(message)
         self.report = report
 
-
-class DeploymentError(AaexportError):
-    """A deployment that fails its check; `result` is the DeployResult that says so, None for a part of one."""
-
-    exit_code = 3
-
-    def __init__(self, message: str, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For one process that tells it to another."""
+        return type(self), (self.args[0], self.report), self.__dict__
 
 
 class MeasurementError(AaexportError):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aaexport.errors import (
-    DeploymentError,
     FolderError,
     MeasurementError,
     ModelNotFoundError,
@@ -226,7 +225,7 @@ def copies(say: Callable[[str], None] = lambda line: None) -> Iterator[CheckOut]
 
     try:
         yield check_out
-    except (ParityError, MeasurementError, DeploymentError):
+    except (ParityError, MeasurementError):
         raise
     except Exception:
         for copied in made:

@@ -31,8 +31,8 @@ COMMANDS = {
     "convert": ("aaexport.cli.convert", "Write model.onnx, custom-op-free, and verify it."),
     "verify": ("aaexport.cli.verify", "Judge an ONNX file against the PyTorch model."),
     "optimize": ("aaexport.cli.optimize", "Rewrite any ONNX file by the graph rules that pay."),
+    "serve": ("aaexport.cli.serve", "Serve models by a real Triton, proved by golden vectors."),
     "serve-bench": ("aaexport.cli.serve_bench", "Measure latency and throughput through onnxruntime."),
-    "deploy": ("aaexport.cli.deploy", "Write what serves a model in production, checked before."),
     "tune": ("aaexport.cli.tune", "Time the decompositions layer by layer; convert takes the winners."),
     "inspect": ("aaexport.cli.inspect", "Show operators, parameters, MACs, inputs, outputs and metadata."),
     "list": ("aaexport.cli.list", "List models, decompositions, data sets and working providers."),
@@ -40,7 +40,7 @@ COMMANDS = {
 INTERRUPTED = 130
 EPILOG = (
     "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid, 5 device not active, "
-    "6 service not answering, 130 interrupted."
+    "6 service not answering, 7 service not kept right, 130 interrupted."
 )
 
 

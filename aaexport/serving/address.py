@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,11 +53,13 @@ class Access:
         timeout: seconds for one attempt at a query.
         ca: a file of the authorities whose certificates count; None for those that the system trusts.
         authorization: goes along with every query, as `Bearer …`; what AAEXPORT_AUTHORIZATION holds by default.
+        headers: go along too, by their names in lower case: over gRPC they are metadata.
     """
 
     timeout: float = TIMEOUT
     ca: Path | None = None
     authorization: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def credentials(self) -> str | None:

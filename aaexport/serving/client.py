@@ -48,6 +48,7 @@ class Client:
             0 for a single attempt.
         ca: a file of the authorities whose certificates count; None for those that the system trusts.
         authorization: goes along with every query, as `Bearer …`; AAEXPORT_AUTHORIZATION of the environment if None.
+        headers: go along too; metadata over gRPC.
 
     Raises:
         ArgumentError: no such URL, or a time that is none.
@@ -62,12 +63,13 @@ class Client:
         retry_for: float = 2.0,
         ca: Path | None = None,
         authorization: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         if not 0 < timeout < float("inf"):
             raise ArgumentError(broken_rule("timeout", "be a number of seconds above 0", timeout))
         if not 0 <= retry_for < float("inf"):
             raise ArgumentError(broken_rule("retry_for", "be a number of seconds from 0", retry_for))
-        access = Access(timeout, ca, authorization)
+        access = Access(timeout, ca, authorization, headers or {})
         self.addresses = parse_urls(urls)
         self._transports = tuple(_transport(address, access) for address in self.addresses)
         self._retry_for = retry_for

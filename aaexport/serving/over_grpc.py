@@ -45,7 +45,8 @@ class GrpcTransport:
         self._grpc = require_grpc()
         self.address, self._access = address, access
         credentials = access.credentials
-        self._metadata = None if credentials is None else (("authorization", credentials),)
+        named = {} if credentials is None else {"authorization": credentials}
+        self._metadata = tuple((named | dict(access.headers)).items())
         if address.is_secure:
             certificates = self._grpc.ssl_channel_credentials(_authorities(access))
             self._channel = self._grpc.secure_channel(address.netloc, certificates, OPTIONS)

@@ -45,7 +45,8 @@ class RestTransport:
         self._timeout = urllib3.Timeout
         self.address, self._access = address, access
         self._takes_binary: bool | None = None
-        self._headers = {} if access.credentials is None else {"Authorization": access.credentials}
+        authorization = {} if access.credentials is None else {"Authorization": access.credentials}
+        self._headers = {**authorization, **access.headers}
         options: dict[str, Any] = {"maxsize": CONNECTIONS, "retries": False}
         if address.is_secure:
             self._pool: Any = urllib3.HTTPSConnectionPool(

@@ -68,7 +68,7 @@ def test_examples_can_be_typed(name):
 def test_the_helps_tell_every_exit_code(cli):
     text = " ".join(cli("--help").out.split())
     assert "Exit codes: 0 success, 1 error, 2 usage, 3 parity failed, 4 measurement invalid" in text
-    assert text.endswith("5 device not active, 6 service not answering, 130 interrupted.")
+    assert text.endswith("5 device not active, 6 service not answering, 7 service not kept right, 130 interrupted.")
 
 
 def test_an_unknown_command_or_option_has_a_suggestion(cli):

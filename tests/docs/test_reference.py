@@ -63,7 +63,7 @@ def test_every_tolerance_is_told(precision, runtime):
 
 
 def test_every_message_has_an_exit_code(found):
-    assert {one.code for one in found} == {1, 2, 3, 4, 5, 6}
+    assert {one.code for one in found} == {1, 2, 3, 4, 5, 6, 7}
 
 
 def test_every_file_of_a_folder_is_named():

@@ -1,1 +1,0 @@
-"""A model folder becomes files by which other systems serve it, and such files are checked without these systems."""

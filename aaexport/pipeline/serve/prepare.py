@@ -1,0 +1,180 @@
+"""A model folder → a conversion that is ready to be served: taken whole, and right about its golden vectors.
+
+This runs in a process of its own, as it loads onnx and onnxruntime, and PyTorch where golden vectors have to be made:
+the service itself stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from aaexport.device import parse_device
+from aaexport.errors import FolderError, ParityError, broken_rule
+from aaexport.folder import ModelFolder, open_folder, sha256
+from aaexport.pipeline.serve.options import FILES
+from aaexport.pipeline.serve.order import Order, Prepared
+from aaexport.serving.facts import ModelFacts
+from aaexport.serving.golden import parts
+from aaexport.serving.judge import why_wrong
+from aaexport.serving.reading import read_facts
+from aaexport.serving.versions import Version, holding, new_version, read_served, version_folder
+from aaexport.writing import temporary_folder
+
+MADE_IMAGES = 4
+
+
+def prepare(order: Order) -> Prepared:
+    """The conversion that the folder is to serve, checked through onnxruntime as it is to run.
+
+    A file that was gone back from is not taken again: the current version is served instead. Which version is current
+    is the service's to record, once it serves it.
+
+    Raises:
+        FolderError: something is missing, half-written, without golden vectors, or cannot be written.
+        GraphError, RunnerError: the file is broken, or no runtime loads it.
+        ParityError: it answers its own golden vectors wrongly.
+    """
+    folder = open_folder(order.folder)
+    notes: list[str] = []
+    with holding(order.keep):
+        version = _chosen(folder, order, notes)
+        place = version_folder(order.keep, version.number)
+        is_new = not place.exists()
+        if is_new:
+            _take(folder, order, place, notes)
+        try:
+            facts = read_facts(ModelFolder(place), place / FILES[order.dtype], name=folder.name)
+            threads, tuned = _threads(folder, order)
+            _require_right(facts, order, threads)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(place)
+            raise
+    return Prepared(facts, version, threads, (*notes, *tuned))
+
+
+def _chosen(folder: ModelFolder, order: Order, notes: list[str]) -> Version:
+    """The version that was asked for, the one of the folder's file, or a new one for it."""
+    served = read_served(order.keep)
+    if order.number is not None:
+        version = served.numbered(order.number)
+        if version is None or not version_folder(order.keep, version.number).is_dir():
+            raise FolderError(f"version {order.number} of {folder.path} must be kept in served/, got none")
+        return version
+    digest = _facts_in_place(folder, order).onnx_sha256
+    current = served.numbered(served.current)
+    if digest in served.left and current is not None:
+        notes.append(f"{folder.path}: version {current.number} is served: model.onnx was gone back from")
+        return current
+    known = served.of_digest(digest)
+    if known is not None:
+        return known
+    return new_version(order.keep, served, digest)
+
+
+def _facts_in_place(folder: ModelFolder, order: Order) -> ModelFacts:
+    """Of the folder as it is now, whole by what its manifest says."""
+    path = folder.path / FILES[order.dtype]
+    if order.dtype != "float32" and not path.is_file():
+        there = [dtype for dtype, name in FILES.items() if (folder.path / name).is_file()]
+        rule = f"be one that {folder.path} has a file of ({', '.join(there) or 'none'})"
+        raise FolderError(broken_rule("dtype", rule, order.dtype))
+    facts = read_facts(folder, path)
+    recorded = recorded_digest(folder, path.name)
+    if recorded is not None and recorded != sha256(path):
+        remedy = f"run `aaexport convert {folder.path}` again"
+        raise FolderError(f"{path} must be the file that manifest.json records, got another; {remedy}")
+    return facts
+
+
+def recorded_digest(folder: ModelFolder, name: str) -> str | None:
+    """The SHA-256 that the folder's manifest has of a file; None if it has none."""
+    try:
+        manifest = json.loads(folder.manifest_path.read_text(encoding="utf-8"))
+        return str(manifest["files"][name]["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # made by hand, or not recorded
+
+
+def _take(folder: ModelFolder, order: Order, place: Path, notes: list[str]) -> None:
+    """Copies what is to be served beside itself, with golden vectors, and moves it to its place when it is whole."""
+    facts = _facts_in_place(folder, order)
+    files = (folder.recipe_path, facts.onnx, *facts.data_files)
+    require_room(place.parent, sum(file.stat().st_size for file in files))
+    with temporary_folder(place.parent) as new:
+        for file in files:
+            target = new / file.relative_to(folder.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        golden = new / folder.golden_path.name
+        if facts.golden:
+            shutil.copyfile(folder.golden_path, golden)
+        else:
+            _write_golden(folder, facts, golden)
+            notes.append(f"{folder.path}: golden vectors were made from its weights, as there were none that fit")
+        new.rename(place)
+
+
+def require_room(place: Path, needed: int) -> None:
+    """FolderError if the disk has no room for so many bytes."""
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        rule = f"have {needed / 2**20:,.0f} MiB free for what is served"
+        raise FolderError(f"{place} must {rule}, got {free / 2**20:,.0f} MiB")
+
+
+def _no_golden(folder: ModelFolder) -> str:
+    remedy = (
+        "run `aaexport convert` again" if folder.module_recipe is not None else "train it, or give it its weights"
+    )
+    return f"{folder.path} must have golden vectors, or weights to make them from, got neither; {remedy}"
+
+
+def _write_golden(folder: ModelFolder, facts: ModelFacts, path: Path) -> None:
+    """What PyTorch answers to a few random images, as training keeps it. FolderError without weights."""
+    if folder.module_recipe is not None or not folder.weights_path.is_file():
+        raise FolderError(_no_golden(folder))
+    import torch
+
+    from aaexport.graph.files import converted_size
+    from aaexport.pipeline.subject.subject import as_subject
+    from aaexport.weights.safetensors import write_tensors
+
+    subject = as_subject(folder, size=converted_size(facts.onnx))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(MADE_IMAGES, *subject.input_shape, generator=generator)
+    with torch.no_grad():
+        answer = subject.module(images)
+    named = {facts.inputs[0].name: images, subject.output_names[0]: answer}
+    write_tensors({name: tensor.contiguous() for name, tensor in named.items()}, path)
+
+
+def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, ...]]:
+    """What was asked for, what tuning.json says, or what the process may use."""
+    from aaexport.cores import default_threads, usable_cores
+    from aaexport.load.machine import MachineWatch
+    from aaexport.report.tuned import tuned_threads
+
+    if order.threads is not None:
+        return order.threads, ()
+    if order.instances > 1:
+        return max(1, usable_cores() // order.instances), ()
+    tuned = tuned_threads(folder.tuning_path) if folder.tuning_path.exists() else None
+    if tuned is not None and tuned.why_not(parse_device(order.device)[0], 1, MachineWatch().environment()) is None:
+        return tuned.threads, (f"{folder.path}: {tuned}",)
+    return default_threads(), ()
+
+
+def _require_right(facts: ModelFacts, order: Order, threads: int | None) -> None:
+    """ParityError if onnxruntime does not answer the golden vectors right, through a session like the service's."""
+    from aaexport.runners.ort import OrtRunner
+    from aaexport.runners.ort_settings import SessionSettings
+
+    with OrtRunner(facts.onnx, SessionSettings(threads=threads), device=order.device) as runner:
+        for query in parts(facts.golden, None if facts.fixed_batch else order.max_batch):
+            wrong = why_wrong(query, runner.infer(dict(query.inputs)))
+            if wrong is not None:
+                remedy = f"run `aaexport verify {order.folder}`"
+                raise ParityError(f"{order.folder} must answer its golden vectors, got {wrong}; {remedy}", None)

@@ -1,0 +1,353 @@
+"""(model folders, options) → a live service, watched until it is told to end: `aaexport serve`.
+
+prepare each folder → start the engine → golden vectors right over REST and gRPC → ready → watch … → drain
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aaexport.errors import (
+    AaexportError,
+    ArgumentError,
+    FolderError,
+    ProviderError,
+    ServiceError,
+    UnprovedError,
+    broken_rule,
+)
+from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.child import prepare_apart
+from aaexport.pipeline.serve.options import FILES, ServeOptions
+from aaexport.pipeline.serve.order import Order, Prepared
+from aaexport.serving.address import RefusedError
+from aaexport.serving.engine import Engine, Ports, find_engine
+from aaexport.serving.ports import host_address, is_loopback, settled_ports
+from aaexport.serving.process import GRACE
+from aaexport.serving.service import Served, Service
+from aaexport.serving.versions import Version, holding, read_served, record_path, served_folder, write_served
+from aaexport.writing import identity
+
+SCHEMA = "aaexport.serve/1"
+DEVICE_FILES = Path("/dev")
+TICK = 0.25  # seconds between looks at processes and folders
+RELOADS = 3  # in a row
+STEADY = 60.0  # seconds of right answers after which reloads are counted anew
+LATE = 2  # late answers in a row of a server that answers nobody else either, after which it counts as dead
+HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes nobody an answer
+SETTLE = 10.0  # seconds for a conversion to become whole: the manifest is its last file
+Say = Callable[[str], None]
+
+
+@dataclass
+class Live:
+    """A folder that is served, and what has been seen of it.
+
+    Attributes:
+        folder: the model's.
+        keep: where served/ is: the folder, or another where that cannot be written.
+        served, version: what is at work.
+        seen: of the file that was looked at last, so that it is looked at again when it changes.
+        record: the same of served.json.
+        reloads, failed_at: how often in a row its backend had to be loaded anew, and when last.
+        late: answers that did not come in time, in a row; `progress` then.
+    """
+
+    folder: ModelFolder
+    keep: Path
+    served: Served
+    version: Version
+    seen: tuple[int, ...] | None
+    record: tuple[int, ...] | None
+    changed_at: float | None = None
+    reloads: int = 0
+    failed_at: float = 0.0
+    late: int = 0
+    progress: int = 0
+
+
+class Serving:
+    """Several folders behind one engine. Use `serving` to make one."""
+
+    def __init__(self, service: Service, options: ServeOptions, say: Say, stopping: threading.Event) -> None:
+        self.service, self.options, self._say, self.stopping = service, options, say, stopping
+        self.live: list[Live] = []
+        self._asked_at = 0.0
+
+    def begin(self, folders: Sequence[tuple[ModelFolder, Path]]) -> None:
+        """Prepares the folders and starts the engine; returns when everything is proved. Raises as both."""
+        for folder, keep in folders:
+            seen = identity(folder.path / FILES[self.options.dtype])
+            self._say(f"checking {folder.path}")
+            prepared = self._prepared(folder, keep)
+            self.live.append(Live(folder, keep, self._served(prepared), prepared.version, seen, None))
+        self._say("starting Triton")
+        self.service.start([live.served for live in self.live])
+        for live in self.live:
+            self._record(live)
+        self._asked_at = time.monotonic()
+
+    def keep(self) -> None:
+        """Watches until `stopping` is set.
+
+        Raises:
+            UnprovedError: the engine is gone, or a model did not come back.
+        """
+        while not self.stopping.wait(TICK):
+            if not self.service.process.alive():
+                how, cause = self.service.process.ended(), self.service.process.complaints()
+                raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
+            if self.service.lost_backends() or time.monotonic() >= self._asked_at + self.options.check_every:
+                self._ask_all()
+            for live in self.live:
+                self._follow(live)
+
+    def facts(self) -> dict[str, Any]:
+        """The service in JSON's types: what `--json` prints when it is ready."""
+        service = self.service
+        return {
+            "schema": SCHEMA,
+            "event": "ready",
+            "aaexport": importlib.metadata.version("aaexport"),
+            "pid": os.getpid(),
+            "rest": service.rest_url,
+            "grpc": service.grpc_url,
+            "metrics": f"{service.rest_url.rpartition(':')[0]}:{service.ports.metrics}/metrics",
+            "host": service.host,
+            "models": [_told(live.served) for live in self.live],
+        }
+
+    def _ask_all(self) -> None:
+        for live in self.live:
+            if self.stopping.is_set():
+                return
+            try:
+                self.service.prove(live.served)
+                live.late = 0
+                if live.reloads and time.monotonic() - live.failed_at > STEADY:
+                    live.reloads = 0
+            except ServiceError as error:
+                if self.stopping.is_set() or not self.service.process.alive():
+                    return
+                if not self._is_busy(live, error):
+                    self._revive(live, error)
+        self._asked_at = time.monotonic()
+
+    def _is_busy(self, live: Live, error: ServiceError) -> bool:
+        """Whether an answer is late because others are being answered, and not because nobody is."""
+        if isinstance(error, RefusedError | UnprovedError) or not error.retryable:
+            return False
+        try:
+            progress = self.service.progress(live.served)
+        except ServiceError:
+            progress = live.progress
+        live.late = 0 if progress > live.progress else live.late + 1
+        live.progress = progress
+        return live.late < LATE
+
+    def _revive(self, live: Live, error: ServiceError) -> None:
+        """Loads the model anew, at most so often in a row. UnprovedError if it does not help."""
+        name = live.served.facts.name
+        while live.reloads < RELOADS:
+            live.reloads, live.failed_at = live.reloads + 1, time.monotonic()
+            self._say(f"{name} is loaded anew ({live.reloads} of {RELOADS}): {error}")
+            try:
+                self.service.reload(live.served)
+                self._say(f"{name} answers right again after {time.monotonic() - live.failed_at:.1f} s")
+                return
+            except ServiceError as again:
+                error = again
+        raise UnprovedError(f"{name} must answer right after {RELOADS} reloads, but: {error}")
+
+    def _follow(self, live: Live) -> None:
+        """Takes a version that `--rollback` chose, and with `watch` a new conversion."""
+        record = identity(record_path(live.keep))
+        if record != live.record:
+            live.record = record
+            wanted = read_served(live.keep).current
+            if wanted is not None and wanted != live.served.version:
+                self._say(f"{live.folder.path}: version {wanted} was chosen")
+                self._take(live, wanted)
+        if not self.options.watch:
+            return
+        seen = identity(live.folder.path / FILES[self.options.dtype])
+        if seen is not None and seen != live.seen:
+            live.changed_at = live.changed_at or time.monotonic()
+            if self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE:
+                live.seen, live.changed_at = seen, None
+                self._take(live, None)
+
+    def _is_whole(self, live: Live) -> bool:
+        """Whether the manifest, which a conversion writes last, is at least as new as the file."""
+        file, manifest = live.folder.path / FILES[self.options.dtype], live.folder.manifest_path
+        try:
+            return manifest.stat().st_mtime_ns >= file.stat().st_mtime_ns
+        except OSError:
+            return False
+
+    def _take(self, live: Live, number: int | None) -> None:
+        """Another version in the place of this one, if it is right; else it is said why it is not."""
+        path = live.folder.path
+        try:
+            prepared = self._prepared(live.folder, live.keep, number)
+            new = self._served(prepared)
+            if new.version == live.served.version:
+                return
+            _require_same_tensors(live.served, new)
+            began = time.monotonic()
+            self.service.switch(live.served, new)
+        except AaexportError as error:
+            self._say(f"{path}: refused, version {live.served.version} stays: {error}")
+            return
+        before, live.served, live.version, live.reloads = live.served.version, new, prepared.version, 0
+        self._record(live)
+        seconds = time.monotonic() - began
+        self._say(f"{path}: version {new.version} serves instead of {before}, after {seconds:.1f} s beside it")
+
+    def _prepared(self, folder: ModelFolder, keep: Path, number: int | None = None) -> Prepared:
+        options = self.options
+        order = Order(
+            folder=folder.path, keep=keep, dtype=options.dtype, device=options.device, threads=options.threads,
+            instances=options.instances, max_batch=options.max_batch, number=number,
+        )  # fmt: skip
+        prepared = prepare_apart(order)
+        for note in prepared.notes:
+            self._say(note)
+        return prepared
+
+    def _served(self, prepared: Prepared) -> Served:
+        settings = self.options.settings(self.service.engine.backend, prepared.threads)
+        return Served(prepared.facts, prepared.version.number, settings)
+
+    def _record(self, live: Live) -> None:
+        """Notes which version is served, and what was seen of the record then."""
+        with holding(live.keep):
+            served = read_served(live.keep)
+            version = served.numbered(live.served.version) or live.version
+            if served.current != version.number:
+                write_served(live.keep, served.with_current(version))
+        live.record = identity(record_path(live.keep))
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a service needs beside its models: a server that runs here, an address and ports that are free."""
+
+    engine: Engine
+    address: str
+    ports: Ports
+
+
+def find_site(options: ServeOptions) -> Site:
+    """What the options ask for, before any model is looked at.
+
+    Raises:
+        ArgumentError: options that do not go together, or no address of this machine.
+        RunnerError: a port in use.
+        EngineError: no engine.
+        ProviderError: no GPU, where one was asked for.
+    """
+    options.check()
+    address = host_address(options.host)
+    ports = settled_ports(address, options.http_port, options.grpc_port, options.metrics_port)
+    if options.device != "cpu" and not any(DEVICE_FILES.glob("nvidia[0-9]*")):
+        raise ProviderError(f"device {options.device} must be a GPU of this machine, got none; use --device cpu")
+    return Site(find_engine(options.engine), address, ports)
+
+
+@contextmanager
+def serving(
+    folders: Sequence[ModelFolder],
+    options: ServeOptions,
+    site: Site,
+    say: Say,
+    stopping: threading.Event | None = None,
+) -> Iterator[Serving]:
+    """A service that is ready, for a block; it is drained when the block ends.
+
+    Raises:
+        ArgumentError: two models of one name.
+        RunnerError: no room in shared memory.
+        EngineError: the engine does not start.
+        FolderError, GraphError, ParityError: a folder that cannot be served.
+        UnprovedError: it does not answer right, or was killed in the end, as it did not finish in time.
+    """
+    _require_names(folders)
+    if not is_loopback(site.address):
+        say(f"whoever reaches {site.address} may ask this service: TLS and authentication are a proxy's before it")
+    service = Service(site.engine, site.address, site.ports)
+    running = Serving(service, options, say, stopping or threading.Event())
+    in_time, grace = True, HURRY
+    try:
+        running.begin([(folder, _keep(folder, service, say)) for folder in folders])
+        grace = GRACE
+        yield running
+    finally:
+        in_time = service.stop(grace)
+    if not in_time:
+        raise UnprovedError("the service must answer what it accepted before it ends, but it had to be killed")
+
+
+def _keep(folder: ModelFolder, service: Service, say: Say) -> Path:
+    """Where its versions are kept: there, or where it cannot be written in a folder that goes with the service."""
+    place = served_folder(folder.path)
+    if os.access(place if place.exists() else folder.path, os.W_OK):
+        return folder.path
+    say(f"{folder.path} cannot be written: nothing is kept there to roll back to")
+    keep = service.kept / folder.name
+    keep.mkdir(parents=True)
+    return keep
+
+
+def rollback(folder: ModelFolder) -> tuple[int, int]:
+    """The version before the current one becomes current → (from, to). A service that runs follows by itself.
+
+    FolderError if there is none to go back to.
+    """
+    if folder.is_zoo:
+        raise FolderError(broken_rule("rollback", "name a folder that was served", folder.name))
+    with holding(folder.path):
+        served = read_served(folder.path)
+        back = served.gone_back()
+        write_served(folder.path, back)
+    assert served.current is not None
+    assert back.current is not None
+    return served.current, back.current
+
+
+def _require_names(folders: Sequence[ModelFolder]) -> None:
+    names = [folder.name for folder in folders]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(broken_rule("models", "have names of their own", f"{name} twice", "rename a folder"))
+
+
+def _require_same_tensors(old: Served, new: Served) -> None:
+    """FolderError where whoever asks the old version could not ask the new one."""
+    for what in ("inputs", "outputs", "fixed_batch"):
+        if getattr(old.facts, what) != getattr(new.facts, what):
+            remedy = "start the service anew for it"
+            raise FolderError(f"a version that takes over must have the same {what}, got others; {remedy}")
+    if len(old.names) != len(new.names):
+        raise FolderError("a version that takes over must take images as before, got another; start the service anew")
+
+
+def _told(served: Served) -> dict[str, Any]:
+    facts = served.facts
+    return {
+        "name": facts.name,
+        "image": facts.image_name if served.image is not None else None,
+        "version": served.version,
+        "onnx_sha256": facts.onnx_sha256,
+        "max_batch": served.settings.max_batch if facts.batched else facts.fixed_batch,
+        "threads": served.settings.threads,
+        "golden": sum(query.batch for query in facts.golden),
+    }

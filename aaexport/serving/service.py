@@ -1,0 +1,295 @@
+"""Models' facts → a running Triton that has answered their golden vectors right, over REST and over gRPC."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from aaexport import pixels
+from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
+from aaexport.runners.base import Array
+from aaexport.serving.client import Client
+from aaexport.serving.engine import SHARED_MEMORY, Engine, Ports, command_line
+from aaexport.serving.facts import ImageInput, ModelFacts
+from aaexport.serving.golden import Query, parts
+from aaexport.serving.judge import why_wrong
+from aaexport.serving.ports import require_shared_memory
+from aaexport.serving.process import GRACE, EngineProcess
+from aaexport.serving.repository import RepositorySettings, repository_files, require_distinct, write_files
+
+START_SECONDS = 300.0  # a server loads its models before it answers at all
+PROOF_SECONDS = 30.0  # for one golden vector
+LOAD_SECONDS = 300.0
+PROBABILITY_OFF = 1e-4  # softmax of logits that are right
+COPIES = 4  # of a batch's tensors in shared memory: in, out, and those of the next
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model at one version: its facts and how it is served."""
+
+    facts: ModelFacts
+    version: int
+    settings: RepositorySettings
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under which it answers: tensors, and images where it takes them."""
+        return (self.facts.name,) if self.image is None else (self.facts.name, self.facts.image_name)
+
+    @property
+    def image(self) -> ImageInput | None:
+        """What it makes images fit by."""
+        return self.facts.image if self.settings.images else None
+
+    def available(self, *versions: int) -> Served:
+        """The same with these versions to be loaded."""
+        return replace(self, settings=replace(self.settings, versions=versions))
+
+    @property
+    def questions(self) -> Iterator[Query]:
+        """Its golden vectors, in batches that it takes."""
+        return parts(self.facts.golden, None if self.facts.fixed_batch else self.settings.max_batch)
+
+
+class Service:
+    """A Triton server with models.
+
+    Args:
+        engine: what runs.
+        host: the address that it listens on.
+        ports: where.
+
+    Attributes:
+        kept: a folder that is gone with the service, for what cannot be kept with the models.
+
+    Raises:
+        FolderError: there is no room for temporary files.
+    """
+
+    def __init__(self, engine: Engine, host: str, ports: Ports) -> None:
+        self.engine, self.host, self.ports = engine, host, ports
+        self._secret = secrets.token_hex(16)
+        self._shared_memory = f"aaexport-{os.getpid()}-{secrets.token_hex(4)}-"
+        try:
+            self._scratch = Path(tempfile.mkdtemp(prefix="aaexport-serve-"))
+        except OSError as error:
+            raise FolderError(f"{tempfile.gettempdir()} cannot be written: {error.strerror}") from error
+        self.repository, self.kept = self._scratch / "models", self._scratch / "served"
+        self._process: EngineProcess | None = None
+        self._backends: dict[int, str] = {}
+        self._ghosts = 0
+        inside = _reachable(host)
+        self.rest_url, self.grpc_url = f"http://{inside}:{ports.http}", f"grpc://{inside}:{ports.grpc}"
+        self._rest = Client(self.rest_url, timeout=PROOF_SECONDS, retry_for=0)
+        self._grpc = Client(self.grpc_url, timeout=PROOF_SECONDS, retry_for=0)
+        self._control = Client(
+            self.grpc_url,
+            timeout=LOAD_SECONDS,
+            retry_for=0,
+            headers={"triton-grpc-protocol-authorization": self._secret},
+        )
+
+    def start(self, models: Sequence[Served]) -> None:
+        """Starts the server with these models, and returns when it has answered all their golden vectors right.
+
+        Raises:
+            ArgumentError: two would have one name.
+            RunnerError: there is no room in shared memory.
+            EngineError: the server does not start, or cannot load a model.
+            UnprovedError: an answer is wrong.
+        """
+        require_distinct([model.facts for model in models])
+        require_shared_memory(sum(_shared_bytes(model) for model in models))
+        for model in models:
+            self._write(model.available(model.version))
+        backends = self.engine.prepared(self._scratch)
+        command = command_line(self.engine, self.repository, backends, self.host, self.ports, self._secret)
+        command[-1:] = [command[-1], f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
+        command += [f"--load-model={name}" for model in models for name in model.names]
+        environment = self.engine.environment(os.environ)
+        self._process = EngineProcess(command, environment, self._scratch, self._shared_memory)
+        self._wait_until_live()
+        for model in models:
+            self.prove(model)
+        self._backends = self.process.backends()
+
+    @property
+    def process(self) -> EngineProcess:
+        """The server's."""
+        assert self._process is not None, "it was started"
+        return self._process
+
+    def _wait_until_live(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not (self._rest.live() and self._grpc.live()):
+            if not self.process.alive():
+                how, cause = self.process.ended(), self.process.complaints()
+                raise EngineError(f"Triton must load its models, but it ended with {how}: {cause}")
+            if time.monotonic() > deadline:
+                raise EngineError(f"Triton must answer within {START_SECONDS:.0f} s of its start, got no answer")
+            time.sleep(0.05)
+
+    def prove(self, model: Served, *, images: bool = True) -> None:
+        """Asks all that is known the answers to, over REST and gRPC; with images also the model that takes them.
+
+        Raises:
+            UnprovedError: an answer is wrong, or the server refuses to give one.
+            ServiceError: there is none in time, or no connection.
+        """
+        for client in (self._rest, self._grpc):
+            self._prove_tensors(client, model)
+            if images and model.image is not None:
+                self._prove_image(client, model, model.image)
+
+    def _prove_tensors(self, client: Client, model: Served) -> None:
+        name, version = model.facts.name, str(model.version)
+        for query in model.questions:
+            answers = _answer(client, name, query.inputs, version)
+            wrong = why_wrong(query, answers, where=_where(model.settings.device))
+            if wrong is not None:
+                raise UnprovedError(f"{name} must answer its golden vectors, got {wrong}")
+
+    def _prove_image(self, client: Client, model: Served, image: ImageInput) -> None:
+        """Asks with an image what the classes are, and with its numbers what the scores are."""
+        facts, version = model.facts, str(model.version)
+        content = _picture(image)
+        fed = pixels.network_input(content, image.shape, image.mean, image.std, image.crop_share, len(content) ** 2)
+        scores = _answer(client, facts.name, {facts.inputs[0].name: fed}, version)[image.scores][0]
+        told = _answer(client, facts.image_name, {"image": np.frombuffer(content, np.uint8)}, version)
+        shares = np.exp(scores.astype(np.float64) - scores.max())
+        shares /= shares.sum()
+        labels = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in told["label"]]
+        expected = [image.labels[number] for number in told["class"].tolist()]
+        off = np.abs(told["probability"] - shares[told["class"]]).max()
+        falling = np.sort(shares)[::-1][: image.top]
+        if labels != expected or not max(off, np.abs(falling - told["probability"]).max()) <= PROBABILITY_OFF:
+            rule = f"tell the classes of what {facts.name} answers"
+            raise UnprovedError(f"{facts.image_name} must {rule}, got {labels}")
+
+    def reload(self, model: Served) -> None:
+        """Unloads what does not answer right, and loads and proves it again; what asks it stays, if it is well.
+
+        Raises as `prove`, and UnprovedError if it cannot be loaded.
+        """
+        dead = self.lost_backends()
+        if not self._is_right(model, images=False):
+            self._load_anew(model.facts.name, dead)
+        if model.image is not None and not self._is_right(model):
+            self._load_anew(model.facts.image_name, dead)
+        self.prove(model)
+        self._backends = self.process.backends()
+
+    def _is_right(self, model: Served, *, images: bool = True) -> bool:
+        try:
+            self.prove(model, images=images)
+        except ServiceError:
+            return False
+        return True
+
+    def _load_anew(self, name: str, dead: Sequence[str]) -> None:
+        if any(f"/{name}/" in command for command in dead):
+            self._ghosts += 1
+        self._control.unload(name)
+        self._load(name)
+
+    def lost_backends(self) -> list[str]:
+        """The command lines of backends that were there when all was right, and are not any more."""
+        now = self.process.backends()
+        return [command for pid, command in self._backends.items() if pid not in now]
+
+    def switch(self, old: Served, new: Served) -> None:
+        """Another version takes over without a lost query: loaded beside the old one, proved, and only then alone.
+
+        Raises:
+            UnprovedError, ServiceError: it does not answer right; the old one is then served as before.
+        """
+        numbers = tuple(sorted((old.version, new.version)))
+        try:
+            self._write(new.available(*numbers), images=False)
+            self._control.load(new.facts.name)
+            self.prove(new, images=False)
+            self._write(new.available(new.version))
+            self._load(*reversed(new.names))  # what asks the model first: it then asks the new version
+            self.prove(new)
+        except ServiceError:
+            self._write(old.available(old.version))
+            self._load(*old.names)
+            self._forget(new)
+            raise
+        self._forget(old)
+        self._backends = self.process.backends()
+
+    def _load(self, *names: str) -> None:
+        for name in names:
+            try:
+                self._control.load(name)
+            except ServiceError as error:
+                raise UnprovedError(f"{name} must be loaded, but: {first_line(error)}") from error
+
+    def _write(self, model: Served, *, images: bool = True) -> None:
+        settings = model.settings if images else replace(model.settings, images=False)
+        write_files(repository_files(model.facts, settings, model.version), self.repository, link=True)
+
+    def _forget(self, model: Served) -> None:
+        for name in model.names:
+            shutil.rmtree(self.repository / name / str(model.version), ignore_errors=True)
+
+    def progress(self, model: Served) -> int:
+        """How many queries of a model were answered or refused so far: whether a late answer is of a busy server."""
+        found = self._grpc.statistics(model.facts.name)
+        return 0 if found is None else found.requests + found.failed
+
+    def stop(self, grace: float = GRACE) -> bool:
+        """Ends the server when it has answered what it accepted. False if it had to be killed after `grace` s."""
+        for client in (self._rest, self._grpc, self._control):
+            client.close()
+        if self._process is not None:
+            return self._process.stop(grace, self._ghosts)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return True
+
+
+def _answer(client: Client, name: str, inputs: Mapping[str, Array], version: str) -> Mapping[str, Array]:
+    return client.infer(name, inputs, version=version).outputs
+
+
+def _where(device: str) -> str:
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def _reachable(host: str) -> str:
+    """Where this machine reaches a service that listens on `host`."""
+    if host == "0.0.0.0":
+        return "127.0.0.1"
+    return f"[{'::1' if host == '::' else host}]" if ":" in host else host
+
+
+def _picture(image: ImageInput) -> bytes:
+    """A PNG file of made-up pixels, larger than the network's images."""
+    from PIL import Image
+
+    channels, height, width = image.shape
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 256, (height + height // 2, width + width // 3, channels), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(planes[:, :, 0] if channels == 1 else planes).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _shared_bytes(model: Served) -> int:
+    batch = model.settings.max_batch if model.facts.batched else 1
+    numbers = sum(
+        abs(int(np.prod(tensor.shape, dtype=np.int64))) for tensor in (*model.facts.inputs, *model.facts.outputs)
+    )
+    return len(model.names) * SHARED_MEMORY + COPIES * 4 * batch * numbers * model.settings.instances

@@ -1,0 +1,118 @@
+"""A folder → a conversion that is ready to be served, without a service."""
+
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+from live_services import give_golden
+from onnx import numpy_helper
+
+from aaexport.errors import FolderError, GraphError, ParityError
+from aaexport.pipeline.serve.child import prepare_apart
+from aaexport.pipeline.serve.order import Order
+from aaexport.pipeline.serve.prepare import prepare
+from aaexport.serving.versions import holding, read_served, served_folder, write_served
+
+
+def order(folder, **changes):
+    wanted = {"dtype": "float32", "device": "cpu", "threads": 1, "instances": 1, "max_batch": 2}
+    return Order(folder=folder.path, keep=folder.path, **wanted | changes)
+
+
+def record(folder, prepared):
+    with holding(folder.path):
+        write_served(folder.path, read_served(folder.path).with_current(prepared.version))
+
+
+def test_what_is_served_is_a_copy_that_a_later_conversion_does_not_touch(converted):
+    give_golden(converted)
+    before = converted.onnx_path.read_bytes()
+    prepared = prepare(order(converted))
+    converted.onnx_path.write_bytes(b"half a file")
+    assert prepared.facts.onnx.read_bytes() == before
+    assert (prepared.facts.name, prepared.version.number, prepared.threads) == ("tiny", 1, 1)
+    assert prepared.version.onnx_sha256 == prepared.facts.onnx_sha256
+    assert prepared.notes == ()
+
+
+def test_golden_vectors_are_made_from_the_weights_where_there_are_none(converted):
+    from aaexport.pipeline.subject.subject import as_subject
+
+    prepared = prepare(order(converted))
+    assert any("golden vectors were made from its weights" in note for note in prepared.notes)
+    assert not converted.golden_path.exists()
+    (query,) = prepared.facts.golden
+    import torch
+
+    with torch.no_grad():
+        expected = as_subject(converted).module(torch.from_numpy(query.inputs["input"].copy())).numpy()
+    np.testing.assert_array_equal(query.outputs["logits"], expected)
+
+
+def test_without_golden_vectors_and_weights_nothing_is_served(converted):
+    converted.weights_path.unlink()
+    with pytest.raises(FolderError, match="must have golden vectors, or weights to make them from, got"):
+        prepare(order(converted))
+    assert sorted(path.name for path in served_folder(converted.path).iterdir()) == [".lock"]
+
+
+def spoil(folder):
+    """Another network's numbers in the file, as if it had been converted anew."""
+    model = onnx.load(folder.onnx_path)
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
+    onnx.save(model, folder.onnx_path)
+    folder.write_manifest()
+
+
+def test_a_file_that_answers_wrongly_is_not_served_and_leaves_nothing(converted):
+    give_golden(converted)
+    spoil(converted)
+    with pytest.raises(ParityError, match="must answer its golden vectors, got logits off by") as raised:
+        prepare(order(converted))
+    assert sorted(path.name for path in served_folder(converted.path).iterdir()) == [".lock"]
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_a_file_that_the_manifest_does_not_record_is_not_served(converted):
+    give_golden(converted)
+    manifest = converted.manifest_path.read_bytes()
+    spoil(converted)
+    converted.manifest_path.write_bytes(manifest)
+    with pytest.raises(FolderError, match=r"model\.onnx must be the file that manifest\.json records, got another"):
+        prepare(order(converted))
+
+
+def test_the_same_file_is_the_same_version_and_another_file_the_next(converted):
+    give_golden(converted)
+    record(converted, prepare(order(converted)))
+    assert prepare(order(converted)).version.number == 1
+    spoil(converted)
+    give_golden(converted)
+    converted.write_manifest()
+    assert prepare(order(converted)).version.number == 2
+
+
+def test_a_file_that_was_gone_back_from_is_not_taken_again(converted):
+    give_golden(converted)
+    record(converted, prepare(order(converted)))
+    spoil(converted)
+    give_golden(converted)
+    converted.write_manifest()
+    record(converted, prepare(order(converted)))
+    write_served(converted.path, read_served(converted.path).gone_back())
+    prepared = prepare(order(converted))
+    assert prepared.version.number == 1
+    assert prepared.notes == (f"{converted.path}: version 1 is served: model.onnx was gone back from",)
+
+
+def test_a_precision_without_a_file_is_refused_with_those_there_are(converted):
+    with pytest.raises(FolderError, match=r"dtype must be one that .* has a file of \(float32\), got 'float16'"):
+        prepare(order(converted, dtype="float16"))
+
+
+def test_a_process_of_its_own_tells_what_it_could_not_do(converted):
+    converted.onnx_path.write_bytes(b"no model")
+    with pytest.raises(GraphError, match="must be a whole ONNX file"):
+        prepare_apart(order(converted))

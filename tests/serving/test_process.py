@@ -1,0 +1,98 @@
+"""The engine's processes end with this one, whatever becomes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aaexport.serving.process import EngineProcess
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
+# A server with a backend, each of which writes its number into a file.
+SERVER = 'echo $$ > server; sh -c "echo \\$\\$ > backend; exec sleep 60" & wait'
+STUBBORN = f"trap '' TERM; {SERVER}; wait"
+
+
+def start(folder, script=SERVER):
+    folder.mkdir()
+    process = EngineProcess(["/bin/sh", "-c", script], os.environ, folder, "aaexport-test-")
+    until(lambda: (folder / "backend").exists() and (folder / "backend").read_text())
+    return process, [int((folder / name).read_text()) for name in ("server", "backend")]
+
+
+def until(holds, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_stopping_ends_the_server_with_its_backends_and_its_folder(tmp_path):
+    process, pids = start(tmp_path / "scratch")
+    assert process.alive()
+    assert list(process.backends()) == [pids[1]]
+    assert process.stop()
+    until(lambda: not any(map(runs, pids)))
+    assert not (tmp_path / "scratch").exists()
+    assert not process.alive()
+
+
+def test_a_server_that_does_not_end_is_killed(tmp_path):
+    process, pids = start(tmp_path / "scratch", STUBBORN)
+    assert not process.stop(grace=0.2)
+    until(lambda: not any(map(runs, pids)))
+
+
+SAYS = "echo Found {} live models and 0 in-flight non-inference requests"
+WAITING = f"trap '{SAYS.format(2)}; sleep 0.5; {SAYS.format(1)}' TERM"
+
+
+def test_a_server_that_waits_for_what_is_dead_alone_is_done(tmp_path):
+    """Triton never gets rid of a model whose backend was killed, and would wait for it half a minute."""
+    process, pids = start(tmp_path / "scratch", f"{WAITING}; {SERVER}; wait; wait")
+    assert process.stop(grace=30, ghosts=1)
+    until(lambda: not any(map(runs, pids)))
+
+
+def test_how_a_server_ended_is_told_with_its_last_errors(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    script = "echo fine; echo 'E1130 06:15:32.000000 17 x.cc:1] no room'; exit 3"
+    process = EngineProcess(["/bin/sh", "-c", script], os.environ, tmp_path / "scratch", "aaexport-test-")
+    assert process.ended() == "exit code 3"
+    assert process.complaints() == "no room"
+    process.stop()
+
+
+PARENT = """
+import os, sys, time
+sys.path.insert(0, {helpers!r})
+from pathlib import Path
+from test_process import start
+process, pids = start(Path({folder!r}))
+print(*pids, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_behind_when_this_process_is_killed(tmp_path, number):
+    folder = tmp_path / "scratch"
+    code = PARENT.format(helpers=str(Path(__file__).parent), folder=str(folder))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert all(map(runs, pids))
+        parent.send_signal(number)
+        parent.wait()
+        until(lambda: not any(map(runs, pids)))
+        until(lambda: not folder.exists())
