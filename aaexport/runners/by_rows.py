@@ -23,7 +23,7 @@ aten = torch.ops.aten
 Shape = tuple[int, ...]
 PRODUCTS = (aten.bmm.default, aten.baddbmm.default, aten.mm.default, aten.addmm.default)
 SAME_ORDER = (
-    aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default, aten.unsqueeze.default,
+    aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default,
     aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.alias.default, aten.detach.default,
 )  # fmt: skip
 TURNED = (aten.permute.default, aten.transpose.int, aten.t.default)

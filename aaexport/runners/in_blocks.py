@@ -23,6 +23,8 @@ from aaexport.runners.by_rows import KNOWN, PRODUCTS, VIEWS, Made, Unfit, aten, 
 
 LARGER = 2  # times as large as all that it is made of: what is worth not to be held
 OUTER = 4  # a product of tokens with tokens has so many times more of them than each has features
+# They read numbers as they lie in memory, whatever the axes.
+OF_MEMORY = (aten.as_strided.default, aten.as_strided_copy.default, aten._reshape_alias.default)
 
 
 class NotInBlocksError(Exception):
@@ -30,26 +32,37 @@ class NotInBlocksError(Exception):
 
 
 class _Later(Tensor):
-    """A tensor without numbers, that is known by how it is computed."""
+    """A tensor without numbers, that is known by how it is computed.
+
+    A module may keep it for another time, when there are no blocks: then its numbers are computed.
+    """
 
     made: Made
+    blocks: InBlocks
     aliases: weakref.WeakValueDictionary[int, _Later]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's own do
 
     @staticmethod
-    def __new__(cls, made: Made, device: torch.device) -> _Later:
+    def __new__(cls, made: Made, blocks: InBlocks, device: torch.device) -> _Later:
         like = made.like
         return torch.Tensor._make_wrapper_subclass(
             cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device
         )
 
-    def __init__(self, made: Made, device: torch.device) -> None:
+    def __init__(self, made: Made, blocks: InBlocks, device: torch.device) -> None:
         self.made = made
+        self.blocks = blocks
         self.aliases = weakref.WeakValueDictionary({id(self): self})
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise NotInBlocksError(f"{func} is called after all")
+        kwargs = kwargs or {}
+        if func in OF_MEMORY or any(isinstance(one, _Later) for one in _written_by(func, args, kwargs)):
+            raise NotInBlocksError(f"{func} reads or writes the memory of what was to be computed later")
+        return func(*InBlocks.finished(args), **InBlocks.finished(kwargs))
+
+
+_waiting: weakref.WeakValueDictionary[int, _Later] = weakref.WeakValueDictionary()  # all that there are
 
 
 class InBlocks(TorchDispatchMode):
@@ -65,7 +78,6 @@ class InBlocks(TorchDispatchMode):
         self.most = most
         self.whole = 0
         self.taken_apart: set[str] = set()
-        self._waiting: weakref.WeakValueDictionary[int, _Later] = weakref.WeakValueDictionary()
         self._fast: list[bool] = []  # it is entered again within itself
 
     def __enter__(self) -> InBlocks:
@@ -79,9 +91,10 @@ class InBlocks(TorchDispatchMode):
         torch.backends.mha.set_fastpath_enabled(self._fast.pop())
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
-    def finished(self, outputs: Any) -> Any:
+    @staticmethod
+    def finished(outputs: Any) -> Any:
         """What a module returned, or calls an operator with, with the numbers of all tensors in it."""
-        return tree_map_only(_Later, lambda later: self._held(later.made), outputs)
+        return tree_map_only(_Later, lambda later: later.blocks._held(later.made), outputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -94,6 +107,8 @@ class InBlocks(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable:
             return self._written(func, args, kwargs)
+        if func in OF_MEMORY and any(self._held(one.made).stride() != one.stride() for one in later):
+            raise NotInBlocksError(f"{func} reads the memory of what was to be computed later")
         made = self._made(func, args, kwargs, later)
         if made is None:
             return func(*self.finished(args), **self.finished(kwargs))
@@ -103,14 +118,13 @@ class InBlocks(TorchDispatchMode):
         """How the result is computed from its rows; None where nothing is known, or gained."""
         if func not in KNOWN and torch.Tag.pointwise not in func.tags:
             return None
+        if [str(one.type) for one in func._schema.returns] != ["Tensor"]:
+            return None
         if func is aten._to_copy.default and kwargs.keys() - {"dtype", "memory_format", "non_blocking"}:
             return None
         if not later and not self._is_far_larger(func, args, kwargs):
             return None
-        like = _shaped(func, args, kwargs)
-        if not isinstance(like, Tensor):
-            return None
-        return turned_once(_as_made(func, args, kwargs, like))
+        return turned_once(_as_made(func, args, kwargs))
 
     def _is_far_larger(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether it makes a tensor above `most` of far smaller ones.
@@ -132,32 +146,35 @@ class InBlocks(TorchDispatchMode):
 
     def _put_off(self, made: Made, args: Any) -> _Later:
         devices = {part.device for part in made.all() if isinstance(part, Tensor) and part.dim()}
-        later = _Later(made, devices.pop() if len(devices) == 1 else torch.device("cpu"))
+        later = _Later(made, self, devices.pop() if len(devices) == 1 else torch.device("cpu"))
         if made.operator in VIEWS and isinstance(args[0], _Later):
             later.aliases = args[0].aliases
             later.aliases[id(later)] = later
-        self._waiting[id(later)] = later
+        _waiting[id(later)] = later
         return later
 
     def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operator that writes into one of its arguments."""
         target = args[0] if args else None
-        if not isinstance(target, _Later):
-            self._require_unread(_written_by(func, args, kwargs))
+        written = _written_by(func, args, kwargs)
+        if not any(isinstance(one, _Later) for one in written):
+            self._require_unread(written)
             return func(*self.finished(args), **self.finished(kwargs))
         plain = _without_writing(func)
-        shares = len(target.aliases) > 1 or _is_there(target.made)
+        shares = not isinstance(target, _Later) or len(target.aliases) > 1 or _is_there(target.made)
         if shares or plain is None or torch.Tag.pointwise not in plain.tags:
             raise NotInBlocksError(f"{func} writes into what was to be computed later")
-        made = _as_made(plain, args, kwargs, _shaped(plain, args, kwargs))
+        made = _as_made(plain, args, kwargs)
+        if made.like.shape != target.shape:
+            raise NotInBlocksError(f"{func} writes {tuple(made.like.shape)} into {tuple(target.shape)}")
         if made.like.dtype != target.dtype:
             made = Made(aten._to_copy.default, (made,), {"dtype": target.dtype}, made.like.to(target.dtype))
         target.made = made
         return target
 
     def _require_unread(self, written: Iterable[Tensor]) -> None:
-        places = {_place(one) for one in written if not isinstance(one, _Later)}
-        for later in list(self._waiting.values()) if places else ():
+        places = {_place(one) for one in written}
+        for later in list(_waiting.values()) if places else ():
             if any(isinstance(one, Tensor) and _place(one) in places for one in later.made.all()):
                 raise NotInBlocksError("something is written into that is to be read later")
 
@@ -206,16 +223,18 @@ def _written_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     return [one for one in tree_iter(list(writes)) if isinstance(one, Tensor)]
 
 
-def _as_made(operator: Any, args: Any, kwargs: Any, like: Tensor) -> Made:
+def _as_made(operator: Any, args: Any, kwargs: Any) -> Made:
+    like = _shaped(operator, args, kwargs)
     args, kwargs = tree_map_only(_Later, lambda later: later.made, (args, kwargs))
     return Made(operator, args, kwargs, like)
 
 
-def _shaped(operator: Any, args: Any, kwargs: Any) -> Any:
+def _shaped(operator: Any, args: Any, kwargs: Any) -> Tensor:
     """What it gives, without numbers; whoever watches what operators do is not told of it."""
     with _disable_current_modes():
         args, kwargs = tree_map_only(Tensor, _like, (args, kwargs))
-        return operator(*args, **kwargs)
+        like: Tensor = operator(*args, **kwargs)
+        return like
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -103,32 +103,34 @@ class TorchRunner:
     @torch.inference_mode()
     def _answers(self, feeds: Arrays) -> dict[str, Array]:
         try:
-            outputs = self._outputs(feeds)
+            tensors = self._outputs(feeds)
         except AaexportError:
             raise  # our layers' own complaint about the shape is the clearest there is
         # Whatever the module raises.
         except Exception as error:
             precision = str(self.dtype).removeprefix("torch.")
             raise RunnerError(f"PyTorch cannot run the module in {precision}: {_why(error)}") from error
-        tensors = tensors_of(outputs)
         if len(tensors) != len(self.output_names):
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
 
-    def _outputs(self, feeds: Arrays) -> Any:
-        if self.block is not None and self.whole is None:
-            try:
-                with InBlocks(self.block) as blocks:
-                    outputs = self.module(*self._arguments(feeds))
-                self._taken_apart |= blocks.taken_apart
-                return blocks.finished(outputs)
-            # Whatever a stranger's module does to tensors without numbers: it may run all the same.
-            except Exception as error:  # noqa: BLE001
-                reason = first_line(error)
-            outputs = self.module(*self._arguments(feeds))
-            self.whole = reason  # only now: what it refuses in either way says nothing of blocks
-            return outputs
-        return self.module(*self._arguments(feeds))
+    def _outputs(self, feeds: Arrays) -> list[Any]:
+        if self.block is None or self.whole is not None:
+            return self._called(feeds)
+        try:
+            with InBlocks(self.block) as blocks:
+                outputs = self.module(*self._arguments(feeds))
+            self._taken_apart |= blocks.taken_apart
+            return _finished(outputs)
+        # Whatever a stranger's module does to tensors without numbers: it may run all the same.
+        except Exception as error:  # noqa: BLE001
+            reason = first_line(error)
+        answers = self._called(feeds)
+        self.whole = reason  # only now: what it refuses in either way says nothing of blocks
+        return answers
+
+    def _called(self, feeds: Arrays) -> list[Any]:
+        return _finished(self.module(*self._arguments(feeds)))
 
     def _arguments(self, feeds: Arrays) -> list[torch.Tensor]:
         """Copies, because a module may change its input in place, and the array is the caller's."""
@@ -190,6 +192,12 @@ class TorchRunner:
     ) -> None:
         self._held.close()
         del self.module
+
+
+def _finished(outputs: Any) -> list[Any]:
+    """Its tensors, all of them with numbers: a module may have kept some that it made in blocks."""
+    tensors: list[Any] = InBlocks.finished(tensors_of(outputs))
+    return tensors
 
 
 def _why(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """PyTorch in blocks: the same numbers as whole, in all words for attention, without its whole maps."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -189,12 +191,52 @@ def a_slice_written_into(t):
     return logits.softmax(-1) @ t
 
 
+def an_output_given_by_name(t):
+    logits = t @ t.transpose(1, 2)
+    weights = logits.softmax(-1)
+    torch.add(t[:, :, :1], t.transpose(1, 2)[:, :1], out=logits)
+    return weights @ t
+
+
+def many_at_once(t):
+    logits = t @ t.transpose(1, 2)
+    weights = logits.softmax(-1)
+    torch._foreach_add_([logits], 1.0)
+    return weights @ t
+
+
+def more_than_there_is(t):
+    logits = t[:1] @ t[:1].transpose(1, 2)
+    logits += t @ t.transpose(1, 2)
+    return logits
+
+
 @pytest.mark.parametrize(
-    "function", [a_view_written_into, a_slice_seen_before, queries_written_into, a_slice_written_into]
-)
+    "function",
+    [
+        a_view_written_into, a_slice_seen_before, queries_written_into, a_slice_written_into, an_output_given_by_name,
+        many_at_once, more_than_there_is,
+    ],
+)  # fmt: skip
 def test_what_is_written_into_before_it_is_read_is_refused(function, tokens):
     with pytest.raises(NotInBlocksError):
         run(function, tokens)
+
+
+def test_memory_that_lies_otherwise_is_not_read(tokens):
+    def read(logits):
+        return torch.as_strided(logits, (BATCH, TOKENS, TOKENS), (TOKENS**2, TOKENS, 1)).softmax(-1) @ tokens
+
+    logits = tokens @ (tokens * torch.arange(DEPTH)).transpose(1, 2)
+    answer, _ = run(lambda t: read(t @ (t * torch.arange(DEPTH)).transpose(1, 2)), tokens)
+    assert torch.allclose(answer, read(logits), rtol=0, atol=SAME)
+    with pytest.raises(NotInBlocksError, match="memory"):
+        run(lambda t: read((t @ (t * torch.arange(DEPTH)).transpose(1, 2)).transpose(1, 2).exp()), tokens)
+
+
+def test_logits_that_are_compared_as_a_whole(tokens):
+    answer, _ = run(lambda t: torch.tensor(torch.equal(t @ t.transpose(1, 2), t @ t.transpose(1, 2))), tokens)
+    assert answer
 
 
 class Written(nn.Module):
@@ -209,6 +251,44 @@ def test_a_runner_then_computes_it_whole_and_says_so():
     runner.block = MOST // 2
     assert (runner.infer({"x": images})["y"] == whole).all()
     assert "written into" in runner.whole
+
+
+@dataclass
+class Answers:
+    weights: torch.Tensor
+    attended: torch.Tensor
+
+
+class Remembering(nn.Module):
+    """Makes its bias once; answers with an object of its own; may write into its logits."""
+
+    def __init__(self, writes):
+        super().__init__()
+        self.register_buffer("places", torch.linspace(0, 1, TOKENS))
+        self.bias, self.writes = None, writes
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        if self.bias is None:
+            self.bias = (self.places[:, None] - self.places).abs()
+        logits = tokens @ tokens.transpose(1, 2) + self.bias
+        if self.writes:
+            logits.view(-1).mul_(0.5)
+        return Answers(self.bias, logits.softmax(-1) @ tokens)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_a_module_keeps_serves_it_without_blocks_too(writes):
+    images = {"x": torch.randn(BATCH, DEPTH, TOKENS, 1, generator=torch.Generator().manual_seed(0)).numpy()}
+    runner = TorchRunner(Remembering(writes), ("x",), ("weights", "attended"), input_shape=(DEPTH, TOKENS, 1))
+    runner.block = 2**10
+    found = [runner.infer(images)]
+    assert (runner.whole is None) is not writes
+    runner.block = None
+    found.append(runner.infer(images))
+    fresh = TorchRunner(Remembering(writes), ("x",), ("weights", "attended"), input_shape=(DEPTH, TOKENS, 1))
+    for name, array in fresh.infer(images).items():
+        assert all(answers[name] == pytest.approx(array, abs=1e-5) for answers in found)
 
 
 class Particular(nn.Module):
