@@ -21,7 +21,9 @@ def bytes_alive(model: onnx.ModelProto, batch: int) -> int | None:
     held = {tensor.name for tensor in model.graph.initializer} | set(input_names(model))
     origin: dict[str, str] = {}
     for node in nodes:
-        if node.operator in SAME_BYTES and node.inputs[0] not in held:
+        if node.operator not in SAME_BYTES or not node.inputs or not node.outputs:  # as a wrong file may have it
+            continue
+        if node.inputs[0] not in held:
             origin[node.outputs[0]] = origin.get(node.inputs[0], node.inputs[0])
     if any(name not in sizes for node in nodes for name in node.outputs if name not in origin):
         return None

@@ -64,7 +64,9 @@ class Evaluator:
             inputs = [known[name] for name in node.input]
             outputs = node.run(*inputs, context=known) if node.need_context() else node.run(*inputs)
             del inputs
-            known.update(zip(node.output, outputs, strict=False))
+            known.update(
+                pair for pair in zip(node.output, outputs, strict=False) if pair[0]
+            )  # "" is what is not there
             del outputs
             for name in read_last:
                 known.pop(name, None)

@@ -68,6 +68,20 @@ def test_a_tensor_that_nothing_writes_takes_nothing():
     assert bytes_alive(model, 1) in (None, ONE)
 
 
+@pytest.mark.parametrize(("reads", "writes"), [([], ["a"]), ([""], ["a"]), (["b"], [])])
+def test_a_wrong_file_has_views_of_nothing(reads, writes):
+    model = graph([("Relu", ["x"], ["b"], {}), ("Neg", ["b"], ["y"], {})], IMAGE, {})
+    model.graph.node.insert(1, helper.make_node("Identity", reads, writes))
+    assert bytes_alive(model, 1) in (None, 2 * ONE)
+
+
+def test_an_output_that_nobody_wants_is_no_input_that_is_left_out():
+    nodes = [("RNN", ["x", "w", "r"], ["", "h"], {"hidden_size": 2}), ("Clip", ["h", "", "most"], ["y"], {})]
+    model = graph(nodes, {"x": (1, 1, 2)}, {"w": -np.eye(2)[None], "r": np.zeros((1, 2, 2)), "most": np.array(0.5)})
+    answer = Evaluator(model.SerializeToString()).evaluate({"x": np.array([[[-1.0, 1.0]]])})
+    assert answer["y"][0, 0] == pytest.approx([0.5, -np.tanh(1)])
+
+
 def chain():
     return graph(
         [("Relu", ["x"], ["a"], {}), *(("Relu", [one], [two], {}) for one, two in ("ab", "bc", "cy"))], IMAGE, {}
