@@ -64,9 +64,8 @@ class Evaluator:
             inputs = [known[name] for name in node.input]
             outputs = node.run(*inputs, context=known) if node.need_context() else node.run(*inputs)
             del inputs
-            known.update(
-                pair for pair in zip(node.output, outputs, strict=False) if pair[0]
-            )  # "" is what is not there
+            # "" stays what is not there: it is also the name of an output that nobody wants.
+            known.update(pair for pair in zip(node.output, outputs, strict=False) if pair[0])
             del outputs
             for name in read_last:
                 known.pop(name, None)

@@ -161,8 +161,8 @@ class InBlocks(TorchDispatchMode):
             self._require_unread(written)
             return func(*self.finished(args), **self.finished(kwargs))
         plain = _without_writing(func)
-        shares = not isinstance(target, _Later) or len(target.aliases) > 1 or _is_there(target.made)
-        if shares or plain is None or torch.Tag.pointwise not in plain.tags:
+        is_plain = plain is not None and torch.Tag.pointwise in plain.tags
+        if not is_plain or not isinstance(target, _Later) or len(target.aliases) > 1 or _is_there(target.made):
             raise NotInBlocksError(f"{func} writes into what was to be computed later")
         made = _as_made(plain, args, kwargs)
         if made.like.shape != target.shape:
