@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aaexport.pipeline.convert.convert import convert
     from aaexport.pipeline.convert.optimize import optimize
     from aaexport.pipeline.convert.options import ConvertOptions, OptimizeOptions
+    from aaexport.pipeline.deploy.deploy import check_deployment, deploy
+    from aaexport.pipeline.deploy.options import DeployOptions
     from aaexport.pipeline.look.attention import draw_attention
     from aaexport.pipeline.look.inspect import inspect
     from aaexport.pipeline.subject.subject import build_model
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
     from aaexport.pipeline.tune.tune import tune
     from aaexport.pipeline.verify.options import VerifyOptions
     from aaexport.pipeline.verify.verify import verify
-    from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult, TuneResult
+    from aaexport.results import (
+        AttentionPicture,
+        ConvertResult,
+        DeployResult,
+        InspectResult,
+        OptimizeResult,
+        TuneResult,
+    )
     from aaexport.training import TrainingComparison, TrainOptions, TrainResult, compare_training, train
 
 __all__ = [
@@ -39,6 +48,8 @@ __all__ = [
     "BenchReport",
     "ConvertOptions",
     "ConvertResult",
+    "DeployOptions",
+    "DeployResult",
     "InspectResult",
     "OptimizeOptions",
     "OptimizeResult",
@@ -51,9 +62,11 @@ __all__ = [
     "VerifyOptions",
     "__version__",
     "build_model",
+    "check_deployment",
     "compare_training",
     "convert",
     "convert_source",
+    "deploy",
     "draw_attention",
     "errors",
     "inspect",
@@ -72,6 +85,8 @@ _HOMES = {
     "BenchReport": "aaexport.load.measurement",
     "ConvertOptions": "aaexport.pipeline.convert.options",
     "ConvertResult": "aaexport.results",
+    "DeployOptions": "aaexport.pipeline.deploy.options",
+    "DeployResult": "aaexport.results",
     "InspectResult": "aaexport.results",
     "OptimizeOptions": "aaexport.pipeline.convert.options",
     "OptimizeResult": "aaexport.results",
@@ -83,9 +98,11 @@ _HOMES = {
     "TuneResult": "aaexport.results",
     "VerifyOptions": "aaexport.pipeline.verify.options",
     "build_model": "aaexport.pipeline.subject.subject",
+    "check_deployment": "aaexport.pipeline.deploy.deploy",
     "compare_training": "aaexport.training",
     "convert": "aaexport.pipeline.convert.convert",
     "convert_source": "aaexport.pipeline.convert.bring",
+    "deploy": "aaexport.pipeline.deploy.deploy",
     "draw_attention": "aaexport.pipeline.look.attention",
     "inspect": "aaexport.pipeline.look.inspect",
     "optimize": "aaexport.pipeline.convert.optimize",

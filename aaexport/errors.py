@@ -19,6 +19,7 @@ AaexportError                     1
 │       ├── ProtocolError         6   what came over the wire is not the Open Inference Protocol, or not an answer
 │       └── UnprovedError         7   our own service answers wrongly, or not at all, and cannot be brought back
 ├── ParityError                   3   the ONNX file does not compute the same function
+├── DeploymentError               3   a deployment that fails its check
 └── MeasurementError              4   a measurement that is not valid
 """
 
@@ -154,6 +155,16 @@ class ParityError(AaexportError):
     def __reduce__(self) -> tuple[Any, ...]:
         """For one process that tells it to another."""
         return type(self), (self.args[0], self.report), self.__dict__
+
+
+class DeploymentError(AaexportError):
+    """A deployment that fails its check; `result` is the DeployResult that says so, None for a part of one."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class MeasurementError(AaexportError):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aaexport.errors import (
+    DeploymentError,
     FolderError,
     MeasurementError,
     ModelNotFoundError,
@@ -225,7 +226,7 @@ def copies(say: Callable[[str], None] = lambda line: None) -> Iterator[CheckOut]
 
     try:
         yield check_out
-    except (ParityError, MeasurementError):
+    except (ParityError, MeasurementError, DeploymentError):
         raise
     except Exception:
         for copied in made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aaexport.errors import first_few
 from aaexport.outcome import Outcome
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     import numpy as np
     import numpy.typing as npt
 
+    from aaexport.deployment.artefact import Check
     from aaexport.device import Target
     from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
@@ -95,6 +96,44 @@ class InspectResult(Outcome):
         parts = [] if self.cost is None else [f"{self.cost.parameters:,} parameters, {self.cost.macs:,} MACs"]
         parts.append("no model.onnx" if graph is None else f"ONNX of {sum(graph.operators.values())} operators")
         return f"of {self.path}: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, repr=False)
+class DeployResult(Outcome):
+    """What `deploy` wrote, or `check_deployment` looked at.
+
+    Attributes:
+        path: the folder.
+        target: what serves it.
+        model: under which name; `onnx_sha256` is its file's digest.
+        settings: how it runs, by the names of `DeployOptions`.
+        files: bytes of each file, by its path in the folder.
+        checks: all that was looked at.
+        replaced: files that somebody had changed, and that were replaced because that was asked for.
+        notes: what a user should know of the settings.
+    """
+
+    path: Path
+    target: str
+    model: str
+    onnx_sha256: str
+    settings: dict[str, Any]
+    files: dict[str, int]
+    checks: tuple[Check, ...]
+    replaced: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check did."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def headline(self) -> str:
+        """The folder, what it is for, and the verdict."""
+        failed = [check.name for check in self.checks if not check.passed]
+        verdict = f"FAIL: {', '.join(failed)}" if failed else f"PASS: {len(self.checks)} checks"
+        return f"of {self.model} for {self.target} in {self.path}: {verdict}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ ROOMS = (
     "parity",
     "load",
     "serving",
-    "deploy",
+    "deployment",
     "results",
     "report",
     "pipeline",
@@ -57,6 +57,7 @@ WINGS = {
         "convert": ("subject", "export", "verify"),
         "bench": ("subject",),
         "look": ("subject",),
+        "deploy": ("subject",),
         "serve": ("subject",),
         "tune": ("subject", "export", "verify", "convert", "bench"),
     },
@@ -70,17 +71,21 @@ WALLS = {
     "click": ("cli",),
     "rich": ("report", "cli"),
     "grpc": ("serving",),
-    "google": ("serving", "graph"),
+    "google": ("serving", "graph", "deployment"),
     "urllib3": ("serving",),
-    "ray": ("deploy",),
+    "ray": ("deployment",),
+    "fastapi": ("deployment",),
+    "yaml": ("deployment",),
 }
 # What is copied into a model repository and runs there by itself has its own session.
 INSIDE_TRITON = (("onnxruntime", Path("serving/backend")),)
+# The same of what Ray runs, which also speaks gRPC by itself.
+INSIDE_RAY = tuple((library, Path("deployment/inside_ray")) for library in ("onnxruntime", "grpc"))
 STANDARD_LIBRARY_ONLY = (
     "errors", "outcome", "overrides", "lazy", "device", "control_groups", "cores", "memory", "recipe", "writing",
     "folder",
 )  # fmt: skip
-WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "serving")
+WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "serving", "deployment")
 
 
 def modules():
@@ -167,7 +172,7 @@ def test_a_library_is_imported_in_its_own_room_only(path):
     for name in imported(path):
         library = name.split(".")[0]
         if library in WALLS:
-            allowed = room_of(path) in WALLS[library] or (library, path.parent) in INSIDE_TRITON
+            allowed = room_of(path) in WALLS[library] or (library, path.parent) in (*INSIDE_TRITON, *INSIDE_RAY)
             assert allowed, f"{path} imports {name}"
 
 
@@ -236,7 +241,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_verbs_stay_functions_after_their_modules_were_imported():
-    for name in ("convert", "inspect", "optimize", "serve_bench", "tune", "verify"):
+    for name in ("convert", "deploy", "inspect", "optimize", "serve_bench", "tune", "verify"):
         importlib.import_module(aaexport._HOMES[name])
         assert inspect.isfunction(getattr(aaexport, name))
 

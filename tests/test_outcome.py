@@ -15,6 +15,7 @@ from bench_reports import REPORTS as BENCHES
 
 import aaexport
 from aaexport.cli.command_line import command_line
+from aaexport.deployment.artefact import Check
 from aaexport.load.machine import Environment
 from aaexport.nn.choice import AttentionSizes, Choice
 from aaexport.outcome import Outcome, called, verb
@@ -26,6 +27,7 @@ from aaexport.results import (
     AttentionPicture,
     Candidate,
     ConvertResult,
+    DeployResult,
     InspectResult,
     LayerAttention,
     OptimizeResult,
@@ -61,6 +63,9 @@ def results(tmp_path):
     return {
         "ConvertResult": converted,
         "OptimizeResult": OptimizeResult(onnx, "cpu", {"Conv": 3}, {"Conv": 2}, (), PARITY),
+        "DeployResult": DeployResult(
+            tmp_path, "ray", "aa", "ab" * 32, {"threads": 2}, {"README.md": 9}, (Check("files", True, "1 whole"),)
+        ),
         "InspectResult": InspectResult(tmp_path / "model", None, None, has_weights=True, graph=None),
         "ParityReport": PARITY,
         "BenchReport": CPU,
@@ -73,8 +78,8 @@ def results(tmp_path):
     }
 
 
-TYPES = ("ConvertResult", "OptimizeResult", "InspectResult", "ParityReport", "BenchReport", "TuneResult",
-         "TrainResult", "TrainingComparison", "AttentionPicture")  # fmt: skip
+TYPES = ("ConvertResult", "DeployResult", "OptimizeResult", "InspectResult", "ParityReport", "BenchReport",
+         "TuneResult", "TrainResult", "TrainingComparison", "AttentionPicture")  # fmt: skip
 every_type = pytest.mark.parametrize("name", TYPES)
 
 

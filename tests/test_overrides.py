@@ -10,6 +10,7 @@ import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.pipeline.bench.options import BenchOverrides
 from aaexport.pipeline.convert.options import ConvertOverrides, OptimizeOverrides
+from aaexport.pipeline.deploy.options import DeployOverrides
 from aaexport.pipeline.tune.options import TuneOverrides
 from aaexport.pipeline.verify.options import VerifyOverrides
 from aaexport.training import TrainOverrides
@@ -19,6 +20,7 @@ VERBS = {
     "compare_training": (aaexport.TrainOptions, TrainOverrides),
     "convert": (aaexport.ConvertOptions, ConvertOverrides),
     "convert_source": (aaexport.ConvertOptions, ConvertOverrides),
+    "deploy": (aaexport.DeployOptions, DeployOverrides),
     "optimize": (aaexport.OptimizeOptions, OptimizeOverrides),
     "serve_bench": (aaexport.BenchOptions, BenchOverrides),
     "train": (aaexport.TrainOptions, TrainOverrides),
@@ -68,10 +70,13 @@ def test_every_verb_with_options_is_one_of_these():
 
 @pytest.mark.parametrize("name", VERBS)
 def test_a_misspelt_keyword_is_refused_with_the_right_one(name):
+    others = {"optimize": 1, "deploy": 2}.get(name, 0)  # that must be given beside the model
+    right = "images" if name == "deploy" else "seed"
+    wrong = right[:2] + right[1:]
     with pytest.raises(ArgumentError) as refusal:
-        getattr(aaexport, name)("nothing", *["nothing"][: name == "optimize"], seeed=1)
-    rule = f"an argument of {name} must be one that it has, got 'seeed'"
-    assert str(refusal.value) == f"{rule}; did you mean 'seed'?"
+        getattr(aaexport, name)("nothing", *["nothing"] * others, **{wrong: 1})
+    rule = f"an argument of {name} must be one that it has, got {wrong!r}"
+    assert str(refusal.value) == f"{rule}; did you mean {right!r}?"
 
 
 def test_a_keyword_of_the_verb_itself_is_suggested_too():

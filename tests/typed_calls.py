@@ -14,6 +14,7 @@ aaexport.verify("m", "x.onnx", input_shape=(1, 8, 8), atol={"logits": 1e-5}, say
 aaexport.verify("m", options=aaexport.VerifyOptions(strict=True), batch=64)
 aaexport.convert("m", "x.onnx", input_shape=(1, 8, 8), batch="dynamic", opset=18)
 aaexport.convert_source("f.py:N", options=aaexport.ConvertOptions(opset=18), input_shape=(1, 8, 8))
+aaexport.deploy("m", "triton", "out", options=aaexport.DeployOptions(device="cuda"), tensorrt=True)
 aaexport.tune("m", options=aaexport.TuneOptions(threads=1), duration=0.5)
 aaexport.compare_training(["a", "b"], options=aaexport.TrainOptions(epochs=3))
 
@@ -27,5 +28,6 @@ aaexport.verify("m", dtype="float")  # type: ignore[arg-type]
 aaexport.convert("m", verfy=False)  # type: ignore[call-arg]
 aaexport.convert("m", decomposition="skewed")  # type: ignore[arg-type]
 aaexport.convert_source("f.py:N", opsett=18)  # type: ignore[call-arg]
+aaexport.deploy("m", "triton", "out", forse=True)  # type: ignore[call-arg]
 aaexport.tune("m", thread=1)  # type: ignore[call-arg]
 aaexport.compare_training(["a", "b"], epochs="3")  # type: ignore[arg-type]

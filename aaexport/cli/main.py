@@ -33,6 +33,7 @@ COMMANDS = {
     "optimize": ("aaexport.cli.optimize", "Rewrite any ONNX file by the graph rules that pay."),
     "serve": ("aaexport.cli.serve", "Serve models by a real Triton, proved by golden vectors."),
     "serve-bench": ("aaexport.cli.serve_bench", "Measure latency and throughput through onnxruntime."),
+    "deploy": ("aaexport.cli.deploy", "Write what serves a model in production, checked before."),
     "tune": ("aaexport.cli.tune", "Time the decompositions layer by layer; convert takes the winners."),
     "inspect": ("aaexport.cli.inspect", "Show operators, parameters, MACs, inputs, outputs and metadata."),
     "list": ("aaexport.cli.list", "List models, decompositions, data sets and working providers."),

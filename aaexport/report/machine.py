@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aaexport.parity import ParityReport
     from aaexport.parity.observation import Observation
-    from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult
+    from aaexport.results import AttentionPicture, ConvertResult, DeployResult, InspectResult, OptimizeResult
 
 PARITY_SCHEMA = "aaexport.parity/2"
 CONVERT_SCHEMA = "aaexport.convert/1"
 OPTIMIZE_SCHEMA = "aaexport.optimize/1"
 INSPECT_SCHEMA = "aaexport.inspect/1"
 ATTENTION_SCHEMA = "aaexport.attention/1"
+DEPLOY_SCHEMA = "aaexport.deploy/1"
 LIST_SCHEMA = "aaexport.list/1"
 OBSERVATION_SCHEMA = "aaexport.observation/1"
 
@@ -90,6 +91,12 @@ def attention_json(picture: AttentionPicture) -> dict[str, Any]:
     value: dict[str, Any] = {**made, "path": str(picture.path), "image": str(picture.image), "model": picture.name}
     value["predicted"] = None if picture.predicted is None else dataclasses.asdict(picture.predicted)
     return {"schema": ATTENTION_SCHEMA, **value, "notes": list(picture.notes), "layers": layers}
+
+
+def deploy_json(result: DeployResult) -> dict[str, Any]:
+    """What was written or looked at, the verdict first."""
+    value = dataclasses.asdict(result) | {"path": str(result.path)}
+    return strict({"schema": DEPLOY_SCHEMA, "passed": result.passed} | value)  # type: ignore[no-any-return]
 
 
 def list_json(

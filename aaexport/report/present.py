@@ -17,13 +17,14 @@ from aaexport.report import machine, notebook, terminal, training, tuning
 from aaexport.report.bench import as_json
 from aaexport.report.bench.html import bench_html
 from aaexport.report.bench.terminal import bench_view
+from aaexport.report.deployment import deploy_view
 from aaexport.report.layout import as_text
 from aaexport.report.optimize import optimize_view
 from aaexport.report.page.markup import join
 from aaexport.report.parity.junit import parity_junit
 from aaexport.report.parity.markdown import parity_markdown
 from aaexport.report.parity.terminal import parity_view
-from aaexport.results import AttentionPicture, ConvertResult, InspectResult, OptimizeResult, TuneResult
+from aaexport.results import AttentionPicture, ConvertResult, DeployResult, InspectResult, OptimizeResult, TuneResult
 from aaexport.training import TrainingComparison, TrainResult
 
 
@@ -87,6 +88,7 @@ def _unknown(result: Outcome) -> TypeError:
 _view.register(ConvertResult, terminal.convert_view)
 _view.register(ParityReport, parity_view)
 _view.register(OptimizeResult, optimize_view)
+_view.register(DeployResult, deploy_view)
 _view.register(InspectResult, terminal.inspect_view)
 _view.register(AttentionPicture, terminal.attention_view)
 _view.register(BenchReport, bench_view)
@@ -97,6 +99,7 @@ _view.register(TrainingComparison, training.comparison_markdown)
 values.register(ConvertResult, machine.convert_json)
 values.register(ParityReport, machine.parity_json)
 values.register(OptimizeResult, machine.optimize_json)
+values.register(DeployResult, machine.deploy_json)
 values.register(InspectResult, machine.inspect_json)
 values.register(AttentionPicture, machine.attention_json)
 values.register(TrainResult, training.train_json)

@@ -56,8 +56,8 @@ def read_facts(folder: ModelFolder, onnx: Path | None = None, *, name: str = "")
         raise FolderError(broken_rule(str(folder.path), rule, name, "rename the folder"))
     model = parse_onnx(path)
     beside = data_files(model, path)
-    inputs = tuple(_served(tensor, path) for tensor in model_inputs(model))
-    outputs = tuple(_served(tensor_info(value), path) for value in model.graph.output)
+    inputs = tuple(served_tensor(tensor, path) for tensor in model_inputs(model))
+    outputs = tuple(served_tensor(tensor_info(value), path) for value in model.graph.output)
     if not inputs:
         raise GraphError(broken_rule(str(path), "have an input to be served", "none"))
     first = inputs[0].shape[0] if inputs[0].shape else 1
@@ -76,7 +76,8 @@ def read_facts(folder: ModelFolder, onnx: Path | None = None, *, name: str = "")
     )
 
 
-def _served(tensor: TensorInfo, path: Path) -> ServedTensor:
+def served_tensor(tensor: TensorInfo, path: Path) -> ServedTensor:
+    """As the protocol describes it. GraphError for a type that it does not carry."""
     if tensor.dtype not in DATATYPES:
         rule = f"be of one of {', '.join(DATATYPES)} to be served"
         raise GraphError(broken_rule(f"tensor {tensor.name} of {path}", rule, tensor.dtype))

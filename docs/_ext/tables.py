@@ -108,7 +108,7 @@ def exit_codes() -> str:
     meaning = {
         1: "an error: something is missing, cannot be read or cannot be done",
         2: "wrong usage: an option or argument breaks its rule, and nothing was begun",
-        3: "parity failed: the file computes something else, and no file was replaced",
+        3: "parity failed: the file computes something else, and replaces none; or a deployment fails its check",
         4: "the measurement is not valid, or a regression is real, or there can be no verdict on one",
         5: "the device or execution provider that was asked for does not work here",
         INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal: no unfinished file was left behind",

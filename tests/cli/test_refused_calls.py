@@ -90,6 +90,16 @@ REFUSED = {
         (("--resume",), 1),
         (("--seed", "10000000000000000000000"), 2),
     ),
+    "deploy": (
+        (("--to", "trition", "--out", "x"), 2),
+        (("--to", "triton"), 2),
+        (("--to", "ray", "--out", "x", "--device", "cuda"), 2),
+        (("--to", "triton", "--out", "x", "--fp16"), 2),
+        (("--to", "kserve", "--out", "x", "--storage", "models"), 2),
+        (("--to", "triton", "--out", "none/x"), 1),
+        (("--to", "triton", "--out", "x", "--unbatched", "none.json"), 1),
+        (("--check", "x"), 2),
+    ),
     "inspect": (
         (("--layer", "features.0"), 2),
         (("--attention", "none.png"), 2),

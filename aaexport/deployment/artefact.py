@@ -1,0 +1,50 @@
+"""What every target makes and finds: files by their paths, and checks by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aaexport.deployment.settings import DeploySettings
+from aaexport.serving.facts import ModelFacts
+from aaexport.serving.repository import Files
+
+README = "README.md"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: `found` says what was seen, or what is wrong."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model is deployed to.
+
+    Attributes:
+        files: what is written, by paths in the artefact's folder.
+        check: what lies in such a folder → what is found there; it never raises for what it finds.
+    """
+
+    files: Callable[[ModelFacts, DeploySettings], Files]
+    check: Callable[[Path], Iterator[Check]]
+
+
+def found(name: str, faults: list[str], seen: str) -> Check:
+    """A check that lists its faults, or says what it saw where there are none."""
+    return Check(name, not faults, "; ".join(faults) if faults else seen)
+
+
+def readme(system: str, facts: ModelFacts, port: int, first: str, then: str) -> str:
+    """What a folder says of itself in five lines: what it is, and how it comes to run there, in two."""
+    model = f"It holds `{facts.name}`; the SHA-256 of its ONNX file is `{facts.onnx_sha256}`."
+    proof = (
+        f"`aaexport verify MODEL --url http://127.0.0.1:{port}` proves what answers; `aaexport deploy --check .` "
+        "tells whether this folder is as it was written, and fit for its use."
+    )
+    return "\n\n".join((f"# {facts.name} for {system}", model, first, then, proof)) + "\n"

@@ -1,0 +1,182 @@
+"""(model folder, target) → a folder of files by which that system serves the model, and such a folder → its check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from aaexport.deployment.artefact import Check, found
+from aaexport.deployment.manifest import NAME as MANIFEST
+from aaexport.deployment.manifest import Manifest, differences, files_in, read_manifest
+from aaexport.deployment.placing import placed, replaced_files, require_room
+from aaexport.deployment.settings import TARGET_SETTINGS, DeploySettings
+from aaexport.deployment.targets import TARGETS
+from aaexport.errors import DeploymentError, FolderError, RunnerError, broken_rule, did_you_mean, first_few
+from aaexport.folder import ModelFolder, find_model, sha256
+from aaexport.outcome import verb
+from aaexport.overrides import overridden
+from aaexport.parity.tolerance import tolerances
+from aaexport.pipeline.deploy.evidence import as_measured
+from aaexport.pipeline.deploy.options import DeployOptions, DeployOverrides
+from aaexport.results import DeployResult
+from aaexport.runners.ort import OrtRunner
+from aaexport.serving.facts import ModelFacts
+from aaexport.serving.reading import read_facts
+from aaexport.serving.repository import write_files
+
+NAMED = 3  # failed checks, in an error
+DECIDED_ELSEWHERE = ("force", "unbatched")  # of the options; all others are settings
+
+
+@verb
+def deploy(
+    model: str | Path | ModelFolder,
+    to: str,
+    out: str | Path,
+    *,
+    options: DeployOptions | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **overrides: Unpack[DeployOverrides],
+) -> DeployResult:
+    """Writes what serves a converted model elsewhere, once it has passed its check; else nothing is written.
+
+    Args:
+        model: a model folder, or a zoo name, with a model.onnx.
+        to: `triton`, `kserve`, `ray` or `container`.
+        out: the folder: new, empty, or a deployment that nobody has changed since, which is then replaced at once.
+        options: how it is to run.
+        say: is told each step as it begins, and each changed file that is replaced.
+        overrides: fields of `DeployOptions` that are to be other than in `options`, or than their defaults.
+
+    Raises:
+        ArgumentError: an option breaks its rule, or means nothing to the target.
+        DataError: a peak search cannot be read, or is of something else.
+        DeploymentError: a check failed.
+        FolderError: no model.onnx, or `out` holds what is not to be replaced, or cannot be written.
+        GraphError, RunnerError: the file cannot be served, or not even run.
+    """
+    options = overridden(options or DeployOptions(), overrides, deploy)
+    options.check(to)
+    folder, out = model if isinstance(model, ModelFolder) else find_model(model), Path(out)
+    require_room(out)
+    say(f"reading {folder.path}")
+    facts = read_facts(folder)
+    settings, notes = _settings(facts, folder, to, options)
+    say("asking the golden vectors")
+    answers = _answers(facts)
+    files = TARGETS[to].files(facts, settings)
+    replaced = replaced_files(out, files, force=options.force)
+    for name in replaced:
+        say(f"replacing {out / name}, which is not as it was written")
+    say(f"writing {out}")
+    with placed(out, lambda: replaced_files(out, files, force=options.force)) as new:
+        write_files(files, new)
+        digests = {name: sha256(path) for name, path in files_in(new).items()}
+        Manifest(to, facts.name, facts.onnx_sha256, _told(settings, to), digests).write(new)
+        result = _result(new, out, checks=(answers, *_checks(new)), notes=notes, replaced=replaced)
+        require_passed(result, "was not written")
+    return result
+
+
+@verb
+def check_deployment(path: str | Path) -> DeployResult:
+    """Looks whether a deployment is as it was written, and fit for what it is for; writes nothing.
+
+    Raises:
+        FolderError: the folder holds none.
+    """
+    root = Path(path)
+    return _result(root, root, checks=_checks(root))
+
+
+def _settings(
+    facts: ModelFacts, folder: ModelFolder, to: str, options: DeployOptions
+) -> tuple[DeploySettings, tuple[str, ...]]:
+    """What was asked for, for the rest what was measured, for the rest the target's own."""
+    device = options.device or "cpu"
+    unbatched = None if options.unbatched is None else Path(options.unbatched)
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    given = {name: value for name, value in given.items() if name not in DECIDED_ELSEWHERE}
+    measured, notes = as_measured(facts.onnx_sha256, folder.bench_path, unbatched, device)
+    if to == "ray":
+        measured = replace(measured, min_replicas=2, max_replicas=4)  # one host may go
+    # One bound that was given moves the other, which was not.
+    least = min(measured.min_replicas, given.get("max_replicas", measured.min_replicas))
+    most = max(measured.max_replicas, given.get("min_replicas", measured.max_replicas))
+    settings = replace(measured, **{"min_replicas": least, "max_replicas": most} | given)
+    if settings.threads is None and "cpus" in TARGET_SETTINGS[to]:
+        # onnxruntime counts the cores of the host, of which a replica has its own few.
+        settings = replace(settings, threads=settings.cpus)
+    if settings.batching and not facts.batched:
+        batch = "of its own" if facts.fixed_batch is None else f"of {facts.fixed_batch}"
+        remedy = "convert it with a dynamic batch"
+        raise DeploymentError(
+            broken_rule("batching", "be left out for this file", f"one with a batch {batch}", remedy)
+        )
+    if options.batching is not None:
+        notes = (f"{'batching' if settings.batching else 'no batching'}, as asked for",)
+    notes = notes if facts.batched else ("no batching: the file fixes its batch",)
+    return settings, notes if to != "container" else ()
+
+
+def _told(settings: DeploySettings, to: str) -> dict[str, Any]:
+    """Those that mean something to the target."""
+    return {name: value for name, value in asdict(settings).items() if name in TARGET_SETTINGS[to]}
+
+
+def _answers(facts: ModelFacts) -> Check:
+    """The golden vectors, answered by the very file that is deployed, through onnxruntime on this machine's CPU."""
+    if not facts.golden:
+        return Check("answers", True, "not looked at: the folder has no golden vectors that fit the file")
+    bound = tolerances("float32", "cpu").common
+    wrong: list[str] = []
+    largest = 0.0
+    try:
+        with OrtRunner(facts.onnx) as runner:
+            for query in facts.golden:
+                outputs = runner.infer(dict(query.inputs))
+                for name, wanted in query.outputs.items():
+                    error = float(np.abs(outputs[name].astype(np.float64) - wanted).max())
+                    largest = max(largest, error)
+                    if not error <= bound.atol + bound.rtol * float(np.abs(wanted).max()):
+                        wrong.append(f"{name} is off by {error:.2g} on {query.name}")
+    except RunnerError as error:
+        wrong.append(str(error))
+    images = sum(query.batch for query in facts.golden)
+    return found("answers", wrong, f"{images} golden images right in onnxruntime, off by {largest:.1g} at most")
+
+
+def _checks(root: Path) -> tuple[Check, ...]:
+    """Digests first, then what the target itself looks at."""
+    manifest = read_manifest(root)
+    if manifest.target not in TARGETS:
+        remedy = did_you_mean(manifest.target, TARGETS)
+        raise FolderError(broken_rule(f"target of {root / MANIFEST}", "be one of ours", manifest.target, remedy))
+    try:
+        other = differences(root, manifest.files)
+    except OSError as error:
+        raise FolderError(f"{error.filename or root} cannot be read: {error.strerror}") from error
+    digests = found("files", [str(other)] if other else [], f"{len(manifest.files)} as they were written")
+    return (digests, *TARGETS[manifest.target].check(root))
+
+
+def _result(
+    root: Path, out: Path, *, checks: tuple[Check, ...], notes: tuple[str, ...] = (), replaced: tuple[str, ...] = ()
+) -> DeployResult:
+    manifest = read_manifest(root)
+    files = {name: path.stat().st_size for name, path in files_in(root).items() if path.is_file()}
+    return DeployResult(
+        out, manifest.target, manifest.model, manifest.onnx_sha256, dict(manifest.settings), files, checks, replaced,
+        notes,
+    )  # fmt: skip
+
+
+def require_passed(result: DeployResult, consequence: str = "fails its check") -> None:
+    """DeploymentError, with the result, if a check failed."""
+    failed = [f"{check.name}: {check.found}" for check in result.checks if not check.passed]
+    if failed:
+        raise DeploymentError(f"{result.path} {consequence}: {first_few(failed, NAMED)}", result)

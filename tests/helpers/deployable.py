@@ -1,0 +1,59 @@
+"""A model folder that takes no training and no export: a file made by hand, and what it answers."""
+
+import numpy as np
+from onnx import TensorProto, helper, save
+from safetensors.numpy import save_file
+
+from aaexport.folder import checkout
+from aaexport.serving.reading import read_facts
+
+CLASSES = 10
+
+
+def digits_folder(path, *, batch="N"):
+    """The digits' recipe, and a model.onnx that answers an image's first ten pixels."""
+    folder = checkout("aa_cnn3_digits", path)
+    for trained in (folder.weights_path, folder.training_log_path):
+        trained.unlink()
+    nodes = [
+        helper.make_node("Reshape", ["input", "flat"], ["row"]),
+        helper.make_node("Gather", ["row", "first"], ["logits"], axis=1),
+    ]
+    numbers = [
+        helper.make_tensor("flat", TensorProto.INT64, [2], [0, -1]),
+        helper.make_tensor("first", TensorProto.INT64, [CLASSES], range(CLASSES)),
+    ]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 1, 8, 8])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])]
+    graph = helper.make_graph(nodes, "digits", inputs, outputs, numbers)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder.onnx_path)
+    write_golden(folder)
+    return folder
+
+
+def write_golden(folder, *, wrong_by=0.0):
+    images = np.random.default_rng(0).standard_normal((4, 1, 8, 8), dtype=np.float32)
+    logits = images.reshape(4, -1)[:, :CLASSES] + np.float32(wrong_by)
+    save_file({"input": images, "logits": np.ascontiguousarray(logits)}, folder.golden_path)
+
+
+def digits_facts(path, **settings):
+    return read_facts(digits_folder(path, **settings))
+
+
+def write(files, root):
+    from aaexport.serving.repository import write_files
+
+    write_files(files, root)
+    return root
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def failed(checks):
+    """The names of the checks that failed, with what they found."""
+    return {check.name: check.found for check in checks if not check.passed}
