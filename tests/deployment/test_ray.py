@@ -47,6 +47,16 @@ def test_the_application_needs_no_pytorch():
     assert "torch" not in imported
 
 
+def test_what_a_replica_uses_stands_before_it():
+    """Ray copies the class where it is decorated, with the names that the file has by then."""
+    tree = ast.parse(SOURCE.read_text())
+    replica = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Model")
+    later = {node.name for node in tree.body[tree.body.index(replica) + 1 :] if hasattr(node, "name")}
+    used = {node.id for node in ast.walk(replica) if isinstance(node, ast.Name)}
+    assert later
+    assert not used & later
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [

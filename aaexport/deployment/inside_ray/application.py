@@ -110,6 +110,14 @@ def images_in(queries: Sequence[InferRequest]) -> int:
     return sum(images(query) for query in queries)
 
 
+def _refusal(method: str, error: Exception, grpc_context: Any) -> Any:
+    """What gRPC is answered. It stands before the replica's class, as Ray copies that with what is there by then."""
+    is_unknown = isinstance(error, UnknownModelError)
+    grpc_context.set_code(grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.INVALID_ARGUMENT)
+    grpc_context.set_details(str(error))
+    return messages.answer_message(method)
+
+
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 
@@ -251,13 +259,6 @@ class Model:
         except UnknownModelError as error:
             return _refusal(method, error, grpc_context)
         return tell()
-
-
-def _refusal(method: str, error: Exception, grpc_context: Any) -> Any:
-    is_unknown = isinstance(error, UnknownModelError)
-    grpc_context.set_code(grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.INVALID_ARGUMENT)
-    grpc_context.set_details(str(error))
-    return messages.answer_message(method)
 
 
 def add_inference_service(servicer: Any, server: Any) -> None:
