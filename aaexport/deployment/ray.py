@@ -22,7 +22,6 @@ from aaexport.deployment.yaml_text import read_yaml, yaml_of
 from aaexport.errors import AaexportError, FolderError, broken_rule
 from aaexport.folder import sha256
 from aaexport.graph.files import file_digest, model_inputs, parse_onnx, tensor_info
-from aaexport.parity.tolerance import tolerances
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.reading import served_tensor
 from aaexport.serving.repository import Files
@@ -151,15 +150,12 @@ def _about(facts: ModelFacts) -> dict[str, Any]:
     def told(tensors: Any) -> list[dict[str, Any]]:
         return [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
 
-    bound = tolerances("float32", "cpu").common
     return {
         "name": facts.name,
         "onnx": facts.onnx.name,
         "onnx_sha256": facts.onnx_sha256,
         "inputs": told(facts.inputs),
         "outputs": told(facts.outputs),
-        "atol": bound.atol,
-        "rtol": bound.rtol,
     }
 
 

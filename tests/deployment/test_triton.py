@@ -1,14 +1,23 @@
 """The repository for NVIDIA's container, and what its check finds."""
 
+import os
 import re
+from dataclasses import replace
 
 import pytest
 from deployable import digits_facts, edit, failed, write
+from live_services import require_engine
 
 from aaexport.deployment.model_config import ENUMS, MESSAGES, read_config
 from aaexport.deployment.settings import DeploySettings
-from aaexport.deployment.triton import check, files
+from aaexport.deployment.triton import check, files, repository_settings
 from aaexport.errors import DeploymentError
+from aaexport.serving.client import Client
+from aaexport.serving.engine import command_line, find_engine
+from aaexport.serving.judge import why_wrong
+from aaexport.serving.ports import settled_ports
+from aaexport.serving.process import EngineProcess
+from aaexport.serving.repository import repository_files
 
 ON_A_GPU = DeploySettings(device="cuda", tensorrt=True, fp16=True, cuda_graph=True, batching=True, max_delay=2.0)
 CONFIG = "model_repository/digits/config.pbtxt"
@@ -122,3 +131,30 @@ def test_labels_of_another_number_and_a_missing_repository_are_found(facts, tmp_
 def test_what_is_no_configuration_is_said_in_tritons_names():
     with pytest.raises(DeploymentError, match=r'1:1 : Message type "ModelConfig" has no field named "nmae"'):
         read_config('nmae: "x"')
+
+
+def test_its_twin_for_the_python_backend_is_loaded_by_the_real_core(facts, tmp_path):
+    """The same configuration, in which only the backend differs, as Triton itself completes and warms it up."""
+    require_engine()
+    settings = repository_settings(facts, DeploySettings(batching=True, max_delay=1.0, max_batch=8))
+    repository = write(repository_files(facts, replace(settings, backend="python")), tmp_path / "models")
+    engine, ports = find_engine(), settled_ports("127.0.0.1", 0, 0, 0)
+    room = tmp_path / "room"
+    room.mkdir()
+    command = command_line(engine, repository, engine.prepared(room), "127.0.0.1", ports, "secret")
+    command += ["--disable-auto-complete-config", "--load-model=digits"]
+    process = EngineProcess(command, engine.environment(os.environ), room, "aaexport-twin-")
+    try:
+        with Client(f"grpc://127.0.0.1:{ports.grpc}", retry_for=60) as client:
+            found = client.model("digits")  # asked again until the server is there
+            assert [tensor.shape for tensor in found.inputs] == [(-1, 1, 8, 8)]
+            told = client.config("digits")
+            assert (told.max_batch, told.max_queue_delay_us) == (8, 1000)
+            assert told.onnx_sha256 == facts.onnx_sha256
+            query = facts.golden[0]
+            assert why_wrong(query, client.infer("digits", dict(query.inputs)).outputs) is None
+    except Exception:
+        print(process.complaints())
+        raise
+    finally:
+        process.stop()

@@ -22,6 +22,8 @@ from ray import serve
 
 from aaexport.errors import ProtocolError
 from aaexport.serving import messages, rest_codec
+from aaexport.serving.golden import Query
+from aaexport.serving.judge import why_wrong
 from aaexport.serving.protocol import (
     ANY,
     BINARY_EXTENSION,
@@ -67,11 +69,12 @@ class Session:
         inputs, outputs = ([TensorMetadata(t["name"], t["datatype"], tuple(t["shape"])) for t in about[side]]
                            for side in ("inputs", "outputs"))  # fmt: skip
         self.metadata = ModelMetadata(about["name"], (VERSION,), "onnxruntime_onnx", tuple(inputs), tuple(outputs))
-        self.onnx_sha256, self._atol, self._rtol = about["onnx_sha256"], about["atol"], about["rtol"]
+        self.onnx_sha256 = about["onnx_sha256"]
         self.batched = all(tensor.shape[:1] == (ANY,) for tensor in (*inputs, *outputs))
         with np.load(HERE / "golden.npz") as golden:
-            self._questions = {tensor.name: golden[f"input.{tensor.name}"] for tensor in inputs}
-            self._answers = {t.name: golden[f"output.{t.name}"] for t in outputs if f"output.{t.name}" in golden}
+            asked = {tensor.name: golden[f"input.{tensor.name}"] for tensor in inputs}
+            right = {t.name: golden[f"output.{t.name}"] for t in outputs if f"output.{t.name}" in golden}
+        self._golden = Query("golden vectors", asked, right)
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Inputs by name → outputs by name."""
@@ -90,14 +93,9 @@ class Session:
 
     def require_right(self) -> None:
         """RuntimeError if a golden vector is answered wrongly."""
-        found = self.run(self._questions)
-        for name, wanted in self._answers.items():
-            error = float(np.abs(found[name].astype(np.float64) - wanted).max())
-            most = self._atol + self._rtol * float(np.abs(wanted).max())
-            if not error <= most:
-                raise RuntimeError(
-                    f"output {name} is off by {error:.3g} on the golden vectors, {most:.3g} at most is right"
-                )
+        wrong = why_wrong(self._golden, self.run(dict(self._golden.inputs)))
+        if wrong is not None:
+            raise RuntimeError(f"golden vectors must be answered right, got {wrong}")
 
 
 def images(query: InferRequest) -> int:

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
 from aaexport.deployment.artefact import Check, found
 from aaexport.deployment.manifest import NAME as MANIFEST
 from aaexport.deployment.manifest import Manifest, differences, files_in, read_manifest
@@ -19,12 +17,12 @@ from aaexport.errors import DeploymentError, FolderError, RunnerError, broken_ru
 from aaexport.folder import ModelFolder, find_model, sha256
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
-from aaexport.parity.tolerance import tolerances
 from aaexport.pipeline.deploy.evidence import as_measured
 from aaexport.pipeline.deploy.options import DeployOptions, DeployOverrides
 from aaexport.results import DeployResult
 from aaexport.runners.ort import OrtRunner
 from aaexport.serving.facts import ModelFacts
+from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
 from aaexport.serving.repository import write_files
 
@@ -132,22 +130,15 @@ def _answers(facts: ModelFacts) -> Check:
     """The golden vectors, answered by the very file that is deployed, through onnxruntime on this machine's CPU."""
     if not facts.golden:
         return Check("answers", True, "not looked at: the folder has no golden vectors that fit the file")
-    bound = tolerances("float32", "cpu").common
     wrong: list[str] = []
-    largest = 0.0
     try:
         with OrtRunner(facts.onnx) as runner:
             for query in facts.golden:
-                outputs = runner.infer(dict(query.inputs))
-                for name, wanted in query.outputs.items():
-                    error = float(np.abs(outputs[name].astype(np.float64) - wanted).max())
-                    largest = max(largest, error)
-                    if not error <= bound.atol + bound.rtol * float(np.abs(wanted).max()):
-                        wrong.append(f"{name} is off by {error:.2g} on {query.name}")
+                why = why_wrong(query, runner.infer(dict(query.inputs)))
+                wrong += [] if why is None else [f"{why} on {query.name}"]
     except RunnerError as error:
         wrong.append(str(error))
-    images = sum(query.batch for query in facts.golden)
-    return found("answers", wrong, f"{images} golden images right in onnxruntime, off by {largest:.1g} at most")
+    return found("answers", wrong, f"{sum(query.batch for query in facts.golden)} golden images right in onnxruntime")
 
 
 def _checks(root: Path) -> tuple[Check, ...]:

@@ -54,7 +54,7 @@ def test_a_deployment_is_written_checked_and_found_whole_again(folder, tmp_path,
 
 def test_wrong_answers_write_nothing(folder, tmp_path):
     write_golden(folder, wrong_by=0.01)
-    with pytest.raises(DeploymentError, match=r"out was not written: answers: logits is off by 0\.01") as caught:
+    with pytest.raises(DeploymentError, match=r"out was not written: answers: logits off by 1\.0e-02") as caught:
         aaexport.deploy(folder, "triton", tmp_path / "out")
     assert not caught.value.result.passed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits"]
