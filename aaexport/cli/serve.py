@@ -21,7 +21,7 @@ from aaexport.folder import ModelFolder, copies, find_model
 
 SECTIONS = {
     "Where it listens": ("host", "http_port", "grpc_port", "metrics_port"),
-    "What runs": ("dtype", "device", "instances", "threads", "max_batch", "max_delay", "engine"),
+    "What runs": ("dtype", "device", "instances", "threads", "max_batch", "batching", "max_delay", "engine"),
     "Versions": ("watch", "check_every", "is_rollback"),
 }
 EXAMPLES = (
@@ -63,6 +63,7 @@ EXAMPLES = (
 @click.option("--instances", type=Whole(), default=1, show_default=True, help="Sessions of each model.")
 @click.option("--threads", type=Whole(), help="Of each session; tuning.json's, or the runtime's own, by default.")
 @click.option("--max-batch", type=Whole(), default=32, show_default=True, help="Most images of one run and query.")
+@click.option("--batching/--no-batching", default=True, help="Whether queries that wait share a run; on by default.")
 @click.option(
     "--max-delay",
     type=MILLISECONDS,
@@ -106,7 +107,7 @@ def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: 
         facts = running.facts()
         show_text(json.dumps(facts) if as_json else serve_text(facts))
         running.keep()
-        say("draining: what was accepted is still answered")
+        say("draining: what was accepted is still answered; once more ends it at once")
 
 
 def _folders(models: tuple[str, ...]) -> list[ModelFolder]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 WAITING = re.compile(r"Found (\d+) live models and 0 in-flight")  # in Triton's log, every second
-GRACE = 40.0  # seconds from SIGTERM on, in which accepted queries are answered: longer than Triton's own
+GRACE = 75.0  # seconds from SIGTERM on: Triton waits up to 30 for connections to close, and up to 30 for its models
 SHARED_MEMORY = Path("/dev/shm")
 # Reads until this process says that all is done, or is gone, however it went; then it ends the group and cleans up.
 GUARD = """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.serving.repository import Batching, RepositorySettings
 
 MOST_PORT = 65535
@@ -24,6 +24,7 @@ class ServeOptions:
         instances: sessions of each model.
         threads: of each session; None for tuning.json's where it holds here, else onnxruntime's default.
         max_batch: most images of one run, where the file takes any number.
+        batching: whether queries that wait share a run.
         max_delay: milliseconds that a query may wait for others to share its run.
         device: `cpu`, `cuda` or `cuda:N`.
         engine: a tritonserver; None for the one that is found.
@@ -39,6 +40,7 @@ class ServeOptions:
     instances: int = 1
     threads: int | None = None
     max_batch: int = 32
+    batching: bool = True
     max_delay: float = 0.0
     device: str = "cpu"
     engine: Path | None = None
@@ -59,6 +61,8 @@ class ServeOptions:
             raise ArgumentError(broken_rule("check_every", "be a number of seconds above 0", self.check_every))
         if not 0 <= self.max_delay < float("inf"):
             raise ArgumentError(broken_rule("max_delay", "be a time of at least 0", self.max_delay))
+        if self.max_delay and not self.batching:
+            raise ArgumentError(broken_rule("max_delay", f"go with {parameter('batching')}", "no batching"))
         parse_device(self.device)
         self.settings("python", self.threads)
 
@@ -67,7 +71,7 @@ class ServeOptions:
         return RepositorySettings(
             backend="onnxruntime" if backend == "onnxruntime" else "python",
             max_batch=self.max_batch,
-            batching=Batching(self.max_delay / 1000),
+            batching=Batching(self.max_delay / 1000) if self.batching else None,
             instances=self.instances,
             threads=threads,
             device=self.device,

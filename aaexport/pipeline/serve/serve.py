@@ -6,12 +6,13 @@ prepare each folder → start the engine → golden vectors right over REST and 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,11 @@ class Serving:
 
     def _served(self, prepared: Prepared) -> Served:
         settings = self.options.settings(self.service.engine.backend, prepared.threads)
-        return Served(prepared.facts, prepared.version.number, settings)
+        facts = prepared.facts
+        if facts.image is not None and importlib.util.find_spec("PIL") is None:
+            self._say(f"{facts.image_name} is not served: it needs Pillow; pip install 'aaexport[serve]'")
+            settings = replace(settings, images=False)
+        return Served(facts, prepared.version.number, settings)
 
     def _record(self, live: Live) -> None:
         """Notes which version is served, and what was seen of the record then."""
