@@ -84,8 +84,8 @@ session_options = _decorated(
     click.option("--allow-fallback", is_flag=True, help="Let nodes run on the CPU beside another provider."),
 )  # fmt: skip
 judging_options = _decorated(
-    click.option("--compare", type=Names("eager", "compile", "skew", paths=True, none=True),
-                 help="Measured in alternation; eager by default in closed loops."),
+    click.option("--compare", type=Names("eager", "compile", "skew", "in-process", paths=True, none=True),
+                 help="Measured in alternation; eager by default in closed loops, in-process with --url."),
     click.option("--check/--no-check", default=True, help="Compare answers with PyTorch's while measuring."),
     click.option("--baseline", type=PathTo("FILE.json"), help="An older bench.json to compare with."),
     click.option("--max-regression", type=SHARE, help="How much slower than it p50 may be; 5% by default."),
@@ -99,6 +99,7 @@ SECTIONS = {
     "Throughput": ("batches", "concurrency"),
     "The server scenario": ("rate", "arrivals", "trace", "latency_bound", "find_peak", "max_batch", "max_delay"),
     "The sessions": ("device", "threads", "launches", "workers", *SESSION, "allow_fallback"),
+    "A live service": ("url", "served_as", "timeout", "ca", "client_processes"),
     "What it is compared with": ("compare", "module", "check", "baseline", "max_regression"),
     "The report": ("page", "as_json", "raw"),
 }
@@ -108,6 +109,10 @@ EXAMPLES = (
     (
         "aaexport serve-bench aa_cnn3_digits --scenario server --find-peak --p99 20ms --report peak.html",
         "The highest rate whose 99th percentile stays below 20 ms.",
+    ),
+    (
+        "aaexport serve-bench aa_cnn3_digits --url grpc://127.0.0.1:8001 --scenario server --rate 200",
+        "A live service under an open loop, each answer that is kept compared with the model's.",
     ),
 )
 
@@ -119,6 +124,13 @@ EXAMPLES = (
 @options.module
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
 @load_options
+@options.url
+@options.served_as
+@options.timeout
+@options.ca
+@click.option(
+    "--client-processes", type=Whole(), default=1, show_default=True, help="That ask the service, and share the load."
+)
 @session_options
 @judging_options
 @options.seed

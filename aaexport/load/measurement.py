@@ -164,6 +164,44 @@ class Regression:
 
 
 @dataclass(frozen=True)
+class ServiceTimes:
+    """A live service, and where the time of a query to it goes: means in milliseconds.
+
+    Attributes:
+        urls: where it is.
+        server: its own name and version.
+        model, versions: what it serves, as it calls it.
+        max_batch: images of a query at the most; None if it names no bound.
+        client_processes: that asked it.
+        client_p50, client_p99: latencies, by the same client, protocol and load, of a server on this machine that
+            computes nothing, which is written in Python; None where none was measured.
+        query: what the client saw, from when a query was due.
+        network: of that, what the service does not account for: client, protocol and wire.
+        server_time: of that, from when the service had the query until it had sent the answer.
+        queue, compute_input, compute_infer, compute_output: of that, in the service's queue, and in its model.
+        images_per_run: how many the service computed at a time. These, and all from `network` on, are None where the
+            service keeps no account; it counts the queries of the warm-up too.
+    """
+
+    urls: tuple[str, ...]
+    server: str
+    model: str
+    versions: tuple[str, ...]
+    max_batch: int | None
+    client_processes: int
+    client_p50: float | None
+    client_p99: float | None
+    query: float | None
+    network: float | None = None
+    server_time: float | None = None
+    queue: float | None = None
+    compute_input: float | None = None
+    compute_infer: float | None = None
+    compute_output: float | None = None
+    images_per_run: float | None = None
+
+
+@dataclass(frozen=True)
 class ParityRecord:
     """What a model folder keeps of the last verification of its model.onnx.
 
@@ -231,6 +269,7 @@ class BenchReport(Outcome):
         reasons: why the measurement is invalid; empty if it is valid.
         complete: False if it was interrupted.
         card: what the file is; None if nobody looked into it.
+        service: the live service that was measured in the file's place; None if it was the file.
     """
 
     model: str
@@ -260,6 +299,7 @@ class BenchReport(Outcome):
     reasons: tuple[str, ...] = ()
     complete: bool = True
     card: ModelCard | None = None
+    service: ServiceTimes | None = None
 
     @property
     def valid(self) -> bool:

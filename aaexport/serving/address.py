@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aaexport.errors import ArgumentError, ServiceError, broken_rule
+from aaexport.errors import ArgumentError, ServiceError, broken_rule, parameter
 
 SCHEMES = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}  # and the port where the URL names none
 AUTHORIZATION = "AAEXPORT_AUTHORIZATION"  # an environment variable: its value is neither shown nor recorded
@@ -101,6 +101,27 @@ def parse_urls(urls: str | Sequence[str]) -> tuple[Address, ...]:
         if address in found[:at]:
             raise ArgumentError(broken_rule("url", "name each service once", str(address)))
     return found
+
+
+def check_service(url: Sequence[str], served_as: str | None, timeout: float, ca: str | Path | None) -> None:
+    """ArgumentError for what is no URL, no name or no time, or goes with a URL and has none."""
+    if url:
+        parse_urls(url)
+    for name, given in (("served_as", served_as), ("ca", ca), ("timeout", None if timeout == TIMEOUT else timeout)):
+        if given is not None and not url:
+            raise ArgumentError(broken_rule(name, f"go with {parameter('url')}", given))
+    if served_as is not None:
+        model_and_version(served_as)
+    if not 0 < timeout < float("inf"):
+        raise ArgumentError(broken_rule("timeout", "be a number of seconds above 0", timeout))
+
+
+def model_and_version(served_as: str) -> tuple[str, str]:
+    """`digits:3` → (`digits`, `3`); without a version an empty one. ArgumentError for no name."""
+    model, _, version = served_as.partition(":")
+    if not model:
+        raise ArgumentError(broken_rule("served_as", "be NAME or NAME:VERSION", served_as))
+    return model, version
 
 
 def unreachable(address: Address, got: str, remedy: str = "", *, rule: str = "be answered") -> ServiceError:

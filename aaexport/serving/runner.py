@@ -106,9 +106,10 @@ class ServedRunner:
 
     @property
     def label(self) -> str:
-        """The service's own name and version, and where it is."""
-        server = self.facts.server
-        return f"{server.name} {server.version} at {', '.join(map(str, self._client.addresses))}"
+        """The service's own name and version, and where it is: `triton 2.51.0 over HTTP at 127.0.0.1:8000`."""
+        server, addresses = self.facts.server, self._client.addresses
+        over = "HTTP" if addresses[0].is_rest else "gRPC"
+        return f"{server.name} {server.version} over {over} at {', '.join(one.netloc for one in addresses)}"
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """The service's answer; NaN and infinity are left for whoever asks to judge.

@@ -43,8 +43,11 @@ def test_several_models_are_completed_one_by_one():
         (("serve-bench", "--arrivals", ""), list(bench.ARRIVALS)),
         (("serve-bench", "--rules", ""), ["quick", "mlperf"]),
         (("serve-bench", "--cudnn-search", "H"), ["HEURISTIC"]),
-        (("serve-bench", "--compare", ""), ["eager", "compile", "skew", "onnx:", "folder:", "none"]),
-        (("serve-bench", "--compare", "eager,"), ["eager,compile", "eager,skew", "eager,onnx:", "eager,folder:"]),
+        (("serve-bench", "--compare", ""), ["eager", "compile", "skew", "in-process", "onnx:", "folder:", "none"]),
+        (
+            ("serve-bench", "--compare", "eager,"),
+            [f"eager,{one}" for one in ("compile", "skew", "in-process", "onnx:", "folder:")],
+        ),
         (("serve-bench", "--compare", "eager,sk"), ["eager,skew"]),
         (("verify", "--runtimes", ""), list(verification.RUNTIMES)),
         (("verify", "--runtimes", "reference,o"), ["reference,onnxruntime", "reference,openvino"]),
@@ -62,7 +65,7 @@ def test_what_is_typed_behind_an_option(words, values):
 
 
 def test_the_words_are_those_that_are_known():
-    assert offered("serve-bench", "--compare", "")[:3] == list(rival_names.RIVALS)
+    assert offered("serve-bench", "--compare", "")[:4] == list(rival_names.RIVALS)
 
 
 def test_devices_are_those_of_the_machine(monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from aaexport.load.measurement import (
     Peak,
     Phases,
     Regression,
+    ServiceTimes,
     Throughput,
     Trial,
 )
@@ -170,6 +171,13 @@ NOTHING = dataclasses.replace(MINIMAL, blocks=(), reasons=("no query was answere
 OFFLINE = dataclasses.replace(
     MINIMAL, load=Load("offline", samples_per_query=4096), blocks=(log([812.0], samples=4096),)
 )
+SERVICE = ServiceTimes(
+    ("http://127.0.0.1:8000",), "triton 2.51.0", "aa_cnn3_digits", ("1",), 32, 1, 0.21, 0.34,
+    0.62, 0.31, 0.31, 0.02, 0.01, 0.25, 0.01, 1.4,
+)  # fmt: skip
+REMOTE = dataclasses.replace(
+    CPU, label="triton 2.51.0 over HTTP at 127.0.0.1:8000", provider="service", service=SERVICE
+)
 NAMED = dataclasses.replace(
     FULL,
     model=HOSTILE,
@@ -188,9 +196,11 @@ NAMED = dataclasses.replace(
     regression=Regression(HOSTILE, Ratio(1.0, 1.0, 1.0, 1), 0.05, False, HOSTILE),
     gpu_before=dataclasses.replace(H100, name=HOSTILE, driver=HOSTILE, throttled=(HOSTILE,)),
     placement=Placement(HOSTILE, {HOSTILE: 1}, (HOSTILE,)),
+    service=dataclasses.replace(SERVICE, urls=(HOSTILE,), server=HOSTILE, model=HOSTILE, versions=(HOSTILE,)),
     notes=(HOSTILE,),
     warnings=(HOSTILE,),
     reasons=(HOSTILE,),
 )
 REPORTS = {"full": FULL, "cpu": CPU, "minimal": MINIMAL, "invalid": INVALID, "disturbed": DISTURBED,
-           "interrupted": INTERRUPTED, "nothing": NOTHING, "offline": OFFLINE, "hostile": NAMED}  # fmt: skip
+           "interrupted": INTERRUPTED, "nothing": NOTHING, "offline": OFFLINE, "remote": REMOTE,
+           "hostile": NAMED}  # fmt: skip

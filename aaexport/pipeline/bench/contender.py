@@ -30,12 +30,13 @@ from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds
 from aaexport.pipeline.bench.run_order import PROGRESS_MARK, RunOrder
 from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.serving.protocol import ModelStatistics
 
 
-def _import_path() -> str:
-    """Where this aaexport was imported from, installed or not, before what PYTHONPATH said."""
+def environment() -> dict[str, str]:
+    """For a process that imports aaexport from where this one did, installed or not."""
     package = str(Path(aaexport.__file__).parent.parent)
-    return os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 START_TIMEOUT = 300.0
@@ -57,6 +58,7 @@ class Served:
     checked: int = 0
     wrong: int = 0
     largest_error: float = 0.0
+    statistics: ModelStatistics | None = None  # of a live service, of what it counted meanwhile
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,14 @@ class Contender:
         self._process = subprocess.Popen(
             # -P: a file of the user's that is called random.py must not stand in for the standard library's.
             [sys.executable, "-P", "-m", "aaexport.pipeline.bench.worker"],
-            env=os.environ | {"PYTHONPATH": _import_path()},
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
         )
         self._spec = spec
+        self.beside: tuple[int, ...] = ()  # processes that take part because of this one
         self._send(dataclasses.asdict(spec))
 
     def __enter__(self) -> Contender:
@@ -118,22 +121,23 @@ class Contender:
             self.provider = str(introduction["provider"])
             self.fixed_batch: int | None = introduction["input_shape"][0] if introduction["input_shape"] else None
             self.load_seconds = float(introduction["load_s"])
+            self.max_batch: int | None = introduction.get("max_batch")
             self.settings: Mapping[str, Any] = introduction.get("settings") or {}
             self.placement: Mapping[str, tuple[str, ...]] | None = introduction.get("placement")
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self.end()
 
     @property
-    def process_id(self) -> int:
+    def process_ids(self) -> tuple[int, ...]:
         """The worker's, for whoever keeps accounts of the CPU."""
-        return self._process.pid
+        return (self._process.pid, *self.beside)
 
     def first_query(self, batch: int) -> float:
         """Seconds of the next query; the first of its shape has in it whatever the runtime puts off."""
@@ -175,9 +179,13 @@ class Contender:
                 raise RunInterrupted(self._aborted(path)) from None
             return _served(reply, path)
 
+    def abort(self) -> None:
+        """Has a run that is under way end now, with what it measured."""
+        self._send({"do": "abort"})
+
     def _aborted(self, path: Path) -> Served:
         """What a run leaves that is to end now; nothing if it does not end."""
-        self._send({"do": "abort"})
+        self.abort()
         try:
             return _served(self._receive(ABORT_TIMEOUT), path)
         except MeasurementError:
@@ -243,7 +251,8 @@ class Contender:
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {self._process.returncode}"
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The process's end, now."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()

@@ -9,6 +9,8 @@ from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load, Peak, Phases, Throughput
 from aaexport.load.run import QueryLog, Trouble
+from aaexport.load.statistics import Milliseconds
+from aaexport.serving.protocol import ModelStatistics
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Measured:
     gpu_before: GpuState | None = None
     gpu_after: GpuState | None = None
     environment: Environment | None = None
+    statistics: ModelStatistics | None = None  # of a live service, of the queries in `blocks`
+    null: Milliseconds | None = None  # latencies of a server that computes nothing
     trouble: Trouble = field(default_factory=Trouble)
     aborted: str | None = None
     notes: list[str] = field(default_factory=list)

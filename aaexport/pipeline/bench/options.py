@@ -14,9 +14,10 @@ from aaexport.cores import default_threads, usable_cores
 from aaexport.device import MAX_THREADS, parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
-from aaexport.pipeline.bench.rival_names import check_rivals, is_other_model, other_file
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, check_rivals, is_other_model, other_file
 from aaexport.recipe import MAX_BATCH
 from aaexport.runners.ort_settings import SessionSettings
+from aaexport.serving.address import TIMEOUT, check_service
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import Load
@@ -32,6 +33,8 @@ LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
 ONE_SESSION = ("single-stream", "multi-stream")
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 INFINITY = float("inf")
+UNDER_WAY = 32  # queries to a live service, where nobody asked for another number
+MAX_PROCESSES = 64
 
 Rule = tuple[bool, str, str, object]  # whether it holds, of what, which, and what was given instead
 
@@ -72,6 +75,11 @@ class BenchOptions:
         seed: of arrivals, samples, and random inputs.
         module: `FILE.py:NAME` and the like, of a folder that was converted from it: it is imported, compared with and
             checks the answers. Without it the folder's golden vectors are what is asked and what must be answered.
+        url: a live service that is measured in the file's place; several of one, which are asked in turn.
+        served_as: the model's name there, or NAME:VERSION; the folder's or file's name by default.
+        timeout: seconds for one answer of a service.
+        ca: a file of the authorities whose certificates count; None for those that the system trusts.
+        client_processes: that ask a service, and share its load.
         launches: processes of each number of threads, for the spread between them; None for 5 with several numbers,
             else 1, which is no part of its own.
     """
@@ -103,6 +111,11 @@ class BenchOptions:
     seed: int = 0
     module: str | None = None
     launches: int | None = None
+    url: Sequence[str] = ()
+    served_as: str | None = None
+    timeout: float = TIMEOUT
+    ca: str | Path | None = None
+    client_processes: int = 1
 
     def validate(self) -> None:
         """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
@@ -113,6 +126,9 @@ class BenchOptions:
                 raise ArgumentError(broken_rule(name, rule, got))
         if self.compare is not None:
             check_rivals(self.compare)
+            if IN_PROCESS in self.compare and not self.url:
+                raise ArgumentError(broken_rule("compare", f"be others without {parameter('url')}", IN_PROCESS))
+        check_service(self.url, self.served_as, self.timeout, self.ca)
         settings = SessionSettings(**self.session)
         if self.device is not None:
             settings.check(self.device)
@@ -208,17 +224,24 @@ class BenchOptions:
         from aaexport.load.measurement import Load
 
         most = fixed_batch or (self.max_batch or (OFFLINE_BATCH if self.scenario == "offline" else SERVER_BATCH))
+        if self.url and self.scenario != "offline":
+            most = samples  # a query goes as it is: what is gathered of several is the service's business
         return Load(
             scenario=self.scenario,
             samples_per_query=samples if shares_batches else fixed_batch or samples,
             arrivals=(self.arrivals or ("trace" if self.trace else "poisson")) if self.is_server else None,
             rate=rate or self.rate,
             latency_bound=self.latency_bound,
-            workers=self.workers if shares_batches else 1,
+            workers=self.under_way if shares_batches else 1,
             max_batch=most if shares_batches and batched else 1,
             max_delay=(self.max_delay or 0.0) if shares_batches else 0.0,
             seed=self.seed,
         )
+
+    @property
+    def under_way(self) -> int:
+        """Sessions at work; of a live service queries that may be under way at a time."""
+        return UNDER_WAY if self.url and self.workers == 1 and not self.concurrency else self.workers
 
     @property
     def least_samples(self) -> int:
@@ -238,6 +261,8 @@ class BenchOptions:
             self.batches,
         )
         yield min(self.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", self.concurrency
+        rule = f"be between 1 and {MAX_PROCESSES}"
+        yield 1 <= self.client_processes <= MAX_PROCESSES, "client_processes", rule, self.client_processes
         yield 1 <= self.workers <= MAX_THREADS, "workers", f"be between 1 and {MAX_THREADS}", self.workers
         yield from thread_rules(self.threads)
         launches = self.launches
@@ -265,6 +290,7 @@ class BenchOptions:
 
     def _contradictions(self) -> Iterator[Rule]:
         yield from self._of_launches()
+        yield from self._of_service()
         schedules = [name for name in ("rate", "trace", "find_peak") if getattr(self, name)]
         if self.is_server:
             rule = f"have exactly one of {parameter('rate')}, {parameter('trace')} and {parameter('find_peak')}"
@@ -298,6 +324,21 @@ class BenchOptions:
             yield self.samples_per_query is None, "samples_per_query", rule, self.scenario
         has_baseline = self.max_regression is None or self.baseline is not None
         yield has_baseline, "max_regression", f"go with {parameter('baseline')}", "none"
+
+    def _of_service(self) -> Iterator[Rule]:
+        """What a live service decides itself, and what only one has."""
+        if not self.url:
+            where = f"go with {parameter('url')}"
+            yield self.client_processes == 1, "client_processes", where, self.client_processes
+            return
+        rule = f"be the service's own with {parameter('url')}"
+        yield self.max_batch is None or self.scenario == "offline", "max_batch", rule, self.max_batch
+        yield self.max_delay is None, "max_delay", rule, self.max_delay
+        yield not self.sweeps, "threads", f"be one number with {parameter('url')}", self.threads
+        yield self.launches_each == 1, "launches", f"go without {parameter('url')}", self.launches
+        rule = f"go with {parameter('rate')} or several clients if there are more than 1"
+        shares = self.client_processes == 1 or (self.is_server and self.trace is None) or bool(self.concurrency)
+        yield shares, "client_processes", rule, self.client_processes
 
     def _of_launches(self) -> Iterator[Rule]:
         """They are of one session, with one query at a time."""
@@ -355,3 +396,8 @@ class BenchOverrides(TypedDict, total=False):
     seed: int
     module: str | None
     launches: int | None
+    url: Sequence[str]
+    served_as: str | None
+    timeout: float
+    ca: str | Path | None
+    client_processes: int

@@ -8,7 +8,8 @@ from pathlib import Path
 from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean, parameter
 from aaexport.folder import find_model
 
-RIVALS = ("eager", "compile", "skew")
+IN_PROCESS = "in-process"  # the file that a live service serves, by a session of our own
+RIVALS = ("eager", "compile", "skew", IN_PROCESS)
 OTHERS = ("onnx", "folder")  # before a colon and a path
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,8 +23,9 @@ from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.files import GraphSummary, file_digest, summarize
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
-from aaexport.load.measurement import BenchReport
+from aaexport.load.measurement import BenchReport, ServiceTimes
 from aaexport.load.regression import MIN_BLOCKS, compare_with_baseline, without_verdict
+from aaexport.load.statistics import percentile
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
@@ -32,12 +33,14 @@ from aaexport.overrides import overridden
 from aaexport.parity.report import Placement
 from aaexport.pipeline.bench.card import model_card
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
-from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions, BenchOverrides
-from aaexport.pipeline.bench.rival_names import is_other_model
+from aaexport.pipeline.bench.crowd import Crowd
+from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, ONE_SESSION, BenchOptions, BenchOverrides
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_other_model
 from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples, gather_samples
+from aaexport.pipeline.bench.service import LiveService, live_service, notes_on, null_service, with_counted
 from aaexport.pipeline.bench.session import BenchSession
-from aaexport.pipeline.bench.threads import as_tuned, launched, note_on_default, swept
+from aaexport.pipeline.bench.threads import Settled, as_tuned, launched, note_on_default, swept
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
@@ -102,18 +105,21 @@ def serve_bench(
         stack.enter_context(blaming_changes(path, "measured", summary.data_files))
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
         samples.save(room / "samples.npz")
-        settled = as_tuned(options, folder, samples)
+        service = stack.enter_context(live_service(options, path.stem if folder is None else folder.name))
+        settled = Settled(options) if options.url else as_tuned(options, folder, samples)
         if options.sweeps:
             settled = swept(options, _spec(path, room, samples, options), samples, tick)
         options = settled.options
         spec = _spec(path, room, samples, options)
-        ours = stack.enter_context(Contender(spec))  # before anything slow: it may be the device that does not work
+        # Before anything slow: it may be the device that does not work.
+        ours = stack.enter_context(_of_ours(spec, service, options))
         specs = _rival_specs(options, folder, spec, summary, room, tick)
         rivals = {}
         for name, one in specs.items():
             with blaming(name):
                 rivals[name] = stack.enter_context(Contender(one))
-        session = BenchSession(ours, rivals, options, samples, room, tick)
+        null = None if service is None else stack.enter_context(_null(service, spec, options))
+        session = BenchSession(ours, rivals, options, samples, room, tick, service, null)
         session.measured.launches, session.measured.notes = settled.launches, [*settled.notes]
         session.start()
         bench = _Bench(path, digest, found, folder, options, samples, session, summary)
@@ -129,9 +135,30 @@ def serve_bench(
                 raise
             raise Interrupted(bench.report()) from None
         report = bench.report(baseline)
+    if options.url:  # what the folder keeps is of its file
+        return report
     if folder is not None and path == folder.onnx_path and not _would_replace_its_baseline(report, options, folder):
         return _kept(report, folder)
     return report
+
+
+def _of_ours(spec: WorkerSpec, service: LiveService | None, options: BenchOptions) -> Contender:
+    """What the report is of: the file, or the live service in its place, asked by as many processes as are wanted."""
+    if service is None:
+        return Contender(spec)
+    asking = service.spec(spec, options)
+    return Contender(asking) if options.client_processes == 1 else Crowd(asking, options.client_processes)
+
+
+@contextmanager
+def _null(service: LiveService, spec: WorkerSpec, options: BenchOptions) -> Iterator[Contender]:
+    """A client of a server that computes nothing; both are gone with the block."""
+    with null_service(service, spec, options) as (asking, server):
+        several = options.client_processes
+        asks = Contender(asking) if several == 1 else Crowd(asking, several)
+        with asks as client:
+            client.beside = (server,)
+            yield client
 
 
 def _kept(report: BenchReport, folder: ModelFolder) -> BenchReport:
@@ -156,7 +183,7 @@ def _require_its_module(options: BenchOptions, folder: ModelFolder | None) -> No
 
 def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
     """ArgumentError if what was asked for by name needs weights that are not there."""
-    missing = [name for name in options.compare or () if not is_other_model(name)]
+    missing = [name for name in options.compare or () if not is_other_model(name) and name != IN_PROCESS]
     if missing and not runs_in_torch(folder, options):
         rule, remedy = "have PyTorch weights beside the file", "leave it out"
         if folder is not None and folder.module_recipe is not None:
@@ -209,7 +236,9 @@ def _rival_specs(
     specs = {}
     for name in rivals_of(options, folder):
         tick(f"preparing {name}", 0.0)
-        if is_other_model(name):
+        if name == IN_PROCESS:
+            specs[name] = replace(ours, sessions=1)
+        elif is_other_model(name):
             specs[name] = other_spec(name, ours)
         elif runs_in_torch(folder, options):
             assert folder is not None
@@ -221,6 +250,8 @@ def rivals_of(options: BenchOptions, folder: ModelFolder | None) -> Sequence[str
     """What was asked for, or by default eager PyTorch, where there is such and the load suits it."""
     if options.compare is not None:
         return options.compare
+    if options.url:
+        return (IN_PROCESS,) if options.scenario in ONE_SESSION else ()
     return () if options.is_server or not runs_in_torch(folder, options) else ("eager",)
 
 
@@ -240,7 +271,8 @@ def _truth_spec(
         golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1)
         return golden if is_whole and not options.dims else None
     if folder is None or not runs_in_torch(folder, options):
-        return None
+        # Of a live service the file itself is what it must answer as.
+        return replace(ours, device="cpu", sessions=1, session={}) if options.url else None
     return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)
 
 
@@ -254,6 +286,7 @@ def _warnings(report: BenchReport) -> tuple[str, ...]:
         phases=report.phases,
         gpu_before=report.gpu_before,
         gpu_after=report.gpu_after,
+        name=OURS if report.service is None else "the service",
     )
 
 
@@ -286,7 +319,7 @@ class _Bench:
             load=measured.load,
             label=ours.label,
             provider=ours.provider,
-            threads=options.threads_each(),
+            threads=None if options.url else options.threads_each(),
             inputs=self.samples.name,
             blocks=tuple(measured.blocks),
             cold_start=self.session.cold_starts[OURS],
@@ -305,6 +338,7 @@ class _Bench:
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
             card=model_card(self.summary, self.digest, self.folder),
+            service=self._service(),
         )
         report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
         remarks = [note_on_mlperf(report.blocks, report.load, options.rules)]
@@ -312,6 +346,27 @@ class _Bench:
             remarks.append(report.placement.fallen_back)
         report = replace(report, notes=(*report.notes, *filter(None, remarks)))
         return report if baseline is None else self._beside(baseline, report)
+
+    def _service(self) -> ServiceTimes | None:
+        """Where the time went, by what the service itself counted meanwhile."""
+        session, measured = self.session, self.session.measured
+        if session.service is None:
+            return None
+        facts, counted = session.service.facts, measured.statistics
+        latencies = [block.latencies for block in measured.blocks if len(block.latencies)]
+        query = float(np.concatenate(latencies).mean()) if latencies else None
+        found = ServiceTimes(
+            urls=session.service.urls,
+            server=f"{facts.server.name} {facts.server.version}",
+            model=facts.model.name,
+            versions=facts.model.versions,
+            max_batch=facts.max_batch,
+            client_processes=self.options.client_processes,
+            client_p50=None if measured.null is None else percentile(measured.null, 50),
+            client_p99=None if measured.null is None else percentile(measured.null, 99),
+            query=query,
+        )
+        return found if counted is None or query is None else with_counted(found, counted)
 
     def _reasons(self, report: BenchReport) -> tuple[str, ...]:
         measured, options = self.session.measured, self.options
@@ -362,10 +417,13 @@ class _Bench:
         threads = (options.threads_each() or 0) * options.workers
         if threads > usable_cores():
             yield f"{threads} threads share {usable_cores()} cores: they wait for each other; take fewer"
-        if (by_default := note_on_default(options)) is not None:
+        if not options.url and (by_default := note_on_default(options)) is not None:
             yield by_default
         if "skew" in self.session.rivals and self._has_no_attention():
             yield "the network has no attention: skew is its plain torch.onnx.export, and nothing else"
         if self.options.workers > 1 and self.options.threads is None:
             each = self.options.threads_each()
-            yield f"{self.options.workers} sessions share the cores, {each} threads each, as none were asked for"
+            if not self.options.url:
+                yield f"{self.options.workers} sessions share the cores, {each} threads each, as none were asked for"
+        if (service := self.session.service) is not None:
+            yield from notes_on(service, self.digest)

@@ -35,7 +35,9 @@ from aaexport.pipeline.bench.peak_search import PeakSearch
 from aaexport.pipeline.bench.rivals import rival_label
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.samples import Samples
+from aaexport.pipeline.bench.service import LiveService
 from aaexport.pipeline.bench.worker_models import WorkerSpec
+from aaexport.serving.protocol import ModelStatistics
 
 BATCHES = (1, 8, 32)
 BLOCKS = 10  # so many that a slowdown of 10 % is told from the noise between blocks (`aaexport.load.regression`)
@@ -49,6 +51,7 @@ SCHEDULE_MARGIN = 1.5  # Poisson arrivals may take longer than they should
 PILOTS, PILOT_BATCHES, PILOT_SECONDS = 5, 4, 0.3
 MOST_OFFLINE_SAMPLES = 1_000_000  # each of them is held until all are answered
 SEEDS_APART = 1000
+NULL_SECONDS = 1.0  # of queries to a server that computes nothing
 OFFLINE_MARGIN = 1.1  # how long all samples will take is a guess
 
 Tick = Callable[[str, float], None]
@@ -65,8 +68,11 @@ class BenchSession:
         samples: Samples,
         room: Path,
         tick: Tick,
+        service: LiveService | None = None,
+        null: Contender | None = None,
     ) -> None:
         self.ours, self.rivals, self.options = ours, rivals, options
+        self.service, self.null = service, null
         self.contenders = {OURS: ours, **rivals}
         self.fixed, self.batched, self.count = samples.fixed_batch, samples.batched, len(samples)
         self.room, self.tick = room, tick
@@ -126,12 +132,13 @@ class BenchSession:
     def measure(self) -> None:
         """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
         # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
-        watch = MachineWatch([contender.process_id for contender in self.contenders.values()])
+        watch = MachineWatch(self._processes())
         try:
             self._run_scenario()
             if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
                 self._throughput()
                 self.measured.phases = self.ours.phases(self.fixed or 1)
+                self._measure_null()
             self.measured.complete = True
         except MeasurementError as error:
             if not self.has_measured:
@@ -142,6 +149,26 @@ class BenchSession:
             self.measured.environment = watch.environment()
             self.measured.gpu_after = self._gpu()
             self._compare(self.measured.environment)
+
+    def _processes(self) -> list[int]:
+        """Those that take part: the contenders', and what of a live service is on this machine."""
+        contenders = [*self.contenders.values(), *([self.null] if self.null else [])]
+        own = [process for contender in contenders for process in contender.process_ids]
+        return own if self.service is None else [*own, *self.service.processes()]
+
+    def _measure_null(self) -> None:
+        """What client, protocol and loopback take by themselves, under the same load: of no model at all."""
+        load = self.measured.load
+        if self.null is None or load.scenario == "offline":
+            return
+        self.tick("a server that computes nothing", 0.97)
+        seconds = min(NULL_SECONDS, self.options.duration)
+        if load.rate is not None:
+            latencies = self.null.run(self._server_order(load, seconds, LEAST_IN_A_BLOCK)).log.latencies
+        else:
+            plan = BlockPlan(self.options.warmup, seconds, LEAST_IN_A_BLOCK, PATIENCE * seconds)
+            latencies = self.null.block(load.samples_per_query, plan)
+        self.measured.null = latencies
 
     def _run_scenario(self) -> None:
         """Each scenario by its own way, so that a new one is not measured as one of the others."""
@@ -171,7 +198,9 @@ class BenchSession:
         if self.options.is_server:
             return ()
         if self.batched and self.fixed is None:
-            return tuple(self.options.batches or BATCHES)
+            sizes = tuple(self.options.batches or BATCHES)
+            most = self.ours.max_batch
+            return sizes if most is None else tuple(size for size in sizes if size <= most) or (most,)
         return (self.fixed or 1,)
 
     def _closed_order(self, block: int) -> RunOrder:
@@ -210,11 +239,15 @@ class BenchSession:
 
     def _run(self, name: str, order: RunOrder, *, counts: bool = True) -> Served:
         """One block; what it leaves is kept if it `counts`, or if it was interrupted before anything was kept."""
-        what = f"{name}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
+        called = "the service" if name == OURS and self.service is not None else name
+        what = f"{called}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
         self.tick(what, self._share)
+        before = self._counted(name)
         try:
             with blaming(name):
                 served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
+            if before is not None and (after := self._counted(name)) is not None:
+                served = replace(served, statistics=after - before)
         except RunInterrupted as interrupted:
             if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
                 self._keep(interrupted.served)
@@ -234,9 +267,16 @@ class BenchSession:
             self._keep(served)
         return served
 
+    def _counted(self, name: str) -> ModelStatistics | None:
+        """What a live service has counted so far; None of all others, and where it does not tell."""
+        return self.service.statistics() if self.service is not None and name == OURS else None
+
     def _keep(self, served: Served) -> None:
         """Ours, and what its answers were worth."""
         self.measured.blocks.append(served.log)
+        if served.statistics is not None:
+            before = self.measured.statistics or ModelStatistics()
+            self.measured.statistics = before + served.statistics
         self._keep_trouble(served)
 
     def _keep_trouble(self, served: Served) -> None:
@@ -303,6 +343,7 @@ class BenchSession:
     def settle_on(self, load: Load, served: Served, peak: Peak) -> None:
         """Takes a trial for the measurement that the report is of."""
         self.measured.blocks.clear()  # of a trial that was interrupted
+        self.measured.statistics = None
         self.measured.load, self.measured.peak = load, peak
         self._keep(served)
 
@@ -312,6 +353,8 @@ class BenchSession:
 
     def _offline(self) -> None:
         load, seconds = self.measured.load, self.options.seconds
+        if self.ours.max_batch is not None:
+            load = replace(load, max_batch=min(load.max_batch, self.ours.max_batch))
         total, rate = load.max_batch * PILOT_BATCHES, 0.0
         for _ in range(PILOTS):  # how long it takes is known only from the same way of serving
             order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
@@ -330,7 +373,10 @@ class BenchSession:
     def _throughput(self) -> None:
         """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
         sizes = self._sizes()
-        if sizes and self.options.batches is not None and set(self.options.batches) != set(sizes):
+        most = self.ours.max_batch
+        if sizes and most is not None and max(self.options.batches or BATCHES) > most:
+            self.measured.notes.append(f"the service takes {most} images a query: larger batches were not measured")
+        elif sizes and self.options.batches is not None and set(self.options.batches) != set(sizes):
             self.measured.notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
         for size in sizes:
             self._add_throughput(size, 1, self.first_runs[size] * 1000)

@@ -39,6 +39,7 @@ class WorkerSpec:
     batched: bool = True  # whether samples are stacked to a batch, or fed as they are
     session: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime's settings, as of SessionSettings
     module: str | None = None  # where a folder's module comes from, which is then imported
+    service: Mapping[str, Any] = field(default_factory=dict)  # of `served`: urls, model, version, timeout, ca
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,23 @@ def _load_onnxruntime(spec: WorkerSpec) -> Loaded:
     runners = (first, *(open_session() for _ in range(spec.sessions - 1)))
     facts = {"provider": first.provider, "settings": settings.described(), "placement": first.placement}
     return Loaded(tuple(runner.serving() for runner in runners), {**facts, "load_s": seconds})
+
+
+def _load_served(spec: WorkerSpec) -> Loaded:
+    from aaexport.serving.client import Client
+    from aaexport.serving.runner import ServedRunner
+
+    asked = dict(spec.service)
+    ca = asked["ca"]
+
+    def connect() -> ServedRunner:
+        # A query that is asked again would hide that the first answer did not come.
+        client = Client(asked["urls"], timeout=asked["timeout"], retry_for=0, ca=None if ca is None else Path(ca))
+        return ServedRunner(client, asked["model"], asked["version"])
+
+    runner, seconds = _timed(connect)
+    facts = {"provider": "service", "load_s": seconds, "max_batch": runner.facts.max_batch}
+    return Loaded((runner,) * spec.sessions, facts)
 
 
 def _with_paths(session: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,4 +153,5 @@ LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {
     "torch": _load_torch,
     "torch.compile": _load_compiled,
     "golden": _load_golden,
+    "served": _load_served,
 }

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean, parameter
+from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
 from aaexport.memory import MEBIBYTE, default_memory
 from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
-from aaexport.serving.address import TIMEOUT, parse_urls
+from aaexport.serving.address import TIMEOUT, check_service
 
 MAX_BATCH = 4096
 INPUT_FILES = (".npz", ".safetensors")
@@ -160,27 +160,6 @@ def check_max_memory(limit: float | None) -> None:
     """ArgumentError unless it is None or a number of MiB above 0."""
     if limit is not None and not (limit > 0 and math.isfinite(limit)):
         raise ArgumentError(broken_rule("max_memory", "be above 0 MiB", limit))
-
-
-def check_service(url: Sequence[str], served_as: str | None, timeout: float, ca: str | Path | None) -> None:
-    """ArgumentError for what is no URL, no name or no time, or goes with a URL and has none."""
-    if url:
-        parse_urls(url)
-    for name, given in (("served_as", served_as), ("ca", ca), ("timeout", None if timeout == TIMEOUT else timeout)):
-        if given is not None and not url:
-            raise ArgumentError(broken_rule(name, f"go with {parameter('url')}", given))
-    if served_as is not None:
-        model_and_version(served_as)
-    if not 0 < timeout < float("inf"):
-        raise ArgumentError(broken_rule("timeout", "be a number of seconds above 0", timeout))
-
-
-def model_and_version(served_as: str) -> tuple[str, str]:
-    """`digits:3` → (`digits`, `3`); without a version an empty one. ArgumentError for no name."""
-    model, _, version = served_as.partition(":")
-    if not model:
-        raise ArgumentError(broken_rule("served_as", "be NAME or NAME:VERSION", served_as))
-    return model, version
 
 
 def check_inputs(path: str | Path | None) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule, first_few
 from aaexport.graph.files import GraphSummary, TensorInfo
-from aaexport.pipeline.verify.options import VerifyOptions, model_and_version
+from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.rows import Row
 from aaexport.runners.base import Runner, numpy_type
+from aaexport.serving.address import model_and_version
 from aaexport.serving.client import Client
 from aaexport.serving.protocol import ANY, TensorMetadata, dtype_of
 from aaexport.serving.runner import ServedRunner, ServiceFacts, service_facts

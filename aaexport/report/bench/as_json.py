@@ -48,7 +48,9 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             "comparisons": [_comparison(other, raw) for other in report.comparisons],
             **{name: _optional(getattr(report, name)) for name in ("check", "peak", "phases")},
             "regression": _regression(report.regression),
-            **{name: _optional(getattr(report, name)) for name in ("placement", "gpu_before", "gpu_after")},
+            **{
+                name: _optional(getattr(report, name)) for name in ("placement", "service", "gpu_before", "gpu_after")
+            },
             "environment": dataclasses.asdict(report.environment),
             "tools": dict(report.tools),
             "blocks": [_block(block, raw) for block in report.blocks],

@@ -46,7 +46,7 @@ def _heading(report: BenchReport) -> Html:
         "header",
         element("p", f"Latency report, {report.date}", class_="kicker"),
         element("h1", report.model),
-        element("p", wording.load(report.load)),
+        element("p", wording.load(report.load, is_remote=report.service is not None)),
         element("p", circumstances, class_="dim"),
     )
 
@@ -197,6 +197,10 @@ def _checks(report: BenchReport) -> Html:
     rows = wording.cold_start(report)
     if report.phases is not None:
         rows |= {f"query: {name}": value for name, value in wording.phases(report.phases).items()}
+    if report.service is not None:
+        rows |= {f"service: {name}": value for name, value in wording.service_times(report.service).items()}
+        if (client := wording.client_overhead(report.service)) is not None:
+            rows["client alone"] = client
     if report.check is not None:
         rows["answers"] = wording.answers(report.check)
     if report.regression is not None:

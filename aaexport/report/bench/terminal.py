@@ -29,7 +29,7 @@ def bench_view(report: BenchReport) -> RenderableType:
 def _subject(report: BenchReport) -> dict[str, str]:
     return {
         "model": report.model,
-        "load": wording.load(report.load),
+        "load": wording.load(report.load, is_remote=report.service is not None),
         "runtime": wording.settings(report),
         "inputs": report.inputs,
         "queries": wording.queries(report),
@@ -99,11 +99,14 @@ def _trials(report: BenchReport) -> list[RenderableType]:
 
 def _circumstances(report: BenchReport) -> dict[str, str]:
     """What else was found, where it was, by name."""
-    rows = {"cold start": ", ".join(f"{name} {figure}" for name, figure in wording.cold_start(report).items())}
+    rows = {"cold start": _joined(wording.cold_start(report))}
     if report.peak is not None:
         rows["peak"] = wording.peak(report.peak)
     if report.phases is not None:
-        rows["phases"] = ", ".join(f"{name} {figure}" for name, figure in wording.phases(report.phases).items())
+        rows["phases"] = _joined(wording.phases(report.phases))
+    if report.service is not None:
+        rows["service"] = _joined(wording.service_times(report.service))
+        rows["client"] = wording.client_overhead(report.service) or "not measured alone"
     if report.check is not None:
         rows["answers"] = wording.answers(report.check)
     if report.regression is not None:
@@ -114,6 +117,10 @@ def _circumstances(report: BenchReport) -> dict[str, str]:
         gpu = wording.gpu(report.gpu_before, report.gpu_after)
         rows["GPU"] = ", ".join([gpu.pop("GPU"), *(f"{name} {figure}" for name, figure in gpu.items())])
     return rows | {"machine": wording.machine(report), "versions": wording.versions(report.tools)}
+
+
+def _joined(figures: dict[str, str]) -> str:
+    return ", ".join(f"{name} {figure}" for name, figure in figures.items())
 
 
 def _remarks(report: BenchReport) -> Iterator[RenderableType]:

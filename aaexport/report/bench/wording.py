@@ -19,6 +19,7 @@ from aaexport.load.measurement import (
     Peak,
     Phases,
     Regression,
+    ServiceTimes,
     Throughput,
     Trial,
 )
@@ -85,17 +86,19 @@ def withheld(report: BenchReport) -> str | None:
 
 def of_one_process(report: BenchReport) -> str | None:
     """That the intervals tell nothing of another process, where nobody measured how far that may be."""
-    if report.launches is not None or report.load.arrivals is not None:
+    if report.launches is not None or report.load.arrivals is not None or report.service is not None:
         return None
     return "intervals are of this process; --launches 5 shows how far the next may lie"
 
 
-def load(asked: Load) -> str:
-    """The scenario, and what it means."""
+def load(asked: Load, *, is_remote: bool = False) -> str:
+    """The scenario, and what it means; of a live service the client's part alone."""
     parts = [f"{asked.scenario}: {_arrivals(asked)}"]
     if asked.workers > 1:
-        parts.append(f"{asked.workers} sessions")
-    if asked.max_batch > 1:
+        parts.append(f"at most {asked.workers} queries under way" if is_remote else f"{asked.workers} sessions")
+    if asked.max_batch > 1 and is_remote:
+        parts.append(f"at most {asked.max_batch} images a query to the service")
+    elif asked.max_batch > 1:
         parts.append(f"batches of up to {asked.max_batch} images, gathered for at most {asked.max_delay:g} ms")
     if asked.latency_bound is not None:
         parts.append(f"p99 must keep {asked.latency_bound:g} ms")
@@ -119,6 +122,8 @@ def _arrivals(asked: Load) -> str:
 
 def settings(report: BenchReport) -> str:
     """What ran and how."""
+    if report.service is not None:
+        return f"{report.label}, {service_model(report.service)}"
     options = [f"{name} {value}" for name, value in report.settings.items()]
     return ", ".join([report.label, report.provider, threads(report), *options])
 
@@ -176,7 +181,8 @@ def ratio_legend(report: BenchReport) -> list[str]:
     if ratios:
         kind = "95 % interval" if all(found.low is not None for found in ratios) else "range"
         pairs = max(found.pairs for found in ratios)
-        lines.append(f"÷ ours: latency by that of {report.label}, median and {kind} over {pairs} pairs of blocks")
+        ours = report.label if report.service is None else "the service"
+        lines.append(f"÷ ours: latency by that of {ours}, median and {kind} over {pairs} pairs of blocks")
     reasons = dict.fromkeys(other.withheld for other in report.comparisons if other.withheld is not None)
     return [*lines, *(f"÷ ours is withheld: {reason}" for reason in reasons)]
 
@@ -199,7 +205,7 @@ def cold_start(report: BenchReport) -> dict[str, str]:
     start = report.cold_start
     return {
         "process to first answer": f"{number(start.process)} s",
-        "loading the model": f"{number(start.load)} s",
+        "loading the model" if report.service is None else "connecting": f"{number(start.load)} s",
         "first query": f"{number(start.first_query)} s",
     }
 
@@ -212,6 +218,38 @@ def phases(found: Phases) -> dict[str, str]:
         "compute": milliseconds(found.compute),
         "to host": milliseconds(found.to_host),
     }
+
+
+def service_model(found: ServiceTimes) -> str:
+    """What it serves, and how it is asked."""
+    version = f" version {', '.join(found.versions)}" if found.versions else ""
+    most = "" if found.max_batch is None else f", up to {found.max_batch} images a query"
+    several = "" if found.client_processes == 1 else f", asked by {found.client_processes} processes"
+    return f"{found.model}{version}{most}{several}"
+
+
+def service_times(found: ServiceTimes) -> dict[str, str]:
+    """Means, by name, in the order of a query's way; nothing of what the service does not count."""
+    figures = {
+        "a query": found.query,
+        "client, protocol and network": found.network,
+        "queue": found.queue,
+        "input": found.compute_input,
+        "model": found.compute_infer,
+        "output": found.compute_output,
+    }
+    rows = {name: milliseconds(figure) for name, figure in figures.items() if figure is not None}
+    if found.images_per_run is not None:
+        rows["images a run"] = number(found.images_per_run)
+    return rows
+
+
+def client_overhead(found: ServiceTimes) -> str | None:
+    """What a server that computes nothing takes; None where none was asked."""
+    if found.client_p50 is None:
+        return None
+    figures = f"p50 {milliseconds(found.client_p50)}, p99 {milliseconds(found.client_p99)}"
+    return f"{figures} to a server that computes nothing"
 
 
 def gpu(before: GpuState, after: GpuState | None) -> dict[str, str]:

@@ -46,7 +46,7 @@ NO_PROCESS = 2**30
 class Pretended:
     """Stands for a worker process: block `n` lasts `milliseconds[n]` a query; writes down what it is asked."""
 
-    process_id, provider = NO_PROCESS, "none"
+    process_ids, provider, max_batch = (NO_PROCESS,), "none", None
 
     def __init__(self, name, diary, milliseconds=(1.0,), answer=(1.0, 2.0)):
         self.label, self.name, self.diary = f"{name} at work", name, diary
@@ -402,7 +402,10 @@ def test_nothing_is_compared_where_nothing_was_asked_for(folder):
     ("text", "words"),
     [
         ("skeww", "compare must be known names, got 'skeww'; did you mean 'skew'?"),
-        ("eager,", "compare must be known names, got ''; known: compile, eager, folder:PATH, onnx:PATH, skew"),
+        (
+            "eager,",
+            "compare must be known names, got ''; known: compile, eager, folder:PATH, in-process, onnx:PATH, skew",
+        ),
         ("onnx:", "compare onnx: must be followed by a path, got 'onnx:'"),
         ("eager,eager", "compare must be different names in a sequence, got 'eager,eager'"),
         ("none,eager", "compare must be none or names separated by commas, got 'none,eager'"),

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
-from bench_reports import CPU, FULL, H100, INVALID, LAUNCHES, NOTHING, REPORTS, lost
+from bench_reports import CPU, FULL, H100, INVALID, LAUNCHES, NOTHING, REPORTS, SERVICE, lost
 from repository import ROOT
 from schema_pages import described, leaves
 
@@ -32,7 +32,7 @@ def documented():
 
 
 EVERYTHING = dataclasses.replace(
-    FULL, blocks=(lost(CPU.blocks[0], 3),), reasons=("not quiet",), gpu_before=FULL.gpu_after
+    FULL, blocks=(lost(CPU.blocks[0], 3),), reasons=("not quiet",), gpu_before=FULL.gpu_after, service=SERVICE
 )
 
 
