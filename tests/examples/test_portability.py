@@ -39,7 +39,7 @@ EXPORTS = {
     "opset 23, Attention": ("pooled", {"opset": 23}),
 }
 # The others take seconds each for the export, and have little that these do not have.
-QUICK = ("features, several outputs", "pooled, strided, odd", "opset 23, Attention")
+QUICK = ("pooled, strided, odd", "opset 23, Attention")
 
 
 def layer(name):

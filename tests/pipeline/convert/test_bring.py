@@ -212,6 +212,7 @@ def test_serve_bench_needs_no_code(theirs, cli):
     assert (report["check"]["against"], report["check"]["wrong"]) == ("golden vectors", 0)
 
 
+@pytest.mark.slow
 def test_serve_bench_with_the_code_compares_with_the_module(theirs, cli):
     outcome = cli("serve-bench", "out", "--module", "nets.py:Net", "--duration", "0.2", "--batch", "1",
                   "--compare", "eager", "--json")  # fmt: skip
