@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,10 @@ class _Finding:
     fails: bool = True
 
 
-def audit(path: Path) -> Audit:
+def audit(path: Path, before: Callable[[tuple[Path, ...]], object] = lambda beside: None) -> Audit:
     """Holds a file to the operators and the opset it declares, to its types and shapes, its metadata and its digests.
+
+    `before` is told the files of its numbers beside it before these are read.
 
     Raises:
         GraphError: no ONNX file, or not whole: nothing can be said of it.
@@ -72,6 +74,7 @@ def audit(path: Path) -> Audit:
     if outside:
         return Audit((*outside, *(finding.text for finding in findings)))
     beside = data_files(model, path)
+    before(beside)
     load_external_data(model, path)
     held = tuple(contents(model))
     findings += _unreadable(held)

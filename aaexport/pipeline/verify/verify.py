@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -26,13 +27,12 @@ from aaexport.errors import (
 )
 from aaexport.folder import ModelFolder, find_model
 from aaexport.graph.alive import bytes_alive
-from aaexport.graph.audit import audit
+from aaexport.graph.audit import Audit, audit
 from aaexport.graph.files import (
     GraphSummary,
     coarsest_type,
     converted_size,
     file_digest,
-    read_data_files,
     summarize_model,
 )
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
@@ -155,14 +155,23 @@ def judge_file(
     `named` is what the report calls the file, `exported` what it was.
     """
     options.check()
-    with unchanged(path, "judged", read_data_files(path)):
-        return _judged(subject, path, options, named or path, exported, say)
+    with ExitStack() as held:
+        held.enter_context(unchanged(path, "judged"))
+        # Its numbers too, once they are known and before they are read: the file is parsed no second time for that.
+        audit_file = partial(audit, path, lambda beside: held.enter_context(unchanged(path, "judged", beside)))
+        return _judged(subject, path, audit_file, options, named or path, exported, say)
 
 
 def _judged(
-    subject: Subject, path: Path, options: VerifyOptions, named: Path, exported: Exported | None, say: Say
+    subject: Subject,
+    path: Path,
+    audit_file: Callable[[], Audit],
+    options: VerifyOptions,
+    named: Path,
+    exported: Exported | None,
+    say: Say,
 ) -> tuple[ParityReport, list[Truth]]:
-    audited = audit(path)
+    audited = audit_file()
     report = ParityReport(
         str(named),
         structure=audited.failures,

@@ -11,6 +11,7 @@ from vision_transformers import PlainAttention, Tokens
 
 import aaexport
 from aaexport.errors import ArgumentError
+from aaexport.graph import files
 from aaexport.pipeline.verify import memory
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.runners.in_blocks import InBlocks
@@ -64,9 +65,12 @@ def about_memory(report):
     return [note for note in report.notes if "--max-memory" in note or "at a time" in note]
 
 
-def test_what_fits_is_verified_as_ever(attention, largest):
+def test_what_fits_is_verified_as_ever(attention, largest, monkeypatch):
+    parsed, load = [], files._load
+    monkeypatch.setattr(files, "_load", lambda path: parsed.append(path) or load(path))
     report = verified(*attention)
     assert report.passed
+    assert parsed == [attention[1]]  # once: a large file takes its time
     assert not about_memory(report)
     assert {block for _, block in largest} == {None}
     assert max(count for count, _ in largest) == 7
