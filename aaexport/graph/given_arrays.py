@@ -11,7 +11,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from aaexport.errors import DataError, broken_rule
+from aaexport.errors import DataError, broken_rule, first_line
 
 Array = npt.NDArray[Any]
 NUMBERED = "input_*.pb"
@@ -34,7 +34,7 @@ def read_tensors(folder: Path, inputs: Sequence[str]) -> dict[str, Array]:
     """The arrays of input_0.pb, input_1.pb, … by the names of the model's inputs: their own, or those in order.
 
     Raises:
-        DataError: a file holds no tensor, or is of an input that the model does not have.
+        DataError: a file holds no tensor, or is of an input that the model does not have, or has a file already.
     """
     found: dict[str, Array] = {}
     for path in sorted(folder.glob(NUMBERED), key=_number):
@@ -44,13 +44,25 @@ def read_tensors(folder: Path, inputs: Sequence[str]) -> dict[str, Array]:
             name = inputs[_number(path)]
         if name is None:
             raise DataError(broken_rule(str(path), f"be of an input ({', '.join(inputs) or 'none'})", tensor.name))
-        found[name] = numpy_helper.to_array(tensor)
+        if name in found:
+            raise DataError(broken_rule(str(path), "be of an input that no other file is of", name))
+        found[name] = _numbers(tensor, path)
     return found
 
 
 def _number(path: Path) -> int:
     digits = path.stem.rpartition("_")[2]
     return int(digits) if digits.isdigit() else 0
+
+
+def _numbers(tensor: TensorProto, path: Path) -> Array:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise DataError(f"{path} must hold its numbers itself, got a tensor with numbers in another file")
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    # It raises whatever numpy and its own tables of types do.
+    except Exception as error:
+        raise DataError(f"{path} must be a whole tensor, but: {first_line(error)}") from error
 
 
 def _read(path: Path) -> TensorProto:

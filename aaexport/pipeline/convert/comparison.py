@@ -178,14 +178,14 @@ def _given(path: Path, ports: Sequence[Port]) -> Iterator[_Fed]:
         numbered = [
             folder for folder in (path, *sorted(path.iterdir())) if folder.is_dir() and any(folder.glob(NUMBERED))
         ]
-        sets = {folder.name: read_tensors(folder, names) for folder in numbered}
-        sets |= {file.name: _arrays(file) for file in sorted(path.glob("*.npz"))}
+        sets = [(folder.name, read_tensors(folder, names)) for folder in numbered]
+        sets += [(file.name, _arrays(file)) for file in sorted(path.glob("*.npz"))]
     else:
-        sets = {path.name: _arrays(path)}
+        sets = [(path.name, _arrays(path))]
     if not sets and names:
         rule = f"hold .npz files, {NUMBERED} or folders of those"
         raise DataError(broken_rule("inputs", rule, f"none in {path}"))
-    for name, arrays in (sets or {path.name: {}}).items():
+    for name, arrays in sets or [(path.name, {})]:
         for port in ports:
             _require_fit(port, arrays, name)
         if unknown := sorted(arrays.keys() - set(names)):

@@ -73,6 +73,15 @@ def test_a_folder_has_several(lookup, tmp_path):
     ]
 
 
+def test_folders_of_one_name_are_both_fed(lookup, tmp_path):
+    inner = tmp_path / "data" / "data"
+    inner.mkdir(parents=True)
+    for place, array in enumerate(ROWS.values()):
+        for folder in (inner, inner.parent):
+            (folder / f"input_{place}.pb").write_bytes(numpy_helper.from_array(array).SerializeToString())
+    assert cases(aaexport.optimize(lookup, tmp_path / "out.onnx", inputs=inner.parent)) == ["data", "data"]
+
+
 def test_the_command_takes_inputs(cli, lookup, tmp_path):
     np.savez(tmp_path / "own.npz", **ROWS)
     outcome = cli("optimize", lookup, "out.onnx", "--inputs", "own.npz")
