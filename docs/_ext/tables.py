@@ -111,6 +111,8 @@ def exit_codes() -> str:
         3: "parity failed: the file computes something else, and replaces none; or a deployment fails its check",
         4: "the measurement is not valid, or a regression is real, or there can be no verdict on one",
         5: "the device or execution provider that was asked for does not work here",
+        6: "a live service cannot be reached, refuses, or does not speak the Open Inference Protocol",
+        7: "`aaexport serve` answers wrongly, or not at all, and cannot be brought back: start it again",
         INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal: no unfinished file was left behind",
     }
     found = sorted({one.exit_code for one in classes} | {INTERRUPTED})
