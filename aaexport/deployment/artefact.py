@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aaexport.deployment.settings import DeploySettings
+from aaexport.errors import FolderError, broken_rule
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.repository import Files
 
@@ -38,6 +39,13 @@ class Target:
 def found(name: str, faults: list[str], seen: str) -> Check:
     """A check that lists its faults, or says what it saw where there are none."""
     return Check(name, not faults, "; ".join(faults) if faults else seen)
+
+
+def require_golden(facts: ModelFacts, what_for: str) -> None:
+    """FolderError where nobody knows an answer of the model's."""
+    if not facts.golden:
+        remedy = "train it, or convert its module again, which writes golden.safetensors"
+        raise FolderError(broken_rule("model", f"have golden vectors for {what_for}", "none", remedy))
 
 
 def readme(system: str, facts: ModelFacts, port: int, first: str, then: str) -> str:

@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from aaexport.deployment.artefact import README, Check, Target, found, readme
+import numpy as np
+
+from aaexport.deployment.artefact import README, Check, Target, found, readme, require_golden
 from aaexport.deployment.settings import DeploySettings
 from aaexport.errors import FolderError, broken_rule
 from aaexport.serving.facts import ModelFacts
@@ -33,10 +35,12 @@ PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
 
 
 def files(facts: ModelFacts, settings: DeploySettings) -> Files:
-    """What the builder needs, the model folder included."""
+    """What the builder needs, the model folder included. FolderError without golden vectors, or a version to pin."""
+    require_golden(facts, "the service's proof that it answers right")
     folder = facts.onnx.parent
-    model = [folder / "model.toml", folder / "golden.safetensors", facts.onnx, *facts.data_files]
-    written: Files = {f"{facts.name}/{path.relative_to(folder)}": path for path in model if path.is_file()}
+    model = [folder / "model.toml", facts.onnx, *facts.data_files]
+    written: Files = {f"{facts.name}/{path.relative_to(folder)}": path for path in model}
+    written[f"{facts.name}/golden.safetensors"] = _golden(facts)
     tag = f"aaexport-{facts.name.lower()}:{facts.onnx_sha256[:12]}"
     return written | {
         CONTAINERFILE: containerfile(facts.name, settings),
@@ -52,6 +56,14 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             "and authentication before it.",
         ),
     }
+
+
+def _golden(facts: ModelFacts) -> bytes:
+    """The first of them, as training keeps them; whichever kind the folder has."""
+    from safetensors.numpy import save
+
+    query = facts.golden[0]
+    return save({name: np.ascontiguousarray(array) for name, array in {**query.inputs, **query.outputs}.items()})
 
 
 def containerfile(name: str, settings: DeploySettings) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.deployment.artefact import README, Check, Target, found, readme
+from aaexport.deployment.artefact import README, Check, Target, found, readme, require_golden
 from aaexport.deployment.schema import Keys, Many, faults
 from aaexport.deployment.settings import DeploySettings
 from aaexport.deployment.yaml_text import read_yaml, yaml_of
-from aaexport.errors import AaexportError, FolderError, broken_rule
+from aaexport.errors import AaexportError
 from aaexport.folder import sha256
 from aaexport.graph.files import file_digest, model_inputs, parse_onnx, tensor_info
 from aaexport.serving.facts import ModelFacts
@@ -78,9 +78,7 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
 
     FolderError where nobody knows an answer of the model's: health would then be nothing to ask for.
     """
-    if not facts.golden:
-        remedy = "train or convert it again, which writes golden.safetensors"
-        raise FolderError(broken_rule("model", "have golden vectors for Ray's health checks", "none", remedy))
+    require_golden(facts, "Ray's health checks")
     written: Files = {
         APPLICATION: SOURCE,
         CONFIGURATION: yaml_of(configuration(facts, settings)),

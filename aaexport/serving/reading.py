@@ -35,10 +35,12 @@ DATATYPES = {
 }  # fmt: skip
 
 
-def read_facts(folder: ModelFolder, onnx: Path | None = None, *, name: str = "") -> ModelFacts:
+def read_facts(
+    folder: ModelFolder, onnx: Path | None = None, *, name: str = "", golden: Path | None = None
+) -> ModelFacts:
     """What serving must know of the folder's model.onnx, or of another file `onnx` of the same model.
 
-    It is to be served under `name`, or the folder's.
+    It is to be served under `name`, or the folder's; its golden vectors are those in `golden`, or in the folder.
 
     `golden` is what lies in the folder and fits the file; the caller says what an empty one means.
 
@@ -62,7 +64,7 @@ def read_facts(folder: ModelFolder, onnx: Path | None = None, *, name: str = "")
         raise GraphError(broken_rule(str(path), "have an input to be served", "none"))
     first = inputs[0].shape[0] if inputs[0].shape else 1
     fixed = None if first == -1 else first
-    golden = golden_queries(folder.golden_path, [t.name for t in inputs], [t.name for t in outputs])
+    known = golden_queries(golden or folder.golden_path, [t.name for t in inputs], [t.name for t in outputs])
     return ModelFacts(
         name=name,
         onnx=path,
@@ -71,7 +73,7 @@ def read_facts(folder: ModelFolder, onnx: Path | None = None, *, name: str = "")
         inputs=inputs,
         outputs=outputs,
         fixed_batch=fixed,
-        golden=tuple(_fitting(golden, inputs, fixed)),
+        golden=tuple(_fitting(known, inputs, fixed)),
         image=_image_input(folder, path, inputs, outputs),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.deploy.evidence import as_measured
 from aaexport.pipeline.deploy.options import DeployOptions, DeployOverrides
+from aaexport.pipeline.subject.made_golden import can_be_made, write_made_golden
 from aaexport.results import DeployResult
 from aaexport.runners.ort import OrtRunner
 from aaexport.serving.facts import ModelFacts
@@ -62,7 +64,7 @@ def deploy(
     folder, out = model if isinstance(model, ModelFolder) else find_model(model), Path(out)
     require_room(out)
     say(f"reading {folder.path}")
-    facts = read_facts(folder)
+    facts, about_golden = _with_golden(read_facts(folder), folder)
     settings, notes = _settings(facts, folder, to, options)
     say("asking the golden vectors")
     answers = _answers(facts)
@@ -75,7 +77,7 @@ def deploy(
         write_files(files, new)
         digests = {name: sha256(path) for name, path in files_in(new).items()}
         Manifest(to, facts.name, facts.onnx_sha256, _told(settings, to), digests).write(new)
-        result = _result(new, out, checks=(answers, *_checks(new)), notes=notes, replaced=replaced)
+        result = _result(new, out, checks=(*answers, *_checks(new)), notes=(*about_golden, *notes), replaced=replaced)
         require_passed(result, "was not written")
     return result
 
@@ -126,10 +128,23 @@ def _told(settings: DeploySettings, to: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name in TARGET_SETTINGS[to]}
 
 
-def _answers(facts: ModelFacts) -> Check:
+def _with_golden(facts: ModelFacts, folder: ModelFolder) -> tuple[ModelFacts, tuple[str, ...]]:
+    """The facts with golden vectors, made from the folder's weights where none fit, and what to say of that."""
+    if facts.golden:
+        return facts, ()
+    if not can_be_made(folder):
+        return facts, ("nobody asked whether it answers right: there are no golden vectors that fit the file",)
+    with tempfile.TemporaryDirectory(prefix="aaexport-") as room:
+        path = Path(room) / folder.golden_path.name
+        write_made_golden(folder, facts, path)
+        made = read_facts(folder, golden=path)
+    return made, ("golden vectors were made from the folder's weights, as it has none that fit",)
+
+
+def _answers(facts: ModelFacts) -> tuple[Check, ...]:
     """The golden vectors, answered by the very file that is deployed, through onnxruntime on this machine's CPU."""
     if not facts.golden:
-        return Check("answers", True, "not looked at: the folder has no golden vectors that fit the file")
+        return ()
     wrong: list[str] = []
     try:
         with OrtRunner(facts.onnx) as runner:
@@ -138,7 +153,8 @@ def _answers(facts: ModelFacts) -> Check:
                 wrong += [] if why is None else [f"{why} on {query.name}"]
     except RunnerError as error:
         wrong.append(str(error))
-    return found("answers", wrong, f"{sum(query.batch for query in facts.golden)} golden images right in onnxruntime")
+    images = sum(query.batch for query in facts.golden)
+    return (found("answers", wrong, f"{images} golden images right in onnxruntime"),)
 
 
 def _checks(root: Path) -> tuple[Check, ...]:

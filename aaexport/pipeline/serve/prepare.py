@@ -15,14 +15,13 @@ from aaexport.errors import FolderError, ParityError, broken_rule
 from aaexport.folder import ModelFolder, open_folder, sha256
 from aaexport.pipeline.serve.options import FILES
 from aaexport.pipeline.serve.order import Order, Prepared
+from aaexport.pipeline.subject.made_golden import write_made_golden
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
 from aaexport.serving.versions import Version, holding, new_version, read_served, version_folder
 from aaexport.writing import temporary_folder
-
-MADE_IMAGES = 4
 
 
 def prepare(order: Order) -> Prepared:
@@ -112,7 +111,7 @@ def _take(folder: ModelFolder, order: Order, place: Path, notes: list[str]) -> N
         if facts.golden:
             shutil.copyfile(folder.golden_path, golden)
         else:
-            _write_golden(folder, facts, golden)
+            write_made_golden(folder, facts, golden)
             notes.append(f"{folder.path}: golden vectors were made from its weights, as there were none that fit")
         new.rename(place)
 
@@ -123,32 +122,6 @@ def require_room(place: Path, needed: int) -> None:
     if free < needed:
         rule = f"have {needed / 2**20:,.0f} MiB free for what is served"
         raise FolderError(f"{place} must {rule}, got {free / 2**20:,.0f} MiB")
-
-
-def _no_golden(folder: ModelFolder) -> str:
-    remedy = (
-        "run `aaexport convert` again" if folder.module_recipe is not None else "train it, or give it its weights"
-    )
-    return f"{folder.path} must have golden vectors, or weights to make them from, got neither; {remedy}"
-
-
-def _write_golden(folder: ModelFolder, facts: ModelFacts, path: Path) -> None:
-    """What PyTorch answers to a few random images, as training keeps it. FolderError without weights."""
-    if folder.module_recipe is not None or not folder.weights_path.is_file():
-        raise FolderError(_no_golden(folder))
-    import torch
-
-    from aaexport.graph.files import converted_size
-    from aaexport.pipeline.subject.subject import as_subject
-    from aaexport.weights.safetensors import write_tensors
-
-    subject = as_subject(folder, size=converted_size(facts.onnx))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(MADE_IMAGES, *subject.input_shape, generator=generator)
-    with torch.no_grad():
-        answer = subject.module(images)
-    named = {facts.inputs[0].name: images, subject.output_names[0]: answer}
-    write_tensors({name: tensor.contiguous() for name, tensor in named.items()}, path)
 
 
 def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, ...]]:

@@ -63,8 +63,25 @@ def test_wrong_answers_write_nothing(folder, tmp_path):
 def test_a_folder_without_golden_vectors_says_so(folder, tmp_path):
     folder.golden_path.unlink()
     result = aaexport.deploy(folder, "triton", tmp_path / "out")
-    assert result.checks[0].found == "not looked at: the folder has no golden vectors that fit the file"
+    assert "answers" not in {check.name for check in result.checks}
+    assert result.notes[0].startswith("nobody asked whether it answers right")
     assert "model_warmup" not in (tmp_path / "out/model_repository/digits/config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize("to", ["ray", "container"])
+def test_what_proves_itself_needs_golden_vectors(folder, tmp_path, to):
+    folder.golden_path.unlink()
+    with pytest.raises(FolderError, match="model must have golden vectors for "):
+        aaexport.deploy(folder, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_golden_vectors_are_made_from_weights(converted, tmp_path):
+    converted.golden_path.unlink(missing_ok=True)
+    result = aaexport.deploy(converted, "ray", tmp_path / "out")
+    assert result.checks[0].found == "4 golden images right in onnxruntime"
+    assert result.notes[0] == "golden vectors were made from the folder's weights, as it has none that fit"
+    assert not converted.golden_path.exists()
 
 
 def test_an_unconverted_folder_is_said(folder, tmp_path):
