@@ -52,7 +52,7 @@ class Client:
 
     Raises:
         ArgumentError: no such URL, or a time that is none.
-        ServiceError: grpcio, protobuf or urllib3 is not installed, or `ca` cannot be read.
+        ServiceError: grpcio or protobuf is not installed, or `ca` cannot be read.
     """
 
     def __init__(

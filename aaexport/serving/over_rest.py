@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -20,9 +19,8 @@ from aaexport.serving.protocol import (
     ModelStatistics,
     ServerMetadata,
 )
+from aaexport.serving.wire import LostError, Reply, Wire
 
-CONNECTIONS = 256  # that are kept; one for each thread that asks
-CHUNK = 2**20  # bytes that are read at a time
 RETRYABLE = (429, 500, 502, 503, 504)  # also 500: a backend that died answers so until it is loaded again
 ABSENT = (404, 405, 501)  # of an extension that a server does not have
 OK = 200
@@ -33,27 +31,14 @@ class RestTransport:
     """A service behind http:// or https://. Threads may share it: each query has a connection to itself.
 
     Raises:
-        ServiceError: urllib3 is not installed, or the file of authorities cannot be read.
+        ServiceError: the file of authorities cannot be read.
     """
 
     def __init__(self, address: Address, access: Access) -> None:
-        try:
-            import urllib3
-        except ImportError as error:
-            raise ServiceError("urllib3 is not installed; pip install 'aaexport[serve]'") from error
-        self._errors = urllib3.exceptions
-        self._timeout = urllib3.Timeout
         self.address, self._access = address, access
         self._takes_binary: bool | None = None
-        authorization = {} if access.credentials is None else {"Authorization": access.credentials}
-        self._headers = {**authorization, **access.headers}
-        options: dict[str, Any] = {"maxsize": CONNECTIONS, "retries": False}
-        if address.is_secure:
-            self._pool: Any = urllib3.HTTPSConnectionPool(
-                address.host, address.port, ssl_context=_tls(access), **options
-            )
-        else:
-            self._pool = urllib3.HTTPConnectionPool(address.host, address.port, **options)
+        headers = {} if access.credentials is None else {"Authorization": access.credentials}
+        self._wire = Wire(address, access.timeout, _tls(access) if address.is_secure else None, headers)
 
     def live(self) -> bool:
         """Whether the server says that it is alive. ServiceError if nothing answers."""
@@ -103,23 +88,23 @@ class RestTransport:
         status, headers, data = self._call("POST", path, body.data, body.headers)
         if status != OK:
             self._refused(status, headers, data)
-        length = headers.get(rest_codec.HEADER_LENGTH)
+        length = headers.get(rest_codec.HEADER_LENGTH.lower())
         if length is not None and not length.isdecimal():
             raise ProtocolError(f"{rest_codec.HEADER_LENGTH} must be a number, got {length!r} from {self.address}")
         return rest_codec.decode_answer(data, None if length is None else int(length))
 
     def close(self) -> None:
         """Gives the connections back."""
-        self._pool.close()
+        self._wire.close()
 
-    def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _json(self, method: str, path: str, body: bytes = b"") -> Any:
         status, headers, data = self._call(method, path, body, {"Content-Type": rest_codec.JSON_TYPE})
         if status != OK:
             self._refused(status, headers, data)
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            what = f"{headers.get('Content-Type', 'an answer')} that is no JSON to {method} /{path}"
+            what = f"{headers.get('content-type', 'an answer')} that is no JSON to {method} /{path}"
             raise refused(self.address, what, rule="speak the Open Inference Protocol") from error
 
     def _extension(self, method: str, path: str) -> Any:
@@ -135,58 +120,34 @@ class RestTransport:
         if status != OK:
             self._refused(status, headers, data)
 
-    def _call(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any, bytes]:
+    def _call(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
         """Status, headers and body. ServiceError if they did not come whole, and in time."""
-        deadline = time.monotonic() + self._access.timeout
         try:
-            response = self._pool.urlopen(
-                method,
-                f"{self.address.prefix}/{path}",
-                body,
-                {**self._headers, **(headers or {})},
-                timeout=self._access.timeout,
-                redirect=False,
-                preload_content=False,
-            )
-            parts = []
-            # By what has come: a server that sends a byte a second must not hold the query for hours.
-            while part := response.read1(CHUNK, decode_content=False):
-                parts.append(part)
-                if time.monotonic() > deadline:
-                    response.close()
-                    raise self._late()
-        except (self._errors.HTTPError, OSError) as error:
-            raise self._lost(error) from error
-        return response.status, response.headers, parts[0] if len(parts) == 1 else b"".join(parts)
+            return self._wire.ask(method, path, body, headers)
+        except LostError as lost:
+            raise self._lost(lost) from lost
 
-    def _late(self) -> ServiceError:
-        rule = f"be answered within {self._access.timeout:g} s"
-        return unreachable(self.address, "no whole answer", "the service hangs or is overloaded", rule=rule)
-
-    def _lost(self, error: Exception) -> ServiceError:
+    def _lost(self, lost: LostError) -> ServiceError:
         """Why no answer came, in a sentence."""
-        errors = self._errors
-        if isinstance(error, errors.NameResolutionError):
-            return unreachable(self.address, f"the unknown host {self.address.host}")
-        if isinstance(error, errors.NewConnectionError):
-            refused = "connection refused" if "refused" in str(error) else first_line(error).rpartition(": ")[2]
-            return unreachable(self.address, refused, "is the service running, and on this port?")
-        if isinstance(error, errors.TimeoutError | TimeoutError):
-            return self._late()
-        if isinstance(error, errors.SSLError):
-            why = first_line(error).partition(" (_ssl")[0]
-            remedy = "give the authority of its certificate with --ca FILE" if "certificate" in why else ""
-            text = f"{why.rpartition('] ')[2]} at {self.address}"
-            return ServiceError(f"url must be reached by TLS, got {text}{'; ' + remedy if remedy else ''}")
-        if self.address.is_secure or "BadStatusLine" not in repr(error):
-            return unreachable(self.address, "a connection that was closed without an answer")
-        return ServiceError(f"url must speak HTTP, got something else from {self.address}; is it the port for gRPC?")
+        address = self.address
+        if lost.kind == "late":
+            rule = f"be answered within {self._access.timeout:g} s"
+            return unreachable(address, "no whole answer", "the service hangs or is overloaded", rule=rule)
+        if lost.kind == "host":
+            return unreachable(address, f"the unknown host {address.host}")
+        if lost.kind == "refused":
+            return unreachable(address, str(lost).lower(), "is the service running, and on this port?")
+        if lost.kind == "TLS":
+            why = str(lost).partition(" (_ssl")[0].rpartition("] ")[2]
+            remedy = "; give the authority of its certificate with --ca FILE" if "certificate" in why else ""
+            return ServiceError(f"url must be reached by TLS, got {why} at {address}{remedy}")
+        if lost.kind == "other protocol":
+            return ServiceError(f"url must speak HTTP, got something else from {address}; is it the port for gRPC?")
+        return unreachable(address, "a connection that was closed without an answer")
 
     def _refused(self, status: int, headers: Any, data: bytes) -> NoReturn:
-        if status in REDIRECTS and "Location" in headers:
-            raise refused(self.address, f"a redirect to {headers['Location']}", rule="be the service's own")
+        if status in REDIRECTS and "location" in headers:
+            raise refused(self.address, f"a redirect to {headers['location']}", rule="be the service's own")
         raise RefusedError(self.address, status, _complaint(data), retryable=status in RETRYABLE)
 
 

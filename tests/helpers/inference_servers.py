@@ -116,6 +116,7 @@ class Service:
         mischief: query number → a key of REFUSALS or LIES, `hang`, `reset`, `junk`, `short`, `dribble`; None for an
             honest answer.
         counted: its statistics; None where it keeps none.
+        token: what must go along with every query; None for nothing.
         queries: when it was asked.
         sizes: the batches that it was asked for.
     """
@@ -127,6 +128,7 @@ class Service:
     mischief: Callable[[int], str | None] = lambda number: None
     counted: ModelStatistics | None = field(default_factory=ModelStatistics)
     is_ready: bool = True
+    token: str | None = None
     queries: list = field(default_factory=list)
     sizes: list = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -207,6 +209,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def replied(self, make):
         try:
+            if self.service.token not in (None, self.headers.get("Authorization")):
+                raise StatusError(401, "UNAUTHENTICATED", "who are you?")
             make()
         except StatusError as refused:
             self.send(json.dumps({"error": str(refused)}).encode(), refused.status)
@@ -335,6 +339,8 @@ def over_grpc(service: Service, credentials=None) -> Iterator[str]:
     def guarded(answer):
         def call(request, context):
             try:
+                if service.token not in (None, dict(context.invocation_metadata()).get("authorization")):
+                    raise StatusError(401, "UNAUTHENTICATED", "who are you?")
                 return answer(request)
             except StatusError as refused:
                 context.abort(getattr(grpc.StatusCode, refused.code), str(refused))
