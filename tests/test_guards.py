@@ -72,7 +72,6 @@ WALLS = {
     "rich": ("report", "cli"),
     "grpc": ("serving",),
     "google": ("serving", "graph", "deployment"),
-    "urllib3": ("serving",),
     "ray": ("deployment",),
     "fastapi": ("deployment",),
     "yaml": ("deployment",),

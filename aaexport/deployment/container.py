@@ -27,10 +27,7 @@ ENGINE = "nvidia-pytriton==0.7.0"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 USER = 1000
 # What serving imports; PyTorch is not among it.
-NEEDED = (
-    *("click", "grpcio", "numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "protobuf", "rich", "safetensors"),
-    "urllib3",
-)
+NEEDED = ("click", "grpcio", "numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "protobuf", "rich", "safetensors")
 PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
 
 
