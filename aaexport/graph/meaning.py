@@ -104,6 +104,8 @@ def _of_first_axes(reading: Reading) -> Array | None:
     if not reading.data or not reading.shape:
         return None
     sizes = reading.data[: reading.shape[-1]]
+    if len(sizes) < reading.shape[-1] or not all(sizes):
+        return None
     return np.stack([reading.rng.integers(0, size, reading.shape[:-1]) for size in sizes], axis=-1)
 
 

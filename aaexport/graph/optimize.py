@@ -66,8 +66,8 @@ def optimize_model(
     model above protobuf's limit, and has to be there as long as the result is used.
 
     Raises:
-        GraphError: the shapes of `model` contradict each other, its opset is below 11, or it is above 2 GiB and there
-            is no room.
+        GraphError: `model` is none, the shapes of it contradict each other, its opset is below 11, or it is above
+            2 GiB and there is no room.
         FolderError: there is too little of it.
     """
     if declared_opset(model) < OLDEST_OPSET:
@@ -112,7 +112,12 @@ def _with_shapes(model: onnx.ModelProto) -> ir.Model:
         raise GraphError(f"the model must stay below 2 GiB, protobuf's limit, but: {error}") from error
     except shape_inference.InferenceError as error:
         raise GraphError(f"the shapes of the model must fit each other, but: {first_line(error)}") from error
-    graph = ir.serde.deserialize_model(inferred)
+    try:
+        graph = ir.serde.deserialize_model(inferred)
+    except ir.serde.SerdeError as error:  # which names the part that it was in; its cause what is wrong there
+        raise GraphError(
+            f"the model must be a whole ONNX model, but: {first_line(error.__cause__ or error)}"
+        ) from error
     inputs = {value.name: value for value in graph.graph.inputs}
     given = {value.name for value in model.graph.input}
     for tensor in filter(is_large, model.graph.initializer):

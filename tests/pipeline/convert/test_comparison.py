@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import aaexport
 from aaexport.errors import ArgumentError, DataError, ParityError, RunnerError
+from aaexport.graph.meaning import meaningful_inputs
 from aaexport.parity import tolerances
 from aaexport.pipeline.convert.comparison import compare_files
 from aaexport.pipeline.convert.options import OptimizeOptions
@@ -231,3 +232,11 @@ def test_a_range_is_not_empty(tmp_path):
     path = saved(tmp_path / "in.onnx", [("Range", ["start", "end", "step"], ["y"], {})], ports)
     (row,) = aaexport.optimize(path, tmp_path / "out.onnx").parity.computations
     assert all(output.compared for output in row.outputs)
+
+
+@pytest.mark.parametrize("data", [[0, 2], [3]])
+def test_there_are_no_places_in_what_is_empty_or_has_fewer_axes(tmp_path, data):
+    ports = [("x", FLOAT, data), ("i", INT, [5, 2])]
+    model = onnx.load(saved(tmp_path / "in.onnx", [("Identity", ["i"], ["y"], {})], ports, rank=2))
+    model.graph.node.append(helper.make_node("GatherND", ["x", "i"], ["z"]))
+    assert meaningful_inputs(model, {"x": tuple(data), "i": (5, 2)}, np.random.default_rng(0)) == {}

@@ -196,6 +196,15 @@ def test_a_file_of_an_older_opset_is_refused_with_the_remedy(tmp_path):
         aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
 
 
+def test_a_file_that_writes_a_tensor_twice_is_refused(tmp_path):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])] * 2, "twice", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "in.onnx")
+    with pytest.raises(GraphError, match="the model must be a whole ONNX model, but: Output 'y' is redeclared"):
+        aaexport.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
 def test_a_branch_is_left_as_it_is(tmp_path):
     """A product with a constant in a branch, of a convolution outside of it."""
     inner = helper.make_graph(
