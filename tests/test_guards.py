@@ -187,7 +187,15 @@ def test_the_first_rooms_need_the_standard_library_only(path):
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["--version"], ["convert", "--help"], ["serve-bench", "--help"], ["tune", "--help"]]
+    "command",
+    [
+        ["--help"],
+        ["--version"],
+        ["convert", "--help"],
+        ["serve-bench", "--help"],
+        ["tune", "--help"],
+        ["deploy", "--help"],
+    ],
 )
 def test_help_loads_nothing_heavy(command):
     code = (

@@ -80,7 +80,10 @@ def _optimization(facts: ModelFacts, settings: DeploySettings) -> Message:
 
 
 def _tensorrt(facts: ModelFacts, settings: DeploySettings) -> dict[str, str]:
-    """An engine is built once, for all batches up to the bound: built anew for each, it stalls for minutes."""
+    """An engine is built once, for all batches up to the bound: built anew for each, it stalls for minutes.
+
+    Where other sizes are open too nobody knows their bounds, and TensorRT is left to find them.
+    """
     options = {
         "precision_mode": "FP16" if settings.fp16 else "FP32",
         "max_workspace_size_bytes": str(WORKSPACE),
@@ -89,7 +92,7 @@ def _tensorrt(facts: ModelFacts, settings: DeploySettings) -> dict[str, str]:
     }
     if settings.cuda_graph:
         options["trt_cuda_graph_enable"] = "1"
-    if facts.batched:
+    if facts.batched and all(size > 0 for tensor in facts.inputs for size in tensor.shape[1:]):
         for bound, batch in (("min", 1), ("opt", settings.max_batch), ("max", settings.max_batch)):
             options[f"trt_profile_{bound}_shapes"] = ",".join(_profile(tensor, batch) for tensor in facts.inputs)
     return options

@@ -42,6 +42,7 @@ def test_several_models_are_completed_one_by_one():
         (("serve-bench", "--scenario", "s"), ["single-stream", "server"]),
         (("serve-bench", "--arrivals", ""), list(bench.ARRIVALS)),
         (("serve-bench", "--rules", ""), ["quick", "mlperf"]),
+        (("deploy", "--to", "k"), ["kserve"]),
         (("serve-bench", "--cudnn-search", "H"), ["HEURISTIC"]),
         (("serve-bench", "--compare", ""), ["eager", "compile", "skew", "in-process", "onnx:", "folder:", "none"]),
         (

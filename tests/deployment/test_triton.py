@@ -81,6 +81,14 @@ def test_a_gpu_gets_one_engine_for_all_batches_and_numbers_in_float32(facts):
         assert re.search(f'key: "{key}"\\s+value: "{value}"', text), key
 
 
+def test_a_size_that_is_open_has_no_bounds_to_build_an_engine_for(facts):
+    (images,) = facts.inputs
+    open_size = replace(facts, inputs=(replace(images, shape=(-1, 1, -1, 8)),), golden=())
+    text = files(open_size, ON_A_GPU)[CONFIG]
+    assert "trt_engine_cache_enable" in text
+    assert "trt_profile" not in text
+
+
 def test_nothing_that_stalls_is_written(facts):
     for settings in (DeploySettings(batching=True, max_delay=1.0), ON_A_GPU):
         assert "queue_policy" not in files(facts, settings)[CONFIG]

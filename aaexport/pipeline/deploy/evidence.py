@@ -12,6 +12,7 @@ from aaexport.device import parse_device
 from aaexport.errors import DataError, broken_rule, parameter
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 
+PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "TensorrtExecutionProvider")}
 ALIKE = ("latency_bound", "samples_per_query", "arrivals", "workers")  # of a load; then two peaks can be compared
 
 
@@ -34,8 +35,7 @@ class PeakRecord:
         """Why it says nothing of that file there; None if it does."""
         if self.onnx_sha256 != onnx_sha256:
             return "is of another file"
-        on_gpu = self.provider != "CPUExecutionProvider"
-        if on_gpu != (parse_device(device)[0] == "cuda"):
+        if self.provider not in PROVIDERS[parse_device(device)[0]]:
             return f"was measured by {self.provider}"
         return None
 
