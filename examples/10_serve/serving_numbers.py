@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from aaexport.pipeline.subject.subject import write_random_weights
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import SessionSettings
 from aaexport.serving.client import Client
+from aaexport.serving.rest_codec import model_json
 from aaexport.writing import write_json
 
 SCHEMA = "aaexport.serving-example/1"
@@ -139,39 +141,45 @@ def proportional_set(pid):
 
 
 def overhead(folder, arguments):
-    """Medians of alternating blocks, in milliseconds."""
+    """Medians of alternating blocks in ms; a server that answers with zeros tells the client's own part."""
     asked = {"input": images(folder, 1)}
     name = folder.name
-    with (
-        service(folder) as (_, facts, _, _),
-        session(folder) as runner,
-        Client(facts["rest"]) as rest,
-        Client(facts["grpc"]) as grpc,
-    ):
-        ways = {
-            "direct": lambda: runner.infer(asked),
-            "rest": lambda: rest.infer(name, asked),
-            "grpc": lambda: grpc.infer(name, asked),
-        }
+    with ExitStack() as stack:
+        _, facts, _, _ = stack.enter_context(service(folder))
+        runner = stack.enter_context(session(folder))
+        clients = {way: stack.enter_context(Client(facts[way])) for way in ("rest", "grpc")}
+        model = clients["rest"].model(name)
+        for way, kind in (("rest", "http"), ("grpc", "grpc")):
+            url = stack.enter_context(null_server(kind, model))
+            clients[f"null_{way}"] = stack.enter_context(Client(url))
+        ways = {"direct": lambda: runner.infer(asked)}
+        ways |= {way: partial(client.infer, name, asked) for way, client in clients.items()}
         medians = {way: [] for way in ways}
         for turn in range(arguments.pairs + 1):
             for way, ask in ways.items():
                 median = block(ask, arguments.seconds)
                 if turn:  # the first warms up
                     medians[way].append(median)
-    direct = medians["direct"]
-    added = {way: [a - b for a, b in zip(medians[way], direct, strict=True)] for way in ("rest", "grpc")}
-    return {
-        "median_ms": medians,
-        "added_ms": added,
-        "added": {
-            way: {
-                "median_ms": statistics.median(each),
-                "share": statistics.median(each) / statistics.median(direct),
-            }
-            for way, each in added.items()
-        },
-    }
+    return {"median_ms": medians, "added": {way: added(medians, way) for way in ("rest", "grpc")}}
+
+
+def added(medians, way):
+    """What is added to the session's own time, and how much of it is not the client's; by blocks in pairs."""
+    direct, wire, null = medians["direct"], medians[way], medians[f"null_{way}"]
+    over = [a - b for a, b in zip(wire, direct, strict=True)]
+    server = [a - b for a, b in zip(over, null, strict=True)]
+    share = statistics.median(over) / statistics.median(direct)
+    return {"ms": statistics.median(over), "share": share, "without_the_client_ms": statistics.median(server)}
+
+
+@contextmanager
+def null_server(kind, model):
+    command = [sys.executable, "-m", "aaexport.serving.null_server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps({"kind": kind, "model": model_json(model)}) + "\n")
+        process.stdin.flush()
+        yield f"{kind}://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+        process.stdin.close()
 
 
 def block(ask, seconds):

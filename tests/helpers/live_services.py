@@ -53,7 +53,7 @@ class LiveService:
 
     def family(self):
         """Every process that it started, however deep."""
-        return _below(self.process.pid)
+        return below(self.process.pid)
 
     def ends(self, number=signal.SIGTERM):
         """Its exit code after this signal."""
@@ -92,11 +92,12 @@ def runs(pid):
         return False
 
 
-def _below(pid):
+def below(pid):
+    """The processes that one has started, however deep."""
     found = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
-            found |= {child} | _below(child)
+            found |= {child} | below(child)
     return found
 
 
