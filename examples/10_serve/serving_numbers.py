@@ -297,7 +297,8 @@ def many(folder, arguments):
             seconds = time.perf_counter() - began
             found[way] = {
                 "asked": 64 * arguments.queries, "right": asking.right, "wrong": asking.wrong,
-                "failed": len(asking.failed), "seconds": seconds,
+                "failed": len(asking.failed), "errors": sorted({text for _, text in asking.failed})[:3],
+                "seconds": seconds,
             }  # fmt: skip
     return found
 
