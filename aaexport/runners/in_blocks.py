@@ -54,6 +54,15 @@ class _Later(Tensor):
         self.blocks = blocks
         self.aliases = weakref.WeakValueDictionary({id(self): self})
 
+    @property
+    def data(self) -> Tensor:
+        """As of a tensor. NotInBlocksError if it is to have the memory of another, which no operator tells."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        raise NotInBlocksError("what was to be computed later is to have another tensor's memory")
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}

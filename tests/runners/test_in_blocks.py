@@ -211,11 +211,17 @@ def more_than_there_is(t):
     return logits
 
 
+def memory_exchanged(t):
+    logits = t @ t.transpose(1, 2)
+    logits.data = logits.data * 0.3
+    return logits.softmax(-1) @ t
+
+
 @pytest.mark.parametrize(
     "function",
     [
         a_view_written_into, a_slice_seen_before, queries_written_into, a_slice_written_into, an_output_given_by_name,
-        many_at_once, more_than_there_is,
+        many_at_once, more_than_there_is, memory_exchanged,
     ],
 )  # fmt: skip
 def test_what_is_written_into_before_it_is_read_is_refused(function, tokens):
