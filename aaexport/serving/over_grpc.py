@@ -60,6 +60,7 @@ class GrpcTransport:
             # A query comes serialized already: its tensors are copied once.
             request_serializer=None if name == "ModelInfer" else _serialized,
             response_deserializer=messages.message_class(f"{name}Response").FromString,
+            _registered_method=True,  # as generated stubs have it: the path is looked up once
         )
         return call
 
