@@ -16,6 +16,7 @@ from aaexport.deployment.settings import TARGET_SETTINGS, DeploySettings
 from aaexport.deployment.targets import TARGETS
 from aaexport.errors import DeploymentError, FolderError, RunnerError, broken_rule, did_you_mean, first_few
 from aaexport.folder import ModelFolder, find_model, sha256
+from aaexport.graph.files import file_digest
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.deploy.evidence import as_measured
@@ -75,6 +76,7 @@ def deploy(
     say(f"writing {out}")
     with placed(out, lambda: replaced_files(out, files, force=options.force)) as new:
         write_files(files, new)
+        _require_same(facts)
         digests = {name: sha256(path) for name, path in files_in(new).items()}
         Manifest(to, facts.name, facts.onnx_sha256, _told(settings, to), digests).write(new)
         result = _result(new, out, checks=(*answers, *_checks(new)), notes=(*about_golden, *notes), replaced=replaced)
@@ -155,6 +157,12 @@ def _answers(facts: ModelFacts) -> tuple[Check, ...]:
         wrong.append(str(error))
     images = sum(query.batch for query in facts.golden)
     return (found("answers", wrong, f"{images} golden images right in onnxruntime"),)
+
+
+def _require_same(facts: ModelFacts) -> None:
+    """FolderError if the file is another by now: what was read of it, and asked, would be of none that is deployed."""
+    if file_digest(facts.onnx, facts.data_files) != facts.onnx_sha256:
+        raise FolderError(f"{facts.onnx} must stay as it is while it is deployed, got another file; run it again")
 
 
 def _checks(root: Path) -> tuple[Check, ...]:

@@ -84,6 +84,17 @@ def test_golden_vectors_are_made_from_weights(converted, tmp_path):
     assert not converted.golden_path.exists()
 
 
+def test_a_file_that_changes_meanwhile_is_not_deployed(folder, tmp_path):
+    def change(line):
+        if line.startswith("writing"):
+            with folder.onnx_path.open("ab") as file:
+                file.write(b"\x1a\x00")  # a producer's name: another file that means the same
+
+    with pytest.raises(FolderError, match="must stay as it is while it is deployed"):
+        aaexport.deploy(folder, "triton", tmp_path / "out", say=change)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unconverted_folder_is_said(folder, tmp_path):
     folder.onnx_path.unlink()
     with pytest.raises(FolderError, match="aaexport convert"):
