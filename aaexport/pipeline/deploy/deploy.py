@@ -160,7 +160,7 @@ def _answers(facts: ModelFacts) -> tuple[Check, ...]:
 
 
 def _require_same(facts: ModelFacts) -> None:
-    """FolderError if the file is another by now: what was read of it, and asked, would be of none that is deployed."""
+    """FolderError if the file is another by now: what was read of it and asked is of none that is deployed."""
     if file_digest(facts.onnx, facts.data_files) != facts.onnx_sha256:
         raise FolderError(f"{facts.onnx} must stay as it is while it is deployed, got another file; run it again")
 
