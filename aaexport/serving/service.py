@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 
 from aaexport import pixels
 from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
+from aaexport.parity.tolerance import Precision
 from aaexport.runners.base import Array
 from aaexport.serving.client import Client
 from aaexport.serving.engine import SHARED_MEMORY, Engine, Ports, command_line
@@ -24,7 +26,13 @@ from aaexport.serving.golden import Query, parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.ports import require_shared_memory
 from aaexport.serving.process import GRACE, EngineProcess
-from aaexport.serving.repository import RepositorySettings, repository_files, require_distinct, write_files
+from aaexport.serving.repository import (
+    MOST_IMAGE_PIXELS,
+    RepositorySettings,
+    repository_files,
+    require_distinct,
+    write_files,
+)
 
 START_SECONDS = 300.0  # a server loads its models before it answers at all
 PROOF_SECONDS = 30.0  # for one golden vector
@@ -36,11 +44,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Served:
-    """A model at one version: its facts and how it is served."""
+    """A model at one version: its facts, how it is served, and the precision that its answers have."""
 
     facts: ModelFacts
     version: int
     settings: RepositorySettings
+    precision: Precision = "float32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +98,7 @@ class Service:
         self._process: EngineProcess | None = None
         self._backends: dict[int, str] = {}
         self._ghosts = 0
+        self._turns = itertools.count()
         inside = _reachable(host)
         self.rest_url, self.grpc_url = f"http://{inside}:{ports.http}", f"grpc://{inside}:{ports.grpc}"
         self._rest = Client(self.rest_url, timeout=PROOF_SECONDS, retry_for=0)
@@ -152,19 +162,31 @@ class Service:
             if images and model.image is not None:
                 self._prove_image(client, model, model.image)
 
+    def glance(self, model: Served) -> None:
+        """As `prove`, by the next image alone, over REST and gRPC in turns: large models compute for others too."""
+        turn = next(self._turns)
+        client = (self._rest, self._grpc)[turn % 2]
+        asked = list(parts(model.facts.golden, None if model.facts.fixed_batch else 1))
+        self._prove_query(client, model, asked[turn // 2 % len(asked)])
+        if model.image is not None:
+            self._prove_image(client, model, model.image)
+
     def _prove_tensors(self, client: Client, model: Served) -> None:
-        name, version = model.facts.name, str(model.version)
         for query in model.questions:
-            answers = _answer(client, name, query.inputs, version)
-            wrong = why_wrong(query, answers, where=_where(model.settings.device))
-            if wrong is not None:
-                raise UnprovedError(f"{name} must answer its golden vectors, got {wrong}")
+            self._prove_query(client, model, query)
+
+    def _prove_query(self, client: Client, model: Served, query: Query) -> None:
+        name = model.facts.name
+        answers = _answer(client, name, query.inputs, str(model.version))
+        wrong = why_wrong(query, answers, model.precision, _where(model.settings.device))
+        if wrong is not None:
+            raise UnprovedError(f"{name} must answer its golden vectors, got {wrong}")
 
     def _prove_image(self, client: Client, model: Served, image: ImageInput) -> None:
         """Asks with an image what the classes are, and with its numbers what the scores are."""
         facts, version = model.facts, str(model.version)
         content = _picture(image)
-        fed = pixels.network_input(content, image.shape, image.mean, image.std, image.crop_share, len(content) ** 2)
+        fed = pixels.network_input(content, image.shape, image.mean, image.std, image.crop_share, MOST_IMAGE_PIXELS)
         scores = _answer(client, facts.name, {facts.inputs[0].name: fed}, version)[image.scores][0]
         told = _answer(client, facts.image_name, {"image": np.frombuffer(content, np.uint8)}, version)
         shares = np.exp(scores.astype(np.float64) - scores.max())
@@ -182,10 +204,10 @@ class Service:
 
         Raises as `prove`, and UnprovedError if it cannot be loaded.
         """
-        dead = self.lost_backends()
-        if not self._is_right(model, images=False):
+        dead = self.dead_models()
+        if model.facts.name in dead or not self._is_right(model, images=False):
             self._load_anew(model.facts.name, dead)
-        if model.image is not None and not self._is_right(model):
+        if model.image is not None and (model.facts.image_name in dead or not self._is_right(model)):
             self._load_anew(model.facts.image_name, dead)
         self.prove(model)
         self._backends = self.process.backends()
@@ -197,16 +219,17 @@ class Service:
             return False
         return True
 
-    def _load_anew(self, name: str, dead: Sequence[str]) -> None:
-        if any(f"/{name}/" in command for command in dead):
-            self._ghosts += 1
+    def _load_anew(self, name: str, dead: frozenset[str]) -> None:
+        self._ghosts += name in dead
         self._control.unload(name)
         self._load(name)
 
-    def lost_backends(self) -> list[str]:
-        """The command lines of backends that were there when all was right, and are not any more."""
+    def dead_models(self) -> frozenset[str]:
+        """Models of which a process has ended that was there when all was right; others of it may still answer."""
         now = self.process.backends()
-        return [command for pid, command in self._backends.items() if pid not in now]
+        lost = [command for pid, command in self._backends.items() if pid not in now]
+        names = [path.name for path in self.repository.iterdir()] if lost else []
+        return frozenset(name for name in names if any(f"/{name}/" in command for command in lost))
 
     def switch(self, old: Served, new: Served) -> None:
         """Another version takes over without a lost query: loaded beside the old one, proved, and only then alone.

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.parity.tolerance import Precision
 from aaexport.serving.repository import Batching, RepositorySettings
 
 MOST_PORT = 65535
-FILES = {"float32": "model.onnx", "float16": "model.fp16.onnx"}  # of a model folder, by precision
+FILES: dict[Precision, str] = {
+    "float32": "model.onnx",
+    "float16": "model.fp16.onnx",
+}  # by precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class ServeOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     host: str = "127.0.0.1"
-    dtype: str = "float32"
+    dtype: Precision = "float32"
     instances: int = 1
     threads: int | None = None
     max_batch: int = 32

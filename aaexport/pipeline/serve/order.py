@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aaexport.parity.tolerance import Precision
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.versions import Version
 
@@ -24,7 +25,7 @@ class Order:
 
     folder: Path
     keep: Path
-    dtype: str
+    dtype: Precision
     device: str
     threads: int | None
     instances: int

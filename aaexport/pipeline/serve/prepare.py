@@ -147,7 +147,7 @@ def _require_right(facts: ModelFacts, order: Order, threads: int | None) -> None
 
     with OrtRunner(facts.onnx, SessionSettings(threads=threads), device=order.device) as runner:
         for query in parts(facts.golden, None if facts.fixed_batch else order.max_batch):
-            wrong = why_wrong(query, runner.infer(dict(query.inputs)))
+            wrong = why_wrong(query, runner.infer(dict(query.inputs)), order.dtype, parse_device(order.device)[0])
             if wrong is not None:
                 remedy = f"run `aaexport verify {order.folder}`"
                 raise ParityError(f"{order.folder} must answer its golden vectors, got {wrong}; {remedy}", None)

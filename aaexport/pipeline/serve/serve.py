@@ -42,6 +42,7 @@ DEVICE_FILES = Path("/dev")
 TICK = 0.25  # seconds between looks at processes and folders
 RELOADS = 3  # in a row
 STEADY = 60.0  # seconds of right answers after which reloads are counted anew
+SHARE = 0.05  # of the time in which golden vectors are asked at the most, however large a model is
 LATE = 2  # late answers in a row of a server that answers nobody else either, after which it counts as dead
 HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes nobody an answer
 SETTLE = 10.0  # seconds for a conversion to become whole: the manifest is its last file
@@ -81,7 +82,7 @@ class Serving:
     def __init__(self, service: Service, options: ServeOptions, say: Say, stopping: threading.Event) -> None:
         self.service, self.options, self._say, self.stopping = service, options, say, stopping
         self.live: list[Live] = []
-        self._asked_at = 0.0
+        self._ask_at = 0.0
 
     def begin(self, folders: Sequence[tuple[ModelFolder, Path]]) -> None:
         """Prepares the folders and starts the engine; returns when everything is proved. Raises as both."""
@@ -94,7 +95,7 @@ class Serving:
         self.service.start([live.served for live in self.live])
         for live in self.live:
             self._record(live)
-        self._asked_at = time.monotonic()
+        self._ask_at = time.monotonic() + self.options.check_every
 
     def keep(self) -> None:
         """Watches until `stopping` is set.
@@ -106,8 +107,9 @@ class Serving:
             if not self.service.process.alive():
                 how, cause = self.service.process.ended(), self.service.process.complaints()
                 raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
-            if self.service.lost_backends() or time.monotonic() >= self._asked_at + self.options.check_every:
-                self._ask_all()
+            dead = self.service.dead_models()
+            if dead or time.monotonic() >= self._ask_at:
+                self._ask_all(dead)
             for live in self.live:
                 self._follow(live)
 
@@ -126,12 +128,15 @@ class Serving:
             "models": [_told(live.served) for live in self.live],
         }
 
-    def _ask_all(self) -> None:
+    def _ask_all(self, dead: frozenset[str] = frozenset()) -> None:
+        began = time.monotonic()
         for live in self.live:
             if self.stopping.is_set():
                 return
             try:
-                self.service.prove(live.served)
+                if not dead.isdisjoint(live.served.names):
+                    raise UnprovedError("a process of its backend has ended")
+                self.service.glance(live.served)
                 live.late = 0
                 if live.reloads and time.monotonic() - live.failed_at > STEADY:
                     live.reloads = 0
@@ -140,7 +145,7 @@ class Serving:
                     return
                 if not self._is_busy(live, error):
                     self._revive(live, error)
-        self._asked_at = time.monotonic()
+        self._ask_at = time.monotonic() + max(self.options.check_every, (time.monotonic() - began) / SHARE)
 
     def _is_busy(self, live: Live, error: ServiceError) -> bool:
         """Whether an answer is late because others are being answered, and not because nobody is."""
@@ -230,7 +235,7 @@ class Serving:
         if facts.image is not None and importlib.util.find_spec("PIL") is None:
             self._say(f"{facts.image_name} is not served: it needs Pillow; pip install 'aaexport[serve]'")
             settings = replace(settings, images=False)
-        return Served(facts, prepared.version.number, settings)
+        return Served(facts, prepared.version.number, settings, self.options.dtype)
 
     def _record(self, live: Live) -> None:
         """Notes which version is served, and what was seen of the record then."""

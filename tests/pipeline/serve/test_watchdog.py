@@ -40,17 +40,17 @@ class FakeService:
         self.reloads = self.proofs = 0
         self.process = FakeProcess()
 
-    def prove(self, served):
+    def glance(self, served):
         self.proofs += 1
         if self.faults and (fault := self.faults.pop(0)) is not None:
             raise fault
 
     def reload(self, served):
         self.reloads += 1
-        self.prove(served)
+        self.glance(served)
 
-    def lost_backends(self):
-        return []
+    def dead_models(self):
+        return frozenset()
 
     def progress(self, served):
         return self.progresses.pop(0)
@@ -71,6 +71,20 @@ def test_a_wrong_answer_has_the_model_loaded_anew_and_it_is_said():
     assert service.reloads == 1
     assert said[0].startswith("digits is loaded anew (1 of 3): digits must answer its golden vectors")
     assert said[1].startswith("digits answers right again after ")
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_image"])
+def test_a_backend_that_ended_is_loaded_anew_also_where_another_instance_still_answers(name):
+    service, said = FakeService(), []
+    serving(service, said.append)._ask_all(frozenset([name]))
+    assert service.reloads == 1
+    assert said[0] == "digits is loaded anew (1 of 3): a process of its backend has ended"
+
+
+def test_a_dead_model_of_another_folder_is_not_this_ones():
+    service = FakeService()
+    serving(service)._ask_all(frozenset(["digits2"]))
+    assert service.reloads == 0
 
 
 def test_three_reloads_that_do_not_help_are_the_end():
