@@ -111,7 +111,7 @@ def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bo
     if wanted.unbatched is not None:
         from aaexport.pipeline.deploy.evidence import read_peak
 
-        read_peak(Path(wanted.unbatched))
+        read_peak(Path(wanted.unbatched), "unbatched")
     if not wanted.force:  # what is not to be replaced is said before anything is converted
         replaced_files(out)
     with _showing(as_json), copies(say) as check_out:

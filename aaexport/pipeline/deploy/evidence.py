@@ -25,6 +25,7 @@ class PeakRecord:
     threads: int | None
     rate: float | None
     load: dict[str, Any]
+    valid: bool = True
 
     @property
     def max_batch(self) -> int:
@@ -37,25 +38,27 @@ class PeakRecord:
             return "is of another file"
         if self.provider not in PROVIDERS[parse_device(device)[0]]:
             return f"was measured by {self.provider}"
-        return None
+        if not self.valid:
+            return "is not valid"
+        return "found no rate that keeps its bound" if self.rate is None else None
 
 
-def read_peak(path: Path) -> PeakRecord | None:
-    """What a JSON of serve-bench says of a peak; None if it is a valid measurement of something else, or none.
+def read_peak(path: Path, option: str = "") -> PeakRecord | None:
+    """What a JSON of serve-bench says of a peak; None if it measured something else.
 
-    DataError if it is no such file, or of another schema.
+    DataError, of the `option` that named it, if it is no such file, or of another schema.
     """
-    called = f"{parameter('unbatched')} {path}"
+    called = f"{parameter(option)} {path}" if option else str(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value["schema"] != BENCH_SCHEMA:
             raise DataError(
                 broken_rule(called, f"have the schema {BENCH_SCHEMA}", value["schema"], "measure it anew")
             )
-        if value["peak"] is None or not value["valid"]:
+        if value["peak"] is None:
             return None
         rate, load = value["peak"]["rate"], dict(value["load"])
-        record = PeakRecord(value["onnx_sha256"], value["provider"], value["threads"], rate, load)
+        record = PeakRecord(value["onnx_sha256"], value["provider"], value["threads"], rate, load, value["valid"])
         if not all(name in load for name in (*ALIKE, "max_batch", "max_delay")):
             raise LookupError("a part of its load is missing")
         return record
@@ -80,10 +83,10 @@ def as_measured(
     alone = None if unbatched is None else _required(unbatched, onnx_sha256, device)
     last = read_peak(bench) if bench.is_file() else None
     why_not = None if last is None else last.why_not_of(onnx_sha256, device)
-    if last is None or why_not is not None or last.rate is None:
+    if last is None or last.rate is None or why_not is not None:
         if unbatched is not None:
             remedy = "run `aaexport serve-bench MODEL --scenario server --find-peak` on this file"
-            got = "none" if last is None else f"one that {why_not or 'found no valid rate'}"
+            got = "none" if last is None else f"one that {why_not}"
             raise DataError(broken_rule("bench.json", "hold a peak search to compare with", got, remedy))
         return plain, (_unmeasured(why_not),)
     own = {"instances": last.load["workers"], "threads": last.threads, "max_batch": max(last.max_batch, 1)}
@@ -111,8 +114,8 @@ def _unmeasured(why_not: str | None) -> str:
 
 
 def _required(path: Path, onnx_sha256: str, device: str) -> PeakRecord:
-    found = read_peak(path)
-    why_not = "is none" if found is None else found.why_not_of(onnx_sha256, device)
+    found = read_peak(path, "unbatched")
+    why_not = "holds none" if found is None else found.why_not_of(onnx_sha256, device)
     if found is None or why_not is not None:
         raise DataError(
             broken_rule("unbatched", "be a valid peak search of the same file", f"{path}, which {why_not}")

@@ -21,11 +21,11 @@ def folder(tmp_path):
     return digits_folder(tmp_path / "digits")
 
 
-def peak(folder, path, *, rate=100.0, max_batch=1, digest=None, threads=1, **load):
+def peak(folder, path, *, rate=100.0, max_batch=1, digest=None, threads=1, valid=True, **load):
     given = {"latency_bound": 20.0, "samples_per_query": 1, "arrivals": "poisson", "workers": 2, "max_delay": 3.0}
     value = {
         "schema": BENCH_SCHEMA,
-        "valid": True,
+        "valid": valid,
         "onnx_sha256": digest or file_digest(folder.onnx_path, ()),
         "provider": "CPUExecutionProvider",
         "threads": threads,
@@ -178,6 +178,11 @@ def test_measurements_of_something_else_say_nothing(folder, tmp_path):
     assert "is of another file" in as_measured(digest, folder.bench_path, None, "cpu")[1][0]
     peak(folder, folder.bench_path, max_batch=16)
     assert "was measured by CPUExecutionProvider" in as_measured(digest, folder.bench_path, None, "cuda")[1][0]
+    peak(folder, folder.bench_path, max_batch=16, valid=False)
+    assert "is not valid" in as_measured(digest, folder.bench_path, None, "cpu")[1][0]
+    peak(folder, folder.bench_path, max_batch=16, rate=None)
+    assert "found no rate that keeps its bound" in as_measured(digest, folder.bench_path, None, "cpu")[1][0]
+    peak(folder, folder.bench_path, max_batch=16)
     alone = peak(folder, tmp_path / "alone.json", latency_bound=50.0)
     with pytest.raises(DataError, match=r"with latency_bound 20\.0, got 50\.0"):
         as_measured(digest, folder.bench_path, alone, "cpu")
@@ -186,6 +191,9 @@ def test_measurements_of_something_else_say_nothing(folder, tmp_path):
         as_measured(digest, folder.bench_path, alone, "cpu")
     peak(folder, alone, threads=2)
     with pytest.raises(DataError, match="with threads 1, got 2"):
+        as_measured(digest, folder.bench_path, alone, "cpu")
+    peak(folder, alone, valid=False)
+    with pytest.raises(DataError, match="which is not valid"):
         as_measured(digest, folder.bench_path, alone, "cpu")
     peak(folder, alone, digest="cd" * 32)
     with pytest.raises(DataError, match="unbatched must be a valid peak search of the same file"):
@@ -197,7 +205,7 @@ def test_what_is_no_measurement_is_said(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(DataError, match="unbatched"):
-        read_peak(path)
+        read_peak(path, "unbatched")
     with pytest.raises(DataError, match="cannot be read"):
         read_peak(tmp_path / "none.json")
 
