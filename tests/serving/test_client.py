@@ -159,7 +159,7 @@ def test_a_query_that_hangs_is_asked_again(served, service, images):
     service.mischief = first("hang")
     for kind in KINDS:
         service.queries.clear()
-        with Client(served[1][kind], timeout=0.3) as client:
+        with Client(served[1][kind], timeout=1.0) as client:
             client.infer("tiny", images)
         assert client.retried == 1
 
@@ -245,7 +245,8 @@ def test_an_answer_that_is_no_json_is_another_protocol(served, service, images):
         client.infer("tiny", images)
 
 
-def test_the_next_server_answers_for_one_that_is_gone(served, service, images):
+def test_the_next_server_answers_for_one_that_is_gone(served, service, images, monkeypatch):
+    monkeypatch.setattr("aaexport.serving.client.REST", 600.0)
     for kind in KINDS:
         with Client([f"{kind}://{unused()}", served[1][kind]]) as client:
             for _ in range(4):
