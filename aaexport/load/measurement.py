@@ -180,7 +180,7 @@ class ServiceTimes:
         server_time: of that, from when the service had the query until it had sent the answer.
         queue, compute_input, compute_infer, compute_output: of that, in the service's queue, and in its model.
         images_per_run: how many the service computed at a time. These, and all from `network` on, are None where the
-            service keeps no account; it counts the queries of the warm-up too.
+            service keeps no account; if others ask it meanwhile, their queries are in it.
     """
 
     urls: tuple[str, ...]

@@ -242,6 +242,8 @@ class BenchSession:
         called = "the service" if name == OURS and self.service is not None else name
         what = f"{called}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
         self.tick(what, self._share)
+        if self.service is not None and name == OURS:
+            order = self._warmed(order)
         before = self._counted(name)
         try:
             with blaming(name):
@@ -266,6 +268,15 @@ class BenchSession:
         if counts:
             self._keep(served)
         return served
+
+    def _warmed(self, order: RunOrder) -> RunOrder:
+        """The order without its warm-up, which was done apart: a service counts whatever it is asked."""
+        load = replace(order.load, scenario="single-stream", arrivals=None, rate=None)
+        if order.load.scenario == "offline":
+            load = replace(load, samples_per_query=load.max_batch)
+        ahead = replace(order, load=load, duration=order.warmup, warmup=0.0, min_queries=1, trace=None, lasts=0.0)
+        self.ours.run(ahead)
+        return replace(order, warmup=0.0)
 
     def _counted(self, name: str) -> ModelStatistics | None:
         """What a live service has counted so far; None of all others, and where it does not tell."""

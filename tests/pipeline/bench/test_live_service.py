@@ -13,11 +13,13 @@ import aaexport
 from aaexport.errors import ArgumentError, ServiceError
 from aaexport.load.measurement import Load, ServiceTimes
 from aaexport.load.run import QueryLog, Trouble
-from aaexport.pipeline.bench.contender import Served
+from aaexport.pipeline.bench.contender import OURS, Served
 from aaexport.pipeline.bench.crowd import merged, split
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.run_order import RunOrder
+from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.service import with_counted
+from aaexport.pipeline.bench.session import BenchSession
 from aaexport.serving.protocol import ModelStatistics
 
 QUICK = {"duration": 0.2, "warmup": 0.01, "served_as": "tiny", "device": "cpu"}
@@ -50,6 +52,7 @@ def test_a_service_is_measured_in_the_files_place(converted_once, served, servic
     assert (times.server, times.model, times.max_batch) == ("small 1", "tiny", 4)
     assert times.client_p50 > 0
     assert times.query == pytest.approx(times.network + times.server_time)
+    assert times.network > 0
     assert 0 < times.compute_infer <= times.server_time
     assert times.images_per_run == 1
     assert report.to_dict()["service"]["urls"] == [served[1]["http"]]
@@ -182,6 +185,7 @@ def test_what_several_left_is_one_log_in_the_order_of_its_schedule():
 
 # Where the time goes
 
+SAMPLES = Samples({"input": np.zeros((4, 1, 2, 2), np.float32)}, True, None, "zeros")
 TIMES = ServiceTimes(("http://a:80",), "small 1", "tiny", ("1",), 4, 1, 0.2, 0.4, 3.0)
 
 
@@ -195,3 +199,31 @@ def test_a_query_is_what_the_service_counts_and_the_rest():
 
 def test_a_service_that_counted_nothing_tells_nothing():
     assert with_counted(TIMES, ModelStatistics()) == TIMES
+
+
+def test_a_service_is_asked_for_the_warm_up_apart_as_it_counts_every_query():
+    """Else the account of a busy warm-up would be taken for that of the load."""
+
+    class Pretended:
+        process_ids, max_batch = (), None
+
+        def __init__(self):
+            self.orders = []
+
+        def run(self, order, progress=None):
+            self.orders.append(order)
+            counted.append(ModelStatistics(requests=100 if order.warmup or order.load.rate is None else 7))
+            return Served(log(1, 2))
+
+    class Counting:
+        def statistics(self):
+            return sum(counted, ModelStatistics())
+
+    counted = []
+    ours = Pretended()
+    options = BenchOptions(scenario="server", rate=5.0, url=["http://a"], device="cpu")
+    session = BenchSession(ours, {}, options, SAMPLES, None, lambda step, share: None, Counting())
+    served = session._run(OURS, RunOrder(Load("server", rate=5.0, arrivals="poisson"), 1.0, 0.3))
+    assert [order.warmup for order in ours.orders] == [0.0, 0.0]
+    assert [order.load.rate for order in ours.orders] == [None, 5.0]
+    assert served.statistics.requests == 7
