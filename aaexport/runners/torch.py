@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +73,7 @@ class TorchRunner:
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
         self._taken_apart: set[str] = set()  # names of operators, by `InBlocks`
+        self._takes_fast_path = False  # which no file is made from
         self._held = ExitStack()
         if tf32 is not None:
             self._held.enter_context(torch_products(tf32))
@@ -103,7 +104,8 @@ class TorchRunner:
     @torch.inference_mode()
     def _answers(self, feeds: Arrays) -> dict[str, Array]:
         try:
-            tensors = self._outputs(feeds)
+            with _fast_path(on=self._takes_fast_path):
+                tensors = self._outputs(feeds)
         except AaexportError:
             raise  # our layers' own complaint about the shape is the clearest there is
         # Whatever the module raises.
@@ -135,6 +137,20 @@ class TorchRunner:
     def _arguments(self, feeds: Arrays) -> list[torch.Tensor]:
         """Copies, because a module may change its input in place, and the array is the caller's."""
         return [torch.tensor(feeds[p.name], dtype=self.dtype, device=self.device) for p in self.inputs]
+
+    def by_fast_path(self, feeds: Arrays) -> dict[str, Array] | None:
+        """What comes out where torch takes its fast path through an encoder, which has zeros at padded places.
+
+        None if it would not take one.
+        """
+        has_one = any(isinstance(layer, nn.TransformerEncoder) for layer in self.module.modules())
+        if not has_one or not torch.backends.mha.get_fastpath_enabled():
+            return None
+        block, self.block, self._takes_fast_path = self.block, None, True
+        try:
+            return self.infer(feeds)
+        finally:
+            self.block, self._takes_fast_path = block, False
 
     def memory(self, feeds: Arrays) -> int:
         """Bytes of the tensors that are alive at most while it answers to such inputs. RunnerError as `infer`."""
@@ -192,6 +208,17 @@ class TorchRunner:
     ) -> None:
         self._held.close()
         del self.module
+
+
+@contextmanager
+def _fast_path(*, on: bool) -> Iterator[None]:
+    """Whether layers of torch's own take their kernels for all of attention, which torch.export does not see."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(on)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _finished(outputs: Any) -> list[Any]:

@@ -245,6 +245,34 @@ def test_logits_that_are_compared_as_a_whole(tokens):
     assert answer
 
 
+class Padded(nn.Module):
+    """An encoder whose last tokens are padding, which torch's fast path leaves at zero."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(DEPTH, 2, 8, batch_first=True), 1)
+
+    def forward(self, x):
+        padding = (torch.arange(TOKENS) > 90).expand(len(x), TOKENS)
+        return self.encoder(x.flatten(2).transpose(1, 2), src_key_padding_mask=padding)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_answers_alike_in_blocks_and_whole_and_otherwise_on_its_fast_path():
+    images = {"x": torch.randn(BATCH, DEPTH, TOKENS, 1, generator=torch.Generator().manual_seed(0)).numpy()}
+    runner = TorchRunner(Padded(), ("x",), ("y",), input_shape=(DEPTH, TOKENS, 1))
+    whole, fast = runner.infer(images)["y"], runner.by_fast_path(images)["y"]
+    runner.block = MOST // 2
+    assert runner.infer(images)["y"] == pytest.approx(whole, abs=1e-5)
+    assert fast[:, :91] == pytest.approx(whole[:, :91], abs=1e-5)
+    assert not fast[:, 91:].any()
+    assert whole[:, 91:].all()
+    assert torch.backends.mha.get_fastpath_enabled()
+    plain = TorchRunner(Written(), ("x",), ("y",), input_shape=(DEPTH, TOKENS, 1))
+    assert plain.by_fast_path(images) is None
+
+
 class Written(nn.Module):
     def forward(self, x):
         return queries_written_into(x.flatten(2).transpose(1, 2))

@@ -33,6 +33,11 @@ from aaexport.runners.torch import TorchRunner
 
 Say = Callable[[str], None]
 NUDGES = (1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8)  # units in the last place of each input
+FAST_PATH = 1e-2  # of the largest answer, by which torch's two ways through an encoder may differ and be one function
+FAST_PATH_DIFFERS = (
+    "nn.TransformerEncoder answers otherwise on PyTorch's fast path (zeros at padded places): the file has what it "
+    "computes without, as after torch.backends.mha.set_fastpath_enabled(False)"
+)
 REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
 ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 ANSWERS = 8  # of those, of the size of a block, where the memory is short
@@ -95,6 +100,7 @@ class Judge:
         if self._first is None:
             self._first = case.batch
             _require_the_same(expected, self._definition.infer(feeds))
+            self._warn_of_fast_path(case.batch)
         if case.kind == "ordinary":
             self._own.learn(expected, baseline)
         truth = Truth(case, expected, baseline, self._own.of(expected))
@@ -104,6 +110,20 @@ class Judge:
             # Golden vectors cannot be asked again: what a file of them may need is found out now.
             self.truths.append(self._excuses.of(truth) if case.kind == "ordinary" and not case.degenerate else truth)
         return truth
+
+    def _warn_of_fast_path(self, batch: Array) -> None:
+        """Torch itself answers in two ways then, and a file can have but one."""
+        single = self.baseline
+        if not isinstance(single, TorchRunner):
+            return
+        feeds = {INPUT_NAME: batch if single.block is None else batch[:1]}  # the other way knows no blocks
+        if (other := single.by_fast_path(feeds)) is None:
+            return
+        for name, usual in single.infer(feeds).items():
+            scale = float(np.abs(usual[np.isfinite(usual)]).max(initial=0.0))
+            if not np.allclose(other[name], usual, rtol=0.0, atol=FAST_PATH * scale, equal_nan=True):
+                self.warnings.append(FAST_PATH_DIFFERS)
+                return
 
     def _defined(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Somebody's module may hold to float32 whatever it is told: then what it answers in float32 is the truth."""

@@ -320,6 +320,30 @@ def test_a_module_that_does_not_run_in_blocks_is_run_whole_and_that_is_told(tmp_
     assert "PyTorch had whole tensors" in " ".join(report.notes)
 
 
+class Padded(nn.Module):
+    """An encoder whose last tokens are padding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
+
+    def forward(self, x):
+        padding = (torch.arange(16) > 12).expand(len(x), 16)
+        return self.encoder(x.reshape(-1, 16, 4), src_key_padding_mask=padding)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [None, 1 / 32])
+def test_what_an_encoder_must_answer_is_no_matter_of_memory(tmp_path, measured, limit):
+    measured(1 / 2**12)
+    module = Padded()
+    report = verified(module, of(module, tmp_path / "x.onnx"), SMALL, max_memory=limit)
+    assert report.passed, report.complaint
+    assert "zeros at padded places" in " ".join(report.warnings)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
 def test_a_limit_is_above_nothing(attention, wrong):
     with pytest.raises(ArgumentError, match="max_memory must be above 0 MiB, got"):
