@@ -57,8 +57,8 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
-# The engine of `aaexport serve` asks for an older NumPy, for code that is never imported; it has wheels for Linux on x86-64
-# and ARM. Its tests skip where it is not installed, and say so.
+# The engine of `aaexport serve` asks for an older NumPy, for code that is never imported; its wheel is for Linux on x86-64.
+# The tests that need it skip where it is not installed, and say so.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
 	$(INSTALL) --no-deps nvidia-pytriton==0.7.0 || echo "no engine for aaexport serve: its live tests will skip"
