@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
+# What a stranger's bytes may be: of other formats Pillow would hand some to programs, as EPS to Ghostscript.
+SERVED_FORMATS = ("JPEG", "PNG")
 MODES = {1: "L", 3: "RGB"}
 WHITE = 255
 ORIENTATION = 0x0112  # the EXIF tag
 WEIGHT_BITS, MOST_PRECISION = 15, 22  # of torch's uint8 resizing: int16 weights, sums of 32 bits
 
 
-def decoded_pixels(content: Path | bytes, channels: int, *, quick: bool = False, most: int | None = None) -> Pixels:
+def decoded_pixels(
+    content: Path | bytes,
+    channels: int,
+    *,
+    quick: bool = False,
+    most: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Pixels:
     """An image, upright as its EXIF data says, in gray or RGB; transparency is dropped, 16 bits become the upper 8.
 
     Args:
@@ -33,6 +42,7 @@ def decoded_pixels(content: Path | bytes, channels: int, *, quick: bool = False,
         channels: 1 or 3.
         quick: the sides may be halved up to three times: enough to learn whether it can be decoded.
         most: pixels that it may have by its head, which is read first; None for Pillow's own bound.
+        formats: those of Pillow that it may have; None for all.
 
     Returns:
         (channels, height, width), uint8.
@@ -42,7 +52,7 @@ def decoded_pixels(content: Path | bytes, channels: int, *, quick: bool = False,
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=formats) as image:
         if most is not None and image.width * image.height > most:
             raise ValueError(f"it has {image.width} × {image.height} pixels, more than {most}")
         if quick:
@@ -64,7 +74,7 @@ def network_input(
     `most` is the number of pixels that it may have. Raises as `decoded_pixels`.
     """
     channels, height, width = shape
-    pixels = decoded_pixels(content, channels, most=most)
+    pixels = decoded_pixels(content, channels, most=most, formats=SERVED_FORMATS)
     top, left, box_height, box_width = central_box(pixels.shape[1], pixels.shape[2], (height, width), crop_share)
     seen = resized_pixels(pixels[:, top : top + box_height, left : left + box_width], (height, width))
     means = np.asarray(mean, np.float32).reshape(-1, 1, 1)

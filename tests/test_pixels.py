@@ -44,3 +44,15 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_head():
     head = stream.getvalue()[:60]  # what follows would be missed if it were read
     with pytest.raises(ValueError, match="it has 300 × 400 pixels, more than 100000"):
         decoded_pixels(head, 1, most=100_000)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF"])
+def test_a_stranger_s_bytes_are_jpeg_or_png_alone(monkeypatch, kind):
+    """Of EPS Pillow would start Ghostscript."""
+    stream = io.BytesIO()
+    PIL_IMAGE.new("RGB", (8, 8)).save(stream, kind)
+    monkeypatch.setattr(
+        "PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript would be started")
+    )
+    with pytest.raises(OSError, match="cannot identify image"):
+        network_input(stream.getvalue(), (1, 8, 8), (0.0,), (1.0,), 1.0, 10_000)

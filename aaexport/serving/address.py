@@ -63,13 +63,20 @@ class Access:
 
     @property
     def credentials(self) -> str | None:
-        """What goes along with every query; None if nothing does."""
-        return self.authorization or os.environ.get(AUTHORIZATION)
+        """What goes along with every query; None if nothing does. ArgumentError for what no header holds."""
+        found = self.authorization or os.environ.get(AUTHORIZATION)
+        if found and not (found.isascii() and found.isprintable()):
+            rule = f"authorization, or {AUTHORIZATION}, must be one line of ASCII signs"
+            raise ArgumentError(f"{rule}, got others; it is not shown here")
+        return found or None
 
 
 def parse_url(url: str) -> Address:
     """`grpc://host:8001` → its parts. ArgumentError if it is no URL of a service."""
     scheme, separator, _ = url.partition("://")
+    if not url.isascii():
+        remedy = "write a host in punycode, and other signs of a path as %XX"
+        raise ArgumentError(broken_rule("url", "be of ASCII signs", url, remedy))
     if not separator or scheme.lower() not in SCHEMES:
         raise ArgumentError(broken_rule("url", FORM, url))
     try:
@@ -80,7 +87,7 @@ def parse_url(url: str) -> Address:
     if "@" in parts.netloc:
         shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}"
         raise ArgumentError(broken_rule("url", "hold no password", shown, f"put it into {AUTHORIZATION}"))
-    if not parts.hostname or port == 0 or parts.query or parts.fragment or any(ord(each) <= 32 for each in url):
+    if not parts.hostname or port == 0 or parts.query or parts.fragment or not _is_plain(url):
         raise ArgumentError(broken_rule("url", FORM, url))
     path = parts.path.rstrip("/")
     address = Address(parts.scheme, parts.hostname, port or SCHEMES[parts.scheme], path)
@@ -90,6 +97,11 @@ def parse_url(url: str) -> Address:
         whole = url[: url.index("/v2")]
         raise ArgumentError(broken_rule("url", "end before the protocol's own path", url, f"give {whole}"))
     return address
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is of ASCII, without blanks and signs that steer."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def parse_urls(urls: str | Sequence[str]) -> tuple[Address, ...]:

@@ -91,7 +91,8 @@ def command_line(
     """What the server is started with.
 
     It listens on `host` only. Loading models, shared memory, traces and logs are for those who send
-    `secret`. A request must be whole within what a batch can need; how large that is, the models' batches say.
+    `secret`. Images of a request are bounded by the models' batches; its bytes are not, which this Triton
+    cannot do: that is for a proxy before it.
     """
     key = f"{','.join(RESTRICTED)}:authorization={secret}"
     flags = {

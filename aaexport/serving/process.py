@@ -54,7 +54,12 @@ class EngineProcess:
                 start_new_session=True,
             )  # fmt: skip
         words = ["/bin/sh", "-c", GUARD, "aaexport-guard", str(self.pid), str(scratch), shared_memory]
-        self._guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            self._guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        except BaseException:  # Ctrl-C too: without its guard nothing would end the server
+            os.killpg(self.pid, signal.SIGKILL)
+            self._server.wait()
+            raise
 
     @property
     def pid(self) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias
 
 from aaexport import pixels
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.serving.facts import ImageInput, ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, Word, entries, text_of
 from aaexport.writing import atomic_path
@@ -143,17 +143,23 @@ def write_files(files: Files, root: Path, *, link: bool = False) -> None:
         FolderError: nothing can be written there.
     """
     for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path) and link:
-            if not (path.is_symlink() and path.resolve() == content.resolve()):
-                path.unlink(missing_ok=True)
-                path.symlink_to(content.resolve())
-        elif isinstance(content, Path):
-            with atomic_path(path) as temporary:
-                shutil.copyfile(content, temporary)
-        else:
-            _write_bytes(path, content.encode() if isinstance(content, str) else content)
+        try:
+            _write_file(root / name, content, link)
+        except OSError as error:
+            raise FolderError(f"{root / name} cannot be written: {error.strerror or error}") from error
+
+
+def _write_file(path: Path, content: str | bytes | Path, link: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path) and link:
+        if not (path.is_symlink() and path.resolve() == content.resolve()):
+            path.unlink(missing_ok=True)
+            path.symlink_to(content.resolve())
+    elif isinstance(content, Path):
+        with atomic_path(path) as temporary:
+            shutil.copyfile(content, temporary)
+    else:
+        _write_bytes(path, content.encode() if isinstance(content, str) else content)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

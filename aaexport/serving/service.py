@@ -84,17 +84,13 @@ class Service:
 
     Raises:
         FolderError: there is no room for temporary files.
+        ServiceError: grpcio is not installed.
     """
 
     def __init__(self, engine: Engine, host: str, ports: Ports) -> None:
         self.engine, self.host, self.ports = engine, host, ports
         self._secret = secrets.token_hex(16)
         self._shared_memory = f"aaexport-{os.getpid()}-{secrets.token_hex(4)}-"
-        try:
-            self._scratch = Path(tempfile.mkdtemp(prefix="aaexport-serve-"))
-        except OSError as error:
-            raise FolderError(f"{tempfile.gettempdir()} cannot be written: {error.strerror}") from error
-        self.repository, self.kept = self._scratch / "models", self._scratch / "served"
         self._process: EngineProcess | None = None
         self._backends: dict[int, str] = {}
         self._ghosts = 0
@@ -109,6 +105,12 @@ class Service:
             retry_for=0,
             headers={"triton-grpc-protocol-authorization": self._secret},
         )
+        # Last, so that nothing that fails before leaves it behind.
+        try:
+            self._scratch = Path(tempfile.mkdtemp(prefix="aaexport-serve-"))
+        except OSError as error:
+            raise FolderError(f"{tempfile.gettempdir()} cannot be written: {error.strerror}") from error
+        self.repository, self.kept = self._scratch / "models", self._scratch / "served"
 
     def start(self, models: Sequence[Served]) -> None:
         """Starts the server with these models, and returns when it has answered all their golden vectors right.
@@ -236,6 +238,7 @@ class Service:
 
         Raises:
             UnprovedError, ServiceError: it does not answer right; the old one is then served as before.
+            FolderError: the repository cannot be written; as before.
         """
         numbers = tuple(sorted((old.version, new.version)))
         try:
@@ -245,7 +248,7 @@ class Service:
             self._write(new.available(new.version))
             self._load(*reversed(new.names))  # what asks the model first: it then asks the new version
             self.prove(new)
-        except ServiceError:
+        except (ServiceError, FolderError):
             self._write(old.available(old.version))
             self._load(*old.names)
             self._forget(new)

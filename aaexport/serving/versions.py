@@ -63,9 +63,16 @@ class Served:
         return replace(self, versions=ordered, current=version.number)
 
     def gone_back(self) -> Served:
-        """The same with the version before the current one as current. FolderError if there is none."""
+        """The same with the version before the current one as current; one that was gone back from is passed over.
+
+        FolderError if there is none.
+        """
         now = self.numbered(self.current)
-        before = [one for one in self.versions if self.current is not None and one.number < self.current]
+        before = [
+            one
+            for one in self.versions
+            if self.current is not None and one.number < self.current and one.onnx_sha256 not in self.left
+        ]
         if now is None or not before:
             got = "none that was ever served" if now is None else f"version {now.number} alone"
             raise FolderError(f"rollback must have an older version to go back to, got {got}")

@@ -89,7 +89,7 @@ class Wire:
     def _connected(self, deadline: float) -> socket.socket:
         try:
             plain = socket.create_connection((self._address.host, self._address.port), _left(deadline))
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:  # the latter of what can be no host's name
             raise LostError("host", str(error)) from error
         except TimeoutError as error:
             raise LostError("late") from error

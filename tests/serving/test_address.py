@@ -33,6 +33,8 @@ def test_a_url_has_parts(url, address):
         ("http://host:x", "got 'http://host:x'"),
         ("http://a b", "got 'http://a b'"),
         ("http://host/?a=b", "got 'http://host/?a=b'"),
+        ("http://host/ü", "url must be of ASCII signs, got 'http://host/ü'; write a host in punycode"),
+        ("http://host/\x7f", "got 'http://host/\\x7f'"),
         ("grpc://host:8001/models", "url must end with the port for gRPC"),
         (
             "http://host/v2/models/a",
@@ -65,3 +67,11 @@ def test_credentials_come_from_the_environment(monkeypatch):
     monkeypatch.setenv(AUTHORIZATION, "Bearer a")
     assert Access().credentials == "Bearer a"
     assert Access(authorization="Bearer b").credentials == "Bearer b"
+
+
+@pytest.mark.parametrize("value", ["Bearer a\nX-Other: b", "Bearer a\n", "Bearer €"])
+def test_credentials_that_no_header_holds_are_refused_and_not_repeated(monkeypatch, value):
+    monkeypatch.setenv(AUTHORIZATION, value)
+    with pytest.raises(ArgumentError, match="AAEXPORT_AUTHORIZATION, must be one line of ASCII signs") as caught:
+        _ = Access().credentials
+    assert "Bearer" not in str(caught.value)

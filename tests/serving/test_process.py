@@ -38,6 +38,22 @@ def runs(pid):
         return False
 
 
+def test_a_server_without_a_guard_does_not_stay(tmp_path, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+
+    def fails_second(*words, **options):
+        if started:
+            raise KeyboardInterrupt
+        started.append(popen(*words, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", fails_second)
+    with pytest.raises(KeyboardInterrupt):
+        EngineProcess(["/bin/sh", "-c", "sleep 60"], os.environ, tmp_path, "aaexport-test-")
+    assert started[0].returncode == -signal.SIGKILL
+
+
 def test_stopping_ends_the_server_with_its_backends_and_its_folder(tmp_path):
     process, pids = start(tmp_path / "scratch")
     assert process.alive()

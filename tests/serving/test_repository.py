@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from served import IMAGE, facts, query
 
-from aaexport.errors import ArgumentError
+from aaexport.errors import ArgumentError, FolderError
 from aaexport.serving.pbtxt import Word, entries, text_of
 from aaexport.serving.repository import (
     BACKEND_FILES,
@@ -143,6 +143,12 @@ def test_what_is_written_is_the_files_or_links_to_them(tmp_path):
         assert (folder / "model.onnx").is_symlink() == (root == "linked")
     about = json.loads((tmp_path / "copied/digits_image/3/image.json").read_text(encoding="utf-8"))
     assert (about["model"], about["input"], about["labels"]) == ("digits", "input", list(IMAGE.labels))
+
+
+def test_where_nothing_can_be_written_that_is_said(tmp_path):
+    (tmp_path / "digits").write_text("in the way")
+    with pytest.raises(FolderError, match=re.escape(f"{tmp_path}/digits/config.pbtxt cannot be written: ")):
+        write_files({"digits/config.pbtxt": "name"}, tmp_path)
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "a_image")])

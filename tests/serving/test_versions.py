@@ -70,6 +70,11 @@ def test_going_back_twice_goes_two_versions_back():
     assert with_versions(3).gone_back().gone_back().current == 1
 
 
+def test_a_version_that_was_gone_back_from_is_passed_over():
+    served = with_versions(2).gone_back().with_current(version(3))
+    assert served.gone_back().current == 1
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "aaexport.served/9"}', '{"schema": "aaexport.served/1"}'])
 def test_a_record_that_is_none_is_said(tmp_path, text):
     served_folder(tmp_path).mkdir()

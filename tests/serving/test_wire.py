@@ -111,6 +111,12 @@ def test_what_is_no_whole_answer_has_a_word(written, kind):
     assert caught.value.kind == kind
 
 
+def test_what_can_be_no_host_is_an_unknown_one():
+    with pytest.raises(LostError) as raised:
+        asked(Address("http", "a..b", 1))
+    assert raised.value.kind == "host"
+
+
 def test_a_large_body_goes_whole():
     with server([OK]) as (address, _):
         wire = Wire(address, 2.0, None, {})

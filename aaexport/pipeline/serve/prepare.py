@@ -45,6 +45,7 @@ def prepare(order: Order) -> Prepared:
             _take(folder, order, place, notes)
         try:
             facts = read_facts(ModelFolder(place), place / FILES[order.dtype], name=folder.name)
+            _require_recorded(facts, version)
             threads, tuned = _threads(folder, order)
             _require_right(facts, order, threads)
         except BaseException:
@@ -114,6 +115,13 @@ def _take(folder: ModelFolder, order: Order, place: Path, notes: list[str]) -> N
             write_made_golden(folder, facts, golden)
             notes.append(f"{folder.path}: golden vectors were made from its weights, as there were none that fit")
         new.rename(place)
+
+
+def _require_recorded(facts: ModelFacts, version: Version) -> None:
+    """FolderError if what was copied, or kept, is not the file by whose digest the version is known."""
+    if facts.onnx_sha256 != version.onnx_sha256:
+        rule = f"be the file of version {version.number}"
+        raise FolderError(f"{facts.onnx} must {rule}, got one that was written to; run it again, or delete served/")
 
 
 def require_room(place: Path, needed: int) -> None:

@@ -178,7 +178,7 @@ class Serving:
         record = identity(record_path(live.keep))
         if record != live.record:
             live.record = record
-            wanted = read_served(live.keep).current
+            wanted = self._chosen(live)
             if wanted is not None and wanted != live.served.version:
                 self._say(f"{live.folder.path}: version {wanted} was chosen")
                 self._take(live, wanted)
@@ -190,6 +190,14 @@ class Serving:
             if self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE:
                 live.seen, live.changed_at = seen, None
                 self._take(live, None)
+
+    def _chosen(self, live: Live) -> int | None:
+        """The version that served.json names; None if there is none, or it cannot be read, which is said."""
+        try:
+            return read_served(live.keep).current
+        except FolderError as error:
+            self._say(f"{live.folder.path}: version {live.served.version} stays: {error}")
+            return None
 
     def _is_whole(self, live: Live) -> bool:
         """Whether the manifest, which a conversion writes last, is at least as new as the file."""
@@ -214,7 +222,10 @@ class Serving:
             self._say(f"{path}: refused, version {live.served.version} stays: {error}")
             return
         before, live.served, live.version, live.reloads = live.served.version, new, prepared.version, 0
-        self._record(live)
+        try:
+            self._record(live)
+        except FolderError as error:  # what is served is right all the same
+            self._say(f"{path}: version {new.version} is not recorded: {error}")
         seconds = time.monotonic() - began
         self._say(f"{path}: version {new.version} serves instead of {before}, after {seconds:.1f} s beside it")
 
@@ -292,7 +303,7 @@ def serving(
     """
     _require_names(folders)
     if not is_loopback(site.address):
-        say(f"whoever reaches {site.address} may ask this service: TLS and authentication are a proxy's before it")
+        say(_open_ports(site.address, site.ports))
     service = Service(site.engine, site.address, site.ports)
     running = Serving(service, options, say, stopping or threading.Event())
     in_time, grace = True, HURRY
@@ -304,6 +315,12 @@ def serving(
         in_time = service.stop(grace)
     if not in_time:
         raise UnprovedError("the service must answer what it accepted before it ends, but it had to be killed")
+
+
+def _open_ports(address: str, ports: Ports) -> str:
+    """What others than this machine reach, in a line."""
+    where = f"REST on port {ports.http}, gRPC on {ports.grpc} and metrics on {ports.metrics}"
+    return f"open to whoever reaches {address}: {where}; TLS, users and bounds of requests are a proxy's before it"
 
 
 def _keep(folder: ModelFolder, service: Service, say: Say) -> Path:

@@ -107,6 +107,16 @@ def test_a_file_that_was_gone_back_from_is_not_taken_again(converted):
     assert prepared.notes == (f"{converted.path}: version 1 is served: model.onnx was gone back from",)
 
 
+def test_a_kept_version_that_was_written_to_is_not_served(converted):
+    give_golden(converted)
+    prepared = prepare(order(converted))
+    record(converted, prepared)
+    with prepared.facts.onnx.open("ab") as file:
+        file.write(b"\x9a\x06\x01x")  # an unknown field: it loads, and answers as before
+    with pytest.raises(FolderError, match=r"model\.onnx must be the file of version 1, got one that was written to"):
+        prepare(order(converted))
+
+
 def test_a_precision_without_a_file_is_refused_with_those_there_are(converted):
     with pytest.raises(FolderError, match=r"dtype must be one that .* has a file of \(float32\), got 'float16'"):
         prepare(order(converted, dtype="float16"))

@@ -9,10 +9,11 @@ from served import facts, query
 from aaexport.errors import ServiceError, UnprovedError
 from aaexport.folder import ModelFolder
 from aaexport.pipeline.serve.options import ServeOptions
-from aaexport.pipeline.serve.serve import RELOADS, Live, Serving
+from aaexport.pipeline.serve.serve import RELOADS, Live, Serving, _open_ports
+from aaexport.serving.engine import Ports
 from aaexport.serving.repository import RepositorySettings
 from aaexport.serving.service import Served
-from aaexport.serving.versions import Version
+from aaexport.serving.versions import Version, record_path, served_folder
 
 WRONG = UnprovedError("digits must answer its golden vectors, got logits off by 1.0e+00")
 LATE = ServiceError("url must be answered within 30 s", retryable=True)
@@ -127,3 +128,21 @@ def test_a_server_that_is_gone_is_said_with_how_it_ended():
     service.process.is_alive = False
     with pytest.raises(UnprovedError, match="it ended with signal SIGSEGV: a fault"):
         serving(service).keep()
+
+
+def test_a_record_that_cannot_be_read_does_not_end_the_service(tmp_path):
+    said = []
+    running = serving(FakeService(), said.append)
+    running.live[0].keep = tmp_path
+    served_folder(tmp_path).mkdir()
+    record_path(tmp_path).write_text("{")
+    running._follow(running.live[0])
+    running._follow(running.live[0])
+    (line,) = said
+    assert "version 1 stays" in line
+    assert "served.json must be as `aaexport serve` wrote it" in line
+
+
+def test_what_is_open_is_named():
+    line = _open_ports("0.0.0.0", Ports(8000, 8001, 8002))
+    assert line.startswith("open to whoever reaches 0.0.0.0: REST on port 8000, gRPC on 8001 and metrics on 8002; ")
