@@ -263,6 +263,12 @@ def test_the_docstring_of_errors_draws_every_error_with_its_exit_code():
     assert drawn == {name: member.exit_code for name, member in classes}
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """Together they could not be collected: a run of one of their folders does not show it."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_help_takes_at_most_three_tenths_of_a_second_of_cpu():
     """CPU time, the least of up to twenty runs: what else the machine does at the moment must not decide this."""
     assert any(cpu_seconds_of_help() <= 0.3 for _ in range(20))
