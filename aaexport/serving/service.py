@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,12 @@ class Served:
         return replace(self, settings=replace(self.settings, versions=versions))
 
     @property
+    def instances(self) -> dict[str, int]:
+        """By name, how many there are."""
+        counts = (self.settings.instances, 1)
+        return dict(zip(self.names, counts, strict=False))
+
+    @property
     def questions(self) -> Iterator[Query]:
         """Its golden vectors, in batches that it takes."""
         return parts(self.facts.golden, None if self.facts.fixed_batch else self.settings.max_batch)
@@ -92,7 +99,8 @@ class Service:
         self._secret = secrets.token_hex(16)
         self._shared_memory = f"aaexport-{os.getpid()}-{secrets.token_hex(4)}-"
         self._process: EngineProcess | None = None
-        self._backends: dict[int, str] = {}
+        self._instances: dict[str, int] = {}
+        self._running: dict[str, int] = {}
         self._ghosts = 0
         self._turns = itertools.count()
         inside = _reachable(host)
@@ -122,6 +130,7 @@ class Service:
             UnprovedError: an answer is wrong.
         """
         require_distinct([model.facts for model in models])
+        self._instances = {name: count for model in models for name, count in model.instances.items()}
         require_shared_memory(sum(_shared_bytes(model) for model in models))
         for model in models:
             self._write(model.available(model.version))
@@ -134,7 +143,7 @@ class Service:
         self._wait_until_live()
         for model in models:
             self.prove(model)
-        self._backends = self.process.backends()
+        self._all_is_right()
 
     @property
     def process(self) -> EngineProcess:
@@ -212,7 +221,7 @@ class Service:
         if model.image is not None and (model.facts.image_name in dead or not self._is_right(model)):
             self._load_anew(model.facts.image_name, dead)
         self.prove(model)
-        self._backends = self.process.backends()
+        self._all_is_right()
 
     def _is_right(self, model: Served, *, images: bool = True) -> bool:
         try:
@@ -227,11 +236,22 @@ class Service:
         self._load(name)
 
     def dead_models(self) -> frozenset[str]:
-        """Models of which a process has ended that was there when all was right; others of it may still answer."""
-        now = self.process.backends()
-        lost = [command for pid, command in self._backends.items() if pid not in now]
-        names = [path.name for path in self.repository.iterdir()] if lost else []
-        return frozenset(name for name in names if any(f"/{name}/" in command for command in lost))
+        """Models of which fewer processes run than when all was right; others of it may still answer.
+
+        Counted, and not told by their numbers: those of a version that was taken away end when they have answered.
+        """
+        running = self._processes()
+        return frozenset(name for name, count in self._running.items() if running[name] < count)
+
+    def _all_is_right(self) -> None:
+        """Notes how many processes each model has, without those that are about to end."""
+        running = self._processes()
+        self._running = {name: min(running[name], count) for name, count in self._instances.items()}
+
+    def _processes(self) -> Counter[str]:
+        """How many run, by model."""
+        commands = self.process.backends().values()
+        return Counter(name for name in self._instances for command in commands if f"/{name}/" in command)
 
     def switch(self, old: Served, new: Served) -> None:
         """Another version takes over without a lost query: loaded beside the old one, proved, and only then alone.
@@ -254,7 +274,7 @@ class Service:
             self._forget(new)
             raise
         self._forget(old)
-        self._backends = self.process.backends()
+        self._all_is_right()
 
     def _load(self, *names: str) -> None:
         for name in names:

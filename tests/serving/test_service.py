@@ -1,4 +1,4 @@
-"""What a service leaves where it does not even start."""
+"""What a service leaves where it does not even start, and which of its processes it misses."""
 
 import tempfile
 from pathlib import Path
@@ -10,6 +10,10 @@ from aaexport.serving import service
 from aaexport.serving.engine import Engine, Ports
 
 
+def of_backend(name):
+    return service.Service(Engine(Path("tritonserver"), None, None, name, ""), "127.0.0.1", Ports(1, 2, 3))
+
+
 def test_a_client_that_cannot_be_made_leaves_no_folder(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise ServiceError("grpcio is not installed")
@@ -17,5 +21,36 @@ def test_a_client_that_cannot_be_made_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(service, "Client", fails)
     with pytest.raises(ServiceError, match="grpcio is not installed"):
-        service.Service(Engine(Path("tritonserver"), None, None, "python", ""), "127.0.0.1", Ports(1, 2, 3))
+        of_backend("python")
     assert not list(tmp_path.iterdir())
+
+
+class Processes:
+    """Those of a Triton server, as their command lines tell them."""
+
+    def __init__(self, *commands):
+        self.commands = commands
+
+    def backends(self):
+        return dict(enumerate(self.commands))
+
+
+def test_the_processes_of_a_version_that_was_taken_away_may_end():
+    running = of_backend("python")
+    running._instances = {"digits": 2, "digits_image": 1}
+    old, new, image = (f"stub /models/{end}/model.py" for end in ("digits/1", "digits/2", "digits_image/2"))
+    running._process = Processes(old, old, new, new, image)
+    running._all_is_right()
+    running._process = Processes(old, new, new, image)
+    assert running.dead_models() == frozenset()
+    running._process = Processes(new, image)
+    assert running.dead_models() == {"digits"}
+    running._process = Processes(new, new)
+    assert running.dead_models() == {"digits_image"}
+
+
+def test_where_the_engine_has_no_processes_none_is_missed():
+    running = of_backend("onnxruntime")
+    running._instances, running._process = {"digits": 2}, Processes()
+    running._all_is_right()
+    assert running.dead_models() == frozenset()
