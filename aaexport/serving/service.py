@@ -251,7 +251,8 @@ class Service:
     def _processes(self) -> Counter[str]:
         """How many run, by model."""
         commands = self.process.backends().values()
-        return Counter(name for name in self._instances for command in commands if f"/{name}/" in command)
+        places = {name: f"{self.repository}/{name}/" for name in self._instances}
+        return Counter(name for name, place in places.items() for command in commands if place in command)
 
     def switch(self, old: Served, new: Served) -> None:
         """Another version takes over without a lost query: loaded beside the old one, proved, and only then alone.

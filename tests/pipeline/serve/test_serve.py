@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -243,6 +244,8 @@ def test_a_new_conversion_takes_over_a_bad_one_does_not_and_there_is_a_way_back(
     live.waits_for("version 1 serves instead of 2")
     assert json.loads((folder.path / "served/served.json").read_text())["current"] == 1
     assert (folder.path / "served/1/model.onnx").read_bytes() == before
+    time.sleep(1)  # several looks of the watchdog, by which the processes of the former version have ended
+    assert not [line for line in live.said if "loaded anew" in line]
 
 
 def test_a_second_service_on_the_same_port_is_refused_before_anything_is_loaded(live, folder):
