@@ -159,7 +159,7 @@ def test_a_query_that_hangs_is_asked_again(served, service, images):
     service.mischief = first("hang")
     for kind in KINDS:
         service.queries.clear()
-        with Client(served[1][kind], timeout=1.0) as client:
+        with Client(served[1][kind], timeout=2.0) as client:
             client.infer("tiny", images)
         assert client.retried == 1
 
@@ -227,11 +227,11 @@ def test_a_host_that_there_is_not(scheme):
 
 def test_the_other_protocol_is_seen(served):
     urls = {kind: url.partition("://")[2] for kind, url in served[1].items()}
-    with Client(f"http://{urls['grpc']}", timeout=1) as client, pytest.raises(ServiceError) as caught:
+    with Client(f"http://{urls['grpc']}", timeout=10) as client, pytest.raises(ServiceError) as caught:
         client.server()
     assert "url must speak HTTP, got something else from" in str(caught.value)
     assert "is it the port for gRPC?" in str(caught.value)
-    with Client(f"grpc://{urls['http']}", timeout=1) as client, pytest.raises(ServiceError) as caught:
+    with Client(f"grpc://{urls['http']}", timeout=10) as client, pytest.raises(ServiceError) as caught:
         client.server()
     assert "url must speak gRPC, got something else from" in str(caught.value)
 
@@ -351,7 +351,7 @@ def test_without_tls_on_the_other_side(served):
     for scheme, kind in (("https", "http"), ("grpcs", "grpc")):
         place = served[1][kind].partition("://")[2]
         with (
-            Client(f"{scheme}://{place}", timeout=2) as client,
+            Client(f"{scheme}://{place}", timeout=10) as client,
             pytest.raises(ServiceError, match="url must be reached by TLS, got"),
         ):
             client.server()
