@@ -38,7 +38,9 @@ class Processes:
 def test_the_processes_of_a_version_that_was_taken_away_may_end():
     running = of_backend("python")
     running._instances = {"digits": 2, "digits_image": 1}
-    old, new, image = (f"stub {running.repository}/{end}/model.py" for end in ("digits/1", "digits/2", "digits_image/2"))
+    old, new, image = (
+        f"stub {running.repository}/{end}/model.py" for end in ("digits/1", "digits/2", "digits_image/2")
+    )
     running._process = Processes(old, old, new, new, image)
     running._all_is_right()
     running._process = Processes(old, new, new, image)
