@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -39,6 +40,7 @@ START_SECONDS = 300.0  # a server loads its models before it answers at all
 PROOF_SECONDS = 30.0  # for one golden vector
 LOAD_SECONDS = 300.0
 PROBABILITY_OFF = 1e-4  # softmax of logits that are right
+TRIAL = ".trial"  # behind a model's name: of a version that nobody may ask yet
 COPIES = 4  # of a batch's tensors in shared memory: in, out, and those of the next
 Say = Callable[[str], None]
 
@@ -255,13 +257,15 @@ class Service:
         return Counter(name for name, place in places.items() for command in commands if place in command)
 
     def switch(self, old: Served, new: Served) -> None:
-        """Another version takes over without a lost query: loaded beside the old one, proved, and only then alone.
+        """Another version takes over without a lost query: proved under a name of its own, then beside the old one
+        (where it answers whoever names no version), and only then alone.
 
         Raises:
             UnprovedError, ServiceError: it does not answer right; the old one is then served as before.
             FolderError: the repository cannot be written; as before.
         """
         numbers = tuple(sorted((old.version, new.version)))
+        self._try_out(new)
         try:
             self._write(new.available(*numbers), images=False)
             self._control.load(new.facts.name)
@@ -276,6 +280,19 @@ class Service:
             raise
         self._forget(old)
         self._all_is_right()
+
+    def _try_out(self, new: Served) -> None:
+        """Asks it the golden vectors while nobody else can know it. Raises as `switch`."""
+        name = f"{new.facts.name}{TRIAL}"
+        trial = replace(new, facts=replace(new.facts, name=name)).available(new.version)
+        try:
+            self._write(trial, images=False)
+            self._load(name)
+            self.prove(trial, images=False)
+        finally:
+            with contextlib.suppress(ServiceError):
+                self._control.unload(name)
+            shutil.rmtree(self.repository / name, ignore_errors=True)
 
     def _load(self, *names: str) -> None:
         for name in names:

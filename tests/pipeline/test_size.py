@@ -31,6 +31,7 @@ def smaller(tmp_path_factory):
     return folder, aaexport.convert(folder, size=(6, 8))
 
 
+@pytest.mark.slow
 def test_a_larger_export_keeps_parity_and_says_what_was_interpolated(digits):
     _, result = digits
     assert result.parity.passed
@@ -44,6 +45,7 @@ def test_a_smaller_export_keeps_parity_and_says_that_it_is_exact(smaller):
     assert result.notes == ("3 relative tables cut to their central rows for a smaller map, which is exact",)
 
 
+@pytest.mark.slow
 def test_the_file_takes_images_of_that_size(digits):
     folder, _ = digits
     shape = onnx.load(folder.onnx_path).graph.input[0].type.tensor_type.shape
@@ -66,22 +68,26 @@ def report(digits):
     return aaexport.verify(digits[0])
 
 
+@pytest.mark.slow
 def test_verify_follows_the_size_of_the_file_and_says_so(report):
     assert report.passed
     assert "for images of 12×10, which is not the recipe's size" in report.notes
 
 
+@pytest.mark.slow
 def test_images_are_resized_for_the_verification_and_it_says_so(report):
     assert any(output.case.startswith("images") for output in report.outputs)
     assert any(re.search(r"resized from 8×8 to 12×10", note) for note in report.notes)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_size_fails_where_the_recipes_is_asked_for(digits):
     folder, _ = digits
     with pytest.raises(GraphError, match="must have the shape"):
         aaexport.verify(folder, size=(8, 8))
 
 
+@pytest.mark.slow
 def test_a_recipe_of_another_size_makes_the_file_stale(digits, tmp_path):
     folder = checkout(digits[0].path, tmp_path / "changed")
     folder.onnx_path.write_bytes(digits[0].onnx_path.read_bytes())
@@ -172,6 +178,7 @@ def test_the_command_line_says_what_was_interpolated(cli):
     assert json.loads(outcome.out)["notes"][0].startswith("6 relative tables interpolated")
 
 
+@pytest.mark.slow
 def test_serve_bench_refuses_another_size_than_the_files(cli, digits):
     folder, _ = digits
     outcome = cli("serve-bench", folder.path, "--size", 8, 8)

@@ -53,7 +53,7 @@ class TritonPythonModel:
             fed = self._fed(content)
         # Of a damaged file Pillow raises whatever the damage leads it to.
         except Exception as error:  # noqa: BLE001
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" <_io")[0]
             text = f"image must be a readable JPEG or PNG file, but: {cause}"
             return pb.InferenceResponse(error=pb.TritonError(text, pb.TritonError.INVALID_ARG))
         asked = pb.InferenceRequest(

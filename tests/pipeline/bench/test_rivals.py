@@ -214,12 +214,14 @@ def test_skew_runs_like_our_own_file_on_another_one(folder, monkeypatch, tmp_pat
     assert vars(spec) == {**vars(ours), "model": str(tmp_path / "skew.onnx")}
 
 
+@pytest.mark.slow
 def test_skew_is_written_by_torch_alone(plain_skew):
     model = onnx.load(plain_skew)
     assert model.producer_name == "pytorch"
     assert not model.metadata_props
 
 
+@pytest.mark.slow
 def test_skew_tiles_its_relative_logits_as_the_paper_does(plain_skew, folder):
     paths = (plain_skew, folder.onnx_path)
     counts = [summarize(path).operators.get("Expand", 0) for path in paths]
@@ -227,6 +229,7 @@ def test_skew_tiles_its_relative_logits_as_the_paper_does(plain_skew, folder):
     assert counts[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 5])
 def test_skew_computes_the_same_network_for_any_batch(plain_skew, folder, rng, batch):
     images = rng.standard_normal((batch, 1, 8, 8), dtype=np.float32)

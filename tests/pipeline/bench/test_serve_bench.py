@@ -45,7 +45,13 @@ def test_every_scenario_has_its_rules_and_is_tried_here():
     assert set(KNOWN_SCENARIOS) == set(RULES) == set(SCENARIOS)
 
 
-@pytest.mark.parametrize(("name", "options"), SCENARIOS.items(), ids=SCENARIOS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(name, options, id=name, marks=[] if name in ("single-stream", "server") else [pytest.mark.slow])
+        for name, options in SCENARIOS.items()
+    ],
+)
 def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, options):
     outcome = cli("serve-bench", converted.path, *SHORT, "--scenario", name, *options, "--duration", "0.4", "--json")
     value = json.loads(outcome.out)

@@ -255,6 +255,7 @@ def test_what_goes_with_our_networks_only_says_so(theirs, cli, command):
     assert "out/model.toml must have a [network], got 'the module nets.py:Net'" in error
 
 
+@pytest.mark.slow
 def test_a_saved_program(theirs, cli):
     from nets import Net
 

@@ -207,6 +207,7 @@ def session(path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.slow
 def test_an_export_has_an_output_for_each_head_after_the_usual_ones(observed_once):
     folder, result = observed_once
     outputs = {value.name: value.shape for value in session(folder.onnx_path).get_outputs()}
@@ -216,6 +217,7 @@ def test_an_export_has_an_output_for_each_head_after_the_usual_ones(observed_onc
     assert result.attention_outputs == HEADS
 
 
+@pytest.mark.slow
 def test_exported_weights_are_those_of_eager_pytorch(observed_once):
     folder, _ = observed_once
     batch = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -226,6 +228,7 @@ def test_exported_weights_are_those_of_eager_pytorch(observed_once):
         assert_close(torch.from_numpy(array), eager[layer][:, int(head)], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_usual_outputs_are_those_of_the_plain_export_to_the_bit(observed_once, converted):
     folder, _ = observed_once
     batch = {"input": np.random.default_rng(0).standard_normal((3, 1, 8, 8), np.float32)}
@@ -234,12 +237,14 @@ def test_the_usual_outputs_are_those_of_the_plain_export_to_the_bit(observed_onc
     assert np.array_equal(plain, beside_attention)
 
 
+@pytest.mark.slow
 def test_convert_verifies_the_weights_too(observed_once):
     _, result = observed_once
     assert result.parity.passed
     assert {output.output for output in result.parity.outputs} == {"logits", *HEADS}
 
 
+@pytest.mark.slow
 def test_verify_knows_a_file_with_attention_by_its_metadata(observed_once):
     folder, _ = observed_once
     entries = {entry.key: entry.value for entry in onnx.load(folder.onnx_path).metadata_props}
@@ -303,6 +308,7 @@ def test_a_file_with_attention_can_be_measured(observed_once):
     assert (report.check.checked > 0, report.check.wrong) == (True, 0)
 
 
+@pytest.mark.slow
 def test_pytorch_answers_with_its_weights_where_the_file_does(observed_once, tmp_path):
     np.save(tmp_path / "samples.npy", np.zeros((1, 1, 8, 8), np.float32))
     samples, folder = str(tmp_path / "samples.npy"), str(observed_once[0].path)
@@ -310,6 +316,7 @@ def test_pytorch_answers_with_its_weights_where_the_file_does(observed_once, tmp
     assert tuple(runner.infer({"input": np.zeros((1, 1, 8, 8), np.float32)})) == ("logits", *HEADS)
 
 
+@pytest.mark.slow
 def test_reports_take_the_heads_of_a_layer_together(cli, observed_once):
     assert listed(["logits", *HEADS[:3]]) == "attention.features.0.head0–1, attention.features.3.head0"
     outcome = cli("inspect", observed_once[0].path)
