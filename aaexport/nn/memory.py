@@ -10,11 +10,11 @@ import os
 from torch import nn
 
 from aaexport.errors import ArgumentError, parameter
+from aaexport.memory import GIBIBYTE
 from aaexport.nn.augmented import augmented_layers
 
 BYTES_IN_FLOAT64 = 8
 BYTES_IN_FLOAT32 = 4
-GIBIBYTE = 2**30
 
 
 def require_memory(

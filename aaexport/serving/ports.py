@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from aaexport.errors import ArgumentError, RunnerError, broken_rule, first_line, parameter
+from aaexport.memory import MEBIBYTE
 from aaexport.serving.engine import Ports
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -68,6 +69,6 @@ def require_shared_memory(needed: int) -> None:
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < needed:
-        rule = f"have {needed / 2**20:,.0f} MiB free for tensors"
+        rule = f"have {needed / MEBIBYTE:,.0f} MiB free for tensors"
         remedy = "in a container --shm-size=512m gives it more"
-        raise RunnerError(f"{SHARED_MEMORY} must {rule}, got {free / 2**20:,.0f} MiB; {remedy}")
+        raise RunnerError(f"{SHARED_MEMORY} must {rule}, got {free / MEBIBYTE:,.0f} MiB; {remedy}")

@@ -22,7 +22,6 @@ from aaexport.graph.rules.attention_forms import even_parts
 from aaexport.graph.rules.einsum_of_tables import axes_of
 from aaexport.graph.rules.fixed_batch import BATCHES, at_batch, has_dynamic_batch
 from aaexport.graph.rules.query_parts import (
-    MEBIBYTE,
     RESHAPING,
     Part,
     QueryParts,
@@ -31,6 +30,7 @@ from aaexport.graph.rules.query_parts import (
     softmax_above,
 )
 from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, from_module_of, like, operands, producer
+from aaexport.memory import MEBIBYTE
 
 
 class AttentionInBlocks(GraphRule):

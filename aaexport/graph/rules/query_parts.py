@@ -19,8 +19,8 @@ import onnx_ir as ir
 from aaexport.graph.rules.einsum_of_tables import axes_of
 from aaexport.graph.rules.movement import constant_numbers, is_idle
 from aaexport.graph.rules.rule import Refusal, attribute, operands
+from aaexport.memory import MEBIBYTE
 
-MEBIBYTE = 2**20
 RESHAPING = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten"})
 # Number by number, of operands that broadcast to the size of the output.
 POINTWISE = frozenset({

@@ -19,7 +19,6 @@ from aaexport.graph.rules.attention_forms import WRITTEN, AttentionWriter
 from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch
 from aaexport.graph.rules.movement import way
 from aaexport.graph.rules.products import nodes_of
-from aaexport.graph.rules.query_parts import MEBIBYTE
 from aaexport.graph.rules.rule import (
     Builder,
     GraphRule,
@@ -31,6 +30,7 @@ from aaexport.graph.rules.rule import (
     require_sole_use,
 )
 from aaexport.graph.rules.skewed_attention import SkewedAttention, is_sum_of_products, recognised, softmax_behind
+from aaexport.memory import MEBIBYTE
 
 if TYPE_CHECKING:
     from aaexport.nn.choice import Choice

@@ -9,13 +9,13 @@ from torch import nn
 
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.memory import MEBIBYTE
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
 from aaexport.recipe import Batch, DecompositionName
 
 ATTENTION_OPSET = 23  # the first that has the operator Attention
 BYTES_A_LOGIT = 4
-MEBIBYTE = 2**20
 # Of all layers that are planned by the model alone. Each block repeats the operators of its layer, for which a deep
 # network pays with minutes of export; they gain some percent, and memory, for which a limit can be set.
 MOST_BLOCKS = 16

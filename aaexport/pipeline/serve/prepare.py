@@ -13,6 +13,7 @@ from pathlib import Path
 from aaexport.device import parse_device
 from aaexport.errors import FolderError, ParityError, broken_rule
 from aaexport.folder import ModelFolder, open_folder, sha256
+from aaexport.memory import MEBIBYTE
 from aaexport.pipeline.serve.options import FILES
 from aaexport.pipeline.serve.order import Order, Prepared
 from aaexport.pipeline.subject.made_golden import write_made_golden
@@ -128,8 +129,8 @@ def require_room(place: Path, needed: int) -> None:
     """FolderError if the disk has no room for so many bytes."""
     free = shutil.disk_usage(place).free
     if free < needed:
-        rule = f"have {needed / 2**20:,.0f} MiB free for what is served"
-        raise FolderError(f"{place} must {rule}, got {free / 2**20:,.0f} MiB")
+        rule = f"have {needed / MEBIBYTE:,.0f} MiB free for what is served"
+        raise FolderError(f"{place} must {rule}, got {free / MEBIBYTE:,.0f} MiB")
 
 
 def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, ...]]:
