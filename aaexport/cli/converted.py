@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from aaexport.cli.console import say
 from aaexport.cli.progress import steps
 from aaexport.errors import ArgumentError, broken_rule
@@ -41,6 +44,24 @@ def check_model(
         raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", module))
     if needs_weights and folder.is_zoo:
         folder.require_weights()
+
+
+def name_of(model: str, out: Path | None) -> str:
+    """What a folder will be called once it is checked out to `out`."""
+    return (find_model(model) if out is None else ModelFolder(out)).name
+
+
+def ask_services(urls: Sequence[str], served_as: str, timeout: float, ca: Path | None) -> None:
+    """Asks for a model at URLs that share queries, before anything is copied or converted for it.
+
+    ServiceError if none answers, or it has no such model that is ready.
+    """
+    from aaexport.serving.address import model_and_version
+    from aaexport.serving.client import Client
+    from aaexport.serving.runner import service_facts
+
+    with Client(urls, timeout=timeout, ca=ca) as client:
+        service_facts(client, *model_and_version(served_as))
 
 
 def _check_size(folder: ModelFolder, size: tuple[int, int]) -> None:

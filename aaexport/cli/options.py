@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from aaexport.cli.quantities import MEBIBYTES
+from aaexport.cli.quantities import MEBIBYTES, SECONDS
 from aaexport.cli.types import Bound, Device, Model, PathTo, Whole
 from aaexport.recipe import DECOMPOSITION_NAMES, MAX_SEED
 from aaexport.serving.address import TIMEOUT
@@ -78,9 +78,8 @@ served_as = click.option(
 )
 timeout = click.option(
     "--timeout",
-    type=float,
-    metavar="SECONDS",
-    default=TIMEOUT,
+    type=SECONDS,
+    default=f"{TIMEOUT:g}s",
     show_default=True,
     help="For one answer of a service.",
 )

@@ -96,7 +96,8 @@ def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: 
         return
     wanted = ServeOptions(**given)
     wanted.check()
-    from aaexport.pipeline.serve.serve import find_site, serving
+    from aaexport.pipeline.serve.serve import serving
+    from aaexport.pipeline.serve.site import find_site
     from aaexport.report.serve import serve_text
 
     site = find_site(wanted)
@@ -123,7 +124,7 @@ def _folders(models: tuple[str, ...]) -> list[ModelFolder]:
 
 
 def _roll_back(folder: ModelFolder) -> None:
-    from aaexport.pipeline.serve.serve import rollback
+    from aaexport.pipeline.serve.rollback import rollback
 
     before, now = rollback(folder)
     show_text(f"{folder.path}: version {now} is to be served instead of {before}; a running service follows")

@@ -11,7 +11,7 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
-from aaexport.cli.converted import check_model, ensure_converted
+from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
 from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Threads, Whole, Word
@@ -167,6 +167,9 @@ def command(
         require_readable(Path(model))
     else:
         check_model(model, size, module=wanted.module, needs_weights=True)
+    if wanted.url:
+        name = Path(model).stem if is_file else name_of(model, out)
+        ask_services(wanted.url, wanted.served_as or name, wanted.timeout, given["ca"])
     with steps(f"reading {model}"):
         from aaexport.load.regression import why_regressed
         from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench

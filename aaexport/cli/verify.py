@@ -14,9 +14,9 @@ from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text
-from aaexport.cli.converted import check_model, ensure_converted
+from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
 from aaexport.cli.progress import steps
-from aaexport.cli.quantities import MEBIBYTES
+from aaexport.cli.quantities import MEBIBYTES, SECONDS
 from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule, parameter
 from aaexport.folder import copies
@@ -81,9 +81,8 @@ EXAMPLES = (
 @click.option("--follow", is_flag=True, help="Ask the service a sample again and again; a JSON line each time.")
 @click.option(
     "--every",
-    type=float,
-    metavar="SECONDS",
-    help=f"Between two looks of --follow; {EVERY:g} by default.",
+    type=SECONDS,
+    help=f"Between two looks of --follow; {EVERY:g}s by default.",
 )
 @click.option("--batch", type=Whole(), help="One more batch size beside 1, 2, 3 and 7.")
 @click.option(
@@ -144,8 +143,10 @@ def command(
         raise ArgumentError(broken_rule("every", f"go with {parameter('follow')}", f"{every:g}"))
     if junit is not None:
         _check_junit(junit)
-    from aaexport.pipeline.verify.options import VerifyOptions
+    from aaexport.pipeline.verify.options import VerifyOptions, check_every
 
+    if every is not None:
+        check_every(every)
     asked = VerifyOptions(
         device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
         inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed, max_memory=max_memory,
@@ -157,6 +158,8 @@ def command(
         if onnx is not None:
             require_readable(onnx)
         check_model(model, size, module=module, needs_weights=True)
+        for one in url:
+            ask_services([one], served_as or name_of(model, out), timeout, ca)
         keep_freed_memory()
         folder = check_out(model, out)
         if onnx is None:

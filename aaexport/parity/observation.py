@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Event = Literal["started", "right", "wrong", "unreachable", "stopped"]
+Event = Literal["started", "right", "wrong", "unreachable", "changed", "behind", "stopped"]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a live service, or the begin and the end of looking.
+    """One look at a live service, or the begin and the end of looking, or what becomes of the file that it serves.
 
     Attributes:
         event: what is to be told.
         time: when the look began, in ISO 8601 and UTC.
         url, model, version: whom was asked; an empty version where the service chooses it.
-        onnx_sha256: of the file by which the service is judged.
+        onnx_sha256: of the file by which the service is judged; after `changed` the new one.
         look: its number, from 1; 0 for what is no look.
         cases: what was fed.
         images: how many in all.

@@ -28,6 +28,7 @@ LEAST_VERSION = (2, 40)  # of the server: the first whose command line has the f
 # What others than this process are not to call, by the names of HTTP and of gRPC, which are the same.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 SHARED_MEMORY = 2**22  # bytes that each process of the Python backend begins with
+MOST_BYTES = "http-max-input-size"  # a flag of newer servers
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
 
 
@@ -42,6 +43,7 @@ class Engine:
         backend: what runs ONNX files: `python` in a process of ours, `onnxruntime` where the server has it.
         version: of the server; "" if it does not tell before it runs.
         libraries: folders for the dynamic loader.
+        bounds_requests: whether it can be told how many bytes a request may have over REST.
     """
 
     binary: Path
@@ -50,6 +52,7 @@ class Engine:
     backend: Literal["python", "onnxruntime"]
     version: str
     libraries: tuple[Path, ...] = ()
+    bounds_requests: bool = False
 
     def prepared(self, scratch: Path) -> Path | None:
         """The folder of backends, made in `scratch` where the wheel's is not whole as it lies."""
@@ -86,13 +89,19 @@ class Ports:
 
 
 def command_line(
-    engine: Engine, repository: Path, backends: Path | None, host: str, ports: Ports, secret: str
+    engine: Engine,
+    repository: Path,
+    backends: Path | None,
+    host: str,
+    ports: Ports,
+    secret: str,
+    most_bytes: int,
 ) -> list[str]:
     """What the server is started with.
 
     It listens on `host` only. Loading models, shared memory, traces and logs are for those who send
-    `secret`. Images of a request are bounded by the models' batches; its bytes are not, which this Triton
-    cannot do: that is for a proxy before it.
+    `secret`. Images of a request are bounded by the models' batches; its bytes by `most_bytes` over REST where the
+    server can, and else not: that is then for a proxy before it.
     """
     key = f"{','.join(RESTRICTED)}:authorization={secret}"
     flags = {
@@ -110,6 +119,8 @@ def command_line(
         "backend-config": f"python,shm-default-byte-size={SHARED_MEMORY}",
         "allow-gpu-metrics": "false",
     }
+    if engine.bounds_requests:
+        flags[MOST_BYTES] = str(most_bytes)
     if backends is not None:
         flags["backend-directory"] = str(backends)
     return [str(engine.binary), *(f"--{name}={value}" for name, value in flags.items())]
@@ -179,7 +190,8 @@ def _outside(binary: Path) -> Engine:
         raise EngineError(broken_rule("engine", rule, f"{binary}, which knows no {missing[0]}"))
     backends = binary.resolve().parents[1] / "backends"
     has_own = (backends / "onnxruntime").is_dir()
-    return Engine(binary, None, None, "onnxruntime" if has_own else "python", "")
+    backend: Literal["python", "onnxruntime"] = "onnxruntime" if has_own else "python"
+    return Engine(binary, None, None, backend, "", bounds_requests=f"--{MOST_BYTES}" in said)
 
 
 def _help(binary: Path) -> set[str]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from aaexport.errors import FolderError, broken_rule
 from aaexport.writing import write_json
@@ -135,13 +136,39 @@ def write_served(folder: Path, served: Served) -> None:
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """One process at a time changes served/. FolderError if it cannot be made."""
+    """One process at a time writes to served/. FolderError if it cannot be made."""
+    with _opened(folder, ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def change_lock(folder: Path, *, wait: bool) -> TextIO | None:
+    """One process at a time changes what is served: from when it chooses a version until that is recorded.
+
+    It is given back when it is closed. None if another has it, unless this is to `wait`. FolderError as `holding`.
+    """
+    lock = _opened(folder, ".change")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except BaseException:  # Ctrl-C while it waits
+        lock.close()
+        raise
+    return lock
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What a process left there that was killed while it copied a version; for who holds served/."""
+    for path in served_folder(folder).glob(".new.*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _opened(folder: Path, name: str) -> TextIO:
     place = served_folder(folder)
     try:
         place.mkdir(exist_ok=True)
-        lock = (place / ".lock").open("w")
+        return (place / name).open("w")
     except OSError as error:
         raise FolderError(f"{place} cannot be written: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +93,16 @@ def runs(pid):
 
 
 def below(pid):
-    """The processes that one has started, however deep."""
+    """The processes that one has started, however deep; those that end meanwhile are left out."""
     found = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | below(child)
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return found
+    for task in tasks:
+        with suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                found |= {child} | below(child)
     return found
 
 

@@ -4,10 +4,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from served import facts
 
 from aaexport.errors import ServiceError
 from aaexport.serving import service
 from aaexport.serving.engine import Engine, Ports
+from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
 
 
 def of_backend(name):
@@ -56,3 +58,12 @@ def test_where_the_engine_has_no_processes_none_is_missed():
     running._instances, running._process = {"digits": 2}, Processes()
     running._all_is_right()
     assert running.dead_models() == frozenset()
+
+
+def test_the_largest_request_that_is_taken_has_the_largest_batch_in_json_or_the_largest_photo():
+    def most(**changes):
+        return service._request_bytes(service.Served(facts(**changes), 1, RepositorySettings(max_batch=1000)))
+
+    assert most(image=None) == service.HEAD + 32 * 1000 * 64
+    assert most(image=None, batch=2) == service.HEAD + 32 * 2 * 64
+    assert most() == service.HEAD + MOST_IMAGE_BYTES

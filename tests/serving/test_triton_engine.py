@@ -106,8 +106,15 @@ def test_the_environment_finds_packages_and_libraries_of_this_python_first():
 
 def test_the_server_listens_where_it_is_told_and_keeps_its_controls_to_us():
     made = Engine(Path("tritonserver"), None, None, "python", "")
-    line = command_line(made, Path("models"), None, "127.0.0.1", Ports(1, 2, 3), "secret")
+    line = command_line(made, Path("models"), None, "127.0.0.1", Ports(1, 2, 3), "secret", 5)
     assert {"--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(line)
     closed = "model-repository,shared-memory,trace,logging:authorization=secret"
     assert {f"--http-restricted-api={closed}", f"--grpc-restricted-protocol={closed}"} <= set(line)
-    assert not [flag for flag in line if "queue" in flag]
+    assert not [flag for flag in line if "queue" in flag or "input-size" in flag]
+
+
+def test_the_bytes_of_a_request_are_bounded_where_the_server_can(tmp_path):
+    assert not find_engine(server(tmp_path / "old")).bounds_requests
+    newer = find_engine(server(tmp_path / "newer", f"{FLAGS} --http-max-input-size"))
+    line = command_line(newer, Path("models"), None, "127.0.0.1", Ports(1, 2, 3), "secret", 5)
+    assert "--http-max-input-size=5" in line

@@ -21,7 +21,14 @@ from aaexport.serving.facts import ModelFacts
 from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
-from aaexport.serving.versions import Version, holding, new_version, read_served, version_folder
+from aaexport.serving.versions import (
+    Version,
+    holding,
+    new_version,
+    read_served,
+    remove_unfinished,
+    version_folder,
+)
 from aaexport.writing import temporary_folder
 
 
@@ -39,6 +46,7 @@ def prepare(order: Order) -> Prepared:
     folder = open_folder(order.folder)
     notes: list[str] = []
     with holding(order.keep):
+        remove_unfinished(order.keep)
         version = _chosen(folder, order, notes)
         place = version_folder(order.keep, version.number)
         is_new = not place.exists()

@@ -11,34 +11,39 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from aaexport.errors import (
     AaexportError,
     ArgumentError,
     FolderError,
-    ProviderError,
     ServiceError,
     UnprovedError,
     broken_rule,
 )
 from aaexport.folder import ModelFolder
-from aaexport.pipeline.serve.child import prepare_apart
+from aaexport.pipeline.serve.child import Preparation, prepare_apart
+from aaexport.pipeline.serve.live import Change, Live, require_same_tensors
 from aaexport.pipeline.serve.options import FILES, ServeOptions
 from aaexport.pipeline.serve.order import Order, Prepared
+from aaexport.pipeline.serve.site import Site, said_of_requests
 from aaexport.serving.address import RefusedError
-from aaexport.serving.engine import Engine, Ports, find_engine
-from aaexport.serving.ports import host_address, is_loopback, settled_ports
 from aaexport.serving.process import GRACE
 from aaexport.serving.service import Served, Service
-from aaexport.serving.versions import Version, holding, read_served, record_path, served_folder, write_served
+from aaexport.serving.versions import (
+    change_lock,
+    holding,
+    read_served,
+    record_path,
+    served_folder,
+    write_served,
+)
 from aaexport.writing import identity
 
 SCHEMA = "aaexport.serve/1"
-DEVICE_FILES = Path("/dev")
 TICK = 0.25  # seconds between looks at processes and folders
 RELOADS = 3  # in a row
 STEADY = 60.0  # seconds of right answers after which reloads are counted anew
@@ -47,33 +52,6 @@ LATE = 2  # late answers in a row of a server that answers nobody else either, a
 HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes nobody an answer
 SETTLE = 10.0  # seconds for a conversion to become whole: the manifest is its last file
 Say = Callable[[str], None]
-
-
-@dataclass
-class Live:
-    """A folder that is served, and what has been seen of it.
-
-    Attributes:
-        folder: the model's.
-        keep: where served/ is: the folder, or another where that cannot be written.
-        served, version: what is at work.
-        seen: of the file that was looked at last, so that it is looked at again when it changes.
-        record: the same of served.json.
-        reloads, failed_at: how often in a row its backend had to be loaded anew, and when last.
-        late: answers that did not come in time, in a row; `progress` then.
-    """
-
-    folder: ModelFolder
-    keep: Path
-    served: Served
-    version: Version
-    seen: tuple[int, ...] | None
-    record: tuple[int, ...] | None
-    changed_at: float | None = None
-    reloads: int = 0
-    failed_at: float = 0.0
-    late: int = 0
-    progress: int = 0
 
 
 class Serving:
@@ -86,16 +64,28 @@ class Serving:
 
     def begin(self, folders: Sequence[tuple[ModelFolder, Path]]) -> None:
         """Prepares the folders and starts the engine; returns when everything is proved. Raises as both."""
-        for folder, keep in folders:
-            seen = identity(folder.path / FILES[self.options.dtype])
-            self._say(f"checking {folder.path}")
-            prepared = self._prepared(folder, keep)
-            self.live.append(Live(folder, keep, self._served(prepared), prepared.version, seen, None))
-        self._say("starting Triton")
-        self.service.start([live.served for live in self.live])
-        for live in self.live:
-            self._record(live)
+        with ExitStack() as changing:
+            # In one order, so that no two services wait for each other.
+            for place in sorted(keep.resolve() for _, keep in folders):
+                changing.enter_context(self._lock(place))
+            for folder, keep in folders:
+                seen = identity(folder.path / FILES[self.options.dtype])
+                self._say(f"checking {folder.path}")
+                prepared = self._told(prepare_apart(self._order(folder, keep)))
+                self.live.append(Live(folder, keep, self._served(prepared), prepared.version, seen, None))
+            self._say("starting Triton")
+            self.service.start([live.served for live in self.live])
+            for live in self.live:
+                self._record(live)
         self._ask_at = time.monotonic() + self.options.check_every
+
+    def _lock(self, keep: Path) -> TextIO:
+        lock = change_lock(keep, wait=False)
+        if lock is None:
+            self._say(f"{keep}: waiting for another service, which is changing its version")
+            lock = change_lock(keep, wait=True)
+        assert lock is not None, "it waits"
+        return lock
 
     def keep(self) -> None:
         """Watches until `stopping` is set.
@@ -103,15 +93,21 @@ class Serving:
         Raises:
             UnprovedError: the engine is gone, or a model did not come back.
         """
-        while not self.stopping.wait(TICK):
-            if not self.service.process.alive():
-                how, cause = self.service.process.ended(), self.service.process.complaints()
-                raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
-            dead = self.service.dead_models()
-            if dead or time.monotonic() >= self._ask_at:
-                self._ask_all(dead)
+        try:
+            while not self.stopping.wait(TICK):
+                if not self.service.process.alive():
+                    how, cause = self.service.process.ended(), self.service.process.complaints()
+                    raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
+                dead = self.service.dead_models()
+                if dead or time.monotonic() >= self._ask_at:
+                    self._ask_all(dead)
+                for live in self.live:
+                    self._follow(live)
+        finally:
             for live in self.live:
-                self._follow(live)
+                if live.change is not None:
+                    live.change.end()
+                    live.change = None
 
     def facts(self) -> dict[str, Any]:
         """The service in JSON's types: what `--json` prints when it is ready."""
@@ -125,7 +121,7 @@ class Serving:
             "grpc": service.grpc_url,
             "metrics": f"{service.rest_url.rpartition(':')[0]}:{service.ports.metrics}/metrics",
             "host": service.host,
-            "models": [_told(live.served) for live in self.live],
+            "models": [_facts_of(live.served) for live in self.live],
         }
 
     def _ask_all(self, dead: frozenset[str] = frozenset()) -> None:
@@ -174,22 +170,54 @@ class Serving:
         raise UnprovedError(f"{name} must answer right after {RELOADS} reloads, but: {error}")
 
     def _follow(self, live: Live) -> None:
-        """Takes a version that `--rollback` chose, and with `watch` a new conversion."""
+        """Takes a version that `--rollback` chose, and with `watch` a new conversion, once it is prepared."""
+        if live.change is not None:
+            if live.change.preparation.is_done():
+                try:
+                    self._take(live, live.change.preparation)
+                finally:
+                    live.change.end()
+                    live.change = None
+            return
         record = identity(record_path(live.keep))
         if record != live.record:
+            self._follow_record(live, record)
+        elif self.options.watch:
+            self._follow_file(live)
+
+    def _follow_record(self, live: Live, record: tuple[int, ...] | None) -> None:
+        wanted = self._chosen(live)
+        if wanted is None or wanted == live.served.version:
             live.record = record
-            wanted = self._chosen(live)
-            if wanted is not None and wanted != live.served.version:
-                self._say(f"{live.folder.path}: version {wanted} was chosen")
-                self._take(live, wanted)
-        if not self.options.watch:
-            return
+        elif self._begins(live, wanted):
+            live.record = record
+            self._say(f"{live.folder.path}: version {wanted} was chosen")
+
+    def _follow_file(self, live: Live) -> None:
         seen = identity(live.folder.path / FILES[self.options.dtype])
-        if seen is not None and seen != live.seen:
-            live.changed_at = live.changed_at or time.monotonic()
-            if self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE:
-                live.seen, live.changed_at = seen, None
-                self._take(live, None)
+        if seen is None or seen == live.seen:
+            return
+        live.changed_at = live.changed_at or time.monotonic()
+        is_due = self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE
+        if is_due and self._begins(live):
+            live.seen, live.changed_at = seen, None
+            kept = f"version {live.served.version} serves meanwhile"
+            self._say(f"{live.folder.path}: a new conversion is checked, {kept}")
+
+    def _begins(self, live: Live, number: int | None = None) -> bool:
+        """Whether a version is being prepared from now on; else somebody else changes what is served just now."""
+        try:
+            lock = change_lock(live.keep, wait=False)
+        except FolderError as error:
+            self._say(f"{live.folder.path}: version {live.served.version} stays: {error}")
+            return True  # said once; it is looked at again when it changes again
+        if lock is None:
+            return False
+        if number is None and identity(record_path(live.keep)) != live.record:
+            lock.close()  # somebody has chosen another version in this moment: that one comes first
+            return False
+        live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock)
+        return True
 
     def _chosen(self, live: Live) -> int | None:
         """The version that served.json names; None if there is none, or it cannot be read, which is said."""
@@ -207,15 +235,15 @@ class Serving:
         except OSError:
             return False
 
-    def _take(self, live: Live, number: int | None) -> None:
+    def _take(self, live: Live, preparation: Preparation) -> None:
         """Another version in the place of this one, if it is right; else it is said why it is not."""
         path = live.folder.path
         try:
-            prepared = self._prepared(live.folder, live.keep, number)
+            prepared = self._told(preparation.result())
             new = self._served(prepared)
             if new.version == live.served.version:
                 return
-            _require_same_tensors(live.served, new)
+            require_same_tensors(live.served, new)
             began = time.monotonic()
             self.service.switch(live.served, new)
         except AaexportError as error:
@@ -229,13 +257,14 @@ class Serving:
         seconds = time.monotonic() - began
         self._say(f"{path}: version {new.version} serves instead of {before}, after {seconds:.1f} s beside it")
 
-    def _prepared(self, folder: ModelFolder, keep: Path, number: int | None = None) -> Prepared:
+    def _order(self, folder: ModelFolder, keep: Path, number: int | None = None) -> Order:
         options = self.options
-        order = Order(
+        return Order(
             folder=folder.path, keep=keep, dtype=options.dtype, device=options.device, threads=options.threads,
             instances=options.instances, max_batch=options.max_batch, number=number,
         )  # fmt: skip
-        prepared = prepare_apart(order)
+
+    def _told(self, prepared: Prepared) -> Prepared:
         for note in prepared.notes:
             self._say(note)
         return prepared
@@ -258,32 +287,6 @@ class Serving:
         live.record = identity(record_path(live.keep))
 
 
-@dataclass(frozen=True)
-class Site:
-    """What a service needs beside its models: a server that runs here, an address and ports that are free."""
-
-    engine: Engine
-    address: str
-    ports: Ports
-
-
-def find_site(options: ServeOptions) -> Site:
-    """What the options ask for, before any model is looked at.
-
-    Raises:
-        ArgumentError: options that do not go together, or no address of this machine.
-        RunnerError: a port in use.
-        EngineError: no engine.
-        ProviderError: no GPU, where one was asked for.
-    """
-    options.check()
-    address = host_address(options.host)
-    ports = settled_ports(address, options.http_port, options.grpc_port, options.metrics_port)
-    if options.device != "cpu" and not any(DEVICE_FILES.glob("nvidia[0-9]*")):
-        raise ProviderError(f"device {options.device} must be a GPU of this machine, got none; use --device cpu")
-    return Site(find_engine(options.engine), address, ports)
-
-
 @contextmanager
 def serving(
     folders: Sequence[ModelFolder],
@@ -302,8 +305,8 @@ def serving(
         UnprovedError: it does not answer right, or was killed in the end, as it did not finish in time.
     """
     _require_names(folders)
-    if not is_loopback(site.address):
-        say(_open_ports(site.address, site.ports))
+    for line in said_of_requests(site):
+        say(line)
     service = Service(site.engine, site.address, site.ports)
     running = Serving(service, options, say, stopping or threading.Event())
     in_time, grace = True, HURRY
@@ -317,12 +320,6 @@ def serving(
         raise UnprovedError("the service must answer what it accepted before it ends, but it had to be killed")
 
 
-def _open_ports(address: str, ports: Ports) -> str:
-    """What others than this machine reach, in a line."""
-    where = f"REST on port {ports.http}, gRPC on {ports.grpc} and metrics on {ports.metrics}"
-    return f"open to whoever reaches {address}: {where}; TLS, users and bounds of requests are a proxy's before it"
-
-
 def _keep(folder: ModelFolder, service: Service, say: Say) -> Path:
     """Where its versions are kept: there, or where it cannot be written in a folder that goes with the service."""
     place = served_folder(folder.path)
@@ -334,22 +331,6 @@ def _keep(folder: ModelFolder, service: Service, say: Say) -> Path:
     return keep
 
 
-def rollback(folder: ModelFolder) -> tuple[int, int]:
-    """The version before the current one becomes current → (from, to). A service that runs follows by itself.
-
-    FolderError if there is none to go back to.
-    """
-    if folder.is_zoo:
-        raise FolderError(broken_rule("rollback", "name a folder that was served", folder.name))
-    with holding(folder.path):
-        served = read_served(folder.path)
-        back = served.gone_back()
-        write_served(folder.path, back)
-    assert served.current is not None
-    assert back.current is not None
-    return served.current, back.current
-
-
 def _require_names(folders: Sequence[ModelFolder]) -> None:
     names = [folder.name for folder in folders]
     for name in names:
@@ -357,17 +338,7 @@ def _require_names(folders: Sequence[ModelFolder]) -> None:
             raise ArgumentError(broken_rule("models", "have names of their own", f"{name} twice", "rename a folder"))
 
 
-def _require_same_tensors(old: Served, new: Served) -> None:
-    """FolderError where whoever asks the old version could not ask the new one."""
-    for what in ("inputs", "outputs", "fixed_batch"):
-        if getattr(old.facts, what) != getattr(new.facts, what):
-            remedy = "start the service anew for it"
-            raise FolderError(f"a version that takes over must have the same {what}, got others; {remedy}")
-    if len(old.names) != len(new.names):
-        raise FolderError("a version that takes over must take images as before, got another; start the service anew")
-
-
-def _told(served: Served) -> dict[str, Any]:
+def _facts_of(served: Served) -> dict[str, Any]:
     facts = served.facts
     return {
         "name": facts.name,

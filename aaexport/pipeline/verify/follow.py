@@ -6,31 +6,27 @@ Each look asks a golden or made-up case, all of them in turn, and a few held-out
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from aaexport.errors import ArgumentError, ParityError, ServiceError, broken_rule, parameter
 from aaexport.folder import ModelFolder
-from aaexport.graph.files import GraphSummary, converted_size, file_digest, summarize
-from aaexport.graph.metadata import read_metadata
 from aaexport.nn.own_settings import own_settings
 from aaexport.parity import ParityReport
 from aaexport.parity.observation import Event, Observation
-from aaexport.pipeline.subject.subject import Subject, as_subject
-from aaexport.pipeline.verify.matrix import Matrix
-from aaexport.pipeline.verify.options import VerifyOptions
+from aaexport.pipeline.verify.options import VerifyOptions, check_every
+from aaexport.pipeline.verify.references import References, WatchedFile
 from aaexport.pipeline.verify.rows import Row
 from aaexport.pipeline.verify.services import Service, find_services, serves_another_file, with_rows_of
-from aaexport.pipeline.verify.verify import observed_as_converted
+from aaexport.serving.runner import ServiceFacts
 
 LARGEST_SAMPLE = 4  # images that are drawn anew for a look
-LONGEST = 86_400.0
+BEHIND = 60.0  # seconds that a service may take for a new file, as its own checks come first
 
 Say = Callable[[str], None]
 Tell = Callable[[Observation], None]
@@ -49,6 +45,8 @@ def follow(
     say: Say = lambda step: None,
 ) -> None:
     """Looks at the services at `options.url` again and again, until one is wrong or does not answer.
+
+    The file may be written anew meanwhile: a service that has the new one within `BEHIND` seconds is judged by that.
 
     Args:
         folder: the model, which says what is right: by its network, or by the golden vectors of its module.
@@ -70,21 +68,17 @@ def follow(
     if not options.url:
         raise ArgumentError(broken_rule("follow", f"go with {parameter('url')}", "none"))
     check_every(every)
-    path = folder.onnx_path if onnx is None else Path(onnx)
-    summary = summarize(path)
-    digest = file_digest(path, summary.data_files)
+    file = WatchedFile(folder, onnx, options)
     services = find_services(options, folder.name)
-    subject = as_subject(folder, None, size or converted_size(path))
-    subject = observed_as_converted(subject, read_metadata(summary.metadata))
     say("computing what must come out")
-    watch = _Watch(path, summary, digest, subject, options)
+    watch = _Watch(file, services, options, size, tell)
     for service in services:
         tell(watch.note("started", service))
     try:
         for number in count(1) if looks is None else range(1, looks + 1):
             due = time.monotonic() + every
             for service in services:
-                watch.look(service, number, tell)
+                watch.look(service, number)
             if number != looks:
                 time.sleep(max(0.0, due - time.monotonic()))
     except KeyboardInterrupt:
@@ -93,84 +87,127 @@ def follow(
         raise
 
 
-def check_every(every: float) -> None:
-    """ArgumentError unless it is a time between two looks."""
-    if not 0 < every <= LONGEST:
-        raise ArgumentError(broken_rule("every", f"be above 0 and at most {LONGEST:,.0f} seconds", every))
+@dataclass
+class _Followed:
+    """By what a service is judged, and since when there has been something newer that it does not serve."""
+
+    references: References
+    behind_since: float | None = None
 
 
 class _Watch:
     """What must come out, and who says so."""
 
     def __init__(
-        self, path: Path, summary: GraphSummary, digest: str, subject: Subject, options: VerifyOptions
+        self,
+        file: WatchedFile,
+        services: Sequence[Service],
+        options: VerifyOptions,
+        size: tuple[int, int] | None,
+        tell: Tell,
     ) -> None:
-        self._summary, self._digest, self._options, self._path = summary, digest, options, path
-        matrix = Matrix(subject, summary, replace(options, runtimes=["unoptimized"]))
-        self._fixed, self._inputs, self._judge = matrix.fixed, matrix.inputs, matrix.judge
-        self._truths = self._judge.truths_of(matrix.cases)
+        self._file, self._options, self._size, self._tell = file, options, size, tell
         self._chance = np.random.default_rng(options.seed)
-        self._rows = matrix.rows(path, None, "file")
+        references = file.references(file.digest, size)
+        assert references is not None, "they are of the file as it is"
+        self._followed = {service.url: _Followed(references) for service in services}
 
-    def note(self, event: Literal["started", "stopped"], service: Service) -> Observation:
-        """That looking begins, or ends."""
+    def note(self, event: Event, service: Service) -> Observation:
+        """What is no look: that looking begins or ends, or what has become of the file."""
         return self._seen(service, event)
 
-    def look(self, service: Service, number: int, tell: Tell) -> None:
+    def look(self, service: Service, number: int) -> None:
         """One look, told. ParityError or ServiceError where it is not as it should be."""
         began = time.perf_counter()
         start = self._seen(service, "right", look=number)
         try:
-            row, images, structure = self._asked(service, number)
+            now = replace(service, facts=service.asked_again())
+            structure = self._kept_up(now)
+            start = replace(start, onnx_sha256=self._followed[service.url].references.digest)
+            row, images = self._asked(now, number)
         except ServiceError as error:
             seconds = time.perf_counter() - began
-            tell(replace(start, event="unreachable", seconds=seconds, failures=(str(error),)))
+            self._tell(replace(start, event="unreachable", seconds=seconds, failures=(str(error),)))
             raise
         report = ParityReport(
-            str(self._path),
+            str(self._file.path),
             (row.result(),),
             structure,
             seed=self._options.seed,
             strict=self._options.strict,
-            onnx_sha256=self._digest,
+            onnx_sha256=start.onnx_sha256,
         )
-        seen = replace(
-            start,
-            event="right" if report.passed else "wrong",
-            cases=tuple(dict.fromkeys(output.case for output in row.outputs)),
-            images=images,
-            seconds=time.perf_counter() - began,
-            max_abs_error=report.max_abs_error,
-            max_error_ratio=report.max_error_ratio,
-            failures=report.failures,
+        if not report.passed and self._changed_since(now):
+            self.look(service, number)  # the question was to one version, and the answer of another
+            return
+        self._tell(
+            replace(
+                start,
+                event="right" if report.passed else "wrong",
+                cases=tuple(dict.fromkeys(output.case for output in row.outputs)),
+                images=images,
+                seconds=time.perf_counter() - began,
+                max_abs_error=report.max_abs_error,
+                max_error_ratio=report.max_error_ratio,
+                failures=report.failures,
+            )
         )
-        tell(seen)
         if not report.passed:
             raise ParityError(f"parity failed: {report.complaint}", report)
 
-    def _asked(self, service: Service, number: int) -> tuple[Row, int, tuple[str, ...]]:
-        """The row with what came of the sample, how many images it had, and what the service tells that is wrong."""
-        now = replace(service, facts=service.asked_again())
-        *_, row = with_rows_of([now], self._rows, self._summary, self._options)
-        structure = tuple(filter(None, [serves_another_file(now.facts, now.row_name, self._digest)]))
+    def _changed_since(self, service: Service) -> bool:
+        """Whether the service serves another file than when it was asked last."""
+        try:
+            return service.asked_again().onnx_sha256 != service.facts.onnx_sha256
+        except ServiceError:
+            return False
+
+    def _kept_up(self, service: Service) -> tuple[str, ...]:
+        """Follows a change of the file that the service has followed; what it tells that is wrong, if anything."""
+        followed, wanted = self._followed[service.url], self._file.wanted()
+        told = service.facts.onnx_sha256 or wanted  # who does not tell is to serve what is wanted
+        held = followed.references.digest
+        if told == wanted:
+            followed.behind_since = None
+            found = followed.references if told == held else self._file.references(told, self._size)
+            if found is not None and told != held:
+                followed.references = found
+                self._tell(self.note("changed", service))
+            if found is not None:
+                return ()
+        elif told == held:
+            if followed.behind_since is None:
+                followed.behind_since = time.monotonic()
+                self._tell(self.note("behind", service))
+            if time.monotonic() - followed.behind_since <= BEHIND:
+                return ()
+        # What was gone back to is wanted, and nobody knows what is right of it if it was not looked at before.
+        missed = held if told == wanted else wanted
+        return tuple(filter(None, [serves_another_file(service.facts, service.row_name, missed)]))
+
+    def _asked(self, service: Service, number: int) -> tuple[Row, int]:
+        """The row with what came of the sample, and how many images it had."""
+        known = self._followed[service.url].references
+        *_, row = with_rows_of([service], known.rows, known.summary, self._options)
         if row.failure is not None:
-            return row, 0, structure
-        truths = [truth for truth in self._truths if row.takes(truth.case)]
+            return row, 0
+        truths = [truth for truth in known.truths if row.takes(truth.case)]
         truth = truths[(number - 1) % len(truths)]
         images = len(truth.case.batch)
         with row.open() as runner:
-            self._judge.judge_known(row, runner, truth)
-            drawn = self._inputs.drawn(self._fixed or self._size(now), self._chance)
+            known.judge.judge_known(row, runner, truth)
+            drawn = known.inputs.drawn(known.fixed or self._sample(service.facts), self._chance)
             if drawn is not None:
                 batches = [(drawn, np.zeros(len(drawn), np.int64))]
-                for _ in self._judge.judge_more(row, runner, batches, f"drawn anew, batch {len(drawn)}"):
+                for _ in known.judge.judge_more(row, runner, batches, f"drawn anew, batch {len(drawn)}"):
                     images += len(drawn)
-        return row, images, structure
+        return row, images
 
-    def _size(self, service: Service) -> int:
-        most = min(service.facts.max_batch or LARGEST_SAMPLE, LARGEST_SAMPLE)
+    def _sample(self, facts: ServiceFacts) -> int:
+        most = min(facts.max_batch or LARGEST_SAMPLE, LARGEST_SAMPLE)
         return int(self._chance.integers(1, most + 1))
 
     def _seen(self, service: Service, event: Event, look: int = 0) -> Observation:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Observation(event, now, service.url, service.model, service.version, self._digest, look)
+        digest = self._followed[service.url].references.digest
+        return Observation(event, now, service.url, service.model, service.version, digest, look)

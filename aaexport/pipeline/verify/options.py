@@ -15,6 +15,7 @@ from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
 from aaexport.serving.address import TIMEOUT, check_service
 
 MAX_BATCH = 4096
+LONGEST_PAUSE = 86_400.0  # seconds
 INPUT_FILES = (".npz", ".safetensors")
 RUNTIMES = {
     "reference": "onnx's reference evaluator, for small models",
@@ -171,3 +172,9 @@ def check_inputs(path: str | Path | None) -> None:
         raise DataError(broken_rule("inputs", rule, str(path)))
     if not Path(path).exists():
         raise DataError(f"inputs must be whole, but {path} cannot be read: there is no such file")
+
+
+def check_every(every: float) -> None:
+    """ArgumentError unless it is a time between two looks."""
+    if not 0 < every <= LONGEST_PAUSE:
+        raise ArgumentError(broken_rule("every", f"be above 0 and at most {LONGEST_PAUSE:,.0f} seconds", every))

@@ -9,7 +9,7 @@ from live_services import give_golden
 from onnx import numpy_helper
 
 from aaexport.errors import FolderError, GraphError, ParityError
-from aaexport.pipeline.serve.child import prepare_apart
+from aaexport.pipeline.serve.child import Preparation, prepare_apart
 from aaexport.pipeline.serve.order import Order
 from aaexport.pipeline.serve.prepare import prepare
 from aaexport.serving.versions import holding, read_served, served_folder, write_served
@@ -126,3 +126,14 @@ def test_a_process_of_its_own_tells_what_it_could_not_do(converted):
     converted.onnx_path.write_bytes(b"no model")
     with pytest.raises(GraphError, match="must be a whole ONNX file"):
         prepare_apart(order(converted))
+
+
+def test_a_preparation_that_is_stopped_leaves_no_process_and_what_it_left_goes_with_the_next(converted):
+    give_golden(converted)
+    preparation = Preparation(order(converted))
+    preparation.stop()
+    assert preparation.is_done()
+    assert preparation._child.returncode != 0
+    (served_folder(converted.path) / ".new.ab").mkdir(parents=True)
+    prepare(order(converted))
+    assert sorted(path.name for path in served_folder(converted.path).iterdir()) == [".lock", "1"]

@@ -8,9 +8,9 @@ from served import facts, query
 
 from aaexport.errors import ServiceError, UnprovedError
 from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.options import ServeOptions
-from aaexport.pipeline.serve.serve import RELOADS, Live, Serving, _open_ports
-from aaexport.serving.engine import Ports
+from aaexport.pipeline.serve.serve import RELOADS, Serving
 from aaexport.serving.repository import RepositorySettings
 from aaexport.serving.service import Served
 from aaexport.serving.versions import Version, record_path, served_folder
@@ -141,8 +141,3 @@ def test_a_record_that_cannot_be_read_does_not_end_the_service(tmp_path):
     (line,) = said
     assert "version 1 stays" in line
     assert "served.json must be as `aaexport serve` wrote it" in line
-
-
-def test_what_is_open_is_named():
-    line = _open_ports("0.0.0.0", Ports(8000, 8001, 8002))
-    assert line.startswith("open to whoever reaches 0.0.0.0: REST on port 8000, gRPC on 8001 and metrics on 8002; ")

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from inference_servers import over_http, service_of
 from repository import ROOT
@@ -20,6 +22,7 @@ from aaexport.parity.observation import Observation
 from aaexport.pipeline.verify.follow import follow
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.report.machine import observation_json
+from aaexport.serving.versions import Served, Version, served_folder, write_served
 
 SCHEMA = ROOT / "docs" / "observation_schema.md"
 
@@ -83,6 +86,119 @@ def test_a_service_that_does_not_answer_ends_it(converted_once, service):
     assert "url must be answered within 2 s" in seen[-1].failures[0]
 
 
+@pytest.fixture
+def written_anew(converted):
+    """A copy of the folder, and what writes it anew: the same network with other weights, in the file too."""
+
+    def write():
+        rescaled(converted)
+        other = converted.path / "other.onnx"  # a session is kept by its path
+        shutil.copyfile(converted.onnx_path, other)
+        return service_of(other, "tiny", max_batch=8)
+
+    return converted, write
+
+
+def rescaled(folder):
+    """Other weights for the last layer, in PyTorch's file and, for want of the exporter, by hand in ONNX's."""
+    import onnx
+    from onnx import numpy_helper
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(folder.weights_path)
+    model = onnx.load(folder.onnx_path)
+    name = next(name for name in reversed(weights) if weights[name].ndim == 2)
+    old, new = weights[name], weights[name] * np.float32(1.5)
+    (tensor,) = (
+        tensor
+        for tensor in model.graph.initializer
+        if sorted(tensor.dims) == sorted(old.shape) and _holds(numpy_helper.to_array(tensor), old)
+    )
+    held = numpy_helper.to_array(tensor)
+    found = np.ascontiguousarray(new if held.shape == old.shape else new.T)
+    tensor.CopyFrom(numpy_helper.from_array(found, tensor.name))
+    save_file(weights | {name: new}, folder.weights_path)
+    onnx.save(model, folder.path / "new.onnx")
+    (folder.path / "new.onnx").replace(folder.onnx_path)
+
+
+def _holds(held, old):
+    return np.array_equal(held, old) or np.array_equal(held, old.T)
+
+
+def takes_over(service, other):
+    service.compute, service.config = other.compute, other.config
+
+
+def test_a_rightful_change_is_told_and_judged_by_the_new_file(written_anew):
+    folder, write = written_anew
+    service, seen = service_of(folder.onnx_path, "tiny", max_batch=8), []
+
+    def tell(one):
+        seen.append(one)
+        if one.look == 2:
+            takes_over(service, write())
+
+    with over_http(service) as url:
+        follow(folder, None, VerifyOptions(url=[url], served_as="tiny"), tell, every=0.001, looks=4)
+    assert [one.event for one in seen] == ["started", "right", "right", "changed", "right", "right"]
+    assert len({one.onnx_sha256 for one in seen[:3]}) == 1
+    assert {one.onnx_sha256 for one in seen[3:]} == {service.config.onnx_sha256}
+    assert service.config.onnx_sha256 != seen[0].onnx_sha256
+
+
+def test_a_service_that_lags_is_told_and_after_its_time_a_failure(written_anew, monkeypatch):
+    folder, write = written_anew
+    service, seen = service_of(folder.onnx_path, "tiny", max_batch=8), []
+
+    def tell(one):
+        seen.append(one)
+        if one.look == 1:
+            write()
+        if one.look == 3:
+            monkeypatch.setattr("aaexport.pipeline.verify.follow.BEHIND", -1.0)
+
+    with over_http(service) as url, pytest.raises(ParityError, match="must serve this file, of the SHA-256"):
+        follow(folder, None, VerifyOptions(url=[url], served_as="tiny"), tell, every=0.001, looks=9)
+    assert [one.event for one in seen] == ["started", "right", "behind", "right", "right", "wrong"]
+
+
+def test_one_that_answers_by_another_file_than_it_tells_is_wrong(written_anew):
+    folder, write = written_anew
+    service, seen = service_of(folder.onnx_path, "tiny", max_batch=8), []
+
+    def tell(one):
+        seen.append(one)
+        if one.look == 1:
+            service.config = write().config
+
+    with over_http(service) as url, pytest.raises(ParityError):
+        follow(folder, None, VerifyOptions(url=[url], served_as="tiny"), tell, every=0.001, looks=9)
+    assert [one.event for one in seen] == ["started", "right", "changed", "wrong"]
+
+
+def test_going_back_to_a_file_that_was_looked_at_is_a_rightful_change(written_anew):
+    folder, write = written_anew
+    first, seen = service_of(folder.onnx_path, "tiny", max_batch=8), []
+    service = replace(first)
+
+    def tell(one):
+        seen.append(one)
+        if one.look == 1:
+            takes_over(service, write())
+        if one.look == 2:
+            digests = first.config.onnx_sha256, service.config.onnx_sha256
+            versions = [Version(number, digest, "2026-01-31T09:30:00Z") for number, digest in enumerate(digests, 1)]
+            served_folder(folder.path).mkdir()
+            write_served(folder.path, Served(tuple(versions), 2).gone_back())
+            takes_over(service, first)
+
+    with over_http(service) as url:
+        follow(folder, None, VerifyOptions(url=[url], served_as="tiny"), tell, every=0.001, looks=3)
+    assert [one.event for one in seen] == ["started", "right", "changed", "right", "changed", "right"]
+    assert seen[-1].onnx_sha256 == first.config.onnx_sha256
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.slow
 def test_an_interrupt_ends_it_with_its_code_and_a_last_line(converted, service, name):
@@ -107,7 +223,7 @@ def test_an_interrupt_ends_it_with_its_code_and_a_last_line(converted, service, 
 def test_the_command_prints_a_line_an_event(cli, converted, service):
     service.mischief = lambda number: "wrong"
     with over_http(service) as url:
-        outcome = cli("verify", converted.path, "--url", url, "--follow", "--every", "0.01")
+        outcome = cli("verify", converted.path, "--url", url, "--follow", "--every", "10ms")
     assert outcome.code == 3
     lines = [json.loads(line) for line in outcome.out.splitlines()]
     assert [line["event"] for line in lines] == ["started", "wrong"]

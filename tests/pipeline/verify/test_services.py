@@ -151,9 +151,18 @@ def test_a_url_that_does_not_answer_ends_with_one_line(cli, converted, scheme):
     assert not outcome.out
 
 
+@pytest.mark.parametrize("command", ["verify", "serve-bench"])
+def test_the_url_is_asked_before_a_zoo_model_is_copied_and_converted(cli, tmp_path, command):
+    outcome = cli(command, "aa_cnn3_digits", "--url", f"http://{unused()}", "--timeout", "900ms")
+    assert outcome.code == 6
+    assert not list(tmp_path.iterdir())
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("Error: --url must be answered, got connection refused at http://")
+
+
 def test_a_url_that_hangs_ends_with_one_line(cli, converted):
     with silent() as place:
-        outcome = cli("verify", converted.path, "--url", f"http://{place}", "--timeout", "0.1")
+        outcome = cli("verify", converted.path, "--url", f"http://{place}", "--timeout", "100ms")
     assert outcome.code == 6
     assert "--url must be answered within 0.1 s, got no whole answer at" in outcome.err
 

@@ -1,0 +1,65 @@
+"""A folder that is served: what is at work of it, what has been seen of it, and what is to take over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from aaexport.errors import FolderError
+from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.child import Preparation
+from aaexport.serving.service import Served
+from aaexport.serving.versions import Version
+
+
+@dataclass(frozen=True)
+class Change:
+    """A version that is being prepared to take over; nobody else changes the folder's meanwhile."""
+
+    preparation: Preparation
+    lock: TextIO
+
+    def end(self) -> None:
+        """Whatever has become of it, it is over."""
+        self.preparation.stop()
+        self.lock.close()
+
+
+@dataclass
+class Live:
+    """A folder that is served, and what has been seen of it.
+
+    Attributes:
+        folder: the model's.
+        keep: where served/ is: the folder, or another where that cannot be written.
+        served, version: what is at work.
+        seen: of the file that was looked at last, so that it is looked at again when it changes.
+        record: the same of served.json.
+        reloads, failed_at: how often in a row its backend had to be loaded anew, and when last.
+        late: answers that did not come in time, in a row; `progress` then.
+        change: what is to take over; None while nothing is.
+    """
+
+    folder: ModelFolder
+    keep: Path
+    served: Served
+    version: Version
+    seen: tuple[int, ...] | None
+    record: tuple[int, ...] | None
+    changed_at: float | None = None
+    reloads: int = 0
+    failed_at: float = 0.0
+    late: int = 0
+    progress: int = 0
+    change: Change | None = None
+
+
+def require_same_tensors(old: Served, new: Served) -> None:
+    """FolderError where whoever asks the old version could not ask the new one."""
+    for what in ("inputs", "outputs", "fixed_batch"):
+        if getattr(old.facts, what) != getattr(new.facts, what):
+            remedy = "start the service anew for it"
+            raise FolderError(f"a version that takes over must have the same {what}, got others; {remedy}")
+    if len(old.names) != len(new.names):
+        raise FolderError("a version that takes over must take images as before, got another; start the service anew")

@@ -1,0 +1,52 @@
+"""Options → what a service needs beside its models, before any model is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aaexport.errors import ProviderError
+from aaexport.pipeline.serve.options import ServeOptions
+from aaexport.serving.engine import Engine, Ports, find_engine
+from aaexport.serving.ports import host_address, is_loopback, settled_ports
+
+DEVICE_FILES = Path("/dev")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a service needs beside its models: a server that runs here, an address and ports that are free."""
+
+    engine: Engine
+    address: str
+    ports: Ports
+
+
+def find_site(options: ServeOptions) -> Site:
+    """What the options ask for, before any model is looked at.
+
+    Raises:
+        ArgumentError: options that do not go together, or no address of this machine.
+        RunnerError: a port in use.
+        EngineError: no engine.
+        ProviderError: no GPU, where one was asked for.
+    """
+    options.check()
+    address = host_address(options.host)
+    ports = settled_ports(address, options.http_port, options.grpc_port, options.metrics_port)
+    if options.device != "cpu" and not any(DEVICE_FILES.glob("nvidia[0-9]*")):
+        raise ProviderError(f"device {options.device} must be a GPU of this machine, got none; use --device cpu")
+    return Site(find_engine(options.engine), address, ports)
+
+
+def said_of_requests(site: Site) -> Iterator[str]:
+    """What others than this machine reach, and what nobody bounds: a line each, if there is something to be said."""
+    address, ports = site.address, site.ports
+    if not is_loopback(address):
+        where = f"REST on port {ports.http}, gRPC on {ports.grpc} and metrics on {ports.metrics}"
+        # gRPC's library takes this address for that of every interface, of IPv6 too.
+        too = ", gRPC by IPv6 too" if address == "0.0.0.0" else ""
+        yield f"open to whoever reaches {address}: {where}{too}; TLS and users are a proxy's before it"
+    if not site.engine.bounds_requests:
+        yield "this Triton bounds the images of a request, and not its bytes: a proxy before it can"

@@ -1,0 +1,182 @@
+"""What takes over while a service goes on: prepared beside it, one change at a time, and ended with it."""
+
+import threading
+import time
+from typing import ClassVar
+
+import pytest
+from served import facts, query
+
+from aaexport.errors import FolderError, GraphError
+from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve import serve
+from aaexport.pipeline.serve.live import Live
+from aaexport.pipeline.serve.options import ServeOptions
+from aaexport.pipeline.serve.order import Prepared
+from aaexport.pipeline.serve.rollback import rollback
+from aaexport.pipeline.serve.serve import Serving
+from aaexport.serving.repository import RepositorySettings
+from aaexport.serving.service import Served
+from aaexport.serving.versions import Version, change_lock, holding, read_served, record_path, write_served
+
+FIRST, SECOND, THIRD = (Version(number, f"{number:064x}", "2026-01-31T09:30:00Z") for number in (1, 2, 3))
+
+
+class Preparation:
+    """One that is done when the test says so."""
+
+    made: ClassVar = []
+
+    def __init__(self, order):
+        self.order, self.came, self.stopped = order, None, False
+        self.made.append(self)
+
+    def is_done(self):
+        return self.came is not None
+
+    def result(self):
+        if isinstance(self.came, Exception):
+            raise self.came
+        return Prepared(facts(golden=(query(),)), self.came, 1)
+
+    def stop(self):
+        self.stopped = True
+
+
+class FakeService:
+    class engine:  # noqa: N801
+        backend = "python"
+
+    class process:  # noqa: N801
+        alive = staticmethod(lambda: True)
+
+    def __init__(self):
+        self.asked, self.switched = 0, []
+
+    def glance(self, served):
+        self.asked += 1
+
+    def dead_models(self):
+        return frozenset()
+
+    def switch(self, old, new):
+        self.switched.append((old.version, new.version))
+
+
+@pytest.fixture
+def running(tmp_path, monkeypatch):
+    """A service of version 2, with version 1 to go back to and a file that it has seen."""
+    monkeypatch.setattr(serve, "Preparation", Preparation)
+    monkeypatch.setattr(Preparation, "made", [])
+    folder = ModelFolder(tmp_path)
+    folder.onnx_path.write_bytes(b"2")
+    said = []
+    running = Serving(FakeService(), ServeOptions(watch=True, check_every=1e-9), said.append, threading.Event())
+    with holding(tmp_path):
+        write_served(tmp_path, read_served(tmp_path).with_current(FIRST).with_current(SECOND))
+    served = Served(facts(golden=(query(),)), 2, RepositorySettings())
+    running.live = [Live(folder, tmp_path, served, SECOND, serve.identity(folder.onnx_path), None)]
+    running._record(running.live[0])
+    running.said = said
+    yield running
+    for live in running.live:
+        if live.change is not None:
+            live.change.end()
+
+
+def convert(running):
+    (live,) = running.live
+    live.folder.onnx_path.write_bytes(b"another file")
+    live.folder.manifest_path.write_text("{}")
+
+
+def follow(running):
+    running._follow(running.live[0])
+
+
+def test_golden_vectors_are_asked_while_a_conversion_is_prepared_and_the_end_does_not_wait_for_it(running):
+    convert(running)
+    thread = threading.Thread(target=running.keep)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not Preparation.made or running.service.asked < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.stopping.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    (preparation,) = Preparation.made
+    assert preparation.stopped
+    assert not running.service.switched
+    change_lock(running.live[0].keep, wait=False).close()
+
+
+def test_a_prepared_conversion_takes_over_and_is_recorded(running):
+    convert(running)
+    follow(running)
+    follow(running)
+    (preparation,) = Preparation.made
+    preparation.came = THIRD
+    follow(running)
+    assert running.service.switched == [(2, 3)]
+    assert read_served(running.live[0].keep).current == 3
+    assert "a new conversion is checked, version 2 serves meanwhile" in running.said[0]
+    assert "version 3 serves instead of 2" in running.said[-1]
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_one_that_is_refused_is_not_taken_and_looked_at_once(running):
+    convert(running)
+    follow(running)
+    Preparation.made[0].came = GraphError("model.onnx must be a whole ONNX file")
+    follow(running)
+    follow(running)
+    assert "refused, version 2 stays: model.onnx must be a whole ONNX file" in running.said[-1]
+    assert len(Preparation.made) == 1
+
+
+def test_a_rollback_during_a_change_is_refused_with_a_line_and_obeyed_after_it(running):
+    (live,) = running.live
+    convert(running)
+    follow(running)
+    with pytest.raises(
+        FolderError, match=r"rollback must not meet a change of version, got one of .* under way; say"
+    ):
+        rollback(live.folder)
+    Preparation.made[0].came = THIRD
+    follow(running)
+    assert rollback(live.folder) == (3, 2)
+    follow(running)
+    assert Preparation.made[1].order.number == 2
+    Preparation.made[1].came = SECOND
+    follow(running)
+    assert running.service.switched == [(2, 3), (3, 2)]
+    assert read_served(live.keep).current == 2
+
+
+def test_a_version_that_was_chosen_comes_before_a_new_conversion(running):
+    (live,) = running.live
+    rollback(live.folder)
+    convert(running)
+    follow(running)
+    assert Preparation.made[0].order.number == 1
+    assert running.said == [f"{live.folder.path}: version 1 was chosen"]
+
+
+def test_while_somebody_else_changes_what_is_served_nothing_is_begun_and_nothing_forgotten(running):
+    (live,) = running.live
+    with change_lock(live.keep, wait=False):
+        convert(running)
+        follow(running)
+        assert not Preparation.made
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_the_record_is_not_touched_by_a_rollback_that_is_refused(running):
+    (live,) = running.live
+    before = record_path(live.keep).read_bytes()
+    with change_lock(live.keep, wait=False), pytest.raises(FolderError):
+        rollback(live.folder)
+    assert record_path(live.keep).read_bytes() == before
