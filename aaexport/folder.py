@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from aaexport.errors import (
     DeploymentError,
@@ -32,7 +32,19 @@ from aaexport.writing import atomic_path, exists, new_files, write_json
 
 MANIFEST_SCHEMA = "aaexport.manifest/1"
 RECORDED_TOOLS = ("aaexport", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
-DERIVED_FILES = ("model.onnx", "parity.json", "manifest.json", "weights.safetensors")  # of a conversion
+Dtype = Literal["float32", "float16", "int8"]  # of a folder's ONNX files: model.onnx is always float32
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+ONNX_FILES: dict[Dtype, str] = {
+    "float32": "model.onnx",
+    "float16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+}
+PARITY_FILES: dict[Dtype, str] = {
+    "float32": "parity.json",
+    "float16": "parity.fp16.json",
+    "int8": "parity.int8.json",
+}
+DERIVED_FILES = (*ONNX_FILES.values(), *PARITY_FILES.values(), "manifest.json", "weights.safetensors")  # conversion's
 COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl", "tuning.json")
 
 
@@ -78,6 +90,14 @@ class ModelFolder:
     def parity_path(self) -> Path:
         """parity.json: the last verification."""
         return self.path / "parity.json"
+
+    def onnx_of(self, dtype: Dtype) -> Path:
+        """model.onnx, or the same network in another precision beside it: model.fp16.onnx, model.int8.onnx."""
+        return self.path / ONNX_FILES[dtype]
+
+    def parity_of(self, dtype: Dtype) -> Path:
+        """The last verification of `onnx_of`."""
+        return self.path / PARITY_FILES[dtype]
 
     @property
     def bench_path(self) -> Path:
@@ -280,7 +300,7 @@ class _Copied:
         copied = self.source.path / file.name
         if file.name in COPIED_FILES and copied.is_file():
             return file.is_file() and filecmp.cmp(file, copied, shallow=False)
-        is_derived = file.name in DERIVED_FILES or is_data_file(file.name, "model.onnx")
+        is_derived = file.name in DERIVED_FILES or any(is_data_file(file.name, name) for name in ONNX_FILES.values())
         return is_derived and file.is_file()
 
 

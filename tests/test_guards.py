@@ -29,6 +29,7 @@ ROOMS = (
     "recipe",
     "writing",
     "folder",
+    "binomial",
     "pixels",
     "nn",
     "adapters",
@@ -54,12 +55,13 @@ WINGS = {
         "subject": (),
         "export": ("subject",),
         "verify": ("subject", "export"),
-        "convert": ("subject", "export", "verify"),
+        "reduce": ("subject", "export", "verify"),
+        "convert": ("subject", "export", "verify", "reduce"),
         "bench": ("subject",),
         "look": ("subject",),
         "deploy": ("subject",),
         "serve": ("subject",),
-        "tune": ("subject", "export", "verify", "convert", "bench"),
+        "tune": ("subject", "export", "verify", "reduce", "convert", "bench"),
     },
     "report": {"page": (), "parity": (), "bench": ("page",)},
 }
@@ -84,7 +86,7 @@ STANDARD_LIBRARY_ONLY = (
     "errors", "outcome", "overrides", "lazy", "device", "control_groups", "cores", "memory", "recipe", "writing",
     "folder",
 )  # fmt: skip
-WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "serving", "deployment")
+WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "binomial", "serving", "deployment")
 
 
 def modules():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,22 +25,23 @@ from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from aaexport.folder import ModelFolder
-    from aaexport.parity import ParityReport, Precision
-    from aaexport.pipeline.verify.options import VerifyOptions
+    from aaexport.parity import ParityReport
+    from aaexport.pipeline.verify.options import FileDtype, VerifyOptions
 
 EVERY = 60.0  # seconds between two looks
 XML_BEGIN = 64  # bytes, by which an XML file is told from others
 
 
 SECTIONS = {
-    "What is judged": ("onnx", "inputs", "out", "size", "module", "batch", "seed"),
+    "What is judged": ("onnx", "dtype", "inputs", "out", "size", "module", "batch", "seed"),
     "Where it runs": ("device", "runtimes", "max_memory"),
     "A live service": ("url", "served_as", "timeout", "ca", "follow", "every"),
-    "What is allowed": ("dtype", "atol", "rtol", "strict", "locate"),
+    "What is allowed": ("atol", "rtol", "strict", "locate"),
     "The report": ("as_json", "markdown", "junit"),
 }
 EXAMPLES = (
     ("aaexport verify aa_cnn3_digits", "Judges the folder's model.onnx in the usual runtimes."),
+    ("aaexport verify aa_cnn3_digits --dtype int8", "Judges its model.int8.onnx by what it may lose of float32."),
     (
         "aaexport verify aa_cnn3_digits --onnx fast.onnx --runtimes reference,onnxruntime --junit parity.xml",
         "Judges another file of the same network, and writes a report for CI.",
@@ -87,10 +88,9 @@ EXAMPLES = (
 @click.option("--batch", type=Whole(), help="One more batch size beside 1, 2, 3 and 7.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="The precision that the file is meant to have.",
+    type=click.Choice(["float32", "float16", "bfloat16", "int8"]),
+    help="Which of the folder's files, by default model.onnx; or what another file is meant to be, by default what "
+    "it says.",
 )
 @options.each_atol
 @options.each_rtol
@@ -121,7 +121,7 @@ def command(
     follow: bool,
     every: float | None,
     batch: int | None,
-    dtype: str,
+    dtype: FileDtype | None,
     atol: tuple[tuple[str, float], ...],
     rtol: tuple[tuple[str, float], ...],
     locate: bool,
@@ -148,7 +148,7 @@ def command(
     if every is not None:
         check_every(every)
     asked = VerifyOptions(
-        device=device, dtype=cast("Precision", dtype), atol=dict(atol) or None, rtol=dict(rtol) or None,
+        device=device, dtype=dtype, atol=dict(atol) or None, rtol=dict(rtol) or None,
         inputs=inputs, batch=batch, runtimes=runtimes, locate=locate, strict=strict, seed=seed, max_memory=max_memory,
         url=url, served_as=served_as, timeout=timeout, ca=ca,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def command(
             ask_services([one], served_as or name_of(model, out), timeout, ca)
         keep_freed_memory()
         folder = check_out(model, out)
-        if onnx is None:
+        if onnx is None and dtype in (None, "float32"):
             ensure_converted(folder, size)
         if follow:
             _follow(folder, onnx, asked, EVERY if every is None else every, size)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from aaexport.load.binomial import binomial_cdf
+from aaexport.binomial import binomial_cdf
 from aaexport.load.lengths import CONFIDENCE
 from aaexport.load.statistics import Milliseconds
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aaexport.load.binomial import binomial_cdf
+from aaexport.binomial import binomial_cdf
 from aaexport.load.lengths import queries_needed
 
 Milliseconds = npt.NDArray[np.float64]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from aaexport.errors import first_few
 from aaexport.outcome import Outcome, presenter
+from aaexport.parity.guard import GuardReport, shown
 from aaexport.parity.tolerance import Tolerance
 
 # The way from the definition to an answer. Every computation adds one stage to those before it.
@@ -221,6 +222,8 @@ class ParityReport(Outcome):
         baseline: whose error in the model's own precision the file's is compared with.
         seed: of the inputs.
         strict: whether warnings are failures.
+        kind: what the file computes in: `float32`, `float16`, `bfloat16` or `int8`.
+        guard: of a file in float16 or int8, which is judged by what it lost and not by the matrix.
     """
 
     onnx: str
@@ -235,6 +238,8 @@ class ParityReport(Outcome):
     seed: int = 0
     strict: bool = False
     onnx_sha256: str | None = None
+    kind: str = "float32"
+    guard: GuardReport | None = None
 
     @property
     def outputs(self) -> tuple[OutputParity, ...]:
@@ -250,19 +255,23 @@ class ParityReport(Outcome):
     def failures(self) -> tuple[str, ...]:
         """Everything that is wrong, a line each."""
         wrong = tuple(line for computation in self.computations for line in computation.failures)
-        return (*self.structure, *wrong, *(self.warnings if self.strict else ()))
+        lost = () if self.guard is None else self.guard.failures
+        return (*self.structure, *wrong, *lost, *(self.warnings if self.strict else ()))
 
     @property
     def passed(self) -> bool:
         """True if numbers of the file were compared, be it of one output, and nothing is wrong."""
         of_file = (done for done in self.computations if done.stage not in BEFORE_THE_FILE)
-        return any(o.compared for done in of_file for o in done.outputs) and not self.failures
+        compared = any(o.compared for done in of_file for o in done.outputs)
+        return (compared or (self.guard is not None and self.guard.passed)) and not self.failures
 
     @property
     def verdict(self) -> str:
         """In a few words, with the figure it rests on."""
         if not self.passed:
             return f"FAIL, {self.complaint}"
+        if self.guard is not None:
+            return f"PASS, {self.kind} with an SQNR of {shown('SQNR', self.guard.sqnr_db)}"
         figures = [] if self.max_abs_error is None else [f"largest error {self.max_abs_error:.1e}"]
         if self.max_error_ratio is not None:
             figures.append(f"{self.max_error_ratio:.1f} × {self.baseline}'s own")

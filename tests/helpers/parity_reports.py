@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from aaexport.parity import (
     TOLERANCES,
     Accuracy,
@@ -13,6 +15,7 @@ from aaexport.parity import (
     Placement,
     TensorFacts,
 )
+from aaexport.parity.guard import GuardAccuracy, GuardReport, Losses, accuracy_row
 
 CPU = TOLERANCES["float32", "cpu"]
 CASES = ("images, batch 7", "images, batch 1", "zeros", "NaN in a pixel")
@@ -65,5 +68,19 @@ MANY = ParityReport(
     "model.onnx",
     (row(outputs=tuple(judged("zeros", ratio, output=name) for ratio, name in enumerate(HEADS))),),
 )
-REPORTS = {"passed": PASSED, "failed": FAILED, "strict": STRICT, "empty": EMPTY, "stale": STALE,
+LOST = Losses("int8", "onnxruntime CPU", "the float32 file", frozenset({"logits"}))
+LOST.learn({"logits": np.eye(8)}, {"logits": np.eye(8) * 0.99})
+ACCURATE = GuardAccuracy.of(359, 355, 354)
+GUARD = GuardReport(
+    "int8",
+    "359 held-out images of digits",
+    (*LOST.rows(), accuracy_row("int8", "logits", "onnxruntime CPU", ACCURATE, judged=True)),
+    ACCURATE,
+)
+LOSSY = ParityReport("model.int8.onnx", kind="int8", guard=GUARD)
+TOO_LOSSY = dataclasses.replace(
+    LOSSY, guard=dataclasses.replace(GUARD, rows=(dataclasses.replace(GUARD.rows[0], value=17.4, passed=False),))
+)
+REPORTS = {"lossy": LOSSY, "too lossy": TOO_LOSSY,
+           "passed": PASSED, "failed": FAILED, "strict": STRICT, "empty": EMPTY, "stale": STALE,
            "unrunnable": UNRUNNABLE, "many": MANY}  # fmt: skip

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from aaexport.load.binomial import binomial_cdf
+from aaexport.binomial import binomial_cdf
 from aaexport.load.lengths import queries_needed
 from aaexport.load.statistics import (
     Percentile,
@@ -25,19 +25,6 @@ DISTRIBUTIONS = {
     "long-tailed": lambda u: (1 - u) ** -0.5,
     "stalls": lambda u: np.where(u < 0.97, 10 + u, 200 + 50 * u),  # 3 % of the queries hit one
 }
-
-
-@pytest.mark.parametrize(("n", "p"), [(1, 0.5), (12, 0.9), (30, 0.001)])
-def test_the_binomial_distribution_is_the_sum_of_its_terms(n, p):
-    terms = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
-    expected = [0, *np.cumsum(terms), 1]
-    np.testing.assert_allclose(binomial_cdf(range(-1, n + 2), n, p), expected, atol=1e-14)
-
-
-def test_the_binomial_distribution_of_a_million_trials_is_normal_around_its_mean():
-    n, p = 1_000_000, 0.9
-    counts = n * p + 300 * np.array([-1.959964, 0, 1.959964])
-    np.testing.assert_allclose(binomial_cdf(np.rint(counts).astype(int), n, p), [0.025, 0.5, 0.975], atol=1e-3)
 
 
 @pytest.mark.parametrize(("p", "queries"), [(50, 7), (90, 44), (99, 459)])

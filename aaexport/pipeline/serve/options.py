@@ -7,14 +7,12 @@ from pathlib import Path
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.folder import ONNX_FILES
 from aaexport.parity.tolerance import Precision
 from aaexport.serving.repository import Batching, RepositorySettings
 
 MOST_PORT = 65535
-FILES: dict[Precision, str] = {
-    "float32": "model.onnx",
-    "float16": "model.fp16.onnx",
-}  # by precision
+FILES: dict[Precision, str] = {"float32": ONNX_FILES["float32"], "float16": ONNX_FILES["float16"]}
 
 
 @dataclass(frozen=True, kw_only=True)

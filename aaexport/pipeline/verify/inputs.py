@@ -112,7 +112,7 @@ def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Input
         remedy = "give --module FILE.py:NAME as well: golden vectors answer to no other inputs"
         raise ArgumentError(broken_rule("inputs", "go with the module", str(path), remedy))
     if path is not None:
-        arrays, warnings = _read_inputs(Path(path), subject)
+        arrays, warnings = read_inputs(Path(path), subject)
         order = np.random.default_rng(seed).permutation(len(arrays))[:GIVEN_IMAGES]
         left_out = len(arrays) > len(order)
         notes = (f"{len(order)} of {len(arrays)} images of {path} were taken, by the seed",) if left_out else ()
@@ -134,9 +134,10 @@ def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor,
     return images, chosen, (*images.notes, *notes)
 
 
-def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
-    called = f"{parameter('inputs')} of {path}"
-    arrays = _read_folder(path, subject) if path.is_dir() else _read_arrays(path)
+def read_inputs(path: Path, subject: Subject, option: str = "inputs") -> tuple[Array, tuple[str, ...]]:
+    """All images at `path`, (N, C, H, W) in float32, and warnings. DataError, of that option, as `gather_inputs`."""
+    called = f"{parameter(option)} of {path}"
+    arrays = _read_folder(path, subject, option) if path.is_dir() else _read_arrays(path, option)
     shape = subject.input_shape
     if arrays.dtype != np.float32:
         remedy = "give them as the network takes them: normalised, float32"
@@ -151,15 +152,15 @@ def _read_inputs(path: Path, subject: Subject) -> tuple[Array, tuple[str, ...]]:
     return arrays, ()
 
 
-def _read_arrays(path: Path) -> Array:
-    check_inputs(path)
-    called = f"{parameter('inputs')} of {path}"
+def _read_arrays(path: Path, option: str) -> Array:
+    check_inputs(path, option)
+    called = f"{parameter(option)} of {path}"
     readers: dict[str, Callable[[Path], dict[str, Array]]] = {".npz": read_npz, ".safetensors": load_file}
     try:
         arrays = readers[path.suffix](path)
     # numpy, zipfile, zlib and safetensors each raise their own: there is no common base.
     except Exception as error:
-        raise DataError(f"inputs must be whole, but {path} cannot be read: {first_line(error)}") from error
+        raise DataError(f"{option} must be whole, but {path} cannot be read: {first_line(error)}") from error
     if INPUT_NAME in arrays:
         return arrays[INPUT_NAME]
     if len(arrays) != 1:
@@ -168,10 +169,10 @@ def _read_arrays(path: Path) -> Array:
     return next(iter(arrays.values()))
 
 
-def _read_folder(path: Path, subject: Subject) -> Array:
+def _read_folder(path: Path, subject: Subject, option: str) -> Array:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if subject.recipe is None:
-        raise DataError(broken_rule("inputs", "be a file of arrays for a bare module", str(path)))
+        raise DataError(broken_rule(option, "be a file of arrays for a bare module", str(path)))
     if not files:
-        raise DataError(broken_rule("inputs", f"hold images ({' '.join(IMAGE_SUFFIXES)})", f"none in {path}"))
+        raise DataError(broken_rule(option, f"hold images ({' '.join(IMAGE_SUFFIXES)})", f"none in {path}"))
     return np.concatenate([read_image(file, subject.recipe)[1].numpy() for file in files])

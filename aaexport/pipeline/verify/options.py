@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean
@@ -14,6 +14,8 @@ from aaexport.memory import MEBIBYTE, default_memory
 from aaexport.parity.tolerance import Bounds, Precision, Tolerances, tolerances
 from aaexport.serving.address import TIMEOUT, check_service
 
+FileDtype = Literal["float32", "float16", "bfloat16", "int8"]  # what a file may be meant to compute in
+FILE_DTYPES: tuple[FileDtype, ...] = get_args(FileDtype)
 MAX_BATCH = 4096
 LONGEST_PAUSE = 86_400.0  # seconds
 INPUT_FILES = (".npz", ".safetensors")
@@ -51,7 +53,8 @@ class VerifyOptions:
 
     Attributes:
         device: `cpu`, `cuda` or `cuda:N`, for onnxruntime; PyTorch's side always runs on the CPU.
-        dtype: the precision that the file is meant to have, by which it is judged.
+        dtype: the precision of the file: which of the folder's files is judged, and as what, be it another file. None
+            for model.onnx, or for what another file says that it is.
         atol, rtol: replace those of the tolerance table (`aaexport.parity.TOLERANCES`), for all outputs or by output.
         inputs: a .npz, .safetensors or folder of images to take instead of the data set's.
         batch: one more batch size to try, the largest that will be served.
@@ -71,7 +74,7 @@ class VerifyOptions:
     """
 
     device: str = "cpu"
-    dtype: Precision = "float32"
+    dtype: FileDtype | None = None
     atol: float | Bounds | None = None
     rtol: float | Bounds | None = None
     inputs: str | Path | None = None
@@ -94,12 +97,15 @@ class VerifyOptions:
 
     @property
     def judged(self) -> Judged:
-        """What gives the tolerance of each runtime."""
-        return Judged(self.dtype, self.atol, self.rtol)
+        """What gives the tolerance of each runtime, of files that the matrix judges: float32's if none is asked."""
+        precision: Precision = "float32" if self.dtype is None or self.dtype == "int8" else self.dtype
+        return Judged(precision, self.atol, self.rtol)
 
     def check(self) -> None:
         """ArgumentError, DataError or ProviderError for what can be seen to be wrong before any work."""
         check_runtimes(self.runtimes, self.device)
+        if self.dtype is not None and self.dtype not in FILE_DTYPES:
+            raise ArgumentError(broken_rule("dtype", f"be one of {', '.join(FILE_DTYPES)}", str(self.dtype)))
         self.judged.on("cpu")
         check_largest_batch(self.batch)
         check_inputs(self.inputs)
@@ -111,7 +117,7 @@ class VerifyOverrides(TypedDict, total=False):
     """The fields of `VerifyOptions` as keywords."""
 
     device: str
-    dtype: Precision
+    dtype: FileDtype | None
     atol: float | Bounds | None
     rtol: float | Bounds | None
     inputs: str | Path | None
@@ -163,15 +169,15 @@ def check_max_memory(limit: float | None) -> None:
         raise ArgumentError(broken_rule("max_memory", "be above 0 MiB", limit))
 
 
-def check_inputs(path: str | Path | None) -> None:
-    """DataError unless it is a folder, or a file of a kind that is read."""
+def check_inputs(path: str | Path | None, option: str = "inputs") -> None:
+    """DataError, of that option, unless it is a folder, or a file of a kind that is read."""
     if path is None or Path(path).is_dir():
         return
     if Path(path).suffix not in INPUT_FILES:
         rule = f"be a folder of images or a file of {', '.join(INPUT_FILES)}"
-        raise DataError(broken_rule("inputs", rule, str(path)))
+        raise DataError(broken_rule(option, rule, str(path)))
     if not Path(path).exists():
-        raise DataError(f"inputs must be whole, but {path} cannot be read: there is no such file")
+        raise DataError(f"{option} must be whole, but {path} cannot be read: there is no such file")
 
 
 def check_every(every: float) -> None:

@@ -25,28 +25,31 @@ from aaexport.errors import (
     broken_rule,
     did_you_mean,
 )
-from aaexport.folder import ModelFolder, find_model
+from aaexport.folder import DTYPES, Dtype, ModelFolder, find_model
 from aaexport.graph.alive import bytes_alive
 from aaexport.graph.audit import Audit, audit
 from aaexport.graph.files import (
     GraphSummary,
-    coarsest_type,
     converted_size,
     file_digest,
     summarize_model,
 )
 from aaexport.graph.metadata import PREFIX, RULES_KEY, Provenance, preprocessing, read_metadata
+from aaexport.graph.precision.kinds import read_origin
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory, require_memory_for_weights
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
-from aaexport.parity import COARSER, ParityReport, Precision, Truth
+from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
 from aaexport.pipeline.verify.diagnose import Suspect, diagnose
+from aaexport.pipeline.verify.guarded import Guard
+from aaexport.pipeline.verify.kinds import folder_file, hint_of_kind, is_reduced, judged_as, others_of
 from aaexport.pipeline.verify.matrix import Matrix, fixed_batch
-from aaexport.pipeline.verify.options import Judged, VerifyOptions, VerifyOverrides
+from aaexport.pipeline.verify.options import FileDtype, Judged, VerifyOptions, VerifyOverrides
+from aaexport.pipeline.verify.reduced import guarded_report
 from aaexport.pipeline.verify.services import find_services, notes_on, serves_another_file, with_rows_of
 from aaexport.report.machine import parity_json
 from aaexport.writing import unchanged, write_json
@@ -120,21 +123,21 @@ def verify_folder(
     say: Say = lambda step: None,
 ) -> ParityReport:
     """As `verify`, for a folder; the report on its own model.onnx is kept in it."""
-    path = folder.onnx_path if onnx is None else Path(onnx)
-    if onnx is None and not path.is_file():
-        raise FolderError(f"{folder.path} has no model.onnx yet; write it with `aaexport convert {folder.path}`")
+    path = folder_file(folder, options.dtype) if onnx is None else Path(onnx)
     # The user's code may print whenever it runs, and stdout is for results.
     with nullcontext() if source is None else redirect_stdout(sys.stderr):
         subject = as_subject(folder, input_shape, size or converted_size(path), source=source)
         report, _ = judge_file(subject, path, options, say=say)
     # A report on services too is of a moment: what the folder keeps is of its file.
-    return _kept(report, folder) if path == folder.onnx_path and not options.url else report
+    report = replace(report, notes=(*report.notes, *others_of(folder, path)))
+    own = next((dtype for dtype in DTYPES if path == folder.onnx_of(dtype)), None)
+    return report if own is None or options.url else kept(report, folder, own)
 
 
-def _kept(report: ParityReport, folder: ModelFolder) -> ParityReport:
+def kept(report: ParityReport, folder: ModelFolder, dtype: Dtype = "float32") -> ParityReport:
     """The report, written into the folder; with a note of it where that cannot be written: the verdict counts."""
     try:
-        write_json(folder.parity_path, parity_json(report))
+        write_json(folder.parity_of(dtype), parity_json(report))
         folder.write_manifest()
     except FolderError as error:
         return replace(report, notes=(*report.notes, f"the report is not kept: {error}"))
@@ -148,18 +151,19 @@ def judge_file(
     *,
     named: Path | None = None,
     exported: Exported | None = None,
+    guard: Guard | None = None,
     say: Say = lambda step: None,
 ) -> tuple[ParityReport, list[Truth]]:
     """As `verify`, for a subject at hand, and what the file was judged by.
 
-    `named` is what the report calls the file, `exported` what it was.
+    `named` is what the report calls the file, `exported` what it was, `guard` what judges it if it is a reduced one.
     """
     options.check()
     with ExitStack() as held:
         held.enter_context(unchanged(path, "judged"))
         # Its numbers too, once they are known and before they are read: the file is parsed no second time for that.
         audit_file = partial(audit, path, lambda beside: held.enter_context(unchanged(path, "judged", beside)))
-        return _judged(subject, path, audit_file, options, named or path, exported, say)
+        return _judged(subject, path, audit_file, options, named or path, exported, guard, say)
 
 
 def _judged(
@@ -169,6 +173,7 @@ def _judged(
     options: VerifyOptions,
     named: Path,
     exported: Exported | None,
+    guard: Guard | None,
     say: Say,
 ) -> tuple[ParityReport, list[Truth]]:
     audited = audit_file()
@@ -185,21 +190,23 @@ def _judged(
     summary = summarize_model(audited.model, path, audited.data_files)
     provenance = read_metadata(summary.metadata)
     subject = observed_as_converted(subject, provenance)
-    stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject)
+    kind, origin = judged_as(audited.model, options.dtype), read_origin(audited.model)
+    stale, unfit = _staleness(summary, provenance, subject), _unfit_input(summary, subject, kind)
     structure = (*report.structure, *stale, *_misinformation(summary, subject), *_output_failures(summary, subject))
     golden = subject.golden.warnings if subject.golden is not None else ()
     warnings = (*report.warnings, *golden, *_unknown_origin(provenance, subject))
-    notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []))
-    report = replace(report, structure=structure, notes=notes, warnings=warnings)
+    notes = (*_notes(subject), *([NO_METADATA] if provenance is None else []), *hint_of_kind(audited.model, kind))
+    report = replace(report, structure=structure, notes=notes, warnings=warnings, kind=kind)
     _require_known_outputs(options.judged, subject)
     require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
     require_memory_for_weights(subject.module)
-    _require_coarse_enough(options.judged.precision, coarsest_type(audited.model))
     changed = audited.changed_initializers
     alive = None if unfit is not None else bytes_alive(audited.model, fixed_batch(summary) or 1)
     del audited  # and with it the model, which may be large
     if unfit is not None:
         raise GraphError("; ".join([f"{path} cannot be judged: {unfit}", *stale]))
+    if is_reduced(kind):
+        return guarded_report(report, path, subject, summary, kind, options, origin, guard, say), []
     name = None if subject.folder is None else subject.folder.name
     services = find_services(options, name)  # before anything slow: it may be the URL that is wrong
     outdated = tuple(
@@ -227,7 +234,7 @@ def observed_as_converted(subject: Subject, provenance: Provenance | None) -> Su
     return subject if subject.with_attention else subject.observed()
 
 
-def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
+def _unfit_input(summary: GraphSummary, subject: Subject, kind: FileDtype) -> str | None:
     """Why the model's images cannot be fed to the file; None if they can."""
     if len(summary.inputs) != 1:
         return broken_rule("the file", "have one input", len(summary.inputs))
@@ -238,8 +245,9 @@ def _unfit_input(summary: GraphSummary, subject: Subject) -> str | None:
     )
     if not fits:
         return broken_rule(name, f"have the shape {('batch', *wanted)}", tensor.shape)
-    if tensor.dtype != "float":
-        return broken_rule(name, "be float32", tensor.dtype)
+    taken = ("float", "float16") if kind == "float16" else ("float",)
+    if tensor.dtype not in taken:
+        return broken_rule(name, "be float32 or float16" if kind == "float16" else "be float32", tensor.dtype)
     if isinstance(tensor.shape[0], int) and tensor.shape[0] < 1:
         return broken_rule(name, "have a batch of at least 1", tensor.shape)
     return None
@@ -275,12 +283,6 @@ def _require_known_outputs(judged: Judged, subject: Subject) -> None:
             if output and output not in subject.output_names:
                 rule = f"be of an output ({', '.join(subject.output_names[:NAMED_OUTPUTS])})"
                 raise ArgumentError(broken_rule(name, rule, output, did_you_mean(output, subject.output_names)))
-
-
-def _require_coarse_enough(precision: Precision, held: Precision) -> None:
-    """ArgumentError if the file is finer than what it would be judged by."""
-    if COARSER[precision] > COARSER[held]:
-        raise ArgumentError(broken_rule("dtype", f"be {held}, in which the file computes", precision))
 
 
 def _staleness(summary: GraphSummary, provenance: Provenance | None, subject: Subject) -> tuple[str, ...]:

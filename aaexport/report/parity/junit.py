@@ -1,7 +1,8 @@
 """ParityReport → JUnit XML, which CI systems show as tests.
 
-One suite; a test for each output of each case of each computation, for each failure of the file itself, and for each
-warning, which counts as skipped unless it is a failure. Times are left out: none was measured for one test.
+One suite; a test for each output of each case of each computation, for each measure of a file in fewer bits, for each
+failure of the file itself, and for each warning, which counts as skipped unless it is a failure. Times are left out:
+none was measured for one test.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from xml.etree import ElementTree as Xml
 
 from aaexport.parity import Computation, Divergence, OutputParity, ParityReport
 from aaexport.report.parity import wording
+from aaexport.report.parity.guard import guard_figures
 from aaexport.report.printable import printable
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -62,12 +64,15 @@ def _cases(report: ParityReport) -> Iterator[Xml.Element]:
             yield _case(row.name, "can be run", row.failure)
         for output in row.outputs:
             yield _case(row.name, f"{output.case}: {output.output}", output.failure, _figures(output))
+    for lost in () if report.guard is None else report.guard.rows:
+        where = f"{lost.computation} against {lost.against}"
+        yield _case(where, f"{lost.measure}: {lost.output}", lost.complaint, guard_figures(lost))
     for warning in report.warnings:
         case = _case("warnings", warning, warning if report.strict else None)
         if not report.strict:
             Xml.SubElement(case, "skipped", message=printable(warning))
         yield case
-    if not any(output.compared for output in report.outputs):
+    if not any(output.compared for output in report.outputs) and report.guard is None:
         yield _case("parity", "something was compared", "nothing was compared")
 
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from aaexport.parity import Computation, Divergence, ParityReport
+from aaexport.parity.guard import shown
 from aaexport.report.parity import wording
+from aaexport.report.parity.guard import CORNER, guard_table
 from aaexport.report.parity.matrix import matrix
 from aaexport.report.printable import printable
 
@@ -31,9 +33,9 @@ def _headline(report: ParityReport) -> str:
 
 
 def _matrix(report: ParityReport) -> Iterator[str]:
-    found = matrix(report)
+    found = matrix(report) if report.guard is None else guard_table(report.guard)
     if found.headings:
-        header = [f"error ÷ {report.baseline}'s own", *found.headings]
+        header = [f"error ÷ {report.baseline}'s own" if report.guard is None else CORNER, *found.headings]
         yield _table(header, [[name, *(cell.text for cell in cells)] for name, cells in found.rows], "--:")
 
 
@@ -53,6 +55,10 @@ def _details(report: ParityReport) -> Iterator[str]:
     if report.computations:
         columns = ("computation", "adds", "outputs", "atol", "rtol", "ratio", "because")
         yield _folded("Tolerances", _table(columns, map(_judged_by, report.computations)))
+    if report.guard is not None:
+        bounds = {row.measure: (shown(row.measure, row.bound), row.reason) for row in report.guard.rows}
+        rows = ((measure, *of) for measure, of in bounds.items())
+        yield _folded("Thresholds", _table(("measure", "bound", "because"), rows))
 
 
 def _judged_by(computation: Computation) -> tuple[str, ...]:

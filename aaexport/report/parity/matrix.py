@@ -25,14 +25,20 @@ _BATCH = re.compile(r", batch (\d+)$")
 
 @dataclass(frozen=True)
 class Cell:
-    """All cases of one kind and all outputs of one computation; `ratio` is the worst error ratio, if there is any."""
+    """All cases of one kind and all outputs of one computation; `ratio` is the worst error ratio, if there is any.
+
+    `figure` is what it shows where that is something else.
+    """
 
     verdict: Verdict
     ratio: float | None = None
+    figure: str | None = None
 
     @property
     def text(self) -> str:
         """A few characters: how many times PyTorch's own error, or the verdict."""
+        if self.figure is not None:
+            return self.figure
         if self.verdict != "pass":
             return {"warn": "warn", "fail": "FAIL", "not run": "–"}[self.verdict]
         return "pass" if self.ratio is None else _times(self.ratio)

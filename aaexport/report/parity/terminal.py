@@ -10,6 +10,7 @@ from rich.text import Text
 from aaexport.parity import Divergence, ParityReport
 from aaexport.report.layout import Facts, Table, Words
 from aaexport.report.parity import wording
+from aaexport.report.parity.guard import CORNER, guard_table
 from aaexport.report.parity.matrix import Cell, matrix
 
 GOOD, WORTH_A_LOOK, BAD = "green", "yellow", "bold red"
@@ -41,11 +42,12 @@ def verdict_line(report: ParityReport) -> Text:
 
 def _matrix(report: ParityReport) -> Iterator[RenderableType]:
     """Nothing if nothing was compared."""
-    found = matrix(report)
+    found = matrix(report) if report.guard is None else guard_table(report.guard)
     if not found.headings:
         return
+    corner = f"error ÷ {report.baseline}'s own" if report.guard is None else CORNER
     rows = [[Text(name), *map(_cell, cells)] for name, cells in found.rows]
-    yield from (Table([f"error ÷ {report.baseline}'s own", *found.headings], rows), Words())
+    yield from (Table([corner, *found.headings], rows), Words())
 
 
 def _cell(cell: Cell) -> Text:

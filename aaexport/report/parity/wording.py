@@ -15,6 +15,7 @@ from aaexport.parity import (
     Placement,
     TensorFacts,
 )
+from aaexport.report.parity.guard import guard_circumstances, guard_verdict
 from aaexport.report.parity.matrix import batches
 
 LINES_SHOWN = 10
@@ -30,6 +31,8 @@ def verdict(report: ParityReport) -> str:
     """PASS or FAIL, and how clearly."""
     if not report.passed:
         return f"FAIL: {_count_of_failures(report)}"
+    if report.guard is not None:
+        return f"PASS: {guard_verdict(report.guard)}"
     error = f"PASS: largest error {scientific(report.max_abs_error)} against float64"
     ratio = report.max_error_ratio
     if ratio is None:
@@ -41,7 +44,8 @@ def failures(report: ParityReport) -> list[str]:
     """What is wrong with the file itself, then a line a computation: its first failure, and how many more."""
     wrong = [(done.failures[0], len(done.failures) - 1) for done in report.computations if done.failures]
     lines = [f"{first}; and {more} more (see --json)" if more else first for first, more in wrong]
-    return _first([*report.structure, *lines, *(report.warnings if report.strict else ())])
+    lost = () if report.guard is None else report.guard.failures
+    return _first([*report.structure, *lines, *lost, *(report.warnings if report.strict else ())])
 
 
 def warnings(report: ParityReport) -> list[str]:
@@ -51,6 +55,8 @@ def warnings(report: ParityReport) -> list[str]:
 
 def circumstances(report: ParityReport) -> list[str]:
     """What was tried, the figures that are no errors, and where the nodes ran."""
+    if report.guard is not None:
+        return list(guard_circumstances(report.guard))
     sizes = ", ".join(map(str, batches(report)))
     tried = [f"batches tried: {sizes}; seed {report.seed}"] if sizes else []
     return [*tried, *_likeness(report), *_accuracy(report), *_placement(report.placement)]

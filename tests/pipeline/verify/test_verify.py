@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import aaexport
-from aaexport.errors import ArgumentError, GraphError, ModuleError, ParityError, RunnerError
+from aaexport.errors import ArgumentError, FolderError, GraphError, ModuleError, ParityError, RunnerError
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.nn import relative
 from aaexport.parity import Case, tolerances
@@ -483,7 +483,18 @@ def test_what_is_smaller_than_a_kernel_is_accurate_is_judged_without_the_kernel(
 )
 def test_what_would_not_do_what_it_seems_to_is_refused(converted, changes, words):
     with pytest.raises(ArgumentError, match=words):
-        aaexport.verify(converted, **changes)
+        aaexport.verify(converted, converted.onnx_path, **changes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_folder_without_a_file_of_that_dtype_is_told_how_to_get_one(converted, dtype):
+    with pytest.raises(FolderError, match=f"write it with `aaexport convert .* --dtype {dtype}`"):
+        aaexport.verify(converted, dtype=dtype)
+
+
+def test_a_folder_has_no_file_in_bfloat16_of_its_own(converted):
+    with pytest.raises(ArgumentError, match="dtype must be float32, float16, int8 for a file of the folder's own"):
+        aaexport.verify(converted, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("key", ["opset", "batch", "layers"])

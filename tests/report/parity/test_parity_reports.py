@@ -13,6 +13,7 @@ from parity_reports import (
     DIVERGENCE,
     EMPTY,
     FAILED,
+    GUARD,
     MANY,
     PASSED,
     REPORTS,
@@ -237,7 +238,7 @@ def documented():
     return described(SCHEMA)
 
 
-FULL = dataclasses.replace(FAILED, structure=("stale",), warnings=("unused",))
+FULL = dataclasses.replace(FAILED, structure=("stale",), warnings=("unused",), guard=GUARD)
 
 
 def test_the_documented_fields_are_those_written():
@@ -248,7 +249,8 @@ def test_the_documented_fields_are_those_written():
 def test_what_is_written_has_the_documented_type(report):
     names = {str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
     types = documented()
-    for path, value in paths(parity_json(dataclasses.replace(report, divergence=DIVERGENCE, accuracy=FULL.accuracy))):
+    whole = dataclasses.replace(report, divergence=DIVERGENCE, accuracy=FULL.accuracy, guard=FULL.guard)
+    for path, value in paths(parity_json(whole)):
         assert names[type(value)] in types[path].split(" or "), path
 
 

@@ -1,0 +1,376 @@
+"""What a reduced file answers × what float32 and float64 do → GuardReport: did it lose no more than its kind may?
+
+A float16 or int8 file is not the function to the last bit, so no tolerance of `tolerance` fits it, and accuracy alone
+is blind: the file that taught this scored exactly as float32 did with 17.4 dB of its answers left. What tells good
+files from bad ones stands in `THRESHOLDS`, a row with its reason for each measure and kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from aaexport.binomial import Interval, exact_interval
+from aaexport.parity.cases import Array
+
+ReducedKind = Literal["float16", "int8"]  # the kinds of files that are coarser than float32 on purpose
+REDUCED: tuple[ReducedKind, ...] = get_args(ReducedKind)
+Measure = Literal["SQNR", "KL", "top-1", "top-5", "same", "accuracy", "not finite", "optimizer"]
+AT_LEAST: tuple[Measure, ...] = ("SQNR", "top-1", "top-5", "same", "optimizer")  # of the others, at most
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a measure must be at least, or at most (`AT_LEAST`), and why this number."""
+
+    bound: float
+    reason: str
+
+
+THRESHOLDS: dict[tuple[Measure, ReducedKind], Threshold] = {
+    ("SQNR", "float16"): Threshold(45.0, "10 bits of every number leave 56 to 63 dB; ten less is some other fault"),
+    ("SQNR", "int8"): Threshold(25.0, "good files leave 31 to 37 dB; 17.4 dB scored as float32 did, to the image"),
+    ("KL", "float16"): Threshold(1e-4, "good files stay below 1e-5: probabilities that people read do not move"),
+    ("KL", "int8"): Threshold(1e-3, "good files stay below 3e-4; bad ones began at 5e-3"),
+    ("top-1", "float16"): Threshold(0.995, "good files changed no answer of 359 that was none of a tie"),
+    ("top-1", "int8"): Threshold(0.99, "good files changed 0 or 1 answers of 359; the bad one 4"),
+    ("top-5", "float16"): Threshold(0.99, "the order of unlikely classes is decided by less than the likeliest"),
+    ("top-5", "int8"): Threshold(0.95, "the order of unlikely classes is decided by less than the likeliest"),
+    ("same", "float16"): Threshold(0.995, "positions, classes and masks, as top-1"),
+    ("same", "int8"): Threshold(0.99, "positions, classes and masks, as top-1"),
+    ("accuracy", "float16"): Threshold(0.005, "half a point: what people who deploy float16 expect of it"),
+    ("accuracy", "int8"): Threshold(0.01, "a point: what people who deploy int8 accept"),
+    ("not finite", "float16"): Threshold(0, "beyond 65504 float16 has infinity only, and a CPU may hide it"),
+    ("not finite", "int8"): Threshold(0, "no integer is NaN: a scale is"),
+    ("optimizer", "float16"): Threshold(45.0, "casts that the optimizer leaves out move answers by rounding only"),
+    ("optimizer", "int8"): Threshold(25.0, "fused integer products move answers by their rounding only"),
+}
+FEW = 1  # images that may always differ: of few, a single one is a larger share than any threshold allows
+TIED = 2.0  # times the noise that SQNR allows of an image's scores, within which two of them tie
+
+
+@dataclass(frozen=True)
+class GuardRow:
+    """One measure of one output.
+
+    Attributes:
+        measure: what was measured: `SQNR` in dB; `KL`, the divergence of softmax in nats; `top-1`, `top-5` and
+            `same`, shares; `accuracy`, the share that was lost; `not finite`, a count; `optimizer`, in dB.
+        output: of which output.
+        computation: what computed it.
+        against: what it was compared with.
+        value: None where there was no signal, no noise, or nothing that can be compared.
+        bound: what it must be at least, or at most.
+        passed: whether it is, or need not be.
+        margin: how far `value` is on the right side of `bound`, in its own unit; None without value.
+        images: how many it was measured on.
+        detail: counts and intervals behind a share, why it is not judged, or what cannot be compared.
+        reason: why that bound.
+    """
+
+    measure: Measure
+    output: str
+    computation: str
+    against: str
+    value: float | None
+    bound: float
+    passed: bool
+    margin: float | None
+    images: int
+    detail: str
+    reason: str
+
+    @property
+    def complaint(self) -> str | None:
+        """What is wrong, in a line; None if it passed."""
+        if self.passed:
+            return None
+        side = "at least" if self.measure in AT_LEAST else "at most"
+        where = f"{self.measure} of {self.output} by {self.computation} against {self.against}"
+        rule = f"{where} must be {side} {shown(self.measure, self.bound)}"
+        if self.value is None:
+            return f"{rule}, got {self.detail}"
+        return f"{rule}, got {shown(self.measure, self.value)}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class GuardAccuracy:
+    """How many of `images` labelled images are classified rightly, with what the true shares may be (95 %)."""
+
+    images: int
+    float32: int
+    reduced: int
+    float32_interval: Interval
+    reduced_interval: Interval
+
+    @classmethod
+    def of(cls, images: int, float32: int, reduced: int) -> GuardAccuracy:
+        """With the exact intervals of both."""
+        intervals = (exact_interval(right, images) for right in (float32, reduced))
+        return cls(images, float32, reduced, *intervals)
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """The verdict on one reduced file.
+
+    Attributes:
+        kind: `float16` or `int8`.
+        data: what it was shown, in words.
+        rows: everything that was measured; each must pass.
+        accuracy: None without labelled images.
+    """
+
+    kind: ReducedKind
+    data: str
+    rows: tuple[GuardRow, ...]
+    accuracy: GuardAccuracy | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was measured and all of it passed."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What did not pass, a line each."""
+        return tuple(row.complaint for row in self.rows if row.complaint is not None)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """The least of all outputs and computations; None where nothing was lost."""
+        values = [row.value for row in self.rows if row.measure == "SQNR" and row.value is not None]
+        return min(values, default=None)
+
+
+def shown(measure: Measure, value: float | None) -> str:
+    """A value with its unit."""
+    if value is None:
+        return "–"
+    if measure in ("SQNR", "optimizer"):
+        return f"{value:.1f} dB"
+    if measure == "KL":
+        return f"{value:.1e}"
+    if measure == "not finite":
+        return f"{value:.0f}"
+    return f"{100 * value:.2f} %" if measure != "accuracy" else f"{100 * value:.2f} points"
+
+
+@dataclass
+class _Tally:
+    """One output over all images so far."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    lost: int = 0  # numbers that are finite in the reference alone
+    images: int = 0
+    divergence: float = 0.0
+    changed: int = 0  # images with another likeliest class
+    tied: int = 0  # of these, where both classes tie
+    among: float = 0.0
+    numbers: int = 0
+    equal: int = 0
+    failure: str | None = None
+
+
+@dataclass
+class Losses:
+    """What one computation lost of every output against a reference, over all images that both were shown.
+
+    Attributes:
+        kind: of the file.
+        computation, against: who computed, in words.
+        scores: the outputs that are scores of classes, (images, classes).
+        between_runtimes: whether both ran the same file, so that only what the optimizer did is between them.
+    """
+
+    kind: ReducedKind
+    computation: str
+    against: str
+    scores: frozenset[str] = frozenset()
+    between_runtimes: bool = False
+    _tallies: dict[str, _Tally] = field(default_factory=dict)
+
+    def learn(self, expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+        """Takes one more batch into account; rows of an output are its images."""
+        for name, truth in expected.items():
+            tally = self._tallies.setdefault(name, _Tally())
+            given = actual.get(name)
+            if given is None:
+                tally.failure = f"no output of that name, but {', '.join(sorted(actual))}"
+            elif given.shape != truth.shape:
+                tally.failure = f"the shape {given.shape} instead of {truth.shape}"
+            elif truth.dtype.kind != given.dtype.kind:
+                tally.failure = f"numbers of type {given.dtype} instead of {truth.dtype}"
+            else:
+                self._compare(tally, name, truth, given)
+
+    def fail(self, outputs: Iterable[str], failure: str) -> None:
+        """Nothing could be computed, for that reason."""
+        for name in outputs:
+            self._tallies.setdefault(name, _Tally()).failure = failure
+
+    def _compare(self, tally: _Tally, name: str, truth: Array, given: Array) -> None:
+        tally.images += len(truth) if truth.ndim else 1
+        if truth.dtype.kind != "f":
+            tally.numbers += truth.size
+            tally.equal += int((truth == given).sum())
+            return
+        expected, actual = truth.astype(np.float64), given.astype(np.float64)
+        finite = np.isfinite(expected)
+        tally.lost += int((finite & ~np.isfinite(actual)).sum())
+        both = finite & np.isfinite(actual)
+        tally.signal += float(np.square(expected[both]).sum())
+        tally.noise += float(np.square(actual[both] - expected[both]).sum())
+        if name in self.scores and expected.ndim == 2 and expected.shape[1] > 1 and both.all():
+            self._compare_scores(tally, expected, actual)
+
+    def _compare_scores(self, tally: _Tally, expected: Array, actual: Array) -> None:
+        tally.divergence += float(_divergences(expected, actual).sum())
+        rows, ours, theirs = np.arange(len(expected)), expected.argmax(axis=1), actual.argmax(axis=1)
+        gap = expected[rows, ours] - expected[rows, theirs]
+        bound = THRESHOLDS["SQNR", self.kind].bound
+        noise = expected.std(axis=1) * 10 ** (-bound / 20)
+        changed = ours != theirs
+        tally.changed += int(changed.sum())
+        tally.tied += int((changed & (gap <= TIED * noise)).sum())
+        if expected.shape[1] >= 5:
+            tally.among += float(_same_of_five(expected, actual).sum())
+
+    def rows(self) -> Iterator[GuardRow]:
+        """What was measured, output by output."""
+        for name, tally in self._tallies.items():
+            if tally.failure is not None:
+                measure: Measure = "optimizer" if self.between_runtimes else "SQNR"
+                yield self._row(measure, name, None, tally, passed=False, detail=tally.failure)
+            elif self.between_runtimes:
+                yield self._measured("optimizer", name, _sqnr_db(tally), tally)
+            else:
+                yield from self._of_output(name, tally)
+
+    def _of_output(self, name: str, tally: _Tally) -> Iterator[GuardRow]:
+        if tally.numbers:
+            yield self._share("same", name, tally.numbers - tally.equal, tally.numbers, tally, "numbers")
+            return
+        yield self._measured("SQNR", name, _sqnr_db(tally), tally)
+        yield self._measured("not finite", name, float(tally.lost), tally)
+        if name not in self.scores or not tally.images or tally.lost:
+            return
+        yield self._measured("KL", name, tally.divergence / tally.images, tally)
+        tied = f"{tally.tied} of the others between classes that tie" if tally.tied else ""
+        yield self._share("top-1", name, tally.changed - tally.tied, tally.images, tally, "images", tied)
+        if tally.among:
+            yield self._measured("top-5", name, tally.among / tally.images, tally)
+
+    def _share(
+        self, measure: Measure, name: str, differ: int, of: int, tally: _Tally, what: str, also: str = ""
+    ) -> GuardRow:
+        """A share that is right if no more differ than the threshold allows, or `FEW`."""
+        allowed = max(FEW, math.floor((1 - THRESHOLDS[measure, self.kind].bound) * of))
+        interval = exact_interval(of - differ, of)
+        counts = f"{of - differ} of {of} {what}, 95 % interval {100 * interval.low:.1f}–{100 * interval.high:.1f} %"
+        detail = ", ".join(filter(None, (counts, also)))
+        return self._row(measure, name, 1 - differ / of, tally, passed=differ <= allowed, detail=detail)
+
+    def _measured(self, measure: Measure, name: str, value: float | None, tally: _Tally) -> GuardRow:
+        bound = THRESHOLDS[measure, self.kind].bound
+        passed = value is None or (value >= bound if measure in AT_LEAST else value <= bound)
+        return self._row(measure, name, value, tally, passed=passed, detail="the same" if value is None else "")
+
+    def _row(
+        self, measure: Measure, name: str, value: float | None, tally: _Tally, *, passed: bool, detail: str
+    ) -> GuardRow:
+        return guard_row(
+            measure, self.kind, name, self.computation, self.against, value, tally.images, passed, detail
+        )
+
+
+def guard_row(
+    measure: Measure,
+    kind: ReducedKind,
+    output: str,
+    computation: str,
+    against: str,
+    value: float | None,
+    images: int,
+    passed: bool,
+    detail: str,
+) -> GuardRow:
+    """A row with its threshold, and how far it is from it."""
+    threshold = THRESHOLDS[measure, kind]
+    margin = None if value is None else value - threshold.bound
+    if margin is not None and measure not in AT_LEAST:
+        margin = -margin
+    return GuardRow(
+        measure,
+        output,
+        computation,
+        against,
+        value,
+        threshold.bound,
+        passed,
+        margin,
+        images,
+        detail,
+        threshold.reason,
+    )
+
+
+def accuracy_row(kind: ReducedKind, output: str, computation: str, found: GuardAccuracy, *, judged: bool) -> GuardRow:
+    """How much of the float32 file's accuracy was lost; not `judged` where its weights were never trained."""
+    n = found.images
+    lost = found.float32 - found.reduced
+    allowed = max(FEW, math.floor(THRESHOLDS["accuracy", kind].bound * n))
+    sides = (("float32", found.float32, found.float32_interval), (kind, found.reduced, found.reduced_interval))
+    words = [
+        f"{name} {100 * right / n:.2f} % (95 % interval {100 * of.low:.1f}–{100 * of.high:.1f})"
+        for name, right, of in sides
+    ]
+    detail = f"{', '.join(words)} of {n} images" + ("" if judged else ", not judged: the weights are random")
+    passed = not judged or lost <= allowed
+    return guard_row("accuracy", kind, output, computation, "the float32 file", lost / n, n, passed, detail)
+
+
+def rightly(scores: Array, labels: Array) -> int:
+    """How many images are classified rightly by (images, classes)."""
+    return int((scores.argmax(axis=1) == labels).sum())
+
+
+def sqnr_db(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> float | None:
+    """Signal to noise in dB, the least of all outputs that are fractions; None where nothing was lost.
+
+    Minus infinity where a number is finite in what is expected alone.
+    """
+    losses = Losses("int8", "", "")
+    losses.learn(expected, actual)
+    tallies = [tally for tally in losses._tallies.values() if not tally.numbers]
+    if any(tally.lost or tally.failure for tally in tallies):
+        return -math.inf
+    return min((value for tally in tallies if (value := _sqnr_db(tally)) is not None), default=None)
+
+
+def _sqnr_db(tally: _Tally) -> float | None:
+    if tally.noise == 0:
+        return None
+    return -math.inf if tally.signal == 0 else 10 * math.log10(tally.signal / tally.noise)
+
+
+def _divergences(expected: Array, actual: Array) -> Array:
+    """KL(softmax(expected) ‖ softmax(actual)) of each row, in nats."""
+    ours, theirs = _log_softmax(expected), _log_softmax(actual)
+    return np.asarray((np.exp(ours) * (ours - theirs)).sum(axis=1))
+
+
+def _log_softmax(scores: Array) -> Array:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _same_of_five(expected: Array, actual: Array) -> Array:
+    """The share of each row's five largest that are the same."""
+    ours, theirs = (np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, actual))
+    return np.asarray((ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean(axis=1))

@@ -1,0 +1,265 @@
+"""(reduced file, its float32 sibling, images) → GuardReport, measured in every runtime that there is on the CPU.
+
+Two references count. The definition in float64 tells what the network is; it is slow, so few images must do. The
+float32 file tells what is lost by serving another in its place, on all images. onnxruntime's CPU computes parts of a
+float16 file in float32, and so cannot see them overflow: onnx's evaluator computes every operator in its own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from aaexport.data import evaluation_batch
+from aaexport.device import parse_device
+from aaexport.errors import DataError, RunnerError, broken_rule
+from aaexport.graph.evaluate import EVALUATOR
+from aaexport.parity import Array, Case
+from aaexport.parity.guard import GuardAccuracy, GuardReport, GuardRow, Losses, ReducedKind, accuracy_row, rightly
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
+from aaexport.pipeline.verify.inputs import ACCURACY_IMAGES, ACCURACY_MACS, gather_inputs, read_inputs
+from aaexport.pipeline.verify.rows import REFERENCE_MACS
+from aaexport.runners.base import Runner
+from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import AS_WRITTEN, EXACT
+from aaexport.runners.reference import ReferenceRunner
+from aaexport.weights.safetensors import RANDOM_NOTE
+
+Say = Callable[[str], None]
+Answers = Mapping[str, Array] | str  # outputs by name, or why there are none
+FEW = 7  # images that are computed in float64, and by the slow runtimes
+LEAST = 16  # images that are judged by the float32 file, however large the network is
+BATCH = 8
+NOISE = 64  # images of it, for what can be judged on noise
+OPTIMIZED, UNOPTIMIZED = "onnxruntime CPU", "onnxruntime CPU, unoptimized"
+FLOAT64, FLOAT32 = "PyTorch in float64", "the float32 file"
+NO_IMAGES = "noise cannot judge int8: even good files agree with float32 on half of it"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reduced file is judged on.
+
+    Attributes:
+        images: (N, C, H, W), float32.
+        labels: of these, (N,); None where they have none.
+        data: what they are, in words.
+        is_noise: whether nobody meant the network for them.
+    """
+
+    images: Array
+    labels: Array | None
+    data: str
+    is_noise: bool = False
+
+    def whole(self, batch: int | None) -> Evidence:
+        """As many as make whole batches, for a file that fixes its batch; a few are taken twice if it must be."""
+        if batch is None:
+            return self
+        count = max(len(self.images) // batch, 1) * batch
+        chosen = np.arange(count) % len(self.images)
+        labels = None if self.labels is None else self.labels[chosen]
+        return Evidence(self.images[chosen], labels, self.data, self.is_noise)
+
+
+def gather_evidence(
+    subject: Subject, kind: ReducedKind, path: str | Path | None, macs: int | None, seed: int
+) -> Evidence:
+    """The images at `path`, else held-out ones of the recipe's data set, else noise where that can judge the kind.
+
+    Raises:
+        DataError: there are none that could judge an int8 file, or `path` cannot be read or does not fit.
+    """
+    count = ACCURACY_IMAGES if not macs else max(LEAST, int(ACCURACY_MACS / 4 / macs))
+    if path is not None:
+        given, _ = read_inputs(Path(path), subject)
+        order = np.random.default_rng(seed).permutation(len(given))[:count]
+        return Evidence(given[order], None, f"{len(order)} images of {Path(path).name}")
+    if subject.golden is None:
+        inputs = gather_inputs(subject, None, seed)
+        if inputs.labelled is not None and subject.recipe is not None:
+            index = inputs.chosen[:count]
+            images = evaluation_batch(inputs.labelled, subject.recipe, index).numpy()
+            labels = inputs.labelled.labels[index].numpy() if subject.recipe.network.classifies else None
+            return Evidence(images, labels, f"{len(index)} held-out images of {subject.recipe.data.dataset}")
+    if kind == "int8":
+        rule, remedy = "be given for an int8 file without a data set at hand", f"{NO_IMAGES}"
+        raise DataError(broken_rule("inputs", rule, "none", remedy))
+    noise = np.random.default_rng(seed).standard_normal((min(count, NOISE), *subject.input_shape), dtype=np.float32)
+    return Evidence(noise, None, f"{len(noise)} images of noise", is_noise=True)
+
+
+class Guard:
+    """Judges reduced files of one model by the same images: what PyTorch and float32 answer is computed once.
+
+    Args:
+        subject: the model.
+        kind: of the files.
+        sibling: the float32 file; None where there is none, and PyTorch in float32 stands for it.
+        evidence: what they are judged on.
+        macs: of one image; None where that is not known.
+        batch: the only one that the files take; None for any.
+        say: is told the parts, as lines that begin with a blank.
+        device: where onnxruntime runs the files too, beside the CPU.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        kind: ReducedKind,
+        sibling: Path | None,
+        evidence: Evidence,
+        macs: int | None,
+        batch: int | None,
+        say: Say = lambda step: None,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self.subject, self.kind, self.evidence = subject, kind, evidence.whole(batch)
+        self._sibling, self._macs, self._batch, self._say, self._device = sibling, macs, batch, say, device
+
+    def report(self, path: Path) -> GuardReport:
+        """What the file lost.
+
+        Raises:
+            RunnerError: PyTorch or the float32 file cannot be run.
+        """
+        rows: list[GuardRow] = []
+        accuracy = None
+        self._say(f" {OPTIMIZED}")
+        try:
+            with OrtRunner(path) as runner:
+                rows, accuracy = self._against_float32(runner)
+                optimized = [_answers(runner, images) for images, _ in self._truths]
+        except RunnerError as error:
+            losses = self._losses(OPTIMIZED, self._float32)
+            losses.fail(self.subject.output_names, str(error))
+            return GuardReport(self.kind, self.evidence.data, tuple(losses.rows()))
+        rows += self._against_float64(path, optimized)
+        return GuardReport(self.kind, self.evidence.data, tuple(rows), accuracy)
+
+    @cached_property
+    def answers(self) -> list[tuple[Array, dict[str, Array]]]:
+        """Batches of images, and what float32 answers to them; as many as `ANSWERS_IN_MEMORY` hold."""
+        self._say(f" {self._float32}")
+        size, held, found = self._batch or BATCH, 0, []
+        images = self.evidence.images
+        with nullcontext(self._judge.baseline) if self._sibling is None else OrtRunner(self._sibling) as runner:
+            for start in range(0, len(images), size):
+                found.append((images[start : start + size], fed(runner, images[start : start + size])))
+                held += sum(array.nbytes for array in found[-1][1].values())
+                if held > ANSWERS_IN_MEMORY:
+                    break
+        return found
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self.subject)
+
+    @cached_property
+    def _truths(self) -> list[tuple[Array, Mapping[str, Array]]]:
+        """A few images and what the definition answers to them. Golden vectors answer to their own inputs only."""
+        self._say(f" {FLOAT64}")
+        if self.subject.golden is not None:
+            known = [case for case in self.subject.golden.cases_of(self._batch) if case.kind == "ordinary"]
+            cases = known[:2] if self.evidence.is_noise else []
+        else:
+            cases = [Case("images", self.evidence.images[: self._batch or FEW])]
+        return [(truth.case.batch, truth.expected) for truth in self._judge.truths_of(cases)]
+
+    @property
+    def _float32(self) -> str:
+        return FLOAT32 if self._sibling is not None else "PyTorch in float32"
+
+    @property
+    def _scores(self) -> frozenset[str]:
+        """The outputs that are scores of classes: the first of a classifier, and any of somebody's module."""
+        recipe = self.subject.recipe
+        if recipe is None:
+            return frozenset(self.subject.output_names)
+        return frozenset(self.subject.output_names[:1]) if recipe.network.classifies else frozenset()
+
+    def _losses(self, computation: str, against: str, *, between_runtimes: bool = False) -> Losses:
+        return Losses(self.kind, computation, against, self._scores, between_runtimes)
+
+    def _against_float32(self, runner: Runner) -> tuple[list[GuardRow], GuardAccuracy | None]:
+        """On all images, and the accuracy of both where the images have labels."""
+        losses = self._losses(OPTIMIZED, self._float32)
+        name, labels = self.subject.output_names[0], self.evidence.labels
+        right, seen = [0, 0], 0
+        for images, expected in self.answers:
+            actual = fed(runner, images)
+            losses.learn(expected, actual)
+            if labels is not None and all(_are_scores(each.get(name), images) for each in (expected, actual)):
+                part = labels[seen : seen + len(images)]
+                right = [n + rightly(each[name], part) for n, each in zip(right, (expected, actual), strict=True)]
+                seen += len(images)
+        rows = list(losses.rows())
+        if not seen:
+            return rows, None
+        accuracy = GuardAccuracy.of(seen, *right)
+        is_trained = RANDOM_NOTE not in self.subject.notes
+        return [*rows, accuracy_row(self.kind, name, OPTIMIZED, accuracy, judged=is_trained)], accuracy
+
+    def _against_float64(self, path: Path, optimized: list[Answers]) -> Iterator[GuardRow]:
+        """On a few images, in every runtime; and whether onnxruntime's optimizer changes what comes out."""
+        answers = {OPTIMIZED: optimized}
+        for name, open_runner in self._others(path):
+            self._say(f" {name}")
+            answers[name] = _all_answers(open_runner, [images for images, _ in self._truths])
+        for name, given in answers.items():
+            losses = self._losses(name, FLOAT64)
+            for (_, expected), actual in zip(self._truths, given, strict=True):
+                _learn(losses, expected, actual)
+            yield from losses.rows()
+        between = self._losses(OPTIMIZED, UNOPTIMIZED, between_runtimes=True)
+        for plain, actual in zip(answers[UNOPTIMIZED], answers[OPTIMIZED], strict=True):
+            if not isinstance(plain, str):
+                _learn(between, plain, actual)
+        yield from between.rows()
+
+    def _others(self, path: Path) -> Iterator[tuple[str, Callable[[], Runner]]]:
+        yield UNOPTIMIZED, lambda: OrtRunner(path, AS_WRITTEN)
+        if self._macs is not None and self._macs * (self._batch or FEW) <= REFERENCE_MACS:
+            yield EVALUATOR, lambda: ReferenceRunner(path)
+        if parse_device(self._device)[0] != "cpu":
+            yield "onnxruntime CUDA", lambda: OrtRunner(path, EXACT, device=self._device)
+
+
+def _are_scores(answers: Array | None, images: Array) -> bool:
+    return answers is not None and answers.ndim == 2 and len(answers) == len(images)
+
+
+def _all_answers(open_runner: Callable[[], Runner], batches: list[Array]) -> list[Answers]:
+    try:
+        with open_runner() as runner:
+            return [_answers(runner, images) for images in batches]
+    except RunnerError as error:
+        return [str(error)] * len(batches)
+
+
+def _answers(runner: Runner, images: Array) -> Answers:
+    """What comes out, or why nothing does."""
+    try:
+        return fed(runner, images)
+    except RunnerError as error:
+        return str(error)
+
+
+def _learn(losses: Losses, expected: Mapping[str, Array], actual: Answers) -> None:
+    if isinstance(actual, str):
+        losses.fail(expected, actual)
+    else:
+        losses.learn(expected, actual)
+
+
+def fed(runner: Runner, images: Array) -> dict[str, Array]:
+    """What the runner answers to images, in the type that it takes them in. RunnerError if it refuses."""
+    (port,) = runner.inputs
+    return runner.infer({port.name: images.astype(port.dtype, copy=False)})

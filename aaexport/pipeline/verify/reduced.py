@@ -1,0 +1,95 @@
+"""(float16 or int8 file, its model) → ParityReport: the file's own faults, and what the guard says of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from aaexport.errors import GraphError
+from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
+from aaexport.graph.metadata import read_metadata
+from aaexport.graph.precision.kinds import Origin
+from aaexport.parity import ParityReport
+from aaexport.parity.guard import ReducedKind
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.guarded import Guard, gather_evidence
+from aaexport.pipeline.verify.kinds import check_guarded
+from aaexport.pipeline.verify.matrix import fixed_batch
+from aaexport.pipeline.verify.options import VerifyOptions
+
+Say = Callable[[str], None]
+
+
+def guarded_report(
+    report: ParityReport,
+    path: Path,
+    subject: Subject,
+    summary: GraphSummary,
+    kind: ReducedKind,
+    options: VerifyOptions,
+    origin: Origin | None,
+    guard: Guard | None,
+    say: Say,
+) -> ParityReport:
+    """The report with what the guard says.
+
+    Args:
+        report: what is known of the file so far.
+        path: the file.
+        subject: the model that it is to be.
+        summary: what is in it.
+        kind: what it is judged as.
+        options: what was asked.
+        origin: what the file says of itself.
+        guard: by which it is judged; None for one of the folder's float32 file and held-out images.
+        say: is told each step.
+
+    Raises:
+        ArgumentError: an option that has no meaning for such a file.
+        DataError: there are no images that could judge it.
+        RunnerError: PyTorch or the float32 file cannot be run.
+    """
+    check_guarded(options, kind)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if guard is None:
+        sibling, notes = _sibling(subject, path)
+        warnings = () if sibling is None or origin is None else _made_of_another(origin, sibling)
+        evidence = gather_evidence(subject, kind, options.inputs, summary.macs, options.seed)
+        batch = fixed_batch(summary)
+        guard = Guard(subject, kind, sibling, evidence, summary.macs, batch, say, device=options.device)
+    say(f"judging {kind} on {guard.evidence.data}")
+    judged = guard.report(path)
+    return replace(
+        report,
+        kind=kind,
+        guard=judged,
+        notes=(*report.notes, *notes),
+        warnings=(*report.warnings, *warnings),
+    )
+
+
+def _sibling(subject: Subject, path: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """The folder's float32 file, if it holds the same weights; a note where it cannot be compared with."""
+    alone = "judged by PyTorch in float32, as there is no float32 file to compare with"
+    if subject.folder is None or not subject.folder.onnx_path.is_file() or subject.folder.onnx_path == path:
+        return None, (alone,)
+    sibling = subject.folder.onnx_path
+    try:
+        provenance = read_metadata({entry.key: entry.value for entry in parse_onnx(sibling).metadata_props})
+    except GraphError:
+        provenance = None
+    if provenance is None or provenance.weights_digest != subject.weights_digest:
+        return None, (f"{alone}: {sibling.name} is not of these weights",)
+    return sibling, ()
+
+
+def _made_of_another(origin: Origin, sibling: Path) -> tuple[str, ...]:
+    """A warning if the float32 file that lies there is not the one that the reduced one was made of."""
+    if not origin.source or origin.source == file_digest(sibling, read_data_files(sibling)):
+        return ()
+    return (
+        f"the file must be made of the {sibling.name} beside it, got another one's digest: "
+        f"write it again with --dtype {origin.kind}",
+    )
