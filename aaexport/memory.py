@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,13 @@ def free_memory() -> int | None:
     return min((*_of_the_machine(), *_of_the_groups()), default=None)
 
 
+def whole_memory() -> tuple[int, str] | None:
+    """Bytes that this process could ever have, and whose they are; None where the system does not tell."""
+    limits = (_number(folder / limit) for folder in control_groups.groups("memory") for limit, _, _ in FILES)
+    told = [("this machine's", _physical()), *(("its control group's", limit) for limit in limits)]
+    return min(((size, whose) for whose, size in told if size is not None), default=None)
+
+
 def default_memory() -> int:
     """Bytes: 4 GiB, or half of what is free where that is less."""
     free = free_memory()
@@ -33,6 +41,13 @@ def default_memory() -> int:
 def _of_the_machine() -> Iterator[int]:
     text = text_of(control_groups.ROOT / "proc/meminfo") or ""
     yield from (int(number) * KIBIBYTE for number in re.findall(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE))
+
+
+def _physical() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _of_the_groups() -> Iterator[int]:

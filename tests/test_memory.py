@@ -4,7 +4,7 @@ import pytest
 from fake_cgroups import version_1, version_2, write
 
 from aaexport import control_groups, memory
-from aaexport.memory import GIBIBYTE, MEBIBYTE, default_memory, free_memory
+from aaexport.memory import GIBIBYTE, MEBIBYTE, default_memory, free_memory, whole_memory
 
 
 @pytest.fixture
@@ -61,3 +61,22 @@ def test_a_system_that_does_not_tell_has_no_number(monkeypatch, tmp_path):
 def test_four_gibibytes_are_taken_or_half_of_what_is_free(monkeypatch, free, taken):
     monkeypatch.setattr(memory, "free_memory", lambda: free * GIBIBYTE)
     assert default_memory() == taken * GIBIBYTE
+
+
+def test_what_there_is_at_all_is_the_machines_or_the_least_limit_of_its_groups(machine, monkeypatch):
+    monkeypatch.setattr(memory, "_physical", lambda: 24 * GIBIBYTE)
+    assert whole_memory() == (24 * GIBIBYTE, "this machine's")
+    folder = version_2(machine, "/pod/inner")
+    write(folder / "memory.max", "max\n")
+    assert whole_memory() == (24 * GIBIBYTE, "this machine's")
+    write(folder / "memory.max", f"{3 * GIBIBYTE}\n")
+    write(folder.parent / "memory.max", f"{2 * GIBIBYTE}\n")
+    assert whole_memory() == (2 * GIBIBYTE, "its control group's")
+    monkeypatch.setattr(memory, "_physical", lambda: None)
+    assert whole_memory() == (2 * GIBIBYTE, "its control group's")
+
+
+def test_a_system_that_does_not_tell_of_itself_has_no_such_number(monkeypatch, tmp_path):
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
+    monkeypatch.setattr(memory, "_physical", lambda: None)
+    assert whole_memory() is None

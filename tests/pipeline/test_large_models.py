@@ -200,7 +200,7 @@ def test_numbers_that_are_written_to_meanwhile_are_not_what_was_judged(theirs, m
     "command", [("verify", "out", "--module", SOURCE), ("convert", SOURCE, "--input-shape", "3x4x4", "--out", "out")]
 )
 def test_weights_that_no_memory_holds_are_refused_before_the_work(cli, theirs, monkeypatch, command):
-    monkeypatch.setattr(memory, "_physical_memory", lambda: 2**14)
+    monkeypatch.setattr(memory, "whole_memory", lambda: (2**14, "this machine's"))
     before = files_of(theirs)
     error = error_of(cli(*command), 2)
     assert error.startswith("the weights must fit into this machine's 0 GiB in float32 and float64 to be verified, ")

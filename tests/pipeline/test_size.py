@@ -158,12 +158,21 @@ def test_a_size_is_refused_by_what_this_machine_has(monkeypatch):
 
     module = aaexport.build_model("aa_cnn3_digits", size=(64, 64))
     taken = max(layer.sizes.logits for layer in memory.augmented_layers(module).values()) * 8
-    monkeypatch.setattr(memory, "_physical_memory", lambda: taken)
+    monkeypatch.setattr(memory, "whole_memory", lambda: (taken, "this machine's"))
     memory.require_memory(module, (1, 64, 64), bytes_a_number=8)
-    monkeypatch.setattr(memory, "_physical_memory", lambda: taken - 1)
+    monkeypatch.setattr(memory, "whole_memory", lambda: (taken - 1, "this machine's"))
     with pytest.raises(ArgumentError, match="ask for smaller images"):
         memory.require_memory(module, (1, 64, 64), bytes_a_number=8)
     memory.require_memory(module, (1, 64, 64), bytes_a_number=4)
+
+
+def test_and_by_what_its_control_group_leaves_of_it(monkeypatch):
+    from aaexport.nn import memory
+
+    module = aaexport.build_model("aa_cnn3_digits", size=(64, 64))
+    monkeypatch.setattr(memory, "whole_memory", lambda: (2**20, "its control group's"))
+    with pytest.raises(ArgumentError, match=r"fit into its control group's 0 GiB, got 64 64, for which"):
+        memory.require_memory(module, (1, 64, 64), bytes_a_number=8)
 
 
 def test_a_size_is_for_recipes():

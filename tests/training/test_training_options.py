@@ -273,7 +273,7 @@ def test_a_single_training_image_is_refused(tiny, monkeypatch):
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr(memory, "_physical_memory", lambda: 1)
+    monkeypatch.setattr(memory, "whole_memory", lambda: (1, "this machine's"))
 
 
 @pytest.mark.parametrize("ema", ["", "ema_decay = 0.9"], ids=["weights", "moving average"])
