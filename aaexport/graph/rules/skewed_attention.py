@@ -11,6 +11,7 @@ queries, keys, values and result may lie in any order (`aaexport.graph.rules.lay
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis,
 from aaexport.graph.rules.rule import Refusal, attribute, operands, producer
 
 TABLE_RANK = 2
+STACKED = 3  # the rank of tables a row
 AXES = 2  # of a map
 SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default, and other axes are not merged with it
 MAX_LOGITS = 2**28  # of all heads and images: 2 GiB while they are tried out
@@ -107,19 +109,36 @@ def softmax_behind(value: ir.Value) -> ir.Value | None:
 def is_sum_of_products(logits: ir.Value) -> bool:
     """Whether logits are of the kind that can be 2-D relative ones: q·k and two other products at least, added.
 
-    A mask is looked behind even where nobody knows yet that it masks nothing.
+    Not those of `table`, the form in which such attention may be written here: there is nothing left to do.
     """
-    waiting, seen, count = [logits], {logits}, 0
+    found = list(_products_behind(logits))
+    return len(found) > AXES and not any(map(_is_of_a_table_a_row, found))
+
+
+def _products_behind(logits: ir.Value) -> Iterator[ir.Node]:
+    """Those that are added; a mask is looked behind even where nobody knows yet that it masks nothing."""
+    waiting, seen = [logits], {logits}
     while waiting:
         node = waiting.pop().producer()
-        count += is_product(node)
+        if node is not None and is_product(node):
+            yield node
         before = carried(node, sums=True) or []
         if node is not None and node.op_type == "Where" and not before:
             before = operands(node)[1:]
         new = [value for value in before if value not in seen]
         seen.update(new)
         waiting += new
-    return count > AXES
+
+
+def _is_of_a_table_a_row(node: ir.Node) -> bool:
+    """Whether it is x · T with T[a, :, b] = r[b − a + L − 1], (L, S, L): `table` has the height's logits so."""
+    right = operands(node)[1] if node.op_type == "MatMul" else None
+    if right is None or right.const_value is None or right.is_graph_input():
+        return False
+    numbers = right.const_value.numpy()
+    if numbers.ndim != STACKED or numbers.shape[0] != numbers.shape[-1]:
+        return False
+    return np.array_equal(numbers[1:, :, 1:], numbers[:-1, :, :-1])
 
 
 def recognised(attended: ir.Value, images: int) -> SkewedAttention:
