@@ -19,12 +19,12 @@ from aaexport.folder import ModelFolder
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
-from aaexport.parity import Truth, made_up_cases
+from aaexport.parity import Truth
 from aaexport.pipeline.convert.convert import convert_subject, record_conversion
 from aaexport.pipeline.convert.options import Brought, ConvertOptions, ConvertOverrides, check_source
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
 from aaexport.pipeline.subject.subject import ImageShape, Subject, image_shape, module_subject
-from aaexport.pipeline.verify.computations import Judge
+from aaexport.pipeline.verify.kept import answers_to_keep
 from aaexport.recipe import Module, ModuleRecipe, module_toml, parse_kwargs
 from aaexport.recipe.model import SCHEMA
 from aaexport.results import ConvertResult
@@ -32,7 +32,6 @@ from aaexport.weights import load_checkpoint
 from aaexport.weights.safetensors import write_tensors
 from aaexport.writing import atomic_path, new_files, temporary_folder
 
-GOLDEN_BATCHES = (2, 1)  # without a verification, whose cases are kept otherwise
 Say = Callable[[str], None]
 
 
@@ -111,11 +110,14 @@ def _converted(brought: Brought, options: ConvertOptions, say: Say) -> tuple[Con
     subject = module_subject(module, shape, example_batch=example, is_ours=True)
     folder, recipe = brought.folder, _recipe(brought, subject)
 
-    def write_rest(truths: tuple[Truth, ...], warnings: tuple[str, ...]) -> None:
+    def write_rest(path: Path, truths: tuple[Truth, ...], warnings: tuple[str, ...]) -> None:
         """All but the file itself, which comes last: a folder that has one is whole."""
-        say("writing the folder")
+        nonlocal notes
         if not truths:
-            truths, warnings = _made_up_truths(subject, options)
+            say("asking the module for golden vectors")
+            kept = answers_to_keep(subject, path, options.verification, say)
+            truths, warnings, notes = kept.truths, kept.warnings, (*notes, *kept.notes)
+        say("writing the folder")
         _write(folder, recipe, subject, truths, warnings)
 
     with new_files((folder.recipe_path, folder.weights_path, folder.golden_path, folder.onnx_path)):
@@ -150,12 +152,3 @@ def _write(
                 path.replace(folder.path / path.name)
     except OSError as error:
         raise FolderError(f"{folder.path} cannot be written: {error.strerror or error}") from error
-
-
-def _made_up_truths(subject: Subject, options: ConvertOptions) -> tuple[tuple[Truth, ...], tuple[str, ...]]:
-    """The answers to a few inputs, where no verification has asked for them."""
-    sizes = GOLDEN_BATCHES if options.batch in (None, "dynamic") else (int(options.batch),)
-    cases = made_up_cases(subject.input_shape, sizes, 1, options.seed)
-    judge = Judge(subject)
-    truths = tuple(judge.truth(case) for case in cases if case.kind == "ordinary" and not case.degenerate)
-    return truths, tuple(judge.warnings)

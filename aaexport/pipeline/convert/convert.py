@@ -106,13 +106,13 @@ def convert_subject(
     destination: Path,
     options: ConvertOptions,
     *,
-    before: Callable[[tuple[Truth, ...], tuple[str, ...]], None] = lambda truths, warnings: None,
+    before: Callable[[Path, tuple[Truth, ...], tuple[str, ...]], None] = lambda path, truths, warnings: None,
     say: Say = lambda step: None,
 ) -> ConvertResult:
     """As `convert`, for a subject at hand.
 
-    `before` is called once the file is right, before it gets its name, with what the verification knows to be right,
-    and its warnings.
+    `before` is called once the file is right, before it gets its name, with where it is, what the verification knows
+    to be right, and its warnings.
     """
     began = time.perf_counter()
     options.check()
@@ -144,7 +144,7 @@ def convert_subject(
                 )
                 if not parity.passed:
                     raise ParityError(f"parity failed and {destination} was not written: {parity.complaint}", parity)
-            before(tuple(truths), () if parity is None else parity.warnings)
+            before(new.path, tuple(truths), () if parity is None else parity.warnings)
     return ConvertResult(
         path=destination,
         opset=settings.opset,

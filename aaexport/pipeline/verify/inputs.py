@@ -21,6 +21,8 @@ from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.options import check_inputs
 
 BATCHES = (7, 3, 2, 1)
+FEW = (2, 1)  # of a file that is dear
+DEAR_MACS = 1e11  # of an image, beyond which it takes PyTorch half a minute in float64 on two cores
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 ACCURACY_BATCH = 64
 OBSERVED_ACCURACY_BATCH = 4  # with attention weights: a megabyte and more a layer, head and image
@@ -46,15 +48,18 @@ class Inputs:
     warnings: tuple[str, ...]
     seed: int
 
-    def sizes(self, fixed: int | None, largest: int | None) -> list[int]:
-        """Of the batches, the largest first, for a file that fixes it or not, and somebody who wants one more."""
+    def sizes(self, fixed: int | None, largest: int | None, *, dear: bool = False) -> list[int]:
+        """Of the batches, the largest first, for a file that fixes it or not, and somebody who wants one more.
+
+        Fewer where an image is `dear`.
+        """
         if self.subject.golden is not None:
             return sorted({len(case.batch) for case in self.subject.golden.cases_of(fixed)}, reverse=True)
-        return sorted({*BATCHES, largest or 1}, reverse=True) if fixed is None else [fixed]
+        return sorted({*(FEW if dear else BATCHES), largest or 1}, reverse=True) if fixed is None else [fixed]
 
-    def cases(self, fixed: int | None, largest: int | None, most: int) -> Iterator[Case]:
+    def cases(self, fixed: int | None, largest: int | None, most: int, *, dear: bool = False) -> Iterator[Case]:
         """All of them, in batches of `sizes` up to `most` images."""
-        sizes = [size for size in self.sizes(fixed, largest) if size <= most]
+        sizes = [size for size in self.sizes(fixed, largest, dear=dear) if size <= most]
         if self.subject.golden is not None:
             yield from (case for case in self.subject.golden.cases_of(fixed) if len(case.batch) in sizes)
             return
@@ -64,7 +69,7 @@ class Inputs:
             index = self.chosen[torch.arange(sum(sizes)) % len(self.chosen)]
             images = evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
             yield from given_cases("images", images, sizes)
-        side = min(SIDE_BATCH, most) if fixed is None else fixed
+        side = min(1 if dear else SIDE_BATCH, most) if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
 
     def drawn(self, count: int, chance: np.random.Generator) -> Array | None:

@@ -18,7 +18,7 @@ from aaexport.parity import Accuracy, Array, Case, Computation, OutputParity, Pa
 from aaexport.pipeline.export.export import as_converted
 from aaexport.pipeline.subject.subject import Subject, decompositions_of
 from aaexport.pipeline.verify.computations import Judge
-from aaexport.pipeline.verify.inputs import gather_inputs
+from aaexport.pipeline.verify.inputs import DEAR_MACS, gather_inputs
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
 from aaexport.pipeline.verify.rows import REFERENCE, REFERENCE_MACS, Row, file_rows, suits_reference, torch_row
@@ -45,13 +45,14 @@ class Matrix:
         alive: int | None = None,
         say: Say = lambda step: None,
     ) -> None:
-        self.subject, self.summary, self.options = subject, summary, options
+        self.subject, self.summary, self.options, self._say = subject, summary, options, say
         self.inputs = gather_inputs(subject, options.inputs, options.seed)
         image = summary.inputs[0].shape[2:]
         self.fixed = fixed_batch(summary)
         self.judge = Judge(subject, say)
         self.notes = list(self.inputs.notes)
         self.is_cut_short = False
+        self.is_dear = (summary.macs or 0) > DEAR_MACS
         self.memory = Memory(options.most_bytes, alive, self.fixed)
         self.cases = self._affordable(tuple(self._cases()))
         if self.fixed is not None:
@@ -63,13 +64,32 @@ class Matrix:
             self.cases += tuple(self._of_other_sizes())
 
     def _cases(self) -> Iterator[Case]:
-        """Of as many images as the memory holds."""
-        sizes = self.inputs.sizes(self.fixed, self.options.batch)
+        """Of as many images as the memory holds, and fewer where one takes long."""
+        sizes = self.inputs.sizes(self.fixed, self.options.batch, dear=self.is_dear)
         single, shape = self.judge.baseline, self.subject.input_shape
         most = self.memory.images(max(sizes), single, self.judge.limit, self.summary.path, shape)
         most = max(most, min(sizes))
         self.memory.leave_out(sizes, most)
-        return self.inputs.cases(self.fixed, self.options.batch, most)
+        if self.is_dear and self.fixed is None and self.subject.golden is None and self.options.most_macs is None:
+            left = [str(size) for size in self.inputs.sizes(None, self.options.batch) if size not in sizes]
+            self.notes.append(
+                f"{self._cost} an image: no batch of {' and '.join(left)} was tried (`aaexport verify --batch N` "
+                "does), and what is not about the batch was one image"
+            )
+        return self.inputs.cases(self.fixed, self.options.batch, most, dear=self.is_dear)
+
+    @property
+    def _cost(self) -> str:
+        return f"{(self.summary.macs or 0) / 1e9:.0f} G MACs"
+
+    def _announce(self, rows: Sequence[Row]) -> None:
+        """How much there is to do, of a file that will take its time."""
+        if not self.is_dear:
+            return
+        images = sum(len(case.batch) for case in self.cases)
+        asked = "" if self.subject.golden is not None else "PyTorch in float64, in float32 and "
+        named = ", ".join(row.name for row in rows)
+        self._say(f"asking {asked}{named} for {len(self.cases)} inputs, {images} images of {self._cost} each")
 
     def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
         """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.
@@ -103,6 +123,7 @@ class Matrix:
 
     def filled(self, report: ParityReport, rows: Sequence[Row]) -> ParityReport:
         """The report with every row judged, and the accuracy and the placement of the last of them."""
+        self._announce(rows)
         self.judge.judge(rows, self.cases)
         self._try_sizes(rows)
         accuracy = self._accuracy(rows[-1])
@@ -170,7 +191,7 @@ class Matrix:
                 chosen.append(case)
                 images += len(case.batch)
         left_out = f"{len(cases) - len(chosen)} of {len(cases)} inputs were left out, and all runtimes but one"
-        self.notes.append(f"{macs / 1e9:.0f} G MACs an image: {left_out}; `aaexport verify` tries them all")
+        self.notes.append(f"{self._cost} an image: {left_out}; `aaexport verify` tries them all")
         names = {case.name for case in chosen}
         return tuple(case for case in cases if case.name in names)
 

@@ -82,12 +82,27 @@ class Memory:
         first = self._first(shape)
         if self.alive is None:
             self.alive = _counted(single, first) if isinstance(single, TorchRunner) else _measured(path, first)
-        if self.alive is None or self.alive * IN_FLOAT64 * (1 if self.fixed else wanted) <= self.most:
+        if not self._is_too_much(wanted, single):
             return wanted
-        self.is_tight, self._single = True, single
-        self.give_back()
         in_runtime = self._by_the_runtime(wanted, path, shape)
         return self._by_pytorch(min(wanted, in_runtime), single, limit, shape)
+
+    def in_blocks(self, wanted: int, single: TorchRunner, limit: Limit, shape: tuple[int, int, int]) -> bool:
+        """As `images`, where no runtime is asked: whether so many at once are too much, and in blocks from now on."""
+        if self.alive is None:
+            self.alive = _counted(single, self._first(shape))
+        if not self._is_too_much(wanted, single):
+            return False
+        limit(self._block, None, self.give_back)
+        return True
+
+    def _is_too_much(self, wanted: int, single: Runner) -> bool:
+        """Whether all inputs at once are: then nothing is taken that need not be, from now on."""
+        if self.alive is None or self.alive * IN_FLOAT64 * (1 if self.fixed else wanted) <= self.most:
+            return False
+        self.is_tight, self._single = True, single
+        self.give_back()
+        return True
 
     def give_back(self) -> None:
         """To the system what is freed, where too much may be taken, and glibc keeps it.

@@ -12,8 +12,11 @@ from vision_transformers import PlainAttention, Tokens
 import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.graph import files
-from aaexport.pipeline.verify import memory
+from aaexport.pipeline.subject.subject import as_subject
+from aaexport.pipeline.verify import matrix, memory
+from aaexport.pipeline.verify.kept import answers_to_keep
 from aaexport.pipeline.verify.memory import Memory
+from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.runners.in_blocks import InBlocks
 from aaexport.runners.torch import TorchRunner
 
@@ -90,6 +93,46 @@ def test_large_attention_is_verified_in_blocks_with_nothing_left_out(attention, 
     whole = verified(*attention)
     for one, other in zip(report.outputs, whole.outputs, strict=True):
         assert one.max_abs_expected == pytest.approx(other.max_abs_expected, rel=1e-12)
+
+
+def kept(module, path, **options):
+    found = answers_to_keep(as_subject(module, SHAPE), path, VerifyOptions(**options))
+    return [truth.case.name for truth in found.truths], found.notes
+
+
+def test_golden_vectors_are_computed_within_the_memory_too(attention, largest):
+    module, path = attention
+    assert kept(module, path, max_memory=8) == (["random, batch 2", "random, batch 1"], ())
+    assert {block for _, block in largest} == {None}
+    largest.clear()
+    names, (note,) = kept(module, path, max_memory=1 / 4)
+    assert names == ["random, batch 1"]
+    assert note == "the golden vectors are of one image alone, for the memory that more of them take"
+    assert {(count, block) for count, block in largest if block} == {(1, memory.LEAST_BLOCK)}
+
+
+def test_golden_vectors_of_what_takes_long_are_of_one_image(attention, largest):
+    module, path = attention
+    as_subject(module, SHAPE)
+    largest.clear()
+    names, (note,) = kept(module, path, most_macs=1)
+    assert names == ["random, batch 1"]
+    assert note == "0 G MACs an image: the golden vectors are of one image alone"
+    assert len(largest) <= 3  # float64, float32, and once more for what a runtime may do otherwise
+
+
+def test_a_file_whose_images_take_long_is_given_fewer_and_what_there_is_to_do_is_told(attention, monkeypatch):
+    monkeypatch.setattr(matrix, "DEAR_MACS", 1)
+    said = []
+    report = verified(*attention, say=said.append)
+    assert report.passed
+    assert batches(report) == {1, 2}
+    asking = "asking PyTorch in float64, in float32 and onnxruntime CPU for 9 inputs, 10 images of 0 G MACs each"
+    assert said.index(asking) < said.index(" PyTorch in float64, random, batch 2, 1 of 9")
+    assert " onnxruntime CPU, infinity in a pixel, 9 of 9" in said
+    left_out = "0 G MACs an image: no batch of 7 and 3 was tried (`aaexport verify --batch N` does), "
+    assert left_out + "and what is not about the batch was one image" in report.notes
+    assert batches(verified(*attention, batch=3)) == {1, 2, 3}
 
 
 def wrong(path, tmp_path, change):
