@@ -1,6 +1,6 @@
 """FILE.onnx → megabytes that a query of one image takes beyond the loaded model, by itself in a process (Linux).
 
-With a third argument, `arena`, by onnxruntime's default allocator, which is how a file is served; else tensor by tensor.
+With a third argument, `arena`, by onnxruntime's default allocator, as a file is served; else tensor by tensor.
 """
 
 import ctypes
