@@ -73,25 +73,35 @@ def optimize_model(
     if declared_opset(model) < OLDEST_OPSET:
         remedy = "bring it there with onnx.version_converter"
         raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
-    model = _in_newer_format(model)
-    graph = _with_shapes(model)
-    InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
+    graph = editable(model)
     applied: Counter[str] = Counter()
     bound: list[GraphRule] = []
     for stage in (rules, then):
         bound += (tried := [rule(target) for rule in stage])
         for _ in range(MAX_ROUNDS):
-            counts = {rule.title: _apply(rule, graph) for rule in tried}
+            counts = {rule.title: apply_rule(rule, graph) for rule in tried}
             applied.update(counts)
             if not any(counts.values()):
                 break
             SIZES(graph)
-    _tidy(graph)
+    tidy(graph)
     move_out(graph, room)
     reports = tuple(
         RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound
     )
     return ir.serde.serialize_model(graph), reports
+
+
+def editable(model: onnx.ModelProto) -> ir.Model:
+    """A copy for passes: with shapes, without functions, and no initializer is an input; its numbers are not copied.
+
+    Raises:
+        GraphError: `model` is none, its shapes contradict each other, or it is above 2 GiB without its large
+            initializers.
+    """
+    graph = _with_shapes(_in_newer_format(model))
+    InlinePass()(graph)  # runtimes inline functions when they load a file; rules look at one graph
+    return graph
 
 
 def _left(refusals: Mapping[ir.Node, str]) -> dict[str, str]:
@@ -129,7 +139,7 @@ def _with_shapes(model: onnx.ModelProto) -> ir.Model:
     return graph
 
 
-def _tidy(graph: ir.Model) -> None:
+def tidy(graph: ir.Model) -> None:
     """Takes out what nothing needs; a tensor that is an output under several names keeps an Identity for each."""
     outputs = graph.graph.outputs
     names = [value.name for value in outputs]
@@ -183,7 +193,8 @@ def _in_newer_format(model: onnx.ModelProto) -> onnx.ModelProto:
     return newer
 
 
-def _apply(rule: GraphRule, graph: ir.Model) -> int:
+def apply_rule(rule: GraphRule, graph: ir.Model) -> int:
+    """Wherever it can be applied, once; how often that was."""
     rule.begin(graph)
     rewritings = [
         RewriteRule(pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)

@@ -2,25 +2,26 @@
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from aaexport.graph.check import check_model
 from aaexport.graph.optimize import optimize_model
 
 
-def graph(nodes, inputs, constants, outputs=("y",), opset=20):
+def graph(nodes, inputs, constants, outputs=("y",), opset=20, dtype=np.float64):
     """A model of (operator, inputs, outputs, attributes) rows; its constants are arrays, or seeded ones by shape."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     generator = np.random.default_rng(0)
     arrays = {
-        name: value if isinstance(value, np.ndarray) else generator.uniform(0.5, 1.5, value)
+        name: value if isinstance(value, np.ndarray) else generator.uniform(0.5, 1.5, value).astype(dtype)
         for name, value in constants.items()
     }
     made = helper.make_graph(
         [helper.make_node(op, ins, outs, name=f"{op}_{i}", **more) for i, (op, ins, outs, more) in enumerate(nodes)],
         "small",
-        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in outputs],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     model = onnx.shape_inference.infer_shapes(

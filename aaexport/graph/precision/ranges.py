@@ -42,10 +42,11 @@ class RangeCollector:
     Args:
         layers: who writes each tensor, in their order: of several that are not finite the first is complained of. A
             tensor that is not among them is an input of the model.
+        infinite: whether infinity is right: who masks by it means it, and such a tensor stays in float32.
     """
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        self._layers = layers
+    def __init__(self, layers: Mapping[str, Layer], *, infinite: bool = False) -> None:
+        self._layers, self._infinite = layers, infinite
         self._order = {name: place for place, name in enumerate(layers)}
         self._ranges: dict[str, Range] = {}
 
@@ -58,14 +59,15 @@ class RangeCollector:
         """Takes tensors, by name, of so many images, of which the first is number `first`; a few of them or all.
 
         Raises:
-            GraphError: NaN or infinity; the text names the node, its module and the image.
+            GraphError: NaN, or infinity unless that is right; the text names the node, its module and the image.
         """
         for name in sorted(tensors, key=lambda name: self._order.get(name, -1)):
             numbers = tensors[name]
             if not numbers.size:
                 continue
             seen = Range(float(numbers.min()), float(numbers.max()))  # both pass NaN on
-            if not (math.isfinite(seen.low) and math.isfinite(seen.high)):
+            wrong = math.isnan if self._infinite else _is_not_finite
+            if wrong(seen.low) or wrong(seen.high):
                 raise GraphError(self._complaint(name, numbers, first, images))
             self._ranges[name] = seen.joined(self._ranges[name]) if name in self._ranges else seen
 
@@ -76,11 +78,16 @@ class RangeCollector:
         return f"{where} must be finite on calibration, got {kind} for {_image(numbers, first, images)}"
 
 
+def _is_not_finite(number: float) -> bool:
+    return not math.isfinite(number)
+
+
 def _image(numbers: Array, first: int, images: int) -> str:
     """Which image is not finite, by the first axis where that is the batch's."""
     if images == 1:
         return f"image {first}"
     if numbers.ndim and numbers.shape[0] == images:
-        good = np.isfinite(numbers.reshape(images, -1)).all(axis=1)
-        return f"image {first + int(good.argmin())}"
+        rows = numbers.reshape(images, -1)
+        wrong = np.isnan(rows) if np.isnan(rows).any() else np.isinf(rows)
+        return f"image {first + int(wrong.any(axis=1).argmax())}"
     return f"one of the images {first} to {first + images - 1}"

@@ -61,4 +61,5 @@ class NormalizationIntoConvolution(GraphRule):
             self.new_constant(op, ((bias - mean) * factor + shift).astype(numbers.dtype), f"{weight.name}_bias"),
         ]
         folded_convolution = op.Conv(x, *parameters, **convolution.attributes)
+        producer(folded_convolution).name, convolution.name = convolution.name, None  # who knows it finds it
         return like(from_module_of(convolution, folded_convolution), normalized)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from onnxscript.rewriter import MatchContext, MatchResult, RewriteRuleClassBase
 
 from aaexport.device import Target
+from aaexport.graph.names import names_of, new_name
 
 Builder = Any  # the library's: an operator is a method of its name
 
@@ -43,7 +43,7 @@ class GraphRule(RewriteRuleClassBase):
     def begin(self, model: ir.Model) -> None:
         """Is called before each pass over a model: what was refused in the last one does not count any more."""
         self.refusals.clear()
-        self.names = _names(model.graph)
+        self.names = names_of(model.graph)
         self.model = model
 
     def patterns(self) -> tuple[Callable[..., Any], ...]:
@@ -77,19 +77,9 @@ class GraphRule(RewriteRuleClassBase):
 
     def new_constant(self, op: Builder, numbers: NDArray[Any], name: str) -> ir.Value:
         """An initializer of that name, or one like it: the library would let it replace one that is there."""
-        others = (f"{name}_{number}" for number in itertools.count(1))
-        free = next(each for each in itertools.chain([name], others) if each not in self.names)
-        self.names.add(free)
+        free = new_name(name, self.names)
         value: ir.Value = op.initializer(ir.tensor(np.asarray(numbers, order="C")), name=free)
         return value
-
-
-def _names(graph: ir.Graph) -> set[str | None]:
-    """Of every value, in subgraphs too: a new one must not be called like any of them."""
-    nodes = list(graph.all_nodes())
-    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
-    inner = {node.graph for node in nodes if node.graph is not None and node.graph is not graph}
-    return {value.name for value in values} | {name for each in inner for name in each.initializers}
 
 
 def constant(value: ir.Value | None, what: str) -> NDArray[Any]:
