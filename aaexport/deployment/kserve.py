@@ -17,6 +17,7 @@ from aaexport.deployment.settings import STORAGES, DeploySettings
 from aaexport.deployment.triton import RELEASE, SERVER_FLAGS, check_repository, repository
 from aaexport.deployment.yaml_text import read_yaml, yaml_of
 from aaexport.errors import AaexportError
+from aaexport.serving.engine import RESTRICTED, closing_flags
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.repository import Files
 
@@ -26,6 +27,7 @@ HTTP_PORT, GRPC_PORT = 8080, 9000  # of KServe's Triton runtime
 RUNTIME = "kserve-tritonserver"
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")  # of a service: a label of DNS
 GPU = "nvidia.com/gpu"
+SECRET, SECRET_KEY = "AAEXPORT_CONTROL", "key"  # a variable of the pod, and what a Secret calls its value
 
 QUANTITY = (str, int)
 PROBE = Keys(
@@ -42,7 +44,15 @@ MODEL = Keys(
         "protocolVersion": ("v2", "grpc-v2"),
         "runtime": str, "runtimeVersion": str, "storageUri": str, "args": [str],
         "resources": Keys({"requests": Many(QUANTITY), "limits": Many(QUANTITY)}),
-        "env": [Keys({"name": str, "value": str}, ("name",))],
+        "env": [
+            Keys(
+                {
+                    "name": str, "value": str,
+                    "valueFrom": Keys({"secretKeyRef": Keys({"name": str, "key": str}, ("name", "key"))}),
+                },
+                ("name",),
+            )
+        ],
         "startupProbe": PROBE, "readinessProbe": PROBE, "livenessProbe": PROBE,
     },
     ("modelFormat", "storageUri", "resources", "readinessProbe"),
@@ -77,9 +87,9 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             facts,
             HTTP_PORT,
             f"Copy what is inside `{MODELS}/` to `{settings.storage}/{name}`, which KServe mounts at `/mnt/models`.",
-            f"`kubectl apply -f {SERVICE}`, then `kubectl wait --for=condition=Ready inferenceservice/{name} -n "
-            f"{settings.namespace} --timeout=10m`; Triton answers on {HTTP_PORT} (REST) and {GRPC_PORT} "
-            "(gRPC) of a pod.",
+            f"{_secret_line(name, settings)} `kubectl apply -f {SERVICE}` and `kubectl wait --for=condition=Ready "
+            f"inferenceservice/{name} -n {settings.namespace} --timeout=10m`; Triton answers on {HTTP_PORT} (REST) "
+            f"and {GRPC_PORT} (gRPC) of a pod.",
         ),
     }
 
@@ -88,6 +98,17 @@ def service_name(name: str) -> str:
     """The model's name as Kubernetes has names; the model itself keeps its own."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return (label if label[:1].isalpha() else f"m-{label}")[:63].rstrip("-")
+
+
+def _secret_line(name: str, settings: DeploySettings) -> str:
+    value = f"--from-literal={SECRET_KEY}=$(openssl rand -hex 32)"
+    once = f"`kubectl create secret generic {_secret(name)['name']} -n {settings.namespace} {value}`"
+    return f"Once {once}: who does not know it cannot load models, nor reach shared memory, traces and logs. Then"
+
+
+def _secret(name: str) -> dict[str, str]:
+    """Where the value lies by which Triton knows who may load models and touch shared memory, traces and logs."""
+    return {"name": f"{name[:55]}-control", "key": SECRET_KEY}
 
 
 def inference_service(facts: ModelFacts, settings: DeploySettings) -> dict[str, Any]:
@@ -117,7 +138,8 @@ def inference_service(facts: ModelFacts, settings: DeploySettings) -> dict[str, 
                     "runtime": RUNTIME,
                     "runtimeVersion": RELEASE,
                     "storageUri": f"{settings.storage}/{name}",
-                    "args": list(SERVER_FLAGS),
+                    "args": [*SERVER_FLAGS, *closing_flags(f"$({SECRET})")],
+                    "env": [{"name": SECRET, "valueFrom": {"secretKeyRef": _secret(name)}}],
                     "resources": {"requests": resources, "limits": dict(resources)},
                     "startupProbe": {**ready, "periodSeconds": 5, "failureThreshold": 60},
                     "readinessProbe": {**ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
@@ -156,6 +178,19 @@ def _contradictions(service: Mapping[str, Any], models: list[str]) -> Iterator[s
     scheme = model["storageUri"].partition("://")[0]
     if scheme not in STORAGES:
         yield f"storageUri must begin with one of {', '.join(STORAGES)} and ://, got {model['storageUri']!r}"
+    yield from _probe_faults(model, models)
+    for flag in closing_flags(""):
+        name = flag.partition("=")[0]
+        if not any(arg.startswith(f"{name}=") for arg in model.get("args", ())):
+            yield f"args must have {name}, which closes {', '.join(RESTRICTED)}, got none"
+    requests, limits = (model["resources"].get(side, {}) for side in ("requests", "limits"))
+    for side, given in (("requests", requests), ("limits", limits)):
+        for name in ("cpu", "memory"):
+            if name not in given:
+                yield f"resources.{side}.{name} must be there, got none"
+
+
+def _probe_faults(model: Mapping[str, Any], models: list[str]) -> Iterator[str]:
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = model.get(name, {}).get("httpGet")
         if asked is None:
@@ -167,11 +202,6 @@ def _contradictions(service: Mapping[str, Any], models: list[str]) -> Iterator[s
             yield f"{name} must ask one of {', '.join(models) or 'no models'}, got {which[1]}"
         if which is None and not asked["path"].startswith("/v2/health/"):
             yield f"{name} must ask a path of the protocol's, got {asked['path']}"
-    requests, limits = (model["resources"].get(side, {}) for side in ("requests", "limits"))
-    for side, given in (("requests", requests), ("limits", limits)):
-        for name in ("cpu", "memory"):
-            if name not in given:
-                yield f"resources.{side}.{name} must be there, got none"
 
 
 TARGET = Target(files, check)

@@ -16,6 +16,7 @@ from aaexport.deployment.settings import DeploySettings
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError
 from aaexport.graph.files import model_inputs, parse_onnx, tensor_info
+from aaexport.serving.engine import closing_flags
 from aaexport.serving.facts import ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, entries
 from aaexport.serving.reading import served_tensor
@@ -40,7 +41,8 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             f"`{REPOSITORY}/` is a model repository for the onnxruntime backend of `{IMAGE}`.",
             f"`docker run --rm{' --gpus all' if settings.device != 'cpu' else ''} -p 127.0.0.1:8000:8000 "
             f"-p 127.0.0.1:8001:8001 -v $PWD/{REPOSITORY}:/models:ro {IMAGE} tritonserver --model-repository=/models "
-            f"{' '.join(SERVER_FLAGS)}`",
+            f"{' '.join((*SERVER_FLAGS, *closing_flags('$(openssl rand -hex 32)')))}`; the last two flags close to "
+            "everybody what clients need not: loading, shared memory, traces and logs",
         )
     }
 

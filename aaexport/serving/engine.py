@@ -103,7 +103,6 @@ def command_line(
     `secret`. Images of a request are bounded by the models' batches; its bytes by `most_bytes` over REST where the
     server can, and else not: that is then for a proxy before it.
     """
-    key = f"{','.join(RESTRICTED)}:authorization={secret}"
     flags = {
         "model-repository": str(repository),
         "model-control-mode": "explicit",
@@ -113,8 +112,6 @@ def command_line(
         "http-port": str(ports.http),
         "grpc-port": str(ports.grpc),
         "metrics-port": str(ports.metrics),
-        "http-restricted-api": key,
-        "grpc-restricted-protocol": key,
         "exit-timeout-secs": "30",
         "backend-config": f"python,shm-default-byte-size={SHARED_MEMORY}",
         "allow-gpu-metrics": "false",
@@ -123,7 +120,17 @@ def command_line(
         flags[MOST_BYTES] = str(most_bytes)
     if backends is not None:
         flags["backend-directory"] = str(backends)
-    return [str(engine.binary), *(f"--{name}={value}" for name, value in flags.items())]
+    return [
+        str(engine.binary),
+        *closing_flags(secret),
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
+
+
+def closing_flags(secret: str) -> tuple[str, str]:
+    """What closes the interfaces that clients need not, over REST and gRPC, to those who do not send `secret`."""
+    key = f"{','.join(RESTRICTED)}:authorization={secret}"
+    return f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"
 
 
 def find_engine(named: Path | None = None) -> Engine:

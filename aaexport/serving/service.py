@@ -21,9 +21,10 @@ from aaexport import pixels
 from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
 from aaexport.parity.tolerance import Precision
 from aaexport.runners.base import Array
+from aaexport.serving.bounds import HEAD, largest_query
 from aaexport.serving.client import Client
 from aaexport.serving.engine import SHARED_MEMORY, Engine, Ports, command_line
-from aaexport.serving.facts import ImageInput, ModelFacts, ServedTensor
+from aaexport.serving.facts import ImageInput, ModelFacts
 from aaexport.serving.golden import Query, parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.ports import require_shared_memory
@@ -42,8 +43,6 @@ PROOF_SECONDS = 30.0  # for one golden vector
 LOAD_SECONDS = 300.0
 PROBABILITY_OFF = 1e-4  # softmax of logits that are right
 TRIAL = ".trial"  # behind a model's name: of a version that nobody may ask yet
-HEAD = 2**16  # bytes of a request beside its tensors
-IN_JSON = 32  # bytes of a number, a comma and a blank, at the most
 COPIES = 4  # of a batch's tensors in shared memory: in, out, and those of the next
 Say = Callable[[str], None]
 
@@ -356,17 +355,14 @@ def _picture(image: ImageInput) -> bytes:
 
 
 def _shared_bytes(model: Served) -> int:
-    numbers = _numbers(model, (*model.facts.inputs, *model.facts.outputs))
-    return len(model.names) * SHARED_MEMORY + COPIES * 4 * numbers * model.settings.instances
+    batch = model.settings.max_batch if model.facts.batched else 1
+    numbers = sum(
+        abs(int(np.prod(tensor.shape, dtype=np.int64))) for tensor in (*model.facts.inputs, *model.facts.outputs)
+    )
+    return len(model.names) * SHARED_MEMORY + COPIES * 4 * batch * numbers * model.settings.instances
 
 
 def _request_bytes(model: Served) -> int:
-    """Of the largest request that it has to take, in JSON."""
-    tensors = HEAD + IN_JSON * _numbers(model, model.facts.inputs)
+    """Of the largest request that it has to take."""
+    tensors = largest_query((tensor.shape for tensor in model.facts.inputs), model.settings.max_batch)
     return tensors if model.image is None else max(tensors, HEAD + MOST_IMAGE_BYTES)
-
-
-def _numbers(model: Served, tensors: Sequence[ServedTensor]) -> int:
-    """In these tensors at the largest batch, each open size but the batch taken for 1."""
-    batch = model.settings.max_batch if model.facts.batched else 1
-    return batch * sum(abs(int(np.prod(tensor.shape, dtype=np.int64))) for tensor in tensors)

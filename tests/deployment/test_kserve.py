@@ -96,7 +96,10 @@ def test_every_key_and_type_is_kserves():
         ("/v2/models/digits/ready", "/v2/models/digit/ready", "startupProbe must ask one of digits, got digit"),
         ("pvc://models", "models", "storageUri must begin with one of"),
         ("cpu: '1'", "cpus: '1'", "resources.requests.cpu must be there"),
-        ("name: digits", "name: Digits", "metadata.name must be a label of DNS"),
+        ("name: digits\n", "name: Digits\n", "metadata.name must be a label of DNS"),
+        ("--http-restricted-api=", "--http-restricted=", "args must have --http-restricted-api, which closes"),
+        ("--grpc-restricted-protocol=", "--grpc=", "args must have --grpc-restricted-protocol, which closes"),
+        ("secretKeyRef", "secretKeyRefs", "got 'secretKeyRefs'; did you mean 'secretKeyRef'?"),
         ("spec:", "spec: [", "must be YAML"),
     ],
 )
@@ -123,3 +126,18 @@ def test_people_read_it_without_anchors(facts):
 )
 def test_names_are_such_as_kubernetes_has(name, service):
     assert service_name(name) == service
+
+
+def test_what_clients_need_not_is_closed_by_a_secret_that_is_in_no_file(facts):
+    written = files(facts, DeploySettings(namespace="ml"))
+    model = read_yaml(written[SERVICE])["spec"]["predictor"]["model"]
+    closed = "model-repository,shared-memory,trace,logging:authorization=$(AAEXPORT_CONTROL)"
+    assert {f"--http-restricted-api={closed}", f"--grpc-restricted-protocol={closed}"} <= set(model["args"])
+    (variable,) = model["env"]
+    assert variable == {
+        "name": "AAEXPORT_CONTROL",
+        "valueFrom": {"secretKeyRef": {"name": "digits-control", "key": "key"}},
+    }
+    assert (
+        "kubectl create secret generic digits-control -n ml --from-literal=key=$(openssl rand" in written["README.md"]
+    )

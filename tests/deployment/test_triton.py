@@ -149,7 +149,7 @@ def test_its_twin_for_the_python_backend_is_loaded_by_the_real_core(facts, tmp_p
     engine, ports = find_engine(), settled_ports("127.0.0.1", 0, 0, 0)
     room = tmp_path / "room"
     room.mkdir()
-    command = command_line(engine, repository, engine.prepared(room), "127.0.0.1", ports, "secret")
+    command = command_line(engine, repository, engine.prepared(room), "127.0.0.1", ports, "secret", 2**26)
     command += ["--disable-auto-complete-config", "--load-model=digits"]
     process = EngineProcess(command, engine.environment(os.environ), room, "aaexport-twin-")
     try:

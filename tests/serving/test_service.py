@@ -8,6 +8,7 @@ from served import facts
 
 from aaexport.errors import ServiceError
 from aaexport.serving import service
+from aaexport.serving.bounds import IN_JSON
 from aaexport.serving.engine import Engine, Ports
 from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
 
@@ -64,6 +65,6 @@ def test_the_largest_request_that_is_taken_has_the_largest_batch_in_json_or_the_
     def most(**changes):
         return service._request_bytes(service.Served(facts(**changes), 1, RepositorySettings(max_batch=1000)))
 
-    assert most(image=None) == service.HEAD + 32 * 1000 * 64
-    assert most(image=None, batch=2) == service.HEAD + 32 * 2 * 64
+    assert most(image=None) == service.HEAD + IN_JSON * 1000 * 64
+    assert most(image=None, batch=2) == service.HEAD + IN_JSON * 2 * 64
     assert most() == service.HEAD + MOST_IMAGE_BYTES

@@ -22,6 +22,7 @@ from ray import serve
 
 from aaexport.errors import ProtocolError
 from aaexport.serving import messages, rest_codec
+from aaexport.serving.bounds import TooLargeError, largest_query, read_bounded
 from aaexport.serving.golden import Query
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.protocol import (
@@ -49,7 +50,7 @@ GRPC_METHODS = (
     "ModelConfig",
     "ModelInfer",
 )
-NOT_FOUND, BAD_REQUEST = 404, 400
+NOT_FOUND, BAD_REQUEST, TOO_LARGE = 404, 400, 413
 
 
 class UnknownModelError(Exception):
@@ -125,6 +126,12 @@ async def refused(_: Request, error: ProtocolError) -> JSONResponse:
     return JSONResponse({"error": str(error)}, BAD_REQUEST)
 
 
+@app.exception_handler(TooLargeError)
+async def too_large(_: Request, error: TooLargeError) -> JSONResponse:
+    """More bytes than any query of the model's has."""
+    return JSONResponse({"error": str(error)}, TOO_LARGE)
+
+
 @app.exception_handler(UnknownModelError)
 async def unknown(_: Request, error: UnknownModelError) -> JSONResponse:
     """A model that is not here."""
@@ -141,6 +148,7 @@ class Model:
         self.session.require_right()
         self.metadata = self.session.metadata
         self.max_batch = max_batch if self.session.batched else None
+        self.most_bytes = largest_query((tensor.shape for tensor in self.metadata.inputs), max_batch)
         shares = batching and self.session.batched
         self.run.set_max_batch_size(max_batch if shares else 1)
         self.run.set_batch_wait_timeout_s(max_delay if shares else 0.0)
@@ -212,7 +220,7 @@ class Model:
         length = request.headers.get(rest_codec.HEADER_LENGTH)
         if length is not None and not length.isdecimal():
             raise ProtocolError(f"{rest_codec.HEADER_LENGTH} must be a number of bytes, got {length!r}")
-        body = await request.body()
+        body = await read_bounded(request.stream(), request.headers.get("content-length"), self.most_bytes)
         query = rest_codec.decode_request(body, None if length is None else int(length), model=name, version=version)
         answer = rest_codec.encode_answer(await self.answered(query), query)
         return Response(answer.data, headers=answer.headers)
