@@ -58,10 +58,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 # The engine of `aaexport serve` asks for an older NumPy, for code that is never imported; its wheel is for Linux on x86-64.
+# Triton's own client, by which the tests ask it too, asks for an older ml_dtypes, and does with ours.
 # The tests that need it skip where it is not installed, and say so.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
-	$(INSTALL) --no-deps nvidia-pytriton==0.7.0 || echo "no engine for aaexport serve: its live tests will skip"
+	$(INSTALL) --no-deps nvidia-pytriton==0.7.0 tritonclient==2.73.0 || echo "no engine for aaexport serve: its live tests will skip"
 	@touch $@
 
 clean:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from live_services import FREE, give_golden, require_engine, runs, service
+from official_client import official_client, require_official_client
 
 from aaexport.errors import ServiceError
 from aaexport.folder import open_folder
@@ -87,6 +88,81 @@ def test_what_the_model_does_not_take_is_refused(client, asked):
     with pytest.raises(ServiceError) as raised:
         client.infer("tiny", {"input": asked})
     assert "400" in str(raised.value) or "INVALID_ARGUMENT" in str(raised.value)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def official(live, request):
+    """NVIDIA's own client."""
+    require_official_client()
+    with official_client(request.param, live.facts["rest" if request.param == "http" else "grpc"]) as official:
+        yield official
+
+
+def test_the_official_client_is_told_what_there_is(official):
+    client = official.client
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert not client.is_model_ready("nobody")
+    assert official.told("get_server_metadata")["name"] == "triton"
+    model = official.told("get_model_metadata", "tiny")
+    assert (model["name"], model["versions"]) == ("tiny", ["1"])
+    assert [(one["name"], one["datatype"], list(map(int, one["shape"]))) for one in model["inputs"]] == [
+        ("input", "FP32", [-1, 1, 8, 8])
+    ]
+    config = official.told("get_model_config", "tiny")
+    assert (config if official.way == "http" else config["config"])["max_batch_size"] == 8
+
+
+def test_the_official_client_is_told_statistics(official):
+    def answered():
+        (stats,) = official.told("get_inference_statistics", "tiny")["model_stats"]
+        return int(stats["inference_stats"]["success"]["count"])
+
+    before = answered()
+    official.infer(images(1))
+    assert answered() > before
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_official_client_is_answered_as_the_file_answers(official, right, batch):
+    asked = images(batch)
+    for binary in (True, False) if official.way == "http" else (True,):  # else in JSON
+        result = official.infer(asked, binary=binary, request_id="q7")
+        np.testing.assert_allclose(result.as_numpy("logits"), right(asked), atol=1e-5)
+        response = result.get_response()
+        assert (response["id"] if official.way == "http" else response.id) == "q7"
+
+
+def test_the_official_client_is_given_every_output_where_it_names_none(official, right):
+    asked = images(2)
+    result = official.client.infer("tiny", [official.given(asked)])
+    np.testing.assert_allclose(result.as_numpy("logits"), right(asked), atol=1e-5)
+
+
+REFUSED = {
+    "shape": ({"array": images(1)[..., :-1].copy()}, "unexpected shape for input 'input'"),
+    "rank": ({"array": images(1)[0]}, "unexpected shape for input 'input'"),
+    "type": ({"array": images(1).astype(np.float64)}, "data-type is 'FP64', but model 'tiny' expects 'FP32'"),
+    "input's name": ({"array": images(1), "name": "nobody"}, "unexpected inference input 'nobody'"),
+    "output's name": ({"array": images(1), "output": "nobody"}, "unexpected inference output 'nobody'"),
+    "batch of 0": ({"array": images(1)[:0]}, "input byte size mismatch for input 'input'"),
+    "batch too large": ({"array": images(9)}, "batch-size must be <= 8"),
+    "model": ({"array": images(1), "model": "nobody"}, "Request for unknown model: 'nobody' is not found"),
+    "version": ({"array": images(1), "model_version": "9"}, "'tiny' version 9 is not found"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_official_client_is_refused_by_the_protocols_error(official, what):
+    from tritonclient.utils import InferenceServerException
+
+    asked, cause = REFUSED[what]
+    with pytest.raises(InferenceServerException) as raised:
+        official.infer(**asked)
+    assert cause in raised.value.message()
+    statuses = {"http": ("400", "404"), "grpc": ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")}
+    assert raised.value.status() == statuses[official.way][what in ("model", "version")]
 
 
 def encoded(kind="PNG", size=(11, 9), mode="L"):
