@@ -59,13 +59,25 @@ def pytest_collection_finish(session):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sources_read_once():
-    """For each export onnxscript reads the sources of its 500 functions anew, which takes a second."""
+def exporter_set_up_once():
+    """For each export torch looks up 500 functions, and onnxscript reads their sources anew: together over a second.
+
+    We add no function of our own, so that every export may look into the same tables.
+    """
     from onnxscript import values
+    from torch.onnx._internal.exporter import _decomp, _registration
 
     read = values.TracedOnnxFunction.function_ir.fget
+    look_up, decompositions = _registration.ONNXRegistry.from_torchlib, _decomp.create_onnx_friendly_decomposition_table
+    decompositions_of = functools.cache(decompositions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(values.TracedOnnxFunction, "function_ir", property(functools.cache(read)))
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(functools.cache(look_up)))
+        patch.setattr(
+            _decomp,
+            "create_onnx_friendly_decomposition_table",
+            lambda written: dict(decompositions_of(frozenset(written))),
+        )
         yield
 
 
