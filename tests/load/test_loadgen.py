@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow  # it waits for a real clock: eleven seconds
 def test_loadgen_and_the_engine_report_the_same_percentiles(tmp_path, rng):
     service = (SERVICE * 1e9 * rng.lognormal(0, 0.4, QUERIES)).astype(int).tolist()
     for attempt in range(ATTEMPTS):
