@@ -68,7 +68,8 @@ def exporter_set_up_once():
     from torch.onnx._internal.exporter import _decomp, _registration
 
     read = values.TracedOnnxFunction.function_ir.fget
-    look_up, decompositions = _registration.ONNXRegistry.from_torchlib, _decomp.create_onnx_friendly_decomposition_table
+    look_up = _registration.ONNXRegistry.from_torchlib
+    decompositions = _decomp.create_onnx_friendly_decomposition_table
     decompositions_of = functools.cache(decompositions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(values.TracedOnnxFunction, "function_ir", property(functools.cache(read)))
