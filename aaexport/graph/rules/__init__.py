@@ -75,5 +75,7 @@ def within(rules: Sequence[type[GraphRule]], max_attention_memory: float | None)
     limited: list[MakeRule] = [*rules]
     if SkewedRelativeAttention in rules:
         limited[rules.index(SkewedRelativeAttention)] = partial(SkewedRelativeAttention, limit=limit)
+    if EinsumOfTables in rules:
+        limited[rules.index(EinsumOfTables)] = partial(EinsumOfTables, merges=False)
     sizes = () if ReshapeToKnownSizes in rules else (ReshapeToKnownSizes,)
     return (*sizes, *limited), (partial(AttentionInBlocks, limit=limit),)

@@ -5,17 +5,23 @@ Decomposed relative positions, as SAM, ViTDet and MViTv2 have them, take one tab
 product and the others come first, so that the tables broadcast over them:
 
     "bhwc,hkc->bhwk"   (b, h, w, c) · (h, c, k)
-    "bhwc,wkc->bhwk"   (b, w, h, c) · (w, c, k), and back
+    "bhwc,wkc->bhwk"   (w, b·h, c) · (w, c, k), and back
+
+Where x must be moved anyhow, as in the second, all axes that the tables have not become rows of one matrix a table:
+runtimes multiply matrix by matrix, and windows of 14 × 14 have few rows in each. With a limit on the memory of
+attention they stay apart, (b, w, h, c) · (w, c, k): what is cut into blocks of queries must have an axis of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
+from aaexport.device import Target
 from aaexport.graph.rules.fixed_batch import BATCHES, at_batch
 from aaexport.graph.rules.rule import Builder, GraphRule, Refusal, attribute, like, producer
 
@@ -24,18 +30,40 @@ MATRIX_AXES = 2
 
 @dataclass(frozen=True)
 class _Product:
-    """Axes, in order, of the operands and the result of the MatMul; `swapped` if the tables are the first operand."""
+    """Axes that both operands and the result have, that only x and the result, both operands, and only the tables and
+    the result have; `swapped` if the tables are the first operand.
+    """
 
     swapped: bool
-    left: str
-    right: str
-    result: str
+    stacked: str
+    rows: str
+    summed: str
+    columns: str
+
+    @property
+    def left(self) -> str:
+        """The axes of x in the MatMul; the last of the rows alone are rows of a matrix."""
+        return f"{self.rows[:-1]}{self.stacked}{self.rows[-1]}{self.summed}"
+
+    @property
+    def right(self) -> str:
+        """Of the tables."""
+        return self.stacked + self.summed + self.columns
+
+    @property
+    def result(self) -> str:
+        """Of the product."""
+        return f"{self.rows[:-1]}{self.stacked}{self.rows[-1]}{self.columns}"
 
 
 class EinsumOfTables(GraphRule):
     """A product with a matrix for each entry of some axes, the same for all of the others → a broadcast MatMul."""
 
     title = "Einsum with a table a row as MatMul"
+
+    def __init__(self, target: Target, *, merges: bool = True) -> None:
+        super().__init__(target)
+        self.merges = merges  # whether several axes may become the rows of a matrix
 
     def begin(self, model: ir.Model) -> None:
         """Sizes are computed once for a whole pass, and only if they are asked for."""
@@ -68,13 +96,35 @@ class EinsumOfTables(GraphRule):
         assert found is not None
         if found.swapped:
             left, right, x, y = right, left, y, x
-        product = op.MatMul(_arranged(op, x, left, found.left), _arranged(op, y, right, found.right))
-        if found.result == result:
+        sizes = _sizes((x, left), (y, right))
+        is_merged = self.merges and found.left != left and _can_be_merged(found, sizes)
+        if is_merged:
+            order = found.stacked + found.rows + found.columns
+            product = self._merged(op, _arranged(op, x, left, found.stacked + found.rows + found.summed),
+                                   _arranged(op, y, right, found.right), found, sizes)  # fmt: skip
+        else:
+            order = found.result
+            product = op.MatMul(_arranged(op, x, left, found.left), _arranged(op, y, right, found.right))
+        if order == result:
             return like(product, summed)
         product.type = summed.type
         if summed.shape is not None:
-            product.shape = ir.Shape([summed.shape[result.index(axis)] for axis in found.result])
-        return like(op.Transpose(product, perm=_permutation(found.result, result)), summed)
+            product.shape = ir.Shape([summed.shape[result.index(axis)] for axis in order])
+        return like(op.Transpose(product, perm=_permutation(order, result)), summed)
+
+    def _merged(
+        self, op: Builder, x: ir.Value, tables: ir.Value, found: _Product, sizes: Mapping[str, int]
+    ) -> ir.Value:
+        """The product of matrices that have all rows there are of a table."""
+        stacked = [sizes[axis] for axis in found.stacked]
+
+        def reshaped(value: ir.Value, *to: int) -> ir.Value:
+            name = f"{x.name or 'x'}_rows"
+            result: ir.Value = op.Reshape(value, self.new_constant(op, np.array([*stacked, *to], np.int64), name))
+            return result
+
+        product = op.MatMul(reshaped(x, -1, sizes[found.summed]), tables)
+        return reshaped(product, *(sizes.get(axis, -1) for axis in found.rows), sizes[found.columns])
 
     def _is_of_one_size(self, *operands: tuple[ir.Value, int]) -> bool:
         """Of an axis of each; what is computed from the batch, or from constants, is tried out."""
@@ -111,13 +161,21 @@ def _product(left: str, right: str, result: str) -> _Product | None:
     rows = [axis for axis in left if axis not in right]
     if len(summed) != 1 or len(columns) != 1 or not rows or set(result) != {*rows, *stacked, *columns}:
         return None
-    before = [*rows[:-1], *stacked]
-    return _Product(
-        swapped,
-        "".join([*before, rows[-1], *summed]),
-        "".join([*stacked, *summed, *columns]),
-        "".join([*before, rows[-1], *columns]),
-    )
+    return _Product(swapped, "".join(stacked), "".join(rows), *summed, *columns)
+
+
+def _sizes(*operands: tuple[ir.Value, str]) -> dict[str, int]:
+    """Of the axes whose sizes are known."""
+    shapes = ((value.shape or [None] * len(axes), axes) for value, axes in operands)
+    pairs = (pair for shape, axes in shapes for pair in zip(axes, shape, strict=True))
+    return {axis: size for axis, size in pairs if isinstance(size, int)}
+
+
+def _can_be_merged(found: _Product, sizes: Mapping[str, int]) -> bool:
+    """Whether there are several axes of rows, no more than one of them of unknown size."""
+    others = found.stacked + found.summed + found.columns
+    unknown = [axis for axis in found.rows if axis not in sizes]
+    return len(found.rows) > 1 and len(unknown) <= 1 and all(axis in sizes for axis in others)
 
 
 def _permutation(given: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -1,6 +1,8 @@
 import pytest
 from graphs import assert_same_function, graph, operators, optimized
 
+from aaexport.graph.optimize import optimize_model
+from aaexport.graph.rules import within
 from aaexport.graph.rules.einsum_in_batches import EinsumInBatches
 from aaexport.graph.rules.einsum_of_tables import EinsumOfTables
 
@@ -32,8 +34,33 @@ def test_a_table_a_row_is_a_product_in_batches(equation, transposed):
     assert report.applied == 1
     assert operators(rewritten).count("MatMul") == 1
     assert operators(rewritten).count("Transpose") == transposed
+    assert operators(rewritten).count("Reshape") == (2 if transposed == 3 else 0)  # moved anyhow: one matrix a table
     assert "Einsum" not in operators(rewritten)
     assert_same_function(before, rewritten)
+
+
+@pytest.mark.parametrize("equation", ["bhwc,wkc->bhwk", "wkc,byhwc->byhwk", "bhwc,wkc->wbhk"])
+def test_a_table_has_one_matrix_of_rows_where_they_must_be_moved(equation):
+    rewritten, _ = optimized(model(equation, b="batch"), EinsumOfTables)
+    shapes = {value.name: value.type.tensor_type.shape for value in rewritten.graph.value_info}
+    (product,) = (node for node in rewritten.graph.node if node.op_type == "MatMul")
+    assert [len(shapes[name].dim) for name in product.input[:1]] == [3]
+    assert_same_function(model(equation, b="batch"), rewritten, 3)
+
+
+def test_rows_stay_apart_where_queries_are_to_be_cut():
+    first, _ = within((EinsumOfTables,), 1)
+    rewritten, reports = optimize_model(model("bhwc,wkc->bhwk", b="batch"), rules=first)
+    assert {report.title: report.applied for report in reports}[EinsumOfTables.title] == 1
+    assert "Reshape" not in operators(rewritten)
+
+
+def test_rows_of_several_unknown_sizes_stay_apart():
+    before = model("bhwc,wkc->bhwk", b="batch", h="height")
+    rewritten, report = optimized(before, EinsumOfTables)
+    assert report.applied == 1
+    assert "Reshape" not in operators(rewritten)
+    assert_same_function(before, rewritten, 3)
 
 
 def test_a_dynamic_batch_stays_dynamic():
