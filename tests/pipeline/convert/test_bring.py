@@ -436,6 +436,16 @@ def test_a_large_module_is_judged_by_fewer_inputs(theirs, cli, monkeypatch):
     )
 
 
+@pytest.mark.slow
+def test_a_large_module_that_is_not_verified_is_asked_one_image(theirs, cli, monkeypatch):
+    monkeypatch.setattr("aaexport.pipeline.convert.options.VERIFIED_MACS", 1)
+    outcome = cli("convert", "nets.py:Net", "--kwargs", "width=12", *SHAPE, "--out", "one", "--no-verify")
+    assert "the golden vectors are of one image alone" in outcome.out
+    (case,) = read_golden(theirs / "one" / "golden.safetensors").cases
+    assert case.name == "random, batch 1"
+    assert cli("verify", "one").code == 0
+
+
 @pytest.mark.usefixtures("theirs")
 @pytest.mark.slow
 def test_a_module_goes_with_its_own_folders(cli):
