@@ -135,7 +135,7 @@ class _Narrowing:
             return
         assert value.const_value is not None
         with np.errstate(over="ignore"):  # of one that the model answers with, in the type that was asked for
-            tensor = ir.tensor(value.const_value.numpy().astype(np.float16))
+            tensor = ir.Tensor(value.const_value.numpy().astype(np.float16, order="C"))
         if not readers.wide and not (is_answer and self._io == WIDE):
             value.const_value, value.dtype = tensor, NARROW
             return

@@ -197,7 +197,7 @@ class _Quantizing:
         return made
 
     def _constant(self, numbers: Array, name: str) -> ir.Value:
-        value = ir.Value(name=new_name(name, self._names), const_value=ir.tensor(numbers))
+        value = ir.Value(name=new_name(name, self._names), const_value=ir.Tensor(np.asarray(numbers, order="C")))
         value.shape, value.dtype = ir.Shape(numbers.shape), ir.DataType.from_numpy(numbers.dtype)
         self._graph.register_initializer(value)
         return value

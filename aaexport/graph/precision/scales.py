@@ -61,8 +61,9 @@ def weight_scales(weight: Array, kind: Weights, bias: Array | None, input_scale:
     Less where a bias, which is stored in units of input scale · weight scale, would not fit into 32 bits otherwise:
     that of a channel whose weights are next to nothing.
     """
-    largest = np.abs(weight.reshape(len(weight), -1).astype(np.float64)).max(axis=1, initial=0.0)
-    scales = largest / LARGEST[kind]
+    rows = weight.reshape(len(weight), -1)
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    scales = largest.astype(np.float64) / LARGEST[kind]
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * MOST_BIAS))
     scales[scales < SMALLEST] = 1.0  # of a channel that is nothing
@@ -71,11 +72,11 @@ def weight_scales(weight: Array, kind: Weights, bias: Array | None, input_scale:
 
 def stored_weight(weight: Array, kind: Weights, scales: Array) -> tuple[Array, Array]:
     """(in 8 bits, the zero points of its channels)."""
-    units = weight.astype(np.float64) / scales.reshape(-1, *[1] * (weight.ndim - 1))
-    signed = np.clip(np.rint(units), -LARGEST[kind], LARGEST[kind])
+    units = weight / scales.reshape(-1, *[1] * (weight.ndim - 1))
+    np.clip(np.rint(units, out=units), -LARGEST[kind], LARGEST[kind], out=units)
     if kind == "uint8":
-        return (signed + MIDDLE).astype(np.uint8), np.full(len(scales), MIDDLE, np.uint8)
-    return signed.astype(np.int8), np.zeros(len(scales), np.int8)
+        return (units + MIDDLE).astype(np.uint8), np.full(len(scales), MIDDLE, np.uint8)
+    return units.astype(np.int8), np.zeros(len(scales), np.int8)
 
 
 def stored_bias(bias: Array, scales: Array) -> Array:

@@ -1,0 +1,102 @@
+"""The passes against those of others on the same choice of nodes: as accurate, or more."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import convolution
+from onnxconverter_common import float16 as converter
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from precision_graphs import decibels, float16, images, int8, model, nodes_of, run
+
+from aaexport.data.loading import evaluation_batch
+from aaexport.data.sources import load_images
+from aaexport.folder import checkout
+from aaexport.graph.files import read_onnx
+from aaexport.pipeline.convert.convert import convert
+
+WITHIN = 1.0  # dB
+DIGITS = ("aa_cnn3_digits", "aa_wrn10_1_digits", "conv_cnn3_digits", "wrn10_1_digits")
+
+
+class Once(CalibrationDataReader):
+    def __init__(self, feeds):
+        self._feeds = iter([feeds])
+
+    def get_next(self):
+        return next(self._feeds, None)
+
+
+def by_converter(given):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that become 0
+        return converter.convert_float_to_float16(given, keep_io_types=True)
+
+
+def by_quantizer(given, feeds):
+    """onnxruntime's: convolutions with their ReLUs, a scale for each channel, unsigned throughout."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, path = Path(folder) / "given.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(given, source)
+        quantize_static(
+            source, path, Once(feeds), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "Relu"],
+            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
+        )  # fmt: skip
+        return onnx.load(path)
+
+
+def small():
+    """Three convolutions, and a residual around the last."""
+    nodes = [
+        convolution("x", "a", ("w1", "b1")),
+        ("Relu", ["a"], ["r1"], {}),
+        convolution("r1", "c", ("w2", "b2")),
+        ("Relu", ["c"], ["r2"], {}),
+        convolution("r2", "d", ("w3",), size=1),
+        ("Add", ["d", "r2"], ["y"], {}),
+    ]
+    weights = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3), "b2": (16,), "w3": (16, 16, 1, 1)}
+    constants = {name: images(*shape, seed=seed, scale=0.2) for seed, (name, shape) in enumerate(weights.items())}
+    return model(nodes, {"x": ["batch", 3, 12, 12]}, constants), {"x": images(16, 3, 12, 12, seed=9)}
+
+
+def test_float16_is_as_accurate_as_the_converters():
+    given, feeds = small()
+    expected = run(given, feeds)
+    ours, theirs = float16(given, feeds).model, by_converter(given)
+    assert decibels(expected, run(ours, feeds)) == pytest.approx(decibels(expected, run(theirs, feeds)), abs=WITHIN)
+
+
+def test_int8_is_as_accurate_as_onnxruntimes():
+    given, feeds = small()
+    expected = run(given, feeds)
+    ours, theirs = int8(given, feeds).model, by_quantizer(given, feeds)
+    assert len(nodes_of(ours, "QuantizeLinear")) <= len(nodes_of(theirs, "QuantizeLinear"))
+    assert decibels(expected, run(ours, feeds)) == pytest.approx(decibels(expected, run(theirs, feeds)), abs=WITHIN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_digits_networks_keep_their_answers_and_lose_no_more_than_by_others(name, opset, tmp_path):
+    folder = checkout(name, tmp_path / name)
+    convert(folder, opset=opset, verify=False)
+    given = read_onnx(folder.onnx_path)
+    train, test = (
+        evaluation_batch(load_images(folder.recipe, part), folder.recipe).numpy() for part in ("train", "test")
+    )
+    chosen, held_out = {"input": train[np.random.default_rng(0).permutation(len(train))[:64]]}, {"input": test}
+    expected = run(given, held_out)
+    for kind, ours, theirs in (
+        (55, float16(given, chosen).model, by_converter(read_onnx(folder.onnx_path))),
+        (33, int8(given, chosen).model, by_quantizer(given, chosen)),
+    ):
+        found = run(ours, held_out)
+        reached = decibels(expected, found)
+        assert reached > kind
+        assert reached > decibels(expected, run(theirs, held_out)) - WITHIN
+        assert (expected["logits"].argmax(axis=1) != found["logits"].argmax(axis=1)).sum() <= 1
+        assert decibels(run(ours, held_out, optimized=False), found) > kind
