@@ -9,10 +9,7 @@ quantized: attention in 8 bits is neither faster nor anywhere near as accurate.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -21,14 +18,15 @@ from aaexport.graph.check import STANDARD_DOMAINS, declared_opset
 from aaexport.graph.names import names_of, new_name
 from aaexport.graph.optimize import apply_rule
 from aaexport.graph.outside import Room
+from aaexport.graph.precision.eight_bits import EightBits, both_nodes
 from aaexport.graph.precision.placing import Spot, spots_for, tensors_around, why_not
 from aaexport.graph.precision.ranges import Ranges
 from aaexport.graph.precision.reduced import BY_REQUEST, Kept, Layer, Reduced, asked_to_stay, layers_of
-from aaexport.graph.precision.scales import WEIGHTS, Grid, Weights, stored_bias, stored_weight, weight_scales
+from aaexport.graph.precision.scales import WEIGHTS, Weights
 from aaexport.graph.precision.stages import begun, ended
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
+from aaexport.graph.rules.rule import producer
 
-Array = npt.NDArray[Any]
 PER_CHANNEL_OPSET = 13  # the first in which a scale may be one of many
 INSIDE = "it lies in the branch of an If or the body of a loop, which is not seen on calibration images"
 
@@ -108,12 +106,11 @@ def _inside(graph: ir.Graph) -> list[Kept]:
 
 
 class _Quantizing:
-    """A graph, and what has been put into it for tensors in 8 bits."""
+    """A graph, and what is put into it for tensors in 8 bits."""
 
     def __init__(self, graph: ir.Graph, weights: Weights, *, symmetric: bool) -> None:
-        self._graph, self._kind, self._symmetric = graph, weights, symmetric
-        self._names = names_of(graph)
-        self._parameters: dict[tuple[ir.Value, bytes], ir.Value] = {}
+        self._graph, self._names = graph, names_of(graph)
+        self._bits = EightBits(graph, self._names, weights, symmetric=symmetric)
 
     def apply(self, nodes: Sequence[ir.Node], spots: Sequence[Spot]) -> None:
         """Changes the graph: the convolutions `nodes` compute in 8 bits, `spots` are what they read and write."""
@@ -121,56 +118,19 @@ class _Quantizing:
         for node in nodes:
             image = node.inputs[0]
             assert image is not None
-            self._reads(node, grids[image])
+            for place, value in self._bits.parameters(node, grids[image]).items():
+                if producer(value).graph is None:
+                    self._graph.insert_before(node, producer(value))
+                node.replace_input_with(place, value)
         for spot in reversed(spots):  # so that what is done to inputs stands in their order
             self._tensor(spot)
 
-    def _reads(self, node: ir.Node, image: Grid) -> None:
-        """Weight and bias as they are stored; one that several read with the same scales is stored once."""
-        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-        assert weight is not None
-        numbers, added = _finite(weight), None if bias is None else _finite(bias)
-        scales = weight_scales(numbers, self._kind, None if self._symmetric else added, image.scale)
-        key = weight, scales.tobytes()
-        if key not in self._parameters:
-            stored, zero_points = stored_weight(numbers, self._kind, scales)
-            self._parameters[key] = self._per_channel(weight, stored, scales, zero_points, node)
-        node.replace_input_with(1, self._parameters[key])
-        if bias is not None and added is not None and not self._symmetric:
-            scales = (scales * np.float32(image.scale)).astype(np.float32)
-            key = bias, scales.tobytes()
-            if key not in self._parameters:
-                self._parameters[key] = self._per_channel(bias, stored_bias(added, scales), scales, None, node)
-            node.replace_input_with(2, self._parameters[key])
-
-    def _per_channel(
-        self, value: ir.Value, stored: Array, scales: Array, zero_points: Array | None, node: ir.Node
-    ) -> ir.Value:
-        """A constant as it is stored, dequantized before `node`."""
-        inputs = [
-            self._constant(stored, f"{value.name}_quantized"),
-            self._constant(scales, f"{value.name}_scale"),
-            *([] if zero_points is None else [self._constant(zero_points, f"{value.name}_zero_point")]),
-        ]
-        made = self._node("DequantizeLinear", inputs, f"{value.name}_dequantized", {"axis": 0})
-        made.shape, made.dtype = value.shape, ir.DataType.FLOAT
-        self._graph.insert_before(node, _producer(made))
-        return made
-
     def _tensor(self, spot: Spot) -> None:
         """Quantizes and dequantizes a tensor; all who read it, and who asks the model for it, get the rounded one."""
-        value, source, grid = spot.value, spot.source, spot.grid
-        steps = [
-            self._constant(np.array(grid.scale, np.float32), f"{value.name}_scale"),
-            self._constant(np.array(grid.zero_point, grid.dtype), f"{value.name}_zero_point"),
-        ]
-        stored = self._node("QuantizeLinear", [source, *steps], f"{value.name}_quantized", {})
-        stored.shape, stored.dtype = value.shape, ir.DataType.INT8 if grid.is_signed else ir.DataType.UINT8
-        rounded = self._node("DequantizeLinear", [stored, *steps], f"{value.name}_dequantized", {})
-        rounded.shape, rounded.dtype = value.shape, ir.DataType.FLOAT
-        pair = [_producer(stored), _producer(rounded)]
+        value, origin = spot.value, spot.source.producer()
+        rounded = self._bits.rounded(value, spot.source, spot.grid)
+        pair = both_nodes(rounded)
         readers = [use for use in value.uses() if use.node is not pair[0]]
-        origin = source.producer()
         if origin is None:
             self._graph.insert_before(self._graph[0], pair)
         else:
@@ -190,30 +150,3 @@ class _Quantizing:
         for place, output in enumerate(self._graph.outputs):
             if output is value:
                 self._graph.outputs[place] = rounded
-
-    def _node(self, operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, int]) -> ir.Value:
-        made = ir.node(operator, inputs, attributes).outputs[0]
-        made.name = new_name(name, self._names)
-        return made
-
-    def _constant(self, numbers: Array, name: str) -> ir.Value:
-        value = ir.Value(name=new_name(name, self._names), const_value=ir.Tensor(np.asarray(numbers, order="C")))
-        value.shape, value.dtype = ir.Shape(numbers.shape), ir.DataType.from_numpy(numbers.dtype)
-        self._graph.register_initializer(value)
-        return value
-
-
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    assert node is not None
-    return node
-
-
-def _finite(value: ir.Value) -> Array:
-    """The numbers of a constant. GraphError if one is NaN or infinite: no scale is right for it."""
-    assert value.const_value is not None
-    numbers = value.const_value.numpy()
-    if not np.isfinite(numbers).all():
-        kind = "NaN" if np.isnan(numbers).any() else "infinity"
-        raise GraphError(broken_rule(f"initializer {value.name}", "be finite to become int8", kind))
-    return numbers
