@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.device import Target
     from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
+    from aaexport.graph.precision.reduced import Kept, Layer
     from aaexport.load.launches import Launches
     from aaexport.load.machine import Environment
     from aaexport.load.statistics import Milliseconds, Ratio
@@ -67,6 +68,9 @@ class OptimizeResult(Outcome):
     parity: ParityReport | None
     data_file: Path | None = None  # as of ConvertResult
     notes: tuple[str, ...] = ()  # what a user should know of data files that lie beside it
+    dtype: str = "float32"
+    reduced: tuple[Layer, ...] = ()  # nodes in float16, where that was asked for
+    kept: tuple[Kept, ...] = ()  # nodes that stay in float32 in such a file, and why
 
     @property
     def headline(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,6 +14,9 @@ from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
 from aaexport.cli.types import PathTo
 
+if TYPE_CHECKING:
+    from aaexport.pipeline.convert.options import OptimizedDtype
+
 EXAMPLES = (
     (
         "aaexport optimize naive.onnx fast.onnx",
@@ -23,6 +26,10 @@ EXAMPLES = (
         "aaexport optimize tokens.onnx fast.onnx --inputs tokens.npz",
         "Compares them on inputs of your own, for a model that random numbers say nothing to.",
     ),
+    (
+        "aaexport optimize model.onnx half.onnx --dtype float16",
+        "The same in float16, half as large, and which nodes must stay in float32.",
+    ),
 )
 
 
@@ -31,6 +38,26 @@ EXAMPLES = (
 @click.argument("path", metavar="OUT.onnx", type=PathTo("OUT.onnx"))
 @options.target
 @options.max_attention_memory
+@click.option(
+    "--dtype",
+    metavar="float32|float16",
+    default="float32",
+    show_default=True,
+    help="float16 for all nodes that it is enough for, with the reasons of the others.",
+)
+@click.option(
+    "--io-dtype",
+    metavar="float32|float16",
+    default="float32",
+    show_default=True,
+    help="Of the inputs and outputs of a float16 file.",
+)
+@click.option(
+    "--keep",
+    metavar="NAME",
+    multiple=True,
+    help="A node, or a PyTorch module's path, that stays in float32; repeat it for more.",
+)
 @click.option("--verify/--no-verify", default=True, help="Whether both files are compared first; on by default.")
 @click.option("--inputs", type=PathTo("FILE.npz|FOLDER"),
               help="What both files are fed instead of random numbers: an array for each input, in an .npz or as "
@@ -44,6 +71,9 @@ def command(
     path: Path,
     target: Literal["cpu", "cuda"],
     max_attention_memory: float | None,
+    dtype: OptimizedDtype,
+    io_dtype: OptimizedDtype,
+    keep: tuple[str, ...],
     verify: bool,
     inputs: Path | None,
     atol: float | None,
@@ -57,7 +87,7 @@ def command(
     """
     from aaexport.pipeline.convert.options import OptimizeOptions, check_files
 
-    wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory, inputs)
+    wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory, inputs, dtype, io_dtype, keep)
     wanted.check()
     check_files(source, path)
     with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from aaexport.report.layout import Facts, Table, Words
+from aaexport.report.parity.guard import guard_verdict
 from aaexport.report.parity.wording import scientific
 from aaexport.report.terminal import beside, histogram
 from aaexport.results import OptimizeResult
+
+KEPT = 10  # nodes that are told with their reasons
 
 
 def optimize_view(result: OptimizeResult) -> RenderableType:
@@ -25,6 +28,7 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
         **({} if result.data_file is None else {"data": beside(result.data_file)}),
         "before": histogram(result.before),
         "after": histogram(result.after),
+        **_precision(result),
         "comparison": _comparison(result),
         **({"note": "\n".join(result.notes)} if result.notes else {}),
     }
@@ -32,9 +36,22 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
     return Group(rules, Words(), Facts(rows))
 
 
+def _precision(result: OptimizeResult) -> dict[str, str]:
+    """How many nodes are in another type, and which are not; empty for a file in float32."""
+    if result.dtype == "float32":
+        return {}
+    shown = [f"{kept.layer}: {kept.reason}" for kept in result.kept[:KEPT]]
+    rest = len(result.kept) - len(shown)
+    more = [f"and {rest} more (--json has them)"] if rest > 0 else []
+    kept = {"kept": "\n".join([*shown, *more])} if shown else {}
+    return {result.dtype: f"{len(result.reduced)} nodes, {len(result.kept)} stay in float32", **kept}
+
+
 def _comparison(result: OptimizeResult) -> str:
     if result.parity is None:
         return "none (--no-verify)"
+    if result.parity.guard is not None:
+        return f"PASS: {guard_verdict(result.parity.guard)}"
     largest = max((output.baseline_max_abs_error or 0.0 for output in result.parity.outputs), default=0.0)
     return (
         f"PASS: largest difference {scientific(result.parity.max_abs_error)}; "

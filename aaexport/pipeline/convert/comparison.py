@@ -30,7 +30,7 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
-class _Fed:
+class Fed:
     """A case's name, and what is fed; `is_optional` where the model itself may refuse it."""
 
     name: str
@@ -51,17 +51,13 @@ def compare_files(
     """
     outputs: list[OutputParity] = []
     with OrtRunner(source, AS_WRITTEN) as plain, OrtRunner(source) as own, _rewritten(written) as new:
-        if options.inputs is None:
-            cases = _made_up(model, plain.inputs, options.seed)
-        else:
-            cases = _given(Path(options.inputs), plain.inputs)
-        for fed in cases:
+        for fed in cases_of(model, plain.inputs, options):
             try:
                 expected = plain.infer(fed.feeds)
             except RunnerError as error:
                 if fed.is_optional:
                     continue  # the given file takes no batch of that size itself: there is nothing to compare
-                raise error if fed.is_given else _meaningless(error) from error
+                raise meaningless(error, fed) from error
             baseline = own.infer(fed.feeds)
             try:
                 actual = new.infer(fed.feeds)
@@ -83,15 +79,30 @@ def _rewritten(path: Path) -> OrtRunner:
         raise RunnerError(f"the rewritten file must load as the given one does, but: {error}") from error
 
 
-def _meaningless(error: RunnerError) -> RunnerError:
+def meaningless(error: RunnerError, fed: Fed) -> RunnerError:
+    """The error of a model that cannot run on what it was fed, with the remedy where that was made up."""
+    if fed.is_given:
+        return error
     return RunnerError(f"{error}; numbers that were made up may mean nothing to the model: {REMEDY}")
+
+
+def cases_of(model: OnnxModel, ports: Sequence[Port], options: OptimizeOptions) -> Iterator[Fed]:
+    """What a model with these inputs is fed: the inputs that are given, or made-up ones.
+
+    Raises:
+        ArgumentError: inputs cannot be made up.
+        DataError: the inputs that are given cannot be read, or are not those of the model.
+    """
+    if options.inputs is None:
+        return _made_up(model, ports, options.seed)
+    return _given(Path(options.inputs), ports)
 
 
 # Judging
 
 
 def _judged(
-    fed: _Fed,
+    fed: Fed,
     expected: Mapping[str, Array],
     baseline: Mapping[str, Array],
     actual: Mapping[str, Array],
@@ -107,7 +118,7 @@ def _judged(
             yield output
 
 
-def _in_this_case(fed: _Fed, output: OutputParity, truth: Array, found: Array) -> OutputParity:
+def _in_this_case(fed: Fed, output: OutputParity, truth: Array, found: Array) -> OutputParity:
     """The verdict on an output that is there, with what is as empty or as infinite as it must be.
 
     That is right, and for inputs that somebody gave it is evidence too; not for those that were made up.
@@ -135,9 +146,9 @@ def _require_comparable(expected: Mapping[str, Array], *, must_be_finite: bool) 
 # Inputs that are made up
 
 
-def _made_up(model: OnnxModel, ports: Sequence[Port], seed: int) -> Iterator[_Fed]:
+def _made_up(model: OnnxModel, ports: Sequence[Port], seed: int) -> Iterator[Fed]:
     if not ports:
-        yield _Fed("no inputs", {})
+        yield Fed("no inputs", {})
         return
     rng = np.random.default_rng(seed)
     fixed = any(port.shape[0] is not None for port in ports if port.shape)
@@ -148,7 +159,7 @@ def _made_up(model: OnnxModel, ports: Sequence[Port], seed: int) -> Iterator[_Fe
             port.name: meant[port.name].astype(port.dtype) if port.name in meant else _random(port, shapes, rng)
             for port in ports
         }
-        yield _Fed(f"random, batch {batch}", feeds, is_optional=batch == LARGER_BATCH)
+        yield Fed(f"random, batch {batch}", feeds, is_optional=batch == LARGER_BATCH)
 
 
 def _batches(inputs: Sequence[Port]) -> tuple[int, ...]:
@@ -172,7 +183,7 @@ def _random(port: Port, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Ge
 # Inputs that are given
 
 
-def _given(path: Path, ports: Sequence[Port]) -> Iterator[_Fed]:
+def _given(path: Path, ports: Sequence[Port]) -> Iterator[Fed]:
     names = [port.name for port in ports]
     if path.is_dir():
         numbered = [
@@ -191,7 +202,7 @@ def _given(path: Path, ports: Sequence[Port]) -> Iterator[_Fed]:
         if unknown := sorted(arrays.keys() - set(names)):
             rule = f"be those of the model ({first_few(names, NAMED) or 'none'})"
             raise DataError(broken_rule(f"{parameter('inputs')} of {name}", rule, first_few(unknown, NAMED)))
-        yield _Fed(name, arrays, is_given=True)
+        yield Fed(name, arrays, is_given=True)
 
 
 def _arrays(path: Path) -> dict[str, Array]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
@@ -29,6 +29,11 @@ from aaexport.writing import check_writable
 
 # Images · MACs that `convert` verifies at the most, ten seconds of float64 on two cores; `verify` has no limit.
 VERIFIED_MACS = 1.5e11
+OptimizedDtype = Literal["float32", "float16"]
+OTHER_DTYPES = {  # and what to do for them
+    "int8": "it needs images: `aaexport convert MODEL --dtype int8` takes those of the model's data set",
+    "bfloat16": "float16 is as small, finer, and runs where bfloat16 has no kernels",
+}
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,10 @@ class OptimizeOptions:
             it is computed in blocks of queries then, and what cannot be is told with its reason.
         inputs: what both files are fed, instead of numbers that are made up: an .npz with an array for each input, or
             a folder of such files, of onnx's input_0.pb, …, or of folders test_data_set_0, … of those.
+        dtype: `float32`, which leaves all types as they are, or `float16` for all nodes that nothing speaks against.
+            On the same inputs it is seen which numbers each tensor holds.
+        io_dtype: of inputs and outputs in a float16 file.
+        keep: names of nodes, or paths of PyTorch modules, that stay in float32.
     """
 
     target: Target = "cpu"
@@ -199,16 +208,20 @@ class OptimizeOptions:
     seed: int = 0
     max_attention_memory: float | None = None
     inputs: str | Path | None = None
+    dtype: OptimizedDtype = "float32"
+    io_dtype: OptimizedDtype = "float32"
+    keep: Sequence[str] = ()
 
     def check(self) -> None:
         """ArgumentError or DataError for what can be seen to be wrong before any work."""
         if self.target not in TARGETS:
             raise ArgumentError(broken_rule("target", f"be one of {', '.join(TARGETS)}", self.target))
         check_max_attention_memory(self.max_attention_memory)
+        self._check_dtype()
         tolerances("float32", "cpu", self.atol, self.rtol)
         if self.inputs is None:
             return
-        if not self.verify:
+        if not self.verify and self.dtype == "float32":
             rule = "be left out where nothing is verified"
             raise ArgumentError(broken_rule("inputs", rule, str(self.inputs)))
         path = Path(self.inputs)
@@ -216,6 +229,23 @@ class OptimizeOptions:
             raise DataError(f"inputs must be whole, but {path} cannot be read: there is no such file")
         if not path.is_dir() and path.suffix != ".npz":
             raise DataError(broken_rule("inputs", "be a folder, or a file of .npz", str(path)))
+
+    def _check_dtype(self) -> None:
+        known = get_args(OptimizedDtype)
+        if self.dtype not in known:
+            remedy = OTHER_DTYPES.get(self.dtype, "")
+            raise ArgumentError(broken_rule("dtype", f"be one of {', '.join(known)}", str(self.dtype), remedy))
+        if self.io_dtype not in known:
+            raise ArgumentError(broken_rule("io_dtype", f"be one of {', '.join(known)}", str(self.io_dtype)))
+        for name, given in (("io_dtype", self.io_dtype != "float32"), ("keep", bool(self.keep))):
+            if given and self.dtype == "float32":
+                got = str(getattr(self, name))
+                raise ArgumentError(broken_rule(name, f"go with {parameter('dtype')} float16", got))
+        if self.dtype == "float16" and {self.atol, self.rtol} != {None}:
+            rule = f"be left out with {parameter('dtype')} float16"
+            got = str(self.atol if self.atol is not None else self.rtol)
+            remedy = "what float16 may lose is told in dB"
+            raise ArgumentError(broken_rule("atol" if self.atol is not None else "rtol", rule, got, remedy))
 
 
 class OptimizeOverrides(TypedDict, total=False):
@@ -228,6 +258,9 @@ class OptimizeOverrides(TypedDict, total=False):
     seed: int
     max_attention_memory: float | None
     inputs: str | Path | None
+    dtype: OptimizedDtype
+    io_dtype: OptimizedDtype
+    keep: Sequence[str]
 
 
 def check_files(source: Path, path: Path) -> None:
