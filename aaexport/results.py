@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
 
     from aaexport.deployment.artefact import Check
     from aaexport.device import Target
+    from aaexport.folder import Dtype
     from aaexport.graph.files import GraphSummary
     from aaexport.graph.optimize import RuleReport
     from aaexport.graph.precision.reduced import Kept, Layer
@@ -26,6 +27,26 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.recipe import Batch, Cost, Module, Recipe
 
 NAMED_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """A node that stays in float32 in a file of fewer bits, and why.
+
+    Attributes:
+        path: of the PyTorch module that it came from; "" where the file does not tell.
+        node, operator: its name and type.
+        reason: why it stays.
+        alone_db: the SQNR of the answers where it alone was reduced; None where nothing was ranked.
+        sqnr_db: that of the answers once it was kept as well as those before it; None likewise.
+    """
+
+    path: str
+    node: str
+    operator: str
+    reason: str
+    alone_db: float | None = None
+    sqnr_db: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +67,10 @@ class ConvertResult(Outcome):
     replaced: dict[str, str] = field(default_factory=dict)  # somebody's layers that were written as ours: path → kind
     kept: dict[str, str] = field(default_factory=dict)  # those that looked like it and were left → why
     data_file: Path | None = None  # of the large tensors, beside the file, where protobuf has no room for them
+    dtype: Dtype = "float32"
+    calibration: str | None = None  # of a file in fewer bits: what it was calibrated on, in words
+    reduced: int = 0  # how many of its nodes compute in fewer bits than float32
+    kept_layers: tuple[KeptLayer, ...] = ()  # those that could have and do not
 
     @property
     def headline(self) -> str:

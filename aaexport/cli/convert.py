@@ -14,7 +14,7 @@ from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
-from aaexport.cli.types import Batch, ImageShape, PathTo
+from aaexport.cli.types import Batch, Images, ImageShape, PathTo, Word
 from aaexport.folder import ModelFolder, copies, zoo_models
 from aaexport.recipe import OPSETS
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Your own module": ("kwargs", "checkpoint", "input_shape"),
     "The file": ("opset", "size", "decomposition", "batch", "max_attention_memory", "target", "with_attention"),
+    "Fewer bits": ("dtype", "calibrate", "keep", "io_dtype"),
     "Verification": ("verify", "atol", "rtol"),
 }
 EXAMPLES = (
     ("aaexport convert aa_cnn3_digits", "Copies the zoo's model to ./aa_cnn3_digits and writes its model.onnx."),
+    ("aaexport convert aa_cnn3_digits --dtype int8", "Writes its model.int8.onnx too, calibrated and guarded."),
     (
         "aaexport convert mynets.py:Net --kwargs width=32 --checkpoint best.pt --input-shape 3x32x32",
         "Makes the model folder ./Net of a class of yours and its weights.",
@@ -63,6 +65,33 @@ EXAMPLES = (
     is_flag=True,
     help="Write the attention weights of every head as outputs too: attention.LAYER.headN.",
 )
+@click.option(
+    "--dtype",
+    type=Word("float32", "float16", "int8"),
+    default="float32",
+    show_default=True,
+    help="float16 for GPUs and int8 for CPUs are made of the verified model.onnx, beside it, and guarded.",
+)
+@click.option(
+    "--calibrate",
+    type=Images(),
+    help="What shows an int8 file its ranges: N training images of the recipe's data set, by default 64, or images "
+    "of yours.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="auto|PATH",
+    help="A module or node that stays in float32; auto for as few of the costliest as the guard takes. May be "
+    "repeated.",
+)
+@click.option(
+    "--io-dtype",
+    type=Word("float32", "float16"),
+    default="float32",
+    show_default=True,
+    help="Of the inputs and outputs of a float16 file.",
+)
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")
 @options.atol
@@ -86,6 +115,9 @@ def command(
     MODEL may also be a module of yours: FILE.py:NAME or package.module:NAME, a class, a function or an instance,
     which is imported; or FILE.pt2, a program that torch.export saved. It becomes a model folder, ./NAME or --out.
     Above protobuf's 2 GiB the large tensors lie beside the file, in one of their own.
+
+    With --dtype model.onnx stays as it is, and model.fp16.onnx or model.int8.onnx is written beside it if the guard
+    finds that it loses no more than its kind may; else the command exits with 3 and names the layers that cost most.
     """
     of_module: dict[str, Any] = {"kwargs": kwargs, "checkpoint": checkpoint, "input_shape": input_shape}
     of_folder: dict[str, Any] = {

@@ -160,6 +160,23 @@ class Batch(Typed[int | str]):
         return _beginning(("dynamic",), incomplete)
 
 
+class Images(Typed[int | Path]):
+    """How many images of the recipe's data set, or where others are."""
+
+    name = "N|FOLDER|FILE.npz"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Path:
+        """A number, or else a path, of which the verb that reads it tells what is wrong."""
+        if isinstance(value, int | Path):
+            return value
+        number = _whole(str(value))
+        return Path(str(value)) if number is None else number
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Every path."""
+        return [CompletionItem(incomplete, type="file")]
+
+
 class ImageShape(Typed[tuple[int, int, int]]):
     """`3x32x32`: channels, height and width."""
 

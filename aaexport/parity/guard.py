@@ -8,8 +8,8 @@ files from bad ones stands in `THRESHOLDS`, a row with its reason for each measu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,7 +19,20 @@ from aaexport.parity.cases import Array
 
 ReducedKind = Literal["float16", "int8"]  # the kinds of files that are coarser than float32 on purpose
 REDUCED: tuple[ReducedKind, ...] = get_args(ReducedKind)
-Measure = Literal["SQNR", "KL", "top-1", "top-5", "same", "accuracy", "not finite", "optimizer"]
+Measure = Literal[
+    "SQNR",
+    "KL",
+    "top-1",
+    "top-5",
+    "same",
+    "accuracy",
+    "not finite",
+    "optimizer",
+    "weights",
+    "activations",
+    "worst activation",
+]
+IN_DB: tuple[Measure, ...] = ("SQNR", "optimizer", "weights", "activations", "worst activation")
 AT_LEAST: tuple[Measure, ...] = ("SQNR", "top-1", "top-5", "same", "optimizer")  # of the others, at most
 
 
@@ -48,8 +61,13 @@ THRESHOLDS: dict[tuple[Measure, ReducedKind], Threshold] = {
     ("not finite", "int8"): Threshold(0, "no integer is NaN: a scale is"),
     ("optimizer", "float16"): Threshold(45.0, "casts that the optimizer leaves out move answers by rounding only"),
     ("optimizer", "int8"): Threshold(25.0, "fused integer products move answers by their rounding only"),
+    ("weights", "float16"): Threshold(0.1, "each is the float32 number, rounded: there is no other way to be right"),
+    ("weights", "int8"): Threshold(3.0, "each channel has the finest grid that holds it; 3 dB is half a bit"),
+    ("activations", "int8"): Threshold(1.5, "on other images 0.3 to 0.9 dB; calibrated on noise 2.4 to 8.2"),
+    ("worst activation", "int8"): Threshold(15.0, "a rare large number on either side alone moves one by up to 8 dB"),
 }
 FEW = 1  # images that may always differ: of few, a single one is a larger share than any threshold allows
+CLEAR = 40.0  # dB of SQNR, from where on coarser grids than need be cost nothing that anybody sees
 TIED = 2.0  # times the noise that SQNR allows of an image's scores, within which two of them tie
 
 
@@ -59,7 +77,9 @@ class GuardRow:
 
     Attributes:
         measure: what was measured: `SQNR` in dB; `KL`, the divergence of softmax in nats; `top-1`, `top-5` and
-            `same`, shares; `accuracy`, the share that was lost; `not finite`, a count; `optimizer`, in dB.
+            `same`, shares; `accuracy`, the share that was lost; `not finite`, a count; `optimizer`, the SQNR between
+            two runtimes; `weights`, `worst activation` and `activations`, how much more noise tensors have by
+            themselves than they need have, the worst of them or in the mean, in dB.
         output: of which output.
         computation: what computed it.
         against: what it was compared with.
@@ -115,6 +135,27 @@ class GuardAccuracy:
 
 
 @dataclass(frozen=True)
+class TensorLoss:
+    """One tensor that is rounded, by itself: what is lost before and behind it does not count.
+
+    Attributes:
+        path: of the PyTorch module that it belongs to; "" where the file does not tell.
+        node: that holds, writes or reads it.
+        tensor: its name.
+        what: `weight`, `bias` or `activation`.
+        sqnr_db: of its rounding; None where nothing is lost.
+        excess_db: how much more noise it has than on the best grid for its numbers; of a weight the worst channel's.
+    """
+
+    path: str
+    node: str
+    tensor: str
+    what: Literal["weight", "bias", "activation"]
+    sqnr_db: float | None
+    excess_db: float
+
+
+@dataclass(frozen=True)
 class GuardReport:
     """The verdict on one reduced file.
 
@@ -123,22 +164,26 @@ class GuardReport:
         data: what it was shown, in words.
         rows: everything that was measured; each must pass.
         accuracy: None without labelled images.
+        tensors: what each tensor that is rounded has lost, in the file's order; empty without the float32 file.
+        faults: tensors that the file holds otherwise than it says, or as it must not, a line each.
     """
 
     kind: ReducedKind
     data: str
     rows: tuple[GuardRow, ...]
     accuracy: GuardAccuracy | None = None
+    tensors: tuple[TensorLoss, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether something was measured and all of it passed."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        return bool(self.rows) and not self.failures
 
     @property
     def failures(self) -> tuple[str, ...]:
         """What did not pass, a line each."""
-        return tuple(row.complaint for row in self.rows if row.complaint is not None)
+        return (*(row.complaint for row in self.rows if row.complaint is not None), *self.faults)
 
     @property
     def sqnr_db(self) -> float | None:
@@ -151,7 +196,7 @@ def shown(measure: Measure, value: float | None) -> str:
     """A value with its unit."""
     if value is None:
         return "–"
-    if measure in ("SQNR", "optimizer"):
+    if measure in IN_DB:
         return f"{value:.1f} dB"
     if measure == "KL":
         return f"{value:.1e}"
@@ -264,13 +309,22 @@ class Losses:
         tied = f"{tally.tied} of the others between classes that tie" if tally.tied else ""
         yield self._share("top-1", name, tally.changed - tally.tied, tally.images, tally, "images", tied)
         if tally.among:
-            yield self._measured("top-5", name, tally.among / tally.images, tally)
+            differ = round(5 * (tally.images - tally.among))
+            yield self._share("top-5", name, differ, 5 * tally.images, tally, "places", few=5 * FEW)
 
     def _share(
-        self, measure: Measure, name: str, differ: int, of: int, tally: _Tally, what: str, also: str = ""
+        self,
+        measure: Measure,
+        name: str,
+        differ: int,
+        of: int,
+        tally: _Tally,
+        what: str,
+        also: str = "",
+        few: int = FEW,
     ) -> GuardRow:
-        """A share that is right if no more differ than the threshold allows, or `FEW`."""
-        allowed = max(FEW, math.floor((1 - THRESHOLDS[measure, self.kind].bound) * of))
+        """A share that is right if no more differ than the threshold allows, or a `few`."""
+        allowed = max(few, math.floor((1 - THRESHOLDS[measure, self.kind].bound) * of))
         interval = exact_interval(of - differ, of)
         counts = f"{of - differ} of {of} {what}, 95 % interval {100 * interval.low:.1f}–{100 * interval.high:.1f} %"
         detail = ", ".join(filter(None, (counts, also)))
@@ -333,6 +387,43 @@ def accuracy_row(kind: ReducedKind, output: str, computation: str, found: GuardA
     detail = f"{', '.join(words)} of {n} images" + ("" if judged else ", not judged: the weights are random")
     passed = not judged or lost <= allowed
     return guard_row("accuracy", kind, output, computation, "the float32 file", lost / n, n, passed, detail)
+
+
+def tensor_rows(kind: ReducedKind, tensors: Sequence[TensorLoss], sqnr_db: float | None) -> Iterator[GuardRow]:
+    """The worst weight, the worst activation, and all activations together: one may be off by a rare number.
+
+    All together count where they cost something: not where the answers have an SQNR above `CLEAR`.
+    """
+    constants = [one for one in tensors if one.what != "activation"]
+    computed = [one for one in tensors if one.what == "activation"]
+    if constants:
+        yield _of_worst("weights", kind, constants)
+    if computed:
+        yield _of_worst("worst activation", kind, computed)
+        mean = sum(one.excess_db for one in computed) / len(computed)
+        row = _of_tensors("activations", kind, f"all {len(computed)}, mean", mean)
+        is_clear = sqnr_db is None or sqnr_db > CLEAR
+        said = f"not judged: the answers keep {shown('SQNR', sqnr_db)}" if is_clear else row.detail
+        yield replace(row, passed=row.passed or is_clear, detail=said)
+
+
+def _of_worst(measure: Measure, kind: ReducedKind, tensors: Sequence[TensorLoss]) -> GuardRow:
+    worst = max(tensors, key=lambda one: one.excess_db)
+    return _of_tensors(measure, kind, f"{worst.what} {worst.tensor} of {worst.path or worst.node}", worst.excess_db)
+
+
+def _of_tensors(measure: Measure, kind: ReducedKind, where: str, value: float) -> GuardRow:
+    passed = value <= THRESHOLDS[measure, kind].bound
+    return guard_row(measure, kind, where, "the file", "the finest grid", value, 0, passed, "")
+
+
+def excess_db(noise: Array | float, least: Array | float) -> float:
+    """How much more noise there is than need be, in dB; of several the most. 0 where both are nothing."""
+    some, need = np.asarray(noise, np.float64), np.asarray(least, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(some > 0, some / need, 1.0)
+    worst = float(np.nanmax(ratios, initial=0.0))
+    return 10 * math.log10(worst) if worst > 0 else 0.0
 
 
 def rightly(scores: Array, labels: Array) -> int:

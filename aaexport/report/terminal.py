@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,13 @@ from aaexport.errors import first_few
 from aaexport.report.attention import head_of, listed
 from aaexport.report.layout import Cell, Facts, Table, Words
 from aaexport.report.parity import wording
+from aaexport.report.parity.guard import guard_circumstances
 from aaexport.report.parity.terminal import verdict_line
 
 if TYPE_CHECKING:
     from aaexport.graph.files import GraphSummary, TensorInfo
     from aaexport.recipe import Input
-    from aaexport.results import AttentionPicture, ConvertResult, InspectResult
+    from aaexport.results import AttentionPicture, ConvertResult, InspectResult, KeptLayer
 
 NAMED_LAYERS = 4
 SHORT = 60  # characters of a value among the metadata
@@ -35,6 +36,11 @@ def convert_view(result: ConvertResult) -> RenderableType:
         "parity": verdict_line(result.parity) if result.parity else "not verified (--no-verify)",
         "took": f"{result.seconds:.1f} s",
     }
+    if result.dtype != "float32":
+        del rows["rules"]  # those of the float32 file
+        rows[result.dtype] = f"{result.reduced} nodes, calibrated on {result.calibration}"
+        if result.parity is not None and result.parity.guard is not None:
+            rows["guard"] = "\n".join(guard_circumstances(result.parity.guard))
     if result.data_file is not None:
         rows["data"] = beside(result.data_file)
     if result.attention_outputs:
@@ -45,7 +51,21 @@ def convert_view(result: ConvertResult) -> RenderableType:
         rows["kept"] = Text("\n".join(f"{path}: {why}" for path, why in result.kept.items()), style="yellow")
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
-    return Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+    facts = Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
+    return Group(facts, Words(), _kept_layers(result.kept_layers)) if result.kept_layers else facts
+
+
+def _kept_layers(layers: Sequence[KeptLayer]) -> Table:
+    """What each of them would have cost, and what it bought."""
+    headers = ("stays in float32", "operator", "alone reduced", "then all", "because")
+    rows = [
+        (each.path or each.node, each.operator, _db(each.alone_db), _db(each.sqnr_db), each.reason) for each in layers
+    ]
+    return Table(headers, rows, texts=(0, 1), prose=True)
+
+
+def _db(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} dB"
 
 
 def size_with(size: int, has_data: bool) -> str:

@@ -34,7 +34,8 @@ def with_noise(rng, db, images=400, classes=10):
 
 
 def test_every_measure_has_a_threshold_of_every_kind_with_a_reason():
-    assert set(THRESHOLDS) == {(measure, kind) for measure in get_args(Measure) for kind in REDUCED}
+    of_int8 = {("activations", "float16"), ("worst activation", "float16")}
+    assert set(THRESHOLDS) == {(measure, kind) for measure in get_args(Measure) for kind in REDUCED} - of_int8
     assert all(len(threshold.reason) > 20 for threshold in THRESHOLDS.values())
 
 
@@ -144,5 +145,7 @@ def test_accuracy_may_fall_by_a_point_of_trained_weights(lost, judged, passes):
 
 def test_the_bounds_are_on_the_side_that_they_say():
     for measure in get_args(Measure):
-        bounds = [THRESHOLDS[measure, kind].bound for kind in REDUCED]  # int8 may lose more than float16
+        bounds = [
+            THRESHOLDS[measure, kind].bound for kind in REDUCED if (measure, kind) in THRESHOLDS
+        ]  # int8 may lose more than float16
         assert (bounds == sorted(bounds, reverse=True)) if measure in AT_LEAST else (bounds == sorted(bounds))

@@ -20,7 +20,7 @@ from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import Truth
-from aaexport.pipeline.convert.convert import convert_subject, record_conversion
+from aaexport.pipeline.convert.convert import convert, convert_subject, record_conversion
 from aaexport.pipeline.convert.options import Brought, ConvertOptions, ConvertOverrides, check_source
 from aaexport.pipeline.subject.golden import Golden, worth_keeping, write_golden
 from aaexport.pipeline.subject.subject import ImageShape, Subject, image_shape, module_subject
@@ -78,9 +78,16 @@ def convert_source(
     )
 
     with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
-        result, notes = _converted(brought, options, say)
-    record_conversion(brought.folder, result.parity)
+        result, notes = _converted(brought, options.in_float32, say)
+        record_conversion(brought.folder, result.parity)
+        if options.reduction is not None:
+            result = convert(brought.folder, options=_as_converted(options, result), say=say)
     return replace(result, notes=tuple(dict.fromkeys((*notes, *result.notes))))
+
+
+def _as_converted(options: ConvertOptions, result: ConvertResult) -> ConvertOptions:
+    """What is asked of a file in fewer bits, of the float32 file that is just there."""
+    return replace(options, opset=result.opset, batch=result.batch, decomposition=None)
 
 
 def _module(brought: Brought, say: Say) -> tuple[nn.Module, tuple[str, ...]]:

@@ -15,9 +15,10 @@ from torch import nn
 
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, FolderError, ParityError
-from aaexport.folder import ModelFolder
+from aaexport.folder import Dtype, ModelFolder, find_model
 from aaexport.graph.beside import require_place
 from aaexport.graph.digests import record_digests
+from aaexport.graph.files import converted_size
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
 from aaexport.graph.outside import Room, needs_two_files
 from aaexport.graph.rules import SkewedRelativeAttention
@@ -34,6 +35,9 @@ from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
+from aaexport.pipeline.reduce.fresh import differs, is_verified, why_stale
+from aaexport.pipeline.reduce.options import ReduceOptions
+from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.costs import cost_of, zoo_costs
 from aaexport.pipeline.subject.subject import (
     ImageShape,
@@ -42,11 +46,11 @@ from aaexport.pipeline.subject.subject import (
     decompositions_of,
     with_decomposition,
 )
-from aaexport.pipeline.verify.verify import judge_file
-from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName, Module
+from aaexport.pipeline.verify.verify import judge_file, kept
+from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
-from aaexport.writing import check_writable, remove, write_json
+from aaexport.writing import check_writable, remove, temporary_folder, write_json
 
 Say = Callable[[str], None]
 LARGE = 2**28  # bytes of parameters
@@ -72,7 +76,7 @@ def convert(
 
     Args:
         model: a zoo name, a model folder with weights, or a module in float32, which is left as it is.
-        path: the file to write; the folder's model.onnx by default.
+        path: the file to write; by default the folder's model.onnx, or its model.fp16.onnx or model.int8.onnx.
         input_shape: (C, H, W) of one image; needed for a module, the recipe's for a folder.
         size: (H, W) of the images instead of the recipe's: trained relative tables are brought to it, exactly for a
             smaller size, by interpolation for a larger one, and the result's notes say so.
@@ -84,17 +88,22 @@ def convert(
         ArgumentError: an argument breaks its rule.
         NoWeightsError: the folder has not been trained yet.
         ExportError, GraphError: PyTorch cannot capture or convert the module, or not into plain ONNX.
-        ParityError: the file computes something else; an older file at `path` is untouched.
+        ParityError: the file computes something else, or loses more than its dtype may; an older file at `path` is
+            untouched.
+        DataError: there are no images that an int8 file could be calibrated on, or they do not fit.
         FolderError: `path` cannot be written, or the folder's tuning.json is not whole.
     """
     options = overridden(options or ConvertOptions(), overrides, convert)
     options.check()
+    if options.reduction is not None and not isinstance(model, nn.Module):
+        model = model if isinstance(model, ModelFolder) else find_model(model)
+        size = size or (converted_size(model.onnx_path) if model.onnx_path.is_file() else None)
     subject = as_subject(model, input_shape, size)
-    if subject.golden is not None:
-        assert subject.folder is not None
-        assert subject.folder.module_recipe is not None
-        raise _of_a_module(subject.folder, subject.folder.module_recipe.module)
-    destination = _destination(subject, path)
+    if subject.golden is not None and options.reduction is None:
+        raise _of_a_module(subject)
+    destination = _destination(subject, path, options.dtype)
+    if options.reduction is not None:
+        return _reduced(subject, destination, options, options.reduction, say)
     result = convert_subject(subject, destination, options, say=say)
     if subject.folder is not None and destination == subject.folder.onnx_path:
         record_conversion(subject.folder, result.parity)
@@ -227,8 +236,11 @@ def _planned(subject: Subject, settings: _Settings, say: Say) -> tuple[nn.Module
     return module, (*remarks, *notes)
 
 
-def _of_a_module(folder: ModelFolder, module: Module) -> FolderError:
+def _of_a_module(subject: Subject) -> FolderError:
     """Whose folder cannot be converted by itself."""
+    assert subject.folder is not None
+    assert subject.folder.module_recipe is not None
+    folder, module = subject.folder, subject.folder.module_recipe.module
     shape = "x".join(map(str, module.input_shape))
     kwargs = "".join(f" --kwargs {shlex.quote(each)}" for each in module.kwargs)
     again = f"aaexport convert {module.source}{kwargs} --input-shape {shape}"
@@ -269,12 +281,68 @@ def _recognition(subject: Subject, rules: Mapping[str, int]) -> tuple[str, ...]:
     return ("no augmented layer of a known kind was found: the module was exported as it is",)
 
 
-def _destination(subject: Subject, path: str | Path | None) -> Path:
+def _destination(subject: Subject, path: str | Path | None, dtype: Dtype) -> Path:
     if path is not None:
         return Path(path)
     if subject.folder is None or subject.folder.is_zoo:
         raise ArgumentError("path must be given for a module or a zoo model, got None; name the file to write")
-    return subject.folder.onnx_path
+    return subject.folder.onnx_of(dtype)
+
+
+def _reduced(
+    subject: Subject, destination: Path, options: ConvertOptions, reduction: ReduceOptions, say: Say
+) -> ConvertResult:
+    """A file in fewer bits, of the folder's model.onnx; that is written first where it is not up to date.
+
+    A file of another opset, size or the like than model.onnx is made of a float32 file that is not kept.
+    """
+    folder = subject.folder
+    asked = _asked(subject, options)
+    stale = None if folder is None else why_stale(folder, subject)
+    other = None if folder is None or stale is not None else differs(folder, asked)
+    if folder is not None and subject.golden is not None and (stale or other):
+        say(str(stale or other))
+        raise _of_a_module(subject)
+    if folder is None or other is not None:
+        say("converting to float32 first" + ("" if other is None else f", as model.onnx has {other}"))
+        with temporary_folder(destination.parent) as room:
+            source = room / destination.name
+            convert_subject(subject, source, options.in_float32, say=say)
+            result = reduce_file(subject, source, destination, reduction, say)
+    else:
+        if stale is not None:
+            say(f"converting to float32 first: {stale}")
+            made = convert_subject(subject, folder.onnx_path, options.in_float32, say=say)
+            record_conversion(folder, made.parity)
+        elif not is_verified(folder):
+            _verify_first(folder, subject, options, say)
+        result = reduce_file(subject, folder.onnx_path, destination, reduction, say)
+    if folder is not None and destination == folder.onnx_of(options.dtype):
+        assert result.parity is not None
+        kept(result.parity, folder, options.dtype)
+    return result
+
+
+def _verify_first(folder: ModelFolder, subject: Subject, options: ConvertOptions, say: Say) -> None:
+    """ParityError if the float32 file is not right: nothing is made of such a file."""
+    parity, _ = judge_file(subject, folder.onnx_path, options.verification, say=say)
+    if not parity.passed:
+        rule = f"parity of {folder.onnx_path} failed, and nothing was made of it"
+        raise ParityError(f"{rule}: {parity.complaint}", parity)
+    kept(parity, folder)
+
+
+def _asked(subject: Subject, options: ConvertOptions) -> dict[str, object]:
+    """What was asked for of the float32 file, by the fields of its provenance; None where nobody has asked."""
+    return {
+        "opset": options.opset,
+        "decomposition": options.decomposition,
+        "batch": options.batch,
+        "max_attention_memory": options.max_attention_memory,
+        "target": options.target,
+        "with_attention": options.with_attention or None,
+        "size": subject.own_size,
+    }
 
 
 def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:

@@ -6,16 +6,17 @@ import errno
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, DataError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
-from aaexport.folder import ModelFolder, require_outside_zoo
+from aaexport.folder import Dtype, ModelFolder, require_outside_zoo
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
+from aaexport.pipeline.reduce.options import IoDtype, ReduceOptions, as_reduced, check_dtype, check_unreduced
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.recipe import (
     DECOMPOSITION_NAMES,
@@ -55,6 +56,10 @@ class ConvertOptions:
             much query position (h, w) takes from key position (i, j) of the layer's map.
         verify: whether parity must hold before the file gets its name.
         atol, rtol, seed: as of `aaexport.VerifyOptions`.
+        dtype: `float32`, or `float16` for GPUs and `int8` for CPUs: then the folder's verified model.onnx, which is
+            written first where it is not up to date, becomes model.fp16.onnx or model.int8.onnx beside it, as far as
+            the guard lets it.
+        io_dtype, calibrate, keep: of such a file, as of `aaexport.pipeline.reduce.options.ReduceOptions`.
     """
 
     opset: int | None = None
@@ -67,6 +72,23 @@ class ConvertOptions:
     atol: float | None = None
     rtol: float | None = None
     seed: int = 0
+    dtype: Dtype = "float32"
+    io_dtype: IoDtype = "float32"
+    calibrate: int | str | Path | None = None
+    keep: Sequence[str] = ()
+
+    @property
+    def reduction(self) -> ReduceOptions | None:
+        """What is asked of a file in fewer bits; None for one in float32."""
+        dtype = as_reduced(self.dtype)
+        if dtype is None:
+            return None
+        return ReduceOptions(dtype, self.io_dtype, self.calibrate, self.keep, self.target, self.seed)
+
+    @property
+    def in_float32(self) -> ConvertOptions:
+        """The same for the file that one in fewer bits is made of."""
+        return replace(self, dtype="float32", io_dtype="float32", calibrate=None, keep=())
 
     @property
     def verification(self) -> VerifyOptions:
@@ -86,6 +108,23 @@ class ConvertOptions:
             raise ArgumentError(broken_rule("batch", f"be dynamic or between 1 and {MAX_BATCH}", self.batch))
         check_max_attention_memory(self.max_attention_memory, with_attention=self.with_attention)
         self.verification.check()
+        self._check_reduction()
+
+    def _check_reduction(self) -> None:
+        check_dtype(self.dtype)
+        if self.reduction is None:
+            io_dtype = "" if self.io_dtype == "float32" else self.io_dtype
+            check_unreduced(io_dtype=io_dtype, calibrate=self.calibrate, keep=tuple(self.keep))
+            return
+        self.reduction.check()
+        if not self.verify:
+            remedy = "the guard is what keeps its losses from being silent"
+            raise ArgumentError(broken_rule("verify", f"be on with dtype {self.dtype}", "off", remedy))
+        for name in ("atol", "rtol"):
+            if getattr(self, name) is not None:
+                rule = f"be left out with dtype {self.dtype}"
+                remedy = "the guard has thresholds of its own"
+                raise ArgumentError(broken_rule(name, rule, getattr(self, name), remedy))
 
 
 class ConvertOverrides(TypedDict, total=False):
@@ -101,6 +140,10 @@ class ConvertOverrides(TypedDict, total=False):
     atol: float | None
     rtol: float | None
     seed: int
+    dtype: Dtype
+    io_dtype: IoDtype
+    calibrate: int | str | Path | None
+    keep: Sequence[str]
 
 
 def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:

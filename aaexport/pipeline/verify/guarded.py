@@ -20,11 +20,23 @@ from aaexport.device import parse_device
 from aaexport.errors import DataError, RunnerError, broken_rule
 from aaexport.graph.evaluate import EVALUATOR
 from aaexport.parity import Array, Case
-from aaexport.parity.guard import GuardAccuracy, GuardReport, GuardRow, Losses, ReducedKind, accuracy_row, rightly
+from aaexport.parity.guard import (
+    GuardAccuracy,
+    GuardReport,
+    GuardRow,
+    Losses,
+    ReducedKind,
+    TensorLoss,
+    accuracy_row,
+    rightly,
+    tensor_rows,
+)
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
+from aaexport.pipeline.verify.feeding import fed
 from aaexport.pipeline.verify.inputs import ACCURACY_IMAGES, ACCURACY_MACS, gather_inputs, read_inputs
 from aaexport.pipeline.verify.rows import REFERENCE_MACS
+from aaexport.pipeline.verify.stored import IMAGES, faults_of, tensor_losses
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, EXACT
@@ -142,7 +154,9 @@ class Guard:
             losses.fail(self.subject.output_names, str(error))
             return GuardReport(self.kind, self.evidence.data, tuple(losses.rows()))
         rows += self._against_float64(path, optimized)
-        return GuardReport(self.kind, self.evidence.data, tuple(rows), accuracy)
+        tensors, faults = self._by_themselves(path)
+        rows += tensor_rows(self.kind, tensors, GuardReport(self.kind, "", tuple(rows)).sqnr_db)
+        return GuardReport(self.kind, self.evidence.data, tuple(rows), accuracy, tensors, faults)
 
     @cached_property
     def answers(self) -> list[tuple[Array, dict[str, Array]]]:
@@ -224,6 +238,21 @@ class Guard:
                 _learn(between, plain, actual)
         yield from between.rows()
 
+    def _by_themselves(self, path: Path) -> tuple[tuple[TensorLoss, ...], tuple[str, ...]]:
+        """What single tensors have lost, and what the file holds otherwise than it must."""
+        wrong = faults_of(path) if self.kind == "int8" else ()
+        if self._sibling is None:
+            return (), wrong
+        self._say(" each tensor by itself")
+        size = self._batch or BATCH
+        images = [self.evidence.images[start : start + size] for start in range(0, self._whole(IMAGES), size)]
+        return tensor_losses(path, self._sibling, self.kind, images), wrong
+
+    def _whole(self, count: int) -> int:
+        """So many images, or all, or as many whole batches of a fixed size as that is."""
+        most = min(count, len(self.evidence.images))
+        return most if self._batch is None else max(most // self._batch, 1) * self._batch
+
     def _others(self, path: Path) -> Iterator[tuple[str, Callable[[], Runner]]]:
         yield UNOPTIMIZED, lambda: OrtRunner(path, AS_WRITTEN)
         if self._macs is not None and self._macs * (self._batch or FEW) <= REFERENCE_MACS:
@@ -257,9 +286,3 @@ def _learn(losses: Losses, expected: Mapping[str, Array], actual: Answers) -> No
         losses.fail(expected, actual)
     else:
         losses.learn(expected, actual)
-
-
-def fed(runner: Runner, images: Array) -> dict[str, Array]:
-    """What the runner answers to images, in the type that it takes them in. RunnerError if it refuses."""
-    (port,) = runner.inputs
-    return runner.infer({port.name: images.astype(port.dtype, copy=False)})

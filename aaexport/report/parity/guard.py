@@ -10,18 +10,24 @@ from aaexport.report.parity.matrix import Cell, Matrix
 ALLOWED = "allowed"
 ORDER: tuple[Measure, ...] = ("SQNR", "KL", "top-1", "top-5", "same", "accuracy", "not finite")
 HEADINGS: dict[Measure, str] = {"accuracy": "accuracy lost", "not finite": "NaN, inf"}
+BY_ITSELF: dict[Measure, str] = {
+    "weights": "the worst weight",
+    "activations": "activations in the mean",
+    "worst activation": "the worst of them",
+}
 CORNER = "of the outputs, the worst"
 
 
 def guard_table(report: GuardReport) -> Matrix:
     """A row for each computation and what it is compared with, a column for each measure, above them its bound."""
     columns = [measure for measure in ORDER if any(row.measure == measure for row in report.rows)]
-    pairs = dict.fromkeys((row.computation, row.against) for row in report.rows)
+    shown_as = (*columns, "optimizer")
+    pairs = dict.fromkeys((row.computation, row.against) for row in report.rows if row.measure in shown_as)
     bounds = tuple(Cell("pass", figure=_bound(report.rows, measure)) for measure in columns)
     rows = [(ALLOWED, bounds)]
     for pair in pairs:
         held = [row for row in report.rows if (row.computation, row.against) == pair]
-        rows.append((f"{pair[0]} ÷ {pair[1]}", tuple(_cell(held, measure) for measure in columns)))
+        rows.append((f"{pair[0]} against {pair[1]}", tuple(_cell(held, measure) for measure in columns)))
     return Matrix(tuple(HEADINGS.get(measure, measure) for measure in columns), tuple(rows))
 
 
@@ -39,6 +45,14 @@ def guard_circumstances(report: GuardReport) -> Iterator[str]:
         row = next((row for row in report.rows if row.measure == measure and row.detail), None)
         if row is not None:
             yield f"{words}: {row.detail}"
+    more = [
+        f"{words} {row.value:+.1f} dB"
+        for measure, words in BY_ITSELF.items()
+        if (row := next((row for row in report.rows if row.measure == measure), None)) is not None
+        and row.value is not None
+    ]
+    if more:
+        yield f"noise by itself against the finest grid: {', '.join(more)}"
 
 
 def guard_figures(row: GuardRow) -> str:

@@ -1,0 +1,69 @@
+"""(folder, what was asked) → whether its model.onnx is the verified float32 file that others may be made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from aaexport.errors import GraphError
+from aaexport.folder import ModelFolder
+from aaexport.graph.digests import digests_of, read_digests
+from aaexport.graph.files import file_digest, read_data_files, read_onnx
+from aaexport.graph.metadata import Provenance, read_metadata
+from aaexport.graph.precision.kinds import kind_of
+from aaexport.pipeline.subject.subject import Subject
+
+Asked = Mapping[str, object]  # field of the file's provenance → what it must be, of what was asked for
+
+
+def why_stale(folder: ModelFolder, subject: Subject) -> str | None:
+    """Why model.onnx must be written anew; None if it is whole, of this recipe and these weights, and in float32."""
+    path = folder.onnx_path
+    if not path.is_file():
+        return f"{folder.path} has no {path.name} yet"
+    try:
+        model = read_onnx(path)
+    except GraphError as error:
+        return str(error)
+    provenance = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+    if provenance is None:
+        return f"{path} is not of aaexport"
+    if provenance.weights_digest != subject.weights_digest:
+        return f"{path} is of other weights"
+    is_ours = subject.folder is not None and subject.recipe is not None
+    if is_ours and provenance.recipe_digest != folder.recipe.digest():
+        return f"{path} is of another recipe"
+    recorded = read_digests(model)
+    now = digests_of(model)
+    if recorded is None or recorded.graph != now.graph or now.changed_since(recorded):
+        return f"{path} was written to since it was converted"
+    return None if kind_of(model) == "float32" else f"{path} is not in float32"
+
+
+def is_verified(folder: ModelFolder) -> bool:
+    """Whether parity.json says that this very model.onnx passed."""
+    try:
+        record = json.loads(folder.parity_path.read_text(encoding="utf-8"))
+        digest = file_digest(folder.onnx_path, read_data_files(folder.onnx_path))
+        return record["passed"] is True and record["onnx_sha256"] == digest
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def differs(folder: ModelFolder, asked: Asked) -> str | None:
+    """What was asked for and model.onnx is not: `opset 20 instead of 23`; None if it is all of that."""
+    provenance = _provenance(folder)
+    for name, wanted in asked.items():
+        got = getattr(provenance, name)
+        if name == "target" and got is None:  # of older files, which knew no other
+            got = "cpu"
+        if wanted is not None and got != wanted:
+            return f"{name} {got} instead of {wanted}"
+    return None
+
+
+def _provenance(folder: ModelFolder) -> Provenance:
+    model = read_onnx(folder.onnx_path)
+    found = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+    assert found is not None  # or it would be stale
+    return found

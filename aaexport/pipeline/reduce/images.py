@@ -1,0 +1,109 @@
+"""(model, what was asked) → images that show which numbers it computes with, and others that judge the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aaexport.data import evaluation_batch, load_images, sample
+from aaexport.errors import DataError, broken_rule, parameter
+from aaexport.parity import Array
+from aaexport.pipeline.reduce.options import LEAST, ReduceOptions
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.guarded import NO_IMAGES, Evidence, gather_evidence
+from aaexport.pipeline.verify.inputs import read_inputs
+
+JUDGING_SHARE = 4  # of images that were given, one in so many judges, and the others calibrate
+MOST_GIVEN = 1024
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the ranges are taken from.
+
+    Attributes:
+        images: (N, C, H, W), float32.
+        data: what they are, in words.
+        seed: of their choice.
+        is_noise: whether nobody meant the network for them.
+        notes: what a user must be told.
+    """
+
+    images: Array
+    data: str
+    seed: int
+    is_noise: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """As the file's metadata have it."""
+        return {"data": self.data, "images": len(self.images), "seed": self.seed}
+
+
+def gather_images(subject: Subject, options: ReduceOptions, macs: int | None) -> tuple[Calibration, Evidence]:
+    """Calibration images, and others by which the guard judges: none is both.
+
+    Images that were given judge too where the recipe has no held-out ones at hand: a quarter of them.
+
+    Raises:
+        DataError: int8 without images, or images that cannot be read, do not fit, or are all alike.
+    """
+    path = options.images
+    if path is None:
+        calibration = _of_recipe(subject, options)
+        return calibration, gather_evidence(subject, options.dtype, None, macs, options.seed)
+    given, warnings = read_inputs(path, subject, "calibrate")
+    order = np.random.default_rng(options.seed).permutation(len(given))[:MOST_GIVEN]
+    evidence = _held_out(subject, options, macs)
+    judging = 0 if evidence is not None else max(len(order) // JUDGING_SHARE, 1)
+    if len(order) - judging < LEAST:
+        raise DataError(broken_rule("calibrate", f"hold at least {LEAST + judging} images", len(order)))
+    if evidence is None:
+        evidence = Evidence(given[order[:judging]], None, f"{judging} other images of {path.name}")
+    calibration = Calibration(given[order[judging:]], f"{len(order) - judging} images of {path.name}", options.seed)
+    return _require_variety(calibration, str(path), warnings), evidence
+
+
+def _held_out(subject: Subject, options: ReduceOptions, macs: int | None) -> Evidence | None:
+    """Of the recipe's data set; None where it is not at hand."""
+    try:
+        evidence = gather_evidence(subject, "int8", None, macs, options.seed)
+    except DataError:
+        return None
+    return evidence
+
+
+def _of_recipe(subject: Subject, options: ReduceOptions) -> Calibration:
+    if subject.recipe is None or subject.folder is None:
+        return _noise(subject, options, "the model has no data set")
+    try:
+        images = load_images(subject.recipe, "train", base=subject.folder.path)
+        index, notes = sample(images, options.count, options.seed)
+    except DataError as error:
+        return _noise(subject, options, str(error))
+    pixels = evaluation_batch(images, subject.recipe, index).numpy()
+    data = f"{len(index)} training images of {subject.recipe.data.dataset}"
+    return _require_variety(Calibration(pixels, data, options.seed), data, notes)
+
+
+def _noise(subject: Subject, options: ReduceOptions, why: str) -> Calibration:
+    if options.dtype == "int8":
+        remedy = f"give images of your own with {parameter('calibrate')} FOLDER or FILE.npz: {NO_IMAGES}"
+        raise DataError(f"calibrate must name images for int8, got none ({why}); {remedy}")
+    numbers = np.random.default_rng(options.seed).standard_normal((options.count, *subject.input_shape))
+    note = f"calibrated on noise: {why}"
+    return Calibration(
+        numbers.astype(np.float32), f"{options.count} images of noise", options.seed, is_noise=True, notes=(note,)
+    )
+
+
+def _require_variety(calibration: Calibration, called: str, warnings: tuple[str, ...]) -> Calibration:
+    """The calibration with the warnings. DataError if its images are one and the same."""
+    images = calibration.images
+    if len(images) < LEAST or (images == images[0]).all():
+        name = f"{parameter('calibrate')} of {called}"
+        raise DataError(f"{name} must hold images that differ, got {len(images)} that are all alike")
+    return Calibration(images, calibration.data, calibration.seed, notes=warnings)

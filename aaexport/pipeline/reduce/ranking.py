@@ -1,0 +1,66 @@
+"""(layers that a pass reduces, a few images) → what each costs alone, in dB of the answers: the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from aaexport.errors import RunnerError
+from aaexport.graph.outside import serialized
+from aaexport.graph.precision.reduced import Layer, Reduced
+from aaexport.parity import Array
+from aaexport.parity.guard import sqnr_db
+from aaexport.pipeline.verify.feeding import fed
+from aaexport.runners.ort import OrtRunner
+
+Say = Callable[[str], None]
+Convert = Callable[[Collection[str]], Reduced]  # what stays in float32, by node → the model with all else reduced
+Answers = Sequence[tuple[Array, Mapping[str, Array]]]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer, and the SQNR of the answers where it alone is reduced."""
+
+    layer: Layer
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Layers that stayed in float32, by node, and the SQNR of the answers then."""
+
+    kept: tuple[str, ...]
+    sqnr_db: float
+
+
+def ranked(
+    layers: Sequence[Layer], convert: Convert, answers: Answers, say: Say = lambda step: None
+) -> tuple[LayerCost, ...]:
+    """Each layer alone in fewer bits, the one that costs most first. What they cost adds up, so once is enough.
+
+    Args:
+        layers: what the pass reduces.
+        convert: the pass.
+        answers: batches of images, and what float32 answers to them.
+        say: is told each layer, as lines that begin with a blank.
+    """
+    costs = []
+    for number, layer in enumerate(layers):
+        say(f" {layer} alone, {number + 1} of {len(layers)}")
+        others = [other.node for other in layers if other.node != layer.node]
+        costs.append(LayerCost(layer, kept_db(convert(others), answers)))
+    return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
+
+
+def kept_db(reduced: Reduced, answers: Answers) -> float:
+    """The SQNR of the model's answers to those of float32; infinite where they are the same, minus infinity where
+    they are not finite or do not come.
+    """
+    try:
+        with OrtRunner(serialized(reduced.model)) as runner:
+            found = [sqnr_db(expected, fed(runner, images)) for images, expected in answers]
+    except RunnerError:
+        return -math.inf
+    return min((value for value in found if value is not None), default=math.inf)

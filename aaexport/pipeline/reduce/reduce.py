@@ -1,0 +1,224 @@
+"""(float32 file, model, options) → the same in float16 or int8, which gets its name once the guard has passed it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from aaexport.errors import ParityError, first_few
+from aaexport.graph.files import OnnxModel, file_digest, read_data_files, read_onnx, summarize_model
+from aaexport.graph.metadata import read_metadata
+from aaexport.graph.precision.float16 import to_float16
+from aaexport.graph.precision.int8 import to_int8
+from aaexport.graph.precision.kinds import record_origin, require_float32
+from aaexport.graph.precision.observe import observe
+from aaexport.graph.precision.ranges import Ranges
+from aaexport.graph.precision.reduced import Layer, Reduced
+from aaexport.graph.write import new_onnx
+from aaexport.parity import ParityReport
+from aaexport.parity.guard import THRESHOLDS
+from aaexport.pipeline.reduce.calibrate import ranges_of
+from aaexport.pipeline.reduce.images import Calibration, gather_images
+from aaexport.pipeline.reduce.options import ReduceOptions
+from aaexport.pipeline.reduce.ranking import Answers, LayerCost, kept_db, ranked
+from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.verify.guarded import Guard
+from aaexport.pipeline.verify.matrix import fixed_batch
+from aaexport.pipeline.verify.options import VerifyOptions
+from aaexport.pipeline.verify.verify import judge_file, observed_as_converted
+from aaexport.results import ConvertResult, KeptLayer
+from aaexport.writing import check_writable
+
+Say = Callable[[str], None]
+NAMED = 3  # layers that an error names
+RANKED_ON = 8  # images
+# What a float16 file computes much in, or sums up: other operators move or compare numbers, and lose nothing alone.
+COSTLY = ("Conv", "Gemm", "MatMul", "Einsum", "Attention", "Softmax", "ReduceMean", "AveragePool")
+
+
+def reduce_file(
+    subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say = lambda step: None
+) -> ConvertResult:
+    """Writes the float32 file `source` of `subject` in fewer bits to `destination`.
+
+    Raises:
+        ArgumentError: an option breaks its rule, or `keep` names no layer that would be reduced.
+        DataError: there are no images to calibrate on, or they do not fit.
+        GraphError: the file is no float32 file, or a tensor is not finite on calibration.
+        ParityError: the guard does not pass it; an older file at `destination` is untouched.
+        FolderError: `destination` cannot be written.
+    """
+    began = time.perf_counter()
+    options.check()
+    check_writable(destination)
+    job = _job(subject, source, destination, options, say)
+    reduced = job.converted(() if options.is_auto else options.keep)
+    kept: tuple[KeptLayer, ...] = ()
+    try:
+        written = job.write(reduced)
+    except ParityError as error:
+        if error.report.guard is None or error.report.guard.passed:
+            raise
+        say(f"ranking {len(job.candidates(reduced))} layers")
+        costs = ranked(job.candidates(reduced), job.converted, job.few, say)
+        if not options.is_auto:
+            raise ParityError(f"{error}; {_worst(costs)}", error.report) from error
+        written, kept = job.keep_until_right(reduced, costs, error)
+    ranked_ones = {layer.node for layer in kept}
+    others = tuple(layer for layer in _as_asked(written.reduced) if layer.node not in ranked_ones)
+    return job.result(written, (*others, *kept), time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file that has got its name."""
+
+    reduced: Reduced
+    parity: ParityReport
+    bytes: int
+    data: Path | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that one file is made of and judged by."""
+
+    subject: Subject
+    source: Path
+    destination: Path
+    options: ReduceOptions
+    model: OnnxModel
+    ranges: Ranges
+    calibration: Calibration
+    guard: Guard
+    opset: int
+    batch: int | None
+    say: Say
+
+    def converted(self, keep: Collection[str]) -> Reduced:
+        """The model with all reduced that can be, but for what is to be kept."""
+        options = self.options
+        if options.dtype == "float16":
+            return to_float16(self.model, self.ranges, keep=keep, io_dtype=options.io_dtype)
+        return to_int8(self.model, self.ranges, keep=keep, symmetric=options.target == "cuda")
+
+    def candidates(self, reduced: Reduced) -> tuple[Layer, ...]:
+        """The layers that are worth keeping."""
+        if self.options.dtype == "int8":
+            return reduced.reduced
+        return tuple(layer for layer in reduced.reduced if layer.operator in COSTLY)
+
+    @property
+    def few(self) -> Answers:
+        """What float32 answers to a few images, for a ranking."""
+        images, answers = self.guard.answers[0]
+        few = slice(0, RANKED_ON if self.batch is None else self.batch)
+        return [(images[few], {name: array[few] for name, array in answers.items()})]
+
+    def write(self, reduced: Reduced) -> _Written:
+        """The file in its place. ParityError, and none, if it is not right."""
+        source = file_digest(self.source, read_data_files(self.source))
+        record_origin(reduced.model, source, self.calibration.about | self._seen())
+        with new_onnx(self.destination) as new:
+            new.write(reduced.model)
+            written, data = new.bytes, new.data
+            wanted = VerifyOptions(seed=self.options.seed, dtype=self.options.dtype)
+            parity, _ = judge_file(
+                self.subject, new.path, wanted, named=self.destination, guard=self.guard, say=self.say
+            )
+            if not parity.passed:
+                rule = f"the guard failed and {self.destination} was not written: {parity.complaint}"
+                raise ParityError(rule, parity)
+        return _Written(reduced, parity, written, data, tuple(new.notes))
+
+    def _seen(self) -> dict[str, dict[str, list[float]]]:
+        """The ranges that grids were made for, so that a file can be held to them."""
+        if self.options.dtype != "int8":
+            return {}
+        return {"ranges": {name: [seen.low, seen.high] for name, seen in self.ranges.items()}}
+
+    def keep_until_right(
+        self, reduced: Reduced, costs: tuple[LayerCost, ...], nearest: ParityError
+    ) -> tuple[_Written, tuple[KeptLayer, ...]]:
+        """Keeps the costliest layers, one more each time until the SQNR is enough, and then more until all is.
+
+        Raises:
+            ParityError: no number of them passes; it tells what came nearest.
+        """
+        kept: list[KeptLayer] = []
+        step, bound = 1, THRESHOLDS["SQNR", self.options.dtype].bound
+        while len(kept) < len(costs) - 1:  # one in fewer bits at least, or it is the float32 file again
+            for cost in costs[len(kept) : min(len(kept) + step, len(costs) - 1)]:
+                names = [layer.node for layer in kept] + [cost.layer.node]
+                reduced = self.converted(names)
+                kept.append(_kept(cost, kept_db(reduced, self.few)))
+            self.say(f" {len(kept)} layers in float32: {kept[-1].sqnr_db:.1f} dB")
+            if (kept[-1].sqnr_db or 0.0) < bound:
+                continue
+            try:
+                return self.write(reduced), tuple(kept)
+            except ParityError as error:
+                nearest, step = error, 2 * step
+        rule = f"no choice of layers passes the guard, and {self.destination} was not written"
+        raise ParityError(f"{rule}; nearest came {nearest.report.complaint}", nearest.report) from nearest
+
+    def result(self, written: _Written, kept: tuple[KeptLayer, ...], seconds: float) -> ConvertResult:
+        """What is told of it."""
+        model = written.reduced.model
+        provenance = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+        return ConvertResult(
+            path=self.destination,
+            opset=self.opset,
+            decomposition="none" if provenance is None else provenance.decomposition,
+            batch="dynamic" if self.batch is None else self.batch,
+            operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
+            bytes=written.bytes,
+            seconds=seconds,
+            parity=written.parity,
+            notes=(*self.subject.notes, *self.calibration.notes, *written.notes),
+            data_file=written.data,
+            dtype=self.options.dtype,
+            calibration=self.calibration.data,
+            reduced=len(written.reduced.reduced),
+            kept_layers=kept,
+        )
+
+
+def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say) -> _Job:
+    say(f"reading {source}")
+    model = read_onnx(source)
+    require_float32(model, options.dtype)
+    summary = summarize_model(model, source)
+    subject = observed_as_converted(subject, read_metadata(summary.metadata))
+    calibration, evidence = gather_images(subject, options, summary.macs)
+    batch = fixed_batch(summary)
+    say(f"calibrating on {calibration.data}")
+    observed = observe(model, options.dtype)
+    # Who masks by infinity means it: float16 has it too, and 8 bits do not.
+    ranges = ranges_of(observed, calibration.images, batch, say, infinite=options.dtype == "float16")
+    guard = Guard(subject, options.dtype, source, evidence, summary.macs, batch, say)
+    return _Job(
+        subject, source, destination, options, observed.model, ranges, calibration, guard, summary.opset, batch, say
+    )
+
+
+def _as_asked(reduced: Reduced) -> list[KeptLayer]:
+    """What the pass kept, and why."""
+    return [KeptLayer(each.layer.path, each.layer.node, each.layer.operator, each.reason) for each in reduced.kept]
+
+
+def _kept(cost: LayerCost, sqnr_db: float) -> KeptLayer:
+    layer = cost.layer
+    return KeptLayer(layer.path, layer.node, layer.operator, "it cost most", cost.sqnr_db, sqnr_db)
+
+
+def _worst(costs: tuple[LayerCost, ...]) -> str:
+    """What to do about the layers that cost most."""
+    named = first_few(
+        [f"{cost.layer.path or cost.layer.node} ({cost.sqnr_db:.1f} dB alone)" for cost in costs], NAMED
+    )
+    return f"most is lost by {named}; keep them in float32 with --keep PATH, or as few as it takes with --keep auto"
