@@ -85,6 +85,14 @@ class EngineProcess:
                         found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
         return {pid: command for pid, command in found.items() if command}  # the dead have none: nobody reaps them
 
+    @staticmethod
+    def runs(pid: int) -> bool:
+        """Whether there is such a process, and not only what is left of it; it takes far less than `backends`."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+        except OSError:
+            return False
+
     def complaints(self, most: int = 3) -> str:
         """The last errors of its log, on a line."""
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -105,6 +105,7 @@ class Service:
         self._process: EngineProcess | None = None
         self._instances: dict[str, int] = {}
         self._running: dict[str, int] = {}
+        self._pids: tuple[int, ...] = ()
         self._ghosts = 0
         self._turns = itertools.count()
         inside = _reachable(host)
@@ -244,9 +245,15 @@ class Service:
         """Models of which fewer processes run than when all was right; others of it may still answer.
 
         Counted, and not told by their numbers: those of a version that was taken away end when they have answered.
+        As long as none has ended nothing is counted: that takes milliseconds, and this is asked all the time.
         """
+        if self._pids and all(map(self.process.runs, self._pids)):
+            return frozenset()
         running = self._processes()
-        return frozenset(name for name, count in self._running.items() if running[name] < count)
+        dead = frozenset(name for name, count in self._running.items() if running[name] < count)
+        if dead:
+            self._pids = ()  # counted again until all is right
+        return dead
 
     def _all_is_right(self) -> None:
         """Notes how many processes each model has, without those that are about to end."""
@@ -255,7 +262,8 @@ class Service:
 
     def _processes(self) -> Counter[str]:
         """How many run, by model."""
-        commands = self.process.backends().values()
+        backends = self.process.backends()
+        self._pids, commands = tuple(backends), backends.values()
         places = {name: f"{self.repository}/{name}/" for name in self._instances}
         return Counter(name for name, place in places.items() for command in commands if place in command)
 

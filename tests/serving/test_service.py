@@ -32,10 +32,14 @@ class Processes:
     """Those of a Triton server, as their command lines tell them."""
 
     def __init__(self, *commands):
-        self.commands = commands
+        self.commands, self.counted = commands, 0
 
     def backends(self):
+        self.counted += 1
         return dict(enumerate(self.commands))
+
+    def runs(self, pid):
+        return pid < len(self.commands)
 
 
 def test_the_processes_of_a_version_that_was_taken_away_may_end():
@@ -52,6 +56,17 @@ def test_the_processes_of_a_version_that_was_taken_away_may_end():
     assert running.dead_models() == {"digits"}
     running._process = Processes(new, new)
     assert running.dead_models() == {"digits_image"}
+
+
+def test_as_long_as_every_process_runs_none_is_counted():
+    running = of_backend("python")
+    running._instances = {"digits": 1}
+    running._process = processes = Processes(f"stub {running.repository}/digits/1/model.py")
+    running._all_is_right()
+    assert running.dead_models() == running.dead_models() == frozenset()
+    assert processes.counted == 1
+    processes.commands = ()
+    assert running.dead_models() == running.dead_models() == {"digits"}
 
 
 def test_where_the_engine_has_no_processes_none_is_missed():

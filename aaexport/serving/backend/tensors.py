@@ -6,6 +6,7 @@ Triton's own calls misread NumPy 2 and answer with empty tensors and status 200.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ class TritonPythonModel:
         self.outputs = [port.name for port in self.session.get_outputs()]
         self.batches = config["max_batch_size"] > 0
         self.most = int(said["max_batch"])
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a query now and then would wait until all of it was looked through
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response for each request; those that arrived together share a run."""
