@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from aaexport.capture.source import require_file, require_source
 from aaexport.cores import default_threads, usable_cores
-from aaexport.device import MAX_THREADS, parse_device
+from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
+from aaexport.pipeline.bench.option_rules import LAUNCHES, rules_of
 from aaexport.pipeline.bench.rival_names import IN_PROCESS, check_rivals, is_other_model, other_file
-from aaexport.recipe import MAX_BATCH
 from aaexport.runners.ort_settings import SessionSettings
 from aaexport.serving.address import TIMEOUT, check_service
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import Load
 
-SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
-ARRIVALS = ("poisson", "constant", "trace")
 MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
 OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
-LONGEST = 86_400  # seconds: a day
-LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
-ONE_SESSION = ("single-stream", "multi-stream")
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
-INFINITY = float("inf")
 UNDER_WAY = 32  # queries to a live service, where nobody asked for another number
-MAX_PROCESSES = 64
-
-Rule = tuple[bool, str, str, object]  # whether it holds, of what, which, and what was given instead
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class BenchOptions:
     """As the arguments of `aaexport serve-bench`; times in seconds, but for those that are compared to latencies.
 
     Attributes:
-        scenario: one of `SCENARIOS`.
+        scenario: `single-stream`, `multi-stream`, `offline` or `server`.
         device: `cpu`, `cuda` or `cuda:N`, the same for onnxruntime and PyTorch; None: `cuda` where its provider ran
             a session, and the report says which provider it was.
         duration: seconds of counted queries, of each contender; of each rate in the server scenario.
@@ -121,7 +112,7 @@ class BenchOptions:
         """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
         if self.device is not None:
             parse_device(self.device)
-        for holds, name, rule, got in (*self._ranges(), *self._contradictions()):
+        for holds, name, rule, got in rules_of(self):
             if not holds:
                 raise ArgumentError(broken_rule(name, rule, got))
         if self.compare is not None:
@@ -247,123 +238,6 @@ class BenchOptions:
     def least_samples(self) -> int:
         """Of an offline query."""
         return OFFLINE_SAMPLES if self.rules == "mlperf" else 1
-
-    def _ranges(self) -> Iterator[Rule]:
-        yield self.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", self.scenario
-        yield self.rules in get_args(RuleSet), "rules", f"be one of {', '.join(get_args(RuleSet))}", self.rules
-        yield self.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", self.arrivals
-        yield 0 < self.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", self.duration
-        yield 0 <= self.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", self.warmup
-        yield (
-            self.batches is None or min(self.batches, default=0) >= 1,
-            "batches",
-            "be one or more numbers ≥ 1",
-            self.batches,
-        )
-        yield min(self.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", self.concurrency
-        rule = f"be between 1 and {MAX_PROCESSES}"
-        yield 1 <= self.client_processes <= MAX_PROCESSES, "client_processes", rule, self.client_processes
-        yield 1 <= self.workers <= MAX_THREADS, "workers", f"be between 1 and {MAX_THREADS}", self.workers
-        yield from thread_rules(self.threads)
-        launches = self.launches
-        rule = f"be between 1 and {MOST_LAUNCHES}"
-        yield launches is None or 1 <= launches <= MOST_LAUNCHES, "launches", rule, launches
-        for name in ("samples_per_query", "max_batch"):
-            got = getattr(self, name)
-            yield got is None or got >= 1, name, "be at least 1", got
-            yield got is None or got <= MAX_BATCH, name, f"be at most {MAX_BATCH}", got
-        largest = max(self.batches or (1,))
-        yield largest <= MAX_BATCH, "batches", f"be numbers of at most {MAX_BATCH}", largest
-        most = max(self.concurrency or (1,))
-        yield most <= MAX_THREADS, "concurrency", f"be numbers of at most {MAX_THREADS}", most
-        for name, unit in (("rate", "queries a second"), ("latency_bound", "ms")):
-            got = getattr(self, name)
-            yield got is None or 0 < got < INFINITY, name, f"be above 0 {unit}", got
-        yield (
-            self.max_delay is None or 0 <= self.max_delay < INFINITY,
-            "max_delay",
-            "be at least 0 ms",
-            self.max_delay,
-        )
-        allowed = self.max_regression
-        yield allowed is None or 0 <= allowed < INFINITY, "max_regression", "be at least 0 %", allowed
-
-    def _contradictions(self) -> Iterator[Rule]:
-        yield from self._of_launches()
-        yield from self._of_service()
-        schedules = [name for name in ("rate", "trace", "find_peak") if getattr(self, name)]
-        if self.is_server:
-            rule = f"have exactly one of {parameter('rate')}, {parameter('trace')} and {parameter('find_peak')}"
-            yield len(schedules) == 1, "the server scenario", rule, " and ".join(map(parameter, schedules)) or "none"
-            bounded = not self.find_peak or self.latency_bound is not None
-            yield bounded, "find_peak", f"have a latency bound ({parameter('latency_bound')})", "none"
-            fits = self.arrivals is None or (self.arrivals == "trace") == (self.trace is not None)
-            yield fits, "arrivals", f"be trace with {parameter('trace')}, and only then", self.arrivals
-            yield not self.concurrency, "concurrency", "go with a closed loop", "the server scenario"
-            rule = f"go with a closed loop ({parameter('max_batch')} is the server's)"
-            yield self.batches is None, "batches", rule, self.batches
-        else:
-            for name in ("rate", "arrivals", "trace", "latency_bound", "find_peak"):
-                got = getattr(self, name)
-                yield not got, name, "go with the server scenario", self.scenario
-        if not self.shares_batches:
-            rule = f"go with server, offline or {parameter('concurrency')}"
-            for name in ("max_batch", "max_delay"):
-                yield getattr(self, name) is None, name, rule, self.scenario
-            yield self.workers == 1, "workers", rule, self.scenario
-        if self.find_peak or self.scenario == "offline":
-            what = parameter("find_peak") if self.find_peak else "offline"
-            yield self.baseline is None, "baseline", "go with a given load", what
-        if self.trace is not None:
-            yield not self.compare, "compare", f"go with {parameter('rate')}, not with a trace", parameter("trace")
-        if self.find_peak:
-            rule = f"go with {parameter('rate')}, not with a search"
-            yield not self.compare, "compare", rule, parameter("find_peak")
-        if self.scenario in ("single-stream", "offline"):
-            rule = "go with multi-stream or server"
-            yield self.samples_per_query is None, "samples_per_query", rule, self.scenario
-        has_baseline = self.max_regression is None or self.baseline is not None
-        yield has_baseline, "max_regression", f"go with {parameter('baseline')}", "none"
-
-    def _of_service(self) -> Iterator[Rule]:
-        """What a live service decides itself, and what only one has."""
-        if not self.url:
-            where = f"go with {parameter('url')}"
-            yield self.client_processes == 1, "client_processes", where, self.client_processes
-            return
-        rule = f"be the service's own with {parameter('url')}"
-        yield self.max_batch is None or self.scenario == "offline", "max_batch", rule, self.max_batch
-        yield self.max_delay is None, "max_delay", rule, self.max_delay
-        yield not self.sweeps, "threads", f"be one number with {parameter('url')}", self.threads
-        yield self.launches_each == 1, "launches", f"go without {parameter('url')}", self.launches
-        rule = f"go with {parameter('rate')} or several clients if there are more than 1"
-        shares = self.client_processes == 1 or (self.is_server and self.trace is None) or bool(self.concurrency)
-        yield shares, "client_processes", rule, self.client_processes
-
-    def _of_launches(self) -> Iterator[Rule]:
-        """They are of one session, with one query at a time."""
-        one_session = self.scenario in ONE_SESSION
-        rule = f"be one number, but in {' and '.join(ONE_SESSION)}"
-        yield one_session or not self.sweeps, "threads", rule, self.threads
-        yield one_session or self.launches_each == 1, "launches", f"go with {' or '.join(ONE_SESSION)}", self.scenario
-        enough = not self.sweeps or self.launches_each >= FEWEST
-        yield enough, "launches", f"be at least {FEWEST} with several {parameter('threads')}", self.launches
-        alone = self.workers == 1 or self.launches_each == 1
-        yield alone, "launches", f"go with one of {parameter('workers')}", self.workers
-        rule = f"be one number with {parameter('baseline')}, which is of one"
-        yield self.baseline is None or not self.sweeps, "threads", rule, self.threads
-
-
-def thread_rules(threads: object) -> Iterator[Rule]:
-    """What is asked of a number of threads, or of several in a sequence."""
-    if threads is None:
-        return
-    several = threads if isinstance(threads, Sequence) else (threads,)
-    whole = [one for one in several if isinstance(one, int)]
-    are_numbers = bool(whole) and len(set(whole)) == len(several)
-    yield are_numbers, "threads", "be a whole number, or different ones in a sequence", threads
-    yield min(whole, default=1) >= 1, "threads", "be at least 1", threads
-    yield max(whole, default=1) <= MAX_THREADS, "threads", f"be between 1 and {MAX_THREADS}", threads
 
 
 class BenchOverrides(TypedDict, total=False):

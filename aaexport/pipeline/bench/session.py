@@ -12,12 +12,10 @@ import numpy as np
 from aaexport.device import parse_device
 from aaexport.errors import MeasurementError
 from aaexport.load.arrivals import mean_rate, trace
-from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
 from aaexport.load.machine import Environment, MachineWatch
 from aaexport.load.measurement import (
     AnswerCheck,
     ColdStart,
-    Comparison,
     Load,
     Peak,
     Throughput,
@@ -25,14 +23,14 @@ from aaexport.load.measurement import (
 from aaexport.load.peak import MOST_TRIALS
 from aaexport.load.run import QueryLog
 from aaexport.load.single_stream import BlockPlan
-from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
+from aaexport.load.statistics import Milliseconds, percentile
 from aaexport.load.validity import why_no_ratio
 from aaexport.pipeline.bench.answer_check import agreement, expected_answers
+from aaexport.pipeline.bench.compared import compared
 from aaexport.pipeline.bench.contender import OURS, Contender, RunInterrupted, Served, blaming
 from aaexport.pipeline.bench.measured import Measured
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.peak_search import PeakSearch
-from aaexport.pipeline.bench.rivals import rival_label
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.service import LiveService
@@ -101,7 +99,7 @@ class BenchSession:
         for size in self._sizes():
             if size not in self.first_runs:
                 self.first_runs[size] = self.ours.first_query(size)
-        self.measured.gpu_before = self._gpu()
+        self.measured.gpu_before = self.measured.gpu(self.options.device or "cpu")
         if self.options.trace is not None:
             self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
 
@@ -147,7 +145,7 @@ class BenchSession:
             self.measured.complete = True
         finally:
             self.measured.environment = watch.environment()
-            self.measured.gpu_after = self._gpu()
+            self.measured.gpu_after = self.measured.gpu(self.options.device or "cpu")
             self._compare(self.measured.environment)
 
     def _processes(self) -> list[int]:
@@ -182,16 +180,6 @@ class BenchSession:
 
     def _closed_loop(self) -> None:
         self._alternate(self._closed_order)
-
-    def _gpu(self) -> GpuState | None:
-        kind, index = parse_device(self.options.device or "cpu")
-        if kind == "cpu":
-            return None
-        state = read_gpu(index)
-        reason = None if state is not None else f"the GPU's clocks and heat were not read: {why_unreadable(index)}"
-        if reason and reason not in self.measured.notes:
-            self.measured.notes.append(reason)
-        return state
 
     def _sizes(self) -> tuple[int, ...]:
         """Batch sizes of the throughput part."""
@@ -252,7 +240,7 @@ class BenchSession:
                 served = replace(served, statistics=after - before)
         except RunInterrupted as interrupted:
             if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
-                self._keep(interrupted.served)
+                self.measured.add(interrupted.served)
             raise
         except MeasurementError as error:
             if name == OURS:
@@ -266,7 +254,7 @@ class BenchSession:
             return served
         self.our_blocks.append(served.log.latencies)
         if counts:
-            self._keep(served)
+            self.measured.add(served)
         return served
 
     def _warmed(self, order: RunOrder) -> RunOrder:
@@ -281,26 +269,6 @@ class BenchSession:
     def _counted(self, name: str) -> ModelStatistics | None:
         """What a live service has counted so far; None of all others, and where it does not tell."""
         return self.service.statistics() if self.service is not None and name == OURS else None
-
-    def _keep(self, served: Served) -> None:
-        """Ours, and what its answers were worth."""
-        self.measured.blocks.append(served.log)
-        if served.statistics is not None:
-            before = self.measured.statistics or ModelStatistics()
-            self.measured.statistics = before + served.statistics
-        self._keep_trouble(served)
-
-    def _keep_trouble(self, served: Served) -> None:
-        measured = self.measured
-        measured.trouble = measured.trouble + served.trouble
-        measured.aborted = measured.aborted or served.aborted
-        if measured.check is not None:
-            measured.check = AnswerCheck(
-                measured.check.against,
-                measured.check.checked + served.checked,
-                measured.check.wrong + served.wrong,
-                max(measured.check.largest_error, served.largest_error),
-            )
 
     def _begin(self, share: float) -> None:
         """Of the counted part, which is most of the time."""
@@ -356,7 +324,7 @@ class BenchSession:
         self.measured.blocks.clear()  # of a trial that was interrupted
         self.measured.statistics = None
         self.measured.load, self.measured.peak = load, peak
-        self._keep(served)
+        self.measured.add(served)
 
     def _latency_alone(self) -> float:
         """Of one query after the other, in milliseconds."""
@@ -402,7 +370,7 @@ class BenchSession:
         order = self._order(load, seconds, 1, 0, clients=clients, shares_batches=shared)
         self._share = 0.95
         served = self._run(OURS, order, counts=False)
-        self._keep_trouble(served)
+        self.measured.add_trouble(served)
         log = served.log
         p50, p99 = percentile(log.latencies, 50), percentile(log.latencies, 99)
         self.measured.throughput.append(Throughput(size, clients, log.throughput, p50, p99, first_run))
@@ -410,21 +378,15 @@ class BenchSession:
     def _compare(self, environment: Environment) -> None:
         withheld = why_no_ratio(environment)
         for name, rival in self.rivals.items():
-            blocks = self.rival_blocks[name]
-            why = self.given_up.get(name) or withheld
-            # Fewer if it was interrupted; a block without an answer has no median.
-            pairs = [pair for pair in zip(blocks, self.our_blocks, strict=False) if len(pair[0]) and len(pair[1])]
-            ratio = pairwise_ratio(*map(list, zip(*pairs, strict=True))) if pairs and not why else None
             self.measured.comparisons.append(
-                Comparison(
-                    name=name,
-                    label=rival_label(name, rival.label),
-                    p50=percentile(np.concatenate(blocks), 50) if blocks else None,
-                    cold_start=self.cold_starts[name].first_query,
-                    ratio=ratio,
-                    withheld=why if pairs or why else "it was not measured to the end",
-                    blocks=tuple(blocks),
+                compared(
+                    name,
+                    rival,
+                    self.rival_blocks[name],
+                    self.our_blocks,
+                    cold_start=self.cold_starts[name],
                     same_answers=self.agreements.get(name),
+                    withheld=self.given_up.get(name) or withheld,
                 )
             )
 

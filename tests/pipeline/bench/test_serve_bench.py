@@ -16,7 +16,7 @@ from aaexport.load.measurement import ParityRecord, Trial
 from aaexport.pipeline.bench import peak_search
 from aaexport.pipeline.bench import session as bench_session
 from aaexport.pipeline.bench.card import parity_record
-from aaexport.pipeline.bench.options import SCENARIOS as KNOWN_SCENARIOS
+from aaexport.pipeline.bench.option_rules import SCENARIOS as KNOWN_SCENARIOS
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 
@@ -160,7 +160,7 @@ def test_a_run_that_other_processes_starved_is_shown_and_ends_with_4(cli, conver
 @pytest.fixture
 def measured(cli, converted, monkeypatch):
     """A valid bench.json of the folder; other processes, which the tests have beside them, decide nothing here."""
-    monkeypatch.setattr("aaexport.pipeline.bench.serve_bench.why_no_ratio", lambda environment: None)
+    monkeypatch.setattr("aaexport.pipeline.bench.account.why_no_ratio", lambda environment: None)
     cli("serve-bench", converted.path, *SHORT, *ALONE)
     assert json.loads(converted.bench_path.read_text())["valid"]
     return converted
@@ -195,7 +195,7 @@ def test_a_regression_does_not_replace_the_record_that_it_is_compared_with(cli, 
 
 
 def test_without_enough_to_tell_there_is_no_verdict_and_no_success(cli, measured, monkeypatch):
-    monkeypatch.setattr("aaexport.pipeline.bench.serve_bench.why_no_ratio", lambda environment: "others had the CPU")
+    monkeypatch.setattr("aaexport.pipeline.bench.account.why_no_ratio", lambda environment: "others had the CPU")
     outcome = cli("serve-bench", measured.path, *SHORT, *ALONE, "--baseline", slower_by(measured, 1))
     assert complaint(outcome, 4) == "Error: no verdict on a regression: others had the CPU"
     assert "no verdict: others had the CPU" in outcome.out
@@ -339,9 +339,9 @@ def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monke
 def test_an_interrupted_measurement_shows_what_was_measured_and_keeps_the_old_record(measured, sent):
     before = measured.bench_path.read_bytes()
     code = (
-        "import sys; from aaexport.pipeline.bench import session as m; real = m.BenchSession._keep\n"
+        "import sys; from aaexport.pipeline.bench import measured as m; real = m.Measured.add\n"
         "def keep(*a): real(*a); print('measured', file=sys.stderr, flush=True)\n"
-        "m.BenchSession._keep = keep; from aaexport.cli.main import main; main()"
+        "m.Measured.add = keep; from aaexport.cli.main import main; main()"
     )
     command = [sys.executable, "-c", code, "serve-bench", str(measured.path), *SHORT, *ALONE, "--duration", "100"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
