@@ -174,10 +174,11 @@ class Serving:
         if live.change is not None:
             if live.change.preparation.is_done():
                 try:
-                    self._take(live, live.change.preparation)
+                    became = self._taken(live, live.change.preparation)
                 finally:
                     live.change.end()
                     live.change = None
+                self._say(f"{live.folder.path}: {became}")  # last: whoever reads it may go back at once
             return
         record = identity(record_path(live.keep))
         if record != live.record:
@@ -187,11 +188,8 @@ class Serving:
 
     def _follow_record(self, live: Live, record: tuple[int, ...] | None) -> None:
         wanted = self._chosen(live)
-        if wanted is None or wanted == live.served.version:
+        if wanted is None or wanted == live.served.version or self._begins(live, wanted):
             live.record = record
-        elif self._begins(live, wanted):
-            live.record = record
-            self._say(f"{live.folder.path}: version {wanted} was chosen")
 
     def _follow_file(self, live: Live) -> None:
         seen = identity(live.folder.path / FILES[self.options.dtype])
@@ -201,8 +199,6 @@ class Serving:
         is_due = self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE
         if is_due and self._begins(live):
             live.seen, live.changed_at = seen, None
-            kept = f"version {live.served.version} serves meanwhile"
-            self._say(f"{live.folder.path}: a new conversion is checked, {kept}")
 
     def _begins(self, live: Live, number: int | None = None) -> bool:
         """Whether a version is being prepared from now on; else somebody else changes what is served just now."""
@@ -217,6 +213,8 @@ class Serving:
             lock.close()  # somebody has chosen another version in this moment: that one comes first
             return False
         live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock)
+        what = "a new conversion" if number is None else f"version {number}, which was chosen,"
+        self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
         return True
 
     def _chosen(self, live: Live) -> int | None:
@@ -235,27 +233,24 @@ class Serving:
         except OSError:
             return False
 
-    def _take(self, live: Live, preparation: Preparation) -> None:
-        """Another version in the place of this one, if it is right; else it is said why it is not."""
-        path = live.folder.path
+    def _taken(self, live: Live, preparation: Preparation) -> str:
+        """Another version in the place of this one, if it is right, and in words what became of it."""
         try:
             prepared = self._told(preparation.result())
             new = self._served(prepared)
             if new.version == live.served.version:
-                return
+                return f"version {new.version} stays: it is what is to be served"
             require_same_tensors(live.served, new)
             began = time.monotonic()
             self.service.switch(live.served, new)
         except AaexportError as error:
-            self._say(f"{path}: refused, version {live.served.version} stays: {error}")
-            return
+            return f"refused, version {live.served.version} stays: {error}"
         before, live.served, live.version, live.reloads = live.served.version, new, prepared.version, 0
         try:
             self._record(live)
         except FolderError as error:  # what is served is right all the same
-            self._say(f"{path}: version {new.version} is not recorded: {error}")
-        seconds = time.monotonic() - began
-        self._say(f"{path}: version {new.version} serves instead of {before}, after {seconds:.1f} s beside it")
+            self._say(f"{live.folder.path}: version {new.version} is not recorded: {error}")
+        return f"version {new.version} serves instead of {before}, after {time.monotonic() - began:.1f} s beside it"
 
     def _order(self, folder: ModelFolder, keep: Path, number: int | None = None) -> Order:
         options = self.options

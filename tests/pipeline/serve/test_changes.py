@@ -126,6 +126,25 @@ def test_a_prepared_conversion_takes_over_and_is_recorded(running):
     assert len(Preparation.made) == 1
 
 
+def test_when_a_change_is_told_a_rollback_may_follow_at_once(running):
+    convert(running)
+    follow(running)
+    Preparation.made[0].came = THIRD
+    went_back = []
+    running._say = lambda line: went_back.append(rollback(running.live[0].folder)) if "instead of" in line else None
+    follow(running)
+    assert went_back == [(3, 2)]
+
+
+def test_a_file_that_is_what_is_served_already_changes_nothing(running):
+    convert(running)
+    follow(running)
+    Preparation.made[0].came = SECOND
+    follow(running)
+    assert not running.service.switched
+    assert running.said[-1].endswith("version 2 stays: it is what is to be served")
+
+
 def test_one_that_is_refused_is_not_taken_and_looked_at_once(running):
     convert(running)
     follow(running)
@@ -161,7 +180,9 @@ def test_a_version_that_was_chosen_comes_before_a_new_conversion(running):
     convert(running)
     follow(running)
     assert Preparation.made[0].order.number == 1
-    assert running.said == [f"{live.folder.path}: version 1 was chosen"]
+    assert running.said == [
+        f"{live.folder.path}: version 1, which was chosen, is checked, version 2 serves meanwhile"
+    ]
 
 
 def test_while_somebody_else_changes_what_is_served_nothing_is_begun_and_nothing_forgotten(running):
