@@ -43,6 +43,21 @@ def test_a_signal_drains_and_ends_with_0(folder, number):
         gone(family)
 
 
+def test_a_signal_drains_while_a_new_conversion_is_prepared(folder):
+    """The same network with a remark in its file, which makes it another one."""
+    with service(folder.path, "--watch") as live:
+        new = folder.path / ".new"
+        new.write_bytes(folder.onnx_path.read_bytes() + b"\x32\x01x")
+        new.replace(folder.onnx_path)
+        folder.write_manifest()
+        live.waits_for("a new conversion is checked")
+        family = live.family()
+        assert live.ends() == 0
+        assert not any("serves instead of" in line for line in live.said)
+        gone(family)
+    assert not list((folder.path / "served").glob(".new.*"))
+
+
 def test_nothing_stays_behind_when_the_command_is_killed(folder):
     with service(folder.path) as live:
         family = live.family()
