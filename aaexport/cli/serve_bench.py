@@ -149,17 +149,18 @@ def command(
     Exits with 4 if the measurement is not valid, or slower than the baseline, or nobody can tell whether it is, and
     with 5 if the device does not work.
     """
+    from aaexport.pipeline.bench.option_rules import require_files, validate
     from aaexport.pipeline.bench.options import BenchOptions
 
     session = {name: given.pop(name) for name in SESSION}
     session = {name: value for name, value in session.items() if value is not None}
     wanted = BenchOptions(**given | {"dims": dict(given["dims"]), "session": session})
-    wanted.validate()
+    validate(wanted)
     if raw and not as_json:
         raise click.UsageError("--raw goes with --json")
     if page is not None:
         check_writable(page)
-    wanted.require_files()
+    require_files(wanted)
     is_file = model.endswith(".onnx") or Path(model).is_file()
     if is_file and (out is not None or size is not None):
         raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")

@@ -1,33 +1,72 @@
-"""BenchOptions → the rules that they have to keep: ranges of single values, and what goes with what."""
+"""BenchOptions → the first rule that they break: ranges of single values, what goes with what, files to be there."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import get_args
 
-from aaexport.device import MAX_THREADS
-from aaexport.errors import parameter
-from aaexport.load.lengths import RuleSet
+from aaexport.capture.source import require_file, require_source
+from aaexport.device import MAX_THREADS, parse_device
+from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
+from aaexport.load.lengths import RuleSet, queries_of
+from aaexport.pipeline.bench.options import FEWEST, MOST_LAUNCHES, ONE_SESSION, BenchOptions
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, check_rivals, is_other_model, other_file
 from aaexport.recipe import MAX_BATCH
-
-if TYPE_CHECKING:
-    from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.runners.ort_settings import SessionSettings
+from aaexport.serving.address import check_service
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 ARRIVALS = ("poisson", "constant", "trace")
 LONGEST = 86_400  # seconds: a day
-LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
-ONE_SESSION = ("single-stream", "multi-stream")
 INFINITY = float("inf")
 MAX_PROCESSES = 64
 
 Rule = tuple[bool, str, str, object]  # whether it holds, of what, which, and what was given instead
 
 
-def rules_of(options: BenchOptions) -> Iterator[Rule]:
-    """All of them, with whether they hold."""
-    yield from _ranges(options)
-    yield from _contradictions(options)
+def validate(options: BenchOptions) -> None:
+    """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
+    if options.device is not None:
+        parse_device(options.device)
+    for holds, name, rule, got in (*_ranges(options), *_contradictions(options)):
+        if not holds:
+            raise ArgumentError(broken_rule(name, rule, got))
+    if options.compare is not None:
+        check_rivals(options.compare)
+        if IN_PROCESS in options.compare and not options.url:
+            raise ArgumentError(broken_rule("compare", f"be others without {parameter('url')}", IN_PROCESS))
+    check_service(options.url, options.served_as, options.timeout, options.ca)
+    settings = SessionSettings(**options.session)
+    if options.device is not None:
+        settings.check(options.device)
+    if options.trace is not None:
+        if not Path(options.trace).exists():
+            raise ArgumentError(broken_rule("trace", "be a file of times", str(options.trace), "it is not there"))
+        from aaexport.load.arrivals import trace
+
+        trace(options.trace)
+    elif options.rate is not None:  # how many queries that would be, is said before anything is done
+        queries_of(options.rate, options.seconds, options.least_queries)
+
+
+def require_files(options: BenchOptions) -> None:
+    """What can be seen of the files it names before any work; `validate` has passed.
+
+    Raises:
+        DataError: the baseline is not there.
+        GraphError, FolderError: a file or folder to compare with is not there, or was not converted.
+        ModuleError: `module` has another form, or its file is not there.
+    """
+    if options.baseline is not None and not Path(options.baseline).exists():
+        raise DataError(f"baseline {options.baseline} cannot be read: {os.strerror(errno.ENOENT)}")
+    for name in options.compare or ():
+        if is_other_model(name):
+            other_file(name)
+    if options.module is not None:
+        require_file(require_source(options.module))
 
 
 def _ranges(options: BenchOptions) -> Iterator[Rule]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from aaexport.capture.source import require_file, require_source
 from aaexport.cores import default_threads, usable_cores
-from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
-from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed, queries_of
-from aaexport.pipeline.bench.option_rules import LAUNCHES, rules_of
-from aaexport.pipeline.bench.rival_names import IN_PROCESS, check_rivals, is_other_model, other_file
-from aaexport.runners.ort_settings import SessionSettings
-from aaexport.serving.address import TIMEOUT, check_service
+from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed
+from aaexport.serving.address import TIMEOUT
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import Load
@@ -26,6 +18,8 @@ MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
 OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
+LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
+ONE_SESSION = ("single-stream", "multi-stream")
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
 UNDER_WAY = 32  # queries to a live service, where nobody asked for another number
 
@@ -107,46 +101,6 @@ class BenchOptions:
     timeout: float = TIMEOUT
     ca: str | Path | None = None
     client_processes: int = 1
-
-    def validate(self) -> None:
-        """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
-        if self.device is not None:
-            parse_device(self.device)
-        for holds, name, rule, got in rules_of(self):
-            if not holds:
-                raise ArgumentError(broken_rule(name, rule, got))
-        if self.compare is not None:
-            check_rivals(self.compare)
-            if IN_PROCESS in self.compare and not self.url:
-                raise ArgumentError(broken_rule("compare", f"be others without {parameter('url')}", IN_PROCESS))
-        check_service(self.url, self.served_as, self.timeout, self.ca)
-        settings = SessionSettings(**self.session)
-        if self.device is not None:
-            settings.check(self.device)
-        if self.trace is not None:
-            if not Path(self.trace).exists():
-                raise ArgumentError(broken_rule("trace", "be a file of times", str(self.trace), "it is not there"))
-            from aaexport.load.arrivals import trace
-
-            trace(self.trace)
-        elif self.rate is not None:  # how many queries that would be, is said before anything is done
-            queries_of(self.rate, self.seconds, self.least_queries)
-
-    def require_files(self) -> None:
-        """What can be seen of the files it names before any work; `validate` has passed.
-
-        Raises:
-            DataError: the baseline is not there.
-            GraphError, FolderError: a file or folder to compare with is not there, or was not converted.
-            ModuleError: `module` has another form, or its file is not there.
-        """
-        if self.baseline is not None and not Path(self.baseline).exists():
-            raise DataError(f"baseline {self.baseline} cannot be read: {os.strerror(errno.ENOENT)}")
-        for name in self.compare or ():
-            if is_other_model(name):
-                other_file(name)
-        if self.module is not None:
-            require_file(require_source(self.module))
 
     @property
     def is_server(self) -> bool:

@@ -25,6 +25,7 @@ from aaexport.overrides import overridden
 from aaexport.pipeline.bench.account import Account
 from aaexport.pipeline.bench.contender import Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
+from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions, BenchOverrides
 from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_other_model
 from aaexport.pipeline.bench.samples import gather_samples
@@ -81,7 +82,7 @@ def serve_bench(
         Interrupted: Ctrl-C came while it measured.
     """
     options = overridden(options or BenchOptions(), overrides, serve_bench)
-    options.validate()
+    validate(options)
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     path, folder = _find(model)
     _require_its_module(options, folder)

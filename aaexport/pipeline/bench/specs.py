@@ -9,8 +9,7 @@ from typing import Any
 
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary
-from aaexport.pipeline.bench.option_rules import ONE_SESSION
-from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.options import ONE_SESSION, BenchOptions
 from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_other_model
 from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples

@@ -8,7 +8,8 @@ from typing import TypedDict
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.pipeline.bench.option_rules import FEWEST, LAUNCHES, MOST_LAUNCHES, thread_rules
+from aaexport.pipeline.bench.option_rules import thread_rules
+from aaexport.pipeline.bench.options import FEWEST, LAUNCHES, MOST_LAUNCHES
 from aaexport.recipe import MAX_BATCH, MAX_SEED, check_opset
 
 

@@ -10,8 +10,7 @@ from aaexport.errors import FolderError, MeasurementError
 from aaexport.load.machine import MachineWatch
 from aaexport.pipeline.bench import launches
 from aaexport.pipeline.bench.launches import launch_in_turns, numbers_to_try
-from aaexport.pipeline.bench.option_rules import LAUNCHES
-from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.options import LAUNCHES, BenchOptions
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.threads import as_tuned, swept
 from aaexport.pipeline.bench.worker_models import WorkerSpec

@@ -15,6 +15,7 @@ from aaexport.load.measurement import Load, ServiceTimes
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.pipeline.bench.contender import OURS, Served
 from aaexport.pipeline.bench.crowd import merged, split
+from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.samples import Samples
@@ -144,7 +145,7 @@ def test_a_query_of_more_images_than_the_service_takes_is_refused(converted_once
 )
 def test_options_that_break_a_rule(options, text):
     with pytest.raises(ArgumentError) as caught:
-        BenchOptions(**options).validate()
+        validate(BenchOptions(**options))
     assert text in str(caught.value)
 
 
