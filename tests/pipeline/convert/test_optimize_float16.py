@@ -2,9 +2,11 @@
 
 import json
 
+import large_graphs
 import numpy as np
 import onnx
 import pytest
+from low_limits import low_limits
 from onnx import TensorProto, helper
 from precision_graphs import images, model, types_of
 from precision_mutants import louder_attention
@@ -13,6 +15,7 @@ from aaexport.errors import ArgumentError, GraphError, ParityError
 from aaexport.graph.files import file_digest
 from aaexport.graph.precision.kinds import read_origin
 from aaexport.graph.precision.ranges import Range
+from aaexport.graph.write import write_onnx
 from aaexport.pipeline.convert import narrowed
 from aaexport.pipeline.convert.optimize import optimize
 
@@ -143,3 +146,16 @@ def test_a_file_that_is_no_float32_file_is_refused(given, tmp_path):
     with pytest.raises(GraphError, match="got one in float16; start from the float32 file"):
         optimize(path, tmp_path / "again.onnx", dtype="float16")
     assert not (tmp_path / "again.onnx").exists()
+
+
+def test_a_model_with_numbers_beside_it(tmp_path):
+    given, path = tmp_path / "given.onnx", tmp_path / "half.onnx"
+    with low_limits():
+        write_onnx(large_graphs.model_of(), given)
+        result = optimize(given, path, dtype="float16")
+        assert result.parity.passed
+        assert result.data_file is None
+        write_onnx(large_graphs.model_of(width=90), given)
+        result = optimize(given, path, dtype="float16")
+        assert result.parity.passed
+        assert result.data_file.stat().st_size < 90 * 38 * 2 + 2**17
