@@ -143,7 +143,7 @@ class InBlocks(TorchDispatchMode):
         tensors = [one for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)]
         if func in PRODUCTS:
             one, other = tensors[-2:]
-            if one.dim() == 2 and OUTER * one.shape[1] > min(len(one), other.shape[1]):
+            if one.dim() == 2 and OUTER * one.shape[1] >= min(len(one), other.shape[1]):
                 return False
             numbers = one.shape[:-1].numel() * other.shape[-1]
         elif func in KNOWN or not tensors:

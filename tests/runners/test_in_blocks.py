@@ -156,6 +156,15 @@ def test_what_cannot_be_had_in_blocks_is_had_whole_and_is_the_same(function, tok
     assert torch.allclose(answer, function(tokens), rtol=0, atol=SAME)
 
 
+@pytest.mark.parametrize(("times", "later"), [(4, False), (16, True)])
+def test_the_wide_layer_of_a_transformer_is_left_to_pytorch(times, later):
+    """Four times as wide as its tokens in nearly all of them; of sixteen times nobody knows what it is."""
+    x, layer = torch.zeros(32 * DEPTH, DEPTH), nn.Linear(DEPTH, times * DEPTH)
+    with torch.inference_mode(), InBlocks(2**10) as blocks:
+        assert (type(layer(x)) is not torch.Tensor) == later
+    assert blocks.whole == 0
+
+
 @pytest.mark.parametrize("needs_weights", [True, False])
 def test_attention_of_torchs_own_layers_too(needs_weights, tokens):
     layer = nn.MultiheadAttention(DEPTH, HEADS, batch_first=True).double().eval()
