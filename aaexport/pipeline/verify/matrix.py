@@ -89,7 +89,7 @@ class Matrix:
         images = sum(len(case.batch) for case in self.cases)
         asked = "" if self.subject.golden is not None else "PyTorch in float64, PyTorch in float32 and "
         what = f"{len(self.cases)} inputs, {images} images of {self._cost} each"
-        self._say(f"asking {asked}{len(rows)} other{'s' * (len(rows) != 1)} for {what}")
+        self._say(f"asking {asked}{len(rows)} runtime{'s' * (len(rows) != 1)} for {what}")
 
     def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
         """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.

@@ -127,7 +127,7 @@ def test_a_file_whose_images_take_long_is_given_fewer_and_what_there_is_to_do_is
     report = verified(*attention, say=said.append)
     assert report.passed
     assert batches(report) == {1, 2}
-    asking = "asking PyTorch in float64, PyTorch in float32 and 1 other for 9 inputs, 10 images of 0 G MACs each"
+    asking = "asking PyTorch in float64, PyTorch in float32 and 1 runtime for 9 inputs, 10 images of 0 G MACs each"
     assert said.index(asking) < said.index(" PyTorch in float64, random, batch 2, 1 of 9")
     assert " onnxruntime CPU, infinity in a pixel, 9 of 9" in said
     left_out = "0 G MACs an image: no batch of 7 and 3 was tried (`aaexport verify --batch N` does), "
