@@ -88,8 +88,8 @@ class Matrix:
             return
         images = sum(len(case.batch) for case in self.cases)
         asked = "" if self.subject.golden is not None else "PyTorch in float64, PyTorch in float32 and "
-        what = f"{len(self.cases)} inputs, {images} images of {self._cost} each"
-        self._say(f"asking {asked}{len(rows)} runtime{'s' * (len(rows) != 1)} for {what}")
+        what = f"{_many(len(self.cases), 'input')}, {_many(images, 'image')} of {self._cost} each"
+        self._say(f"asking {asked}{_many(len(rows), 'runtime')} for {what}")
 
     def rows(self, path: Path, provenance: Provenance | None, stage: Stage) -> tuple[Row, ...]:
         """PyTorch as the file has the layers, where that is not the definition itself, then whatever runs the file.
@@ -241,6 +241,10 @@ def fixed_batch(summary: GraphSummary) -> int | None:
     """The only number of images that the file takes; None where it takes any."""
     batch = summary.inputs[0].shape[0]
     return batch if isinstance(batch, int) else None
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _rightly(answer: Mapping[str, Array] | None, scores: str, labels: Array) -> int:
