@@ -25,6 +25,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "model-toml": tables.model_toml,
     "runtimes": tables.runtimes,
     "schemas": tables.schemas,
+    "thresholds": tables.thresholds,
     "tolerances": tables.tolerances,
     "wrappers": tables.wrappers,
     "zoo": tables.zoo,

@@ -84,6 +84,18 @@ def tolerances() -> str:
     )
 
 
+def thresholds() -> str:
+    """Every threshold of the guard."""
+    from aaexport.parity.guard import AT_LEAST, THRESHOLDS, shown
+
+    head = ("measure", "of a file in", "must be", "why")
+    rows = (
+        (measure, kind, f"{'≥' if measure in AT_LEAST else '≤'} {shown(measure, row.bound)}", row.reason)
+        for (measure, kind), row in THRESHOLDS.items()
+    )
+    return table(head, rows)
+
+
 def kernels() -> str:
     """Operators whose kernels are accurate by the size of 1."""
     from aaexport.parity import KERNELS
@@ -187,13 +199,19 @@ def _toml(value: object) -> str:
 
 def folder() -> str:
     """The files of a model folder, as its class names them."""
-    from aaexport.folder import ModelFolder
+    from aaexport.folder import ONNX_FILES, PARITY_FILES, ModelFolder
 
     rows = []
     for name, member in vars(ModelFolder).items():
         if isinstance(member, property) and name.endswith("_path"):
             file, _, meaning = (inspect.getdoc(member) or "").partition(": ")
             rows.append((f"`{file}`", meaning.rstrip(".")))
+    for dtype, name in ONNX_FILES.items():
+        if dtype != "float32":
+            rows.append(
+                (f"`{name}`", f"the same network in {dtype}, made of model.onnx by `convert --dtype {dtype}`")
+            )
+            rows.append((f"`{PARITY_FILES[dtype]}`", f"the last verification of {name}"))
     return table(("file", "what it is"), rows)
 
 

@@ -79,7 +79,7 @@ def convert_source(
 
     with redirect_stdout(sys.stderr):  # the user's code may print whenever it runs, and stdout is for results
         result, notes = _converted(brought, options.in_float32, say)
-        record_conversion(brought.folder, result.parity)
+        notes = (*notes, *record_conversion(brought.folder, result.parity))
         if options.reduction is not None:
             result = convert(brought.folder, options=_as_converted(options, result), say=say)
     return replace(result, notes=tuple(dict.fromkeys((*notes, *result.notes))))

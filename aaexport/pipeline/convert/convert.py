@@ -35,7 +35,7 @@ from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
-from aaexport.pipeline.reduce.fresh import differs, is_verified, why_stale
+from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated, why_stale
 from aaexport.pipeline.reduce.options import ReduceOptions
 from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.costs import cost_of, zoo_costs
@@ -106,7 +106,8 @@ def convert(
         return _reduced(subject, destination, options, options.reduction, say)
     result = convert_subject(subject, destination, options, say=say)
     if subject.folder is not None and destination == subject.folder.onnx_path:
-        record_conversion(subject.folder, result.parity)
+        notes = record_conversion(subject.folder, result.parity)
+        return dataclasses.replace(result, notes=(*result.notes, *notes))
     return result
 
 
@@ -313,7 +314,8 @@ def _reduced(
         if stale is not None:
             say(f"converting to float32 first: {stale}")
             made = convert_subject(subject, folder.onnx_path, options.in_float32, say=say)
-            record_conversion(folder, made.parity)
+            for note in record_conversion(folder, made.parity):
+                say(note)
         elif not is_verified(folder):
             _verify_first(folder, subject, options, say)
         result = reduce_file(subject, folder.onnx_path, destination, reduction, say)
@@ -345,12 +347,18 @@ def _asked(subject: Subject, options: ConvertOptions) -> dict[str, object]:
     }
 
 
-def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> None:
-    """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement."""
+def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> tuple[str, ...]:
+    """A new model.onnx outdates the old verification, which is replaced or removed, and the old measurement.
+
+    Returns:
+        A note for each file in fewer bits that was made of the old one.
+    """
     remove(folder.bench_path)
+    notes = outdated(folder)
     if parity is None:
         remove(folder.parity_path)
     else:
         write_json(folder.parity_path, parity_json(parity))
     is_ours = folder.module_recipe is None
     folder.write_manifest(cost_of(folder, zoo_costs()) if is_ours else None)  # so that `inspect` need not count
+    return notes

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from aaexport.errors import GraphError
 from aaexport.folder import ModelFolder
 from aaexport.graph.digests import digests_of, read_digests
-from aaexport.graph.files import file_digest, read_data_files, read_onnx
+from aaexport.graph.files import file_digest, parse_onnx, read_data_files, read_onnx
 from aaexport.graph.metadata import Provenance, read_metadata
-from aaexport.graph.precision.kinds import kind_of
+from aaexport.graph.precision.kinds import kind_of, read_origin
+from aaexport.parity.guard import REDUCED
 from aaexport.pipeline.subject.subject import Subject
+from aaexport.writing import remove
 
 Asked = Mapping[str, object]  # field of the file's provenance → what it must be, of what was asked for
 
@@ -60,6 +62,24 @@ def differs(folder: ModelFolder, asked: Asked) -> str | None:
         if wanted is not None and got != wanted:
             return f"{name} {got} instead of {wanted}"
     return None
+
+
+def outdated(folder: ModelFolder) -> tuple[str, ...]:
+    """A note for each file of the folder that was made of another model.onnx; what parity.json said of it goes."""
+    notes = []
+    for kind in REDUCED:
+        path = folder.onnx_of(kind)
+        if not path.is_file():
+            continue
+        try:
+            origin = read_origin(parse_onnx(path))
+        except GraphError:
+            origin = None
+        if origin is None or origin.source != file_digest(folder.onnx_path, read_data_files(folder.onnx_path)):
+            remove(folder.parity_of(kind))
+            again = f"aaexport convert {folder.path} --dtype {kind}"
+            notes.append(f"{path.name} was made of another model.onnx; write it anew with `{again}`")
+    return tuple(notes)
 
 
 def _provenance(folder: ModelFolder) -> Provenance:

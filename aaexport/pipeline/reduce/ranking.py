@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from aaexport.errors import RunnerError
 from aaexport.graph.outside import serialized
 from aaexport.graph.precision.reduced import Layer, Reduced
+from aaexport.graph.precision.switches import Switchable
 from aaexport.parity import Array
 from aaexport.parity.guard import sqnr_db
 from aaexport.pipeline.verify.feeding import fed
@@ -24,14 +27,6 @@ class LayerCost:
     """A layer, and the SQNR of the answers where it alone is reduced."""
 
     layer: Layer
-    sqnr_db: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Layers that stayed in float32, by node, and the SQNR of the answers then."""
-
-    kept: tuple[str, ...]
     sqnr_db: float
 
 
@@ -51,6 +46,26 @@ def ranked(
         say(f" {layer} alone, {number + 1} of {len(layers)}")
         others = [other.node for other in layers if other.node != layer.node]
         costs.append(LayerCost(layer, kept_db(convert(others), answers)))
+    return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
+
+
+def ranked_at_once(switches: Switchable, answers: Answers, say: Say = lambda step: None) -> tuple[LayerCost, ...]:
+    """As `ranked`, of a model that holds every layer in both precisions: it is loaded once."""
+    count = len(switches.layers)
+    costs = []
+    with OrtRunner(serialized(switches.model)) as runner:
+        image = next(port for port in runner.inputs if port.name != switches.switches)
+        for place, layer in enumerate(switches.layers):
+            say(f" {layer} alone, {place + 1} of {count}")
+            found = []
+            for images, expected in answers:
+                feeds = {
+                    image.name: images.astype(image.dtype, copy=False),
+                    switches.switches: np.arange(count) == place,
+                }
+                found.append(sqnr_db(expected, runner.infer(feeds)))
+            least = min((value for value in found if value is not None), default=math.inf)
+            costs.append(LayerCost(layer, least))
     return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
 
 

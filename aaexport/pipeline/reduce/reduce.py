@@ -17,13 +17,14 @@ from aaexport.graph.precision.kinds import record_origin, require_float32
 from aaexport.graph.precision.observe import observe
 from aaexport.graph.precision.ranges import Ranges
 from aaexport.graph.precision.reduced import Layer, Reduced
+from aaexport.graph.precision.switches import switchable
 from aaexport.graph.write import new_onnx
 from aaexport.parity import ParityReport
 from aaexport.parity.guard import THRESHOLDS
 from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.reduce.images import Calibration, gather_images
 from aaexport.pipeline.reduce.options import ReduceOptions
-from aaexport.pipeline.reduce.ranking import Answers, LayerCost, kept_db, ranked
+from aaexport.pipeline.reduce.ranking import Answers, LayerCost, kept_db, ranked, ranked_at_once
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.guarded import Guard
 from aaexport.pipeline.verify.matrix import fixed_batch
@@ -35,6 +36,7 @@ from aaexport.writing import check_writable
 Say = Callable[[str], None]
 NAMED = 3  # layers that an error names
 RANKED_ON = 8  # images
+RANKED_MACS = 8e9  # of these images together, once for each layer
 # What a float16 file computes much in, or sums up: other operators move or compare numbers, and lose nothing alone.
 COSTLY = ("Conv", "Gemm", "MatMul", "Einsum", "Attention", "Softmax", "ReduceMean", "AveragePool")
 
@@ -63,7 +65,7 @@ def reduce_file(
         if error.report.guard is None or error.report.guard.passed:
             raise
         say(f"ranking {len(job.candidates(reduced))} layers")
-        costs = ranked(job.candidates(reduced), job.converted, job.few, say)
+        costs = job.ranked(reduced)
         if not options.is_auto:
             raise ParityError(f"{error}; {_worst(costs)}", error.report) from error
         written, kept = job.keep_until_right(reduced, costs, error)
@@ -97,6 +99,7 @@ class _Job:
     guard: Guard
     opset: int
     batch: int | None
+    macs: int | None
     say: Say
 
     def converted(self, keep: Collection[str]) -> Reduced:
@@ -112,11 +115,21 @@ class _Job:
             return reduced.reduced
         return tuple(layer for layer in reduced.reduced if layer.operator in COSTLY)
 
+    def ranked(self, reduced: Reduced) -> tuple[LayerCost, ...]:
+        """What each layer costs alone, the worst first; of those that are not to be kept anyway."""
+        candidates = self.candidates(reduced)
+        if self.options.dtype == "float16":
+            return ranked(candidates, self.converted, self.few, self.say)
+        switches = switchable(self.model, self.ranges, symmetric=self.options.target == "cuda")
+        nodes = {layer.node for layer in candidates}
+        return tuple(cost for cost in ranked_at_once(switches, self.few, self.say) if cost.layer.node in nodes)
+
     @property
     def few(self) -> Answers:
-        """What float32 answers to a few images, for a ranking."""
+        """What float32 answers to a few images, for a ranking; of a large network to fewer."""
         images, answers = self.guard.answers[0]
-        few = slice(0, RANKED_ON if self.batch is None else self.batch)
+        count = RANKED_ON if not self.macs else max(1, min(RANKED_ON, int(RANKED_MACS / self.macs)))
+        few = slice(0, count if self.batch is None else self.batch)
         return [(images[few], {name: array[few] for name, array in answers.items()})]
 
     def write(self, reduced: Reduced) -> _Written:
@@ -202,7 +215,18 @@ def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptio
     ranges = ranges_of(observed, calibration.images, batch, say, infinite=options.dtype == "float16")
     guard = Guard(subject, options.dtype, source, evidence, summary.macs, batch, say)
     return _Job(
-        subject, source, destination, options, observed.model, ranges, calibration, guard, summary.opset, batch, say
+        subject,
+        source,
+        destination,
+        options,
+        observed.model,
+        ranges,
+        calibration,
+        guard,
+        summary.opset,
+        batch,
+        summary.macs,
+        say,
     )
 
 

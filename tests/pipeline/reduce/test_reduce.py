@@ -16,14 +16,6 @@ from aaexport.graph.precision.kinds import read_origin
 from aaexport.parity.guard import THRESHOLDS, Threshold
 
 
-@pytest.fixture(scope="module")
-def reduced_once(converted_once, tmp_path_factory):
-    """A folder with all three files, and what both conversions told."""
-    path = tmp_path_factory.mktemp("reduced") / "tiny"
-    shutil.copytree(converted_once, path)
-    return path, {kind: aaexport.convert(path, dtype=kind, calibrate=64) for kind in ("int8", "float16")}
-
-
 @pytest.fixture
 def reduced(reduced_once, tmp_path):
     """A copy of it that a test may spoil."""
@@ -61,9 +53,9 @@ def test_what_is_told_names_the_kind_the_guard_and_what_it_was_judged_on(reduced
 @pytest.mark.slow
 def test_it_is_the_same_file_every_time(reduced, reduced_once):
     before = reduced.onnx_of("int8").read_bytes()
-    aaexport.convert(reduced, dtype="int8", calibrate=64)
+    aaexport.convert(reduced, dtype="int8")
     assert reduced.onnx_of("int8").read_bytes() == before
-    other = aaexport.convert(reduced, dtype="int8", calibrate=64, seed=1)
+    other = aaexport.convert(reduced, dtype="int8", seed=1)
     assert reduced.onnx_of("int8").read_bytes() != before
     assert other.parity.passed
 
@@ -114,7 +106,7 @@ def test_a_guard_that_fails_leaves_the_old_file_and_names_the_layers_that_cost_m
     with pytest.raises(
         ParityError, match=r"most is lost by features\.\S+ \([\d.]+ dB alone\), .* --keep auto"
     ) as caught:
-        aaexport.convert(reduced, dtype="int8", calibrate=64)
+        aaexport.convert(reduced, dtype="int8")
     assert caught.value.exit_code == 3
     assert not caught.value.report.guard.passed
     assert files_of(reduced) == before
@@ -124,7 +116,7 @@ def test_a_guard_that_fails_leaves_the_old_file_and_names_the_layers_that_cost_m
 def test_as_few_layers_are_kept_as_it_takes(reduced, reduced_once, monkeypatch):
     best = reduced_once[1]["int8"].parity.guard.sqnr_db
     monkeypatch.setitem(THRESHOLDS, ("SQNR", "int8"), Threshold(best + 0.5, "a little more than it has"))
-    result = aaexport.convert(reduced, dtype="int8", calibrate=64, keep=["auto"])
+    result = aaexport.convert(reduced, dtype="int8", keep=["auto"])
     kept = result.kept_layers
     assert result.parity.guard.sqnr_db >= best + 0.5
     assert 0 < len(kept) < reduced_once[1]["int8"].reduced
@@ -137,12 +129,12 @@ def test_where_no_choice_of_layers_passes_what_came_nearest_is_told(reduced, mon
     before = files_of(reduced)
     monkeypatch.setitem(THRESHOLDS, ("SQNR", "int8"), Threshold(500.0, "nothing is"))
     with pytest.raises(ParityError, match=r"no choice of layers passes the guard.*nearest came SQNR of logits"):
-        aaexport.convert(reduced, dtype="int8", calibrate=64, keep=["auto"])
+        aaexport.convert(reduced, dtype="int8", keep=["auto"])
     assert files_of(reduced) == before
 
 
 def test_a_layer_that_is_named_stays_in_float32(reduced):
-    result = aaexport.convert(reduced, dtype="int8", calibrate=64, keep=["features.3"])
+    result = aaexport.convert(reduced, dtype="int8", keep=["features.3"])
     (kept,) = [layer for layer in result.kept_layers if layer.path.startswith("features.3")][:1]
     assert (kept.operator, kept.reason) == ("Conv", "it was asked to stay in float32")
 
@@ -218,3 +210,14 @@ def test_a_quantized_model_onnx_is_not_quantized_again(reduced):
         from aaexport.graph.precision.kinds import require_float32
 
         require_float32(read_onnx(reduced.onnx_of("int8")), "int8")
+
+
+@pytest.mark.slow
+def test_a_new_model_onnx_outdates_what_was_made_of_the_old_one(reduced):
+    result = aaexport.convert(reduced, opset=21)
+    assert any("model.int8.onnx was made of another model.onnx" in note for note in result.notes)
+    assert not reduced.parity_of("int8").exists()
+    assert any(
+        "must be made of the model.onnx beside it" in w for w in aaexport.verify(reduced, dtype="int8").warnings
+    )
+    assert any("model.int8.onnx lies beside it" in note for note in aaexport.verify(reduced).notes)
