@@ -103,12 +103,14 @@ def command_line(
     `secret`. Images of a request are bounded by the models' batches; its bytes by `most_bytes` over REST where the
     server can, and else not: that is then for a proxy before it.
     """
+    # Each library has a way of its own to write an address of IPv6.
+    http, grpc = (f"ipv6:{host}", f"[{host}]") if ":" in host else (host, host)
     flags = {
         "model-repository": str(repository),
         "model-control-mode": "explicit",
-        "http-address": host,
-        "grpc-address": host,
-        "metrics-address": host,
+        "http-address": http,
+        "grpc-address": grpc,
+        "metrics-address": http,
         "http-port": str(ports.http),
         "grpc-port": str(ports.grpc),
         "metrics-port": str(ports.metrics),

@@ -113,6 +113,12 @@ def test_the_server_listens_where_it_is_told_and_keeps_its_controls_to_us():
     assert not [flag for flag in line if "queue" in flag or "input-size" in flag]
 
 
+def test_an_address_of_ipv6_is_written_as_each_part_of_the_server_reads_it():
+    made = Engine(Path("tritonserver"), None, None, "python", "")
+    line = command_line(made, Path("models"), None, "::1", Ports(1, 2, 3), "secret", 5)
+    assert {"--http-address=ipv6:::1", "--grpc-address=[::1]", "--metrics-address=ipv6:::1"} <= set(line)
+
+
 def test_the_bytes_of_a_request_are_bounded_where_the_server_can(tmp_path):
     assert not find_engine(server(tmp_path / "old")).bounds_requests
     newer = find_engine(server(tmp_path / "newer", f"{FLAGS} --http-max-input-size"))

@@ -12,6 +12,8 @@ from aaexport.serving.engine import Engine, Ports, find_engine
 from aaexport.serving.ports import host_address, is_loopback, settled_ports
 
 DEVICE_FILES = Path("/dev")
+# gRPC's library takes the address of every interface for that of both protocols.
+BOTH = {"0.0.0.0": ", gRPC by IPv6 too", "::": ", gRPC by IPv4 too"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ def said_of_requests(site: Site) -> Iterator[str]:
     address, ports = site.address, site.ports
     if not is_loopback(address):
         where = f"REST on port {ports.http}, gRPC on {ports.grpc} and metrics on {ports.metrics}"
-        # gRPC's library takes this address for that of every interface, of IPv6 too.
-        too = ", gRPC by IPv6 too" if address == "0.0.0.0" else ""
-        yield f"open to whoever reaches {address}: {where}{too}; TLS and users are a proxy's before it"
+        also = BOTH.get(address, "")
+        yield f"open to whoever reaches {address}: {where}{also}; TLS and users are a proxy's before it"
     if not site.engine.bounds_requests:
         yield "this Triton bounds the images of a request, and not its bytes: a proxy before it can"

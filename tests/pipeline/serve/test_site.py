@@ -20,9 +20,10 @@ def test_what_is_open_is_named():
     assert line.startswith("open to whoever reaches 192.0.2.1: REST on port 8000, gRPC on 8001 and metrics on 8002; ")
 
 
-def test_grpc_listens_by_ipv6_too_where_every_interface_is_named():
-    (line,) = said("0.0.0.0", bounds=True)
-    assert "metrics on 8002, gRPC by IPv6 too; TLS" in line
+@pytest.mark.parametrize(("address", "other"), [("0.0.0.0", "IPv6"), ("::", "IPv4")])
+def test_grpc_listens_by_both_protocols_where_every_interface_is_named(address, other):
+    (line,) = said(address, bounds=True)
+    assert f"metrics on 8002, gRPC by {other} too; TLS" in line
 
 
 @pytest.mark.parametrize("bounds", [True, False])
