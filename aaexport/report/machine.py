@@ -60,7 +60,7 @@ def convert_json(result: ConvertResult) -> dict[str, Any]:
     """What was written, with the whole parity report."""
     value = dataclasses.asdict(result) | _files(result)
     value["parity"] = None if result.parity is None else parity_json(result.parity)
-    return {"schema": CONVERT_SCHEMA, **value}
+    return strict({"schema": CONVERT_SCHEMA, **value})  # type: ignore[no-any-return]
 
 
 def optimize_json(result: OptimizeResult) -> dict[str, Any]:

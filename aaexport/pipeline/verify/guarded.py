@@ -19,6 +19,7 @@ from aaexport.data import evaluation_batch
 from aaexport.device import parse_device
 from aaexport.errors import DataError, RunnerError
 from aaexport.graph.evaluate import EVALUATOR
+from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.parity import Array, Case
 from aaexport.parity.guard import (
     GuardAccuracy,
@@ -173,6 +174,10 @@ class Guard:
         return found
 
     @cached_property
+    def _source(self) -> OnnxModel | None:
+        return None if self._sibling is None else read_onnx(self._sibling)
+
+    @cached_property
     def _judge(self) -> Judge:
         return Judge(self.subject)
 
@@ -255,13 +260,14 @@ class Guard:
 
     def _by_themselves(self, path: Path) -> tuple[tuple[TensorLoss, ...], tuple[str, ...]]:
         """What single tensors have lost, and what the file holds otherwise than it must."""
-        wrong = faults_of(path) if self.kind == "int8" else ()
-        if self._sibling is None:
-            return (), wrong
         self._say(" each tensor by itself")
+        model = read_onnx(path)
+        wrong = faults_of(model) if self.kind == "int8" else ()
+        if self._source is None:
+            return (), wrong
         size = self._batch or BATCH
         images = [self.evidence.images[start : start + size] for start in range(0, self._whole(IMAGES), size)]
-        return tensor_losses(path, self._sibling, self.kind, images), wrong
+        return tensor_losses(model, self._source, self.kind, images), wrong
 
     def _whole(self, count: int) -> int:
         """So many images, or all, or as many whole batches of a fixed size as that is."""

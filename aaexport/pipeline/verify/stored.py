@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from aaexport.errors import GraphError, RunnerError
-from aaexport.graph.files import OnnxModel, read_onnx
+from aaexport.graph.files import OnnxModel
 from aaexport.graph.intermediate import exposing, plan_chunks, tensor_bytes
 from aaexport.graph.precision.kinds import read_origin
 from aaexport.graph.precision.reduced import BY_REQUEST
@@ -38,16 +37,17 @@ Extent = tuple[float, float]  # the least and the greatest number of a tensor, 0
 UNIFORM = 12  # the noise of rounding to a unit is unit² / 12
 
 
-def tensor_losses(path: Path, sibling: Path, kind: ReducedKind, images: Sequence[Array]) -> tuple[TensorLoss, ...]:
+def tensor_losses(
+    model: OnnxModel, source: OnnxModel, kind: ReducedKind, images: Sequence[Array]
+) -> tuple[TensorLoss, ...]:
     """Of every tensor that both files have; none where the float32 file cannot be compared with.
 
     Args:
-        path: the reduced file.
-        sibling: the float32 file that it was made of.
-        kind: what the file is.
+        model: the reduced file.
+        source: the float32 file that it was made of.
+        kind: what the first one is.
         images: batches that the float32 file takes, whose numbers show what a grid must hold.
     """
-    model, source = read_onnx(path), read_onnx(sibling)
     try:
         if kind == "float16":
             return tuple(_of_constant(one) for one in constants_in_float16(model, source))
@@ -58,12 +58,11 @@ def tensor_losses(path: Path, sibling: Path, kind: ReducedKind, images: Sequence
     return (*constants, *_of_activations(found, source, images))
 
 
-def faults_of(path: Path) -> tuple[str, ...]:
+def faults_of(model: OnnxModel) -> tuple[str, ...]:
     """What is in 8 bits and should not be, and what is on another grid than the file says that it was calibrated for.
 
     Only convolutions are in 8 bits, and not those that were to stay in float32.
     """
-    model = read_onnx(path)
     origin, found = read_origin(model), list(activations(model))
     lines = [
         f"tensor {one.name} of {one.layer} must be in float32, got 8 bits: no convolution in 8 bits is beside it"
