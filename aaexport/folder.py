@@ -44,6 +44,11 @@ PARITY_FILES: dict[Dtype, str] = {
     "float16": "parity.fp16.json",
     "int8": "parity.int8.json",
 }
+BENCH_FILES: dict[Dtype, str] = {
+    "float32": "bench.json",
+    "float16": "bench.fp16.json",
+    "int8": "bench.int8.json",
+}
 DERIVED_FILES = (*ONNX_FILES.values(), *PARITY_FILES.values(), "manifest.json", "weights.safetensors")  # conversion's
 COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl", "tuning.json")
 
@@ -103,6 +108,10 @@ class ModelFolder:
     def bench_path(self) -> Path:
         """bench.json: the last measurement."""
         return self.path / "bench.json"
+
+    def bench_of(self, dtype: Dtype) -> Path:
+        """The last measurement of `onnx_of`."""
+        return self.path / BENCH_FILES[dtype]
 
     @property
     def tuning_path(self) -> Path:

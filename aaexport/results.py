@@ -267,13 +267,59 @@ class TunedLayer:
     ratio: Ratio | None
 
 
+@dataclass(frozen=True)
+class PrecisionCandidate:
+    """A file of the folder's in one precision, and what was measured of it.
+
+    Attributes:
+        dtype: of the file.
+        bytes: of it; None if there is none.
+        p50: in milliseconds; None where it was not measured, or too few queries were.
+        ratio: its latency ÷ that of the float32 file, pair by pair; None of that file, and where it is withheld.
+        sqnr_db: the least that its guard found; None of the float32 file, or where nothing was lost.
+        accuracy: the share of held-out images that it classifies rightly; None without labels.
+        lost: how much less that is than of the float32 file; None likewise, and of that file.
+        failure: why it must not be taken; None if it may.
+        note: why no ratio is told; None if one is.
+    """
+
+    dtype: Dtype
+    bytes: int | None = None
+    p50: float | None = None
+    ratio: Ratio | None = None
+    sqnr_db: float | None = None
+    accuracy: float | None = None
+    lost: float | None = None
+    failure: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class TunedPrecision:
+    """The precisions that were tried, float32 first, and which of them to take.
+
+    Attributes:
+        chosen: the fastest that its guard passes and that loses at most `max_loss`; another than float32 only if it
+            is faster beyond doubt.
+        candidates: all that were tried.
+        max_loss: the share of held-out images; None where the guard alone decided.
+        images: held-out ones behind every accuracy; None without labels.
+    """
+
+    chosen: Dtype
+    candidates: tuple[PrecisionCandidate, ...]
+    max_loss: float | None
+    images: int | None
+
+
 @dataclass(frozen=True, repr=False)
 class TuneResult(Outcome):
     """What `tune` measured, and wrote to `path`, unless `not_kept` says why that failed.
 
     `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
     `threads` of a session, None for the runtime's default, `launches` what they were chosen by, None if they were not
-    measured, `duration` the seconds of a candidate that took all turns.
+    measured, `duration` the seconds of a candidate that took all turns, `precision` the whole network's in several
+    precisions, None unless that was asked for.
     """
 
     path: Path
@@ -292,6 +338,7 @@ class TuneResult(Outcome):
     notes: tuple[str, ...] = ()
     not_kept: str | None = None
     launches: Launches | None = None
+    precision: TunedPrecision | None = None
 
     @property
     def headline(self) -> str:

@@ -8,24 +8,25 @@ from pathlib import Path
 from aaexport.cli.console import say
 from aaexport.cli.progress import steps
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.folder import ModelFolder, find_model
+from aaexport.folder import Dtype, ModelFolder, find_model
 
 
-def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None) -> None:
-    """Converts a folder without model.onnx, and says so; one that has it is left alone.
+def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None, dtype: Dtype = "float32") -> None:
+    """Converts a folder without its file in `dtype`, and says so; one that has it is left alone.
 
     ArgumentError if it has one for images of another size than `size` (H, W).
     """
-    if folder.onnx_path.is_file():
+    path = folder.onnx_of(dtype)
+    if path.is_file():
         if size is not None:
-            _check_size(folder, size)
+            _check_size(folder, path, size)
         return
     folder.require_weights()
-    say(f"{folder.path} has no model.onnx yet: converting it first")
+    say(f"{folder.path} has no {path.name} yet: converting it first")
     with steps(f"reading {folder.path}") as tell:
         from aaexport.pipeline.convert.convert import convert
 
-        convert(folder, size=size, say=tell)
+        convert(folder, size=size, dtype=dtype, say=tell)
 
 
 def check_model(
@@ -64,11 +65,11 @@ def ask_services(urls: Sequence[str], served_as: str, timeout: float, ca: Path |
         service_facts(client, *model_and_version(served_as))
 
 
-def _check_size(folder: ModelFolder, size: tuple[int, int]) -> None:
+def _check_size(folder: ModelFolder, path: Path, size: tuple[int, int]) -> None:
     from aaexport.graph.files import converted_size
 
-    found = converted_size(folder.onnx_path) or folder.recipe.input.size
+    found = converted_size(path) or folder.recipe.input.size
     if found != size:
         remedy = f"write it anew with `aaexport convert {folder.path} --size {size[0]} {size[1]}`"
-        rule = f"be that of {folder.onnx_path}, {found[0]} {found[1]}"
+        rule = f"be that of {path}, {found[0]} {found[1]}"
         raise ArgumentError(broken_rule("size", rule, f"{size[0]} {size[1]}", remedy))

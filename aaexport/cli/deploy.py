@@ -18,14 +18,24 @@ from aaexport.cli.quantities import MEBIBYTES, MILLISECONDS
 from aaexport.cli.types import Model, PathTo, Whole, Word
 from aaexport.deployment.settings import TARGET_SETTINGS
 from aaexport.errors import DeploymentError
-from aaexport.folder import copies
+from aaexport.folder import DTYPES, copies
 
 if TYPE_CHECKING:
     from aaexport.results import DeployResult
 
 SECTIONS = {
     "The deployment": ("to", "out", "force", "check"),
-    "How it runs": ("device", "instances", "threads", "max_batch", "max_delay", "batching", "unbatched", "images"),
+    "How it runs": (
+        "dtype",
+        "device",
+        "instances",
+        "threads",
+        "max_batch",
+        "max_delay",
+        "batching",
+        "unbatched",
+        "images",
+    ),
     "On a GPU": ("tensorrt", "fp16", "cuda_graph"),
     "In a cluster": ("min_replicas", "max_replicas", "cpus", "memory", "storage", "namespace"),
 }
@@ -48,6 +58,11 @@ EXAMPLES = (
 @click.option("--force", is_flag=True, help="Replace files of a deployment that were changed, and say which.")
 @click.option("--check", type=PathTo("FOLDER", file_okay=False),
               help="Check the deployment in this folder, and write nothing; goes without MODEL.")  # fmt: skip
+@click.option(
+    "--dtype",
+    type=Word(*DTYPES),
+    help="Which of the folder's files, by default model.onnx; one in fewer bits must have passed its guard.",
+)
 @options.device(None, "triton, kserve: cpu by default.")
 @click.option("--instances", type=Whole(), help="Sessions of one server.")
 @click.option("--threads", type=Whole(), help="Of every session; in a cluster --cpus by default.")
@@ -116,7 +131,7 @@ def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bo
         replaced_files(out)
     with _showing(as_json), copies(say) as check_out:
         folder = check_out(model, None)
-        ensure_converted(folder)
+        ensure_converted(folder, dtype=wanted.dtype or "float32")
         with steps(f"reading {model}") as tell:
             from aaexport.pipeline.deploy.deploy import deploy
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from aaexport.cli.quantities import MEBIBYTES, SECONDS
-from aaexport.cli.types import Bound, Device, Model, PathTo, Whole
+from aaexport.cli.types import Bound, Device, Model, PathTo, Whole, Word
+from aaexport.folder import DTYPES
 from aaexport.recipe import DECOMPOSITION_NAMES, MAX_SEED
 from aaexport.serving.address import TIMEOUT
 
@@ -58,6 +59,13 @@ max_attention_memory = click.option(
     help="Attend in blocks of queries, so that no tensor of the attention is larger.",
 )
 
+dtype = click.option(
+    "--dtype",
+    type=Word(*DTYPES),
+    default="float32",
+    show_default=True,
+    help="Which of the folder's files: model.onnx, model.fp16.onnx or model.int8.onnx.",
+)
 target = click.option(
     "--target",
     type=click.Choice(["cpu", "cuda"]),

@@ -17,7 +17,7 @@ from aaexport.cli.converted import check_model, ensure_converted
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.folder import ModelFolder, copies, find_model
+from aaexport.folder import Dtype, ModelFolder, copies, find_model
 
 SECTIONS = {
     "Where it listens": ("host", "http_port", "grpc_port", "metrics_port"),
@@ -52,13 +52,7 @@ EXAMPLES = (
     show_default=True,
     help="Of Prometheus metrics; 0 for a free one.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="The precision whose file is served.",
-)
+@options.dtype
 @options.device("cpu", "What the sessions run on.")
 @click.option("--instances", type=Whole(), default=1, show_default=True, help="Sessions of each model.")
 @click.option("--threads", type=Whole(), help="Of each session; tuning.json's, or the runtime's own, by default.")
@@ -101,7 +95,7 @@ def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: 
     from aaexport.report.serve import serve_text
 
     site = find_site(wanted)
-    folders = _folders(models)
+    folders = _folders(models, wanted.dtype)
     stopping = threading.Event()
     with serving(folders, wanted, site, say, stopping) as running:
         _end_by_signal(stopping)
@@ -111,7 +105,7 @@ def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: 
         say("draining: what was accepted is still answered; once more ends it at once")
 
 
-def _folders(models: tuple[str, ...]) -> list[ModelFolder]:
+def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     for model in models:
         check_model(model, None, needs_weights=True)
         if models.count(model) > 1:
@@ -119,7 +113,7 @@ def _folders(models: tuple[str, ...]) -> list[ModelFolder]:
     with copies(say) as check_out:
         folders = [check_out(model) for model in models]
         for folder in folders:
-            ensure_converted(folder)
+            ensure_converted(folder, dtype=dtype)
     return folders
 
 

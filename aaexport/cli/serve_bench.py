@@ -22,6 +22,7 @@ from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import BenchReport
+    from aaexport.pipeline.bench.options import BenchOptions
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 SESSION = (  # options that are fields of the session's settings
@@ -84,8 +85,10 @@ session_options = _decorated(
     click.option("--allow-fallback", is_flag=True, help="Let nodes run on the CPU beside another provider."),
 )  # fmt: skip
 judging_options = _decorated(
-    click.option("--compare", type=Names("eager", "compile", "skew", "in-process", paths=True, none=True),
-                 help="Measured in alternation; eager by default in closed loops, in-process with --url."),
+    click.option("--compare", type=Names("eager", "compile", "skew", "in-process", "float32", "float16", "int8",
+                                         paths=True, none=True),
+                 help="Measured in alternation; in closed loops by default eager, beside --dtype float16 and int8 "
+                      "float32, and in-process with --url."),
     click.option("--check/--no-check", default=True, help="Compare answers with PyTorch's while measuring."),
     click.option("--baseline", type=PathTo("FILE.json"), help="An older bench.json to compare with."),
     click.option("--max-regression", type=SHARE, help="How much slower than it p50 may be; 5% by default."),
@@ -98,13 +101,17 @@ SECTIONS = {
     "The load": ("scenario", "duration", "warmup", "rules", "samples_per_query", "dims", "seed"),
     "Throughput": ("batches", "concurrency"),
     "The server scenario": ("rate", "arrivals", "trace", "latency_bound", "find_peak", "max_batch", "max_delay"),
-    "The sessions": ("device", "threads", "launches", "workers", *SESSION, "allow_fallback"),
+    "The sessions": ("dtype", "device", "threads", "launches", "workers", *SESSION, "allow_fallback"),
     "A live service": ("url", "served_as", "timeout", "ca", "client_processes"),
     "What it is compared with": ("compare", "module", "check", "baseline", "max_regression"),
     "The report": ("page", "as_json", "raw"),
 }
 EXAMPLES = (
     ("aaexport serve-bench aa_cnn3_digits", "Latency of single queries and throughput, beside PyTorch."),
+    (
+        "aaexport serve-bench aa_cnn3_digits --dtype int8 --compare float32,eager",
+        "The folder's int8 file, and what it loses, beside the float32 file.",
+    ),
     ("aaexport serve-bench aa_cnn3_digits --threads 1,2", "Which number of threads is fast in every process."),
     (
         "aaexport serve-bench aa_cnn3_digits --scenario server --find-peak --p99 20ms --report peak.html",
@@ -122,6 +129,7 @@ EXAMPLES = (
 @options.out
 @options.size
 @options.module
+@options.dtype
 @options.device(None, "By default CUDA where its provider really runs, else the CPU.")
 @load_options
 @options.url
@@ -144,7 +152,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure MODEL's model.onnx, or any ONNX file, through onnxruntime.
+    """Measure one of MODEL's files, or any ONNX file, through onnxruntime.
 
     Exits with 4 if the measurement is not valid, or slower than the baseline, or nobody can tell whether it is, and
     with 5 if the device does not work.
@@ -162,9 +170,8 @@ def command(
         check_writable(page)
     require_files(wanted)
     is_file = model.endswith(".onnx") or Path(model).is_file()
-    if is_file and (out is not None or size is not None):
-        raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
     if is_file:
+        _require_no_folders(wanted, out, size)
         require_readable(Path(model))
     else:
         check_model(model, size, module=wanted.module, needs_weights=True)
@@ -182,7 +189,7 @@ def command(
         with copies(say) as check_out:
             subject: ModelFolder | str = model if is_file else check_out(model, out)
             if isinstance(subject, ModelFolder):
-                ensure_converted(subject, size)
+                ensure_converted(subject, size, wanted.dtype)
             with progress("measuring") as tick:
                 report = serve_bench(subject, wanted, tick=tick)
     except Interrupted as interrupted:
@@ -196,6 +203,14 @@ def command(
         raise MeasurementError(f"no verdict on a regression: {report.regression.unclear}")
     if report.regression is not None and (complaint := why_regressed(report.regression)):
         raise MeasurementError(complaint)
+
+
+def _require_no_folders(wanted: BenchOptions, out: Path | None, size: tuple[int, int] | None) -> None:
+    """UsageError for options that mean nothing to an ONNX file by itself."""
+    if out is not None or size is not None:
+        raise click.UsageError("--out and --size go with a model folder or a zoo model, not with an ONNX file")
+    if wanted.dtype != "float32":
+        raise click.UsageError(f"--dtype {wanted.dtype} goes with a model folder; a file is as precise as it is")
 
 
 def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> None:

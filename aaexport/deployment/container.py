@@ -18,6 +18,7 @@ import numpy as np
 from aaexport.deployment.artefact import README, Check, Target, found, readme, require_golden
 from aaexport.deployment.settings import DeploySettings
 from aaexport.errors import FolderError, broken_rule
+from aaexport.folder import PARITY_FILES
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.repository import Files
 
@@ -35,7 +36,9 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
     """What the builder needs, the model folder included. FolderError without golden vectors, or a version to pin."""
     require_golden(facts, "the service's proof that it answers right")
     folder = facts.onnx.parent
-    model = [folder / "model.toml", facts.onnx, *facts.data_files]
+    # The service asks for the guard's verdict on a file in fewer bits, which is beside it in the folder.
+    verdict = [] if settings.dtype == "float32" else [folder / PARITY_FILES[settings.dtype]]
+    model = [folder / "model.toml", facts.onnx, *facts.data_files, *verdict]
     written: Files = {f"{facts.name}/{path.relative_to(folder)}": path for path in model}
     written[f"{facts.name}/golden.safetensors"] = _golden(facts)
     tag = f"aaexport-{facts.name.lower()}:{facts.onnx_sha256[:12]}"
@@ -100,7 +103,8 @@ def _ports() -> list[str]:
 
 
 def _options(settings: DeploySettings) -> list[str]:
-    given: dict[str, object] = {"--instances": settings.instances, "--max-batch": settings.max_batch}
+    given: dict[str, object] = {} if settings.dtype == "float32" else {"--dtype": settings.dtype}
+    given |= {"--instances": settings.instances, "--max-batch": settings.max_batch}
     if settings.threads is not None:
         given["--threads"] = settings.threads
     if settings.max_delay:

@@ -82,7 +82,7 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
     written: Files = {
         APPLICATION: SOURCE,
         CONFIGURATION: yaml_of(configuration(facts, settings)),
-        ABOUT: json.dumps(_about(facts), indent=2) + "\n",
+        ABOUT: json.dumps(_about(facts, settings), indent=2) + "\n",
         GOLDEN: _golden(facts),
         f"{MODEL}/{facts.onnx.name}": facts.onnx,
     }
@@ -144,7 +144,7 @@ def _deployment(settings: DeploySettings) -> dict[str, Any]:
     }
 
 
-def _about(facts: ModelFacts) -> dict[str, Any]:
+def _about(facts: ModelFacts, settings: DeploySettings) -> dict[str, Any]:
     def told(tensors: Any) -> list[dict[str, Any]]:
         return [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
 
@@ -152,6 +152,7 @@ def _about(facts: ModelFacts) -> dict[str, Any]:
         "name": facts.name,
         "onnx": facts.onnx.name,
         "onnx_sha256": facts.onnx_sha256,
+        "dtype": settings.dtype,
         "inputs": told(facts.inputs),
         "outputs": told(facts.outputs),
     }

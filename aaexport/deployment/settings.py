@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aaexport.folder import Dtype
+
 # The targets by name, each with the settings that mean something to it.
 TARGET_SETTINGS = {
     "triton": (
-        *("device", "instances", "threads", "max_batch", "max_delay", "batching"),
+        *("dtype", "device", "instances", "threads", "max_batch", "max_delay", "batching"),
         *("tensorrt", "fp16", "cuda_graph", "images"),
     ),
     "kserve": (
-        *("device", "instances", "threads", "max_batch", "max_delay", "batching"),
+        *("dtype", "device", "instances", "threads", "max_batch", "max_delay", "batching"),
         *("tensorrt", "fp16", "cuda_graph", "images"),
         *("min_replicas", "max_replicas", "cpus", "memory", "storage", "namespace"),
     ),
     "ray": (
-        *("threads", "max_batch", "max_delay", "batching"),
+        *("dtype", "threads", "max_batch", "max_delay", "batching"),
         *("min_replicas", "max_replicas", "cpus", "memory"),
     ),
-    "container": ("instances", "threads", "max_batch", "max_delay", "memory"),
+    "container": ("dtype", "instances", "threads", "max_batch", "max_delay", "memory"),
 }
 STORAGES = ("pvc", "s3", "gs", "hf", "http", "https", "oci", "hdfs", "webhdfs", "file")  # that KServe fetches from
 NAMESPACE = "default"
@@ -31,6 +33,7 @@ class DeploySettings:
     """Of every target; each takes what means something to it.
 
     Attributes:
+        dtype: which of the folder's files is deployed.
         device: `cpu`, `cuda` or `cuda:N`.
         instances: sessions at work in one server.
         threads: of each session; None leaves it to onnxruntime.
@@ -46,6 +49,7 @@ class DeploySettings:
         namespace: of Kubernetes.
     """
 
+    dtype: Dtype = "float32"
     device: str = "cpu"
     instances: int = 1
     threads: int | None = None

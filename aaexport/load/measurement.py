@@ -116,18 +116,48 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a contender's answers to the samples lost of those of float32, by the guard's measures.
+
+    Attributes:
+        kind: what it computes in: `float32`, `float16`, `bfloat16`, `int8`, or `quantized` by another tool.
+        against: whose answers stand for float32.
+        images: samples that were compared.
+        sqnr_db: signal to noise in dB, of the worst output; None where no number differs, minus infinity where one is
+            finite in float32 alone.
+        same_class: the share of images with the same likeliest class, ties aside; None where no output has scores.
+        within: whether that is no more than the guard allows of its kind; None where it is not judged.
+        accuracy: the share of labelled images that the guard saw it classify rightly; None where no record of this
+            very file tells.
+        accuracy_images: of how many.
+    """
+
+    kind: str
+    against: str
+    images: int
+    sqnr_db: float | None
+    same_class: float | None
+    within: bool | None = None
+    accuracy: float | None = None
+    accuracy_images: int | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Another way to run the same network, or another model, measured in the same run.
 
     Attributes:
-        name: as it was asked for: `eager`, `compile`, `skew`, `onnx:FILE` or `folder:PATH`.
+        name: as it was asked for: `eager`, `compile`, `skew`, `float32`, `float16`, `int8`, `onnx:FILE` or
+            `folder:PATH`.
         label: the same for people, with device and precision.
         p50: in milliseconds; None if withheld.
         cold_start: seconds of the first query after loading, which compiles where there is something to compile.
         ratio: its latency divided by that of model.onnx, pair by pair between blocks of one round.
         withheld: why `ratio` is None: something else than the two models decided it.
         blocks: raw latencies, block by block.
-        same_answers: whether it answers as model.onnx does; None where it need not, being another model.
+        same_answers: whether it answers as model.onnx does, one in float16 or int8 as far as the guard asks of it;
+            None where it need not, being another model, or where that could not be judged.
+        loss: what its answers lost of float32; None where they could not be compared.
     """
 
     name: str
@@ -138,6 +168,7 @@ class Comparison:
     withheld: str | None
     blocks: tuple[Milliseconds, ...]
     same_answers: bool | None = True
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +250,45 @@ class ParityRecord:
 
 
 @dataclass(frozen=True)
+class LayerLoss:
+    """The SQNR in dB of a layer's weight and of what it computes, each by itself; None where that is not rounded."""
+
+    layer: str
+    weight_db: float | None
+    activation_db: float | None
+
+
+@dataclass(frozen=True)
+class GuardRecord:
+    """What a model folder keeps of the guard's verdict on its file in float16 or int8.
+
+    Attributes:
+        kind: as which it was judged.
+        data: what it was shown, in words.
+        sqnr_db: the least of all outputs and runtimes; None where nothing was lost.
+        images: with labels, of `float32` and `reduced`; None without.
+        float32, reduced: how many of them each file classifies rightly.
+        layers: what each layer's rounding loses by itself, in the file's order.
+    """
+
+    kind: str
+    data: str
+    sqnr_db: float | None
+    images: int | None = None
+    float32: int | None = None
+    reduced: int | None = None
+    layers: tuple[LayerLoss, ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """What stayed in float32, by the module's path or else the node's name, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What the measured file is.
 
@@ -229,6 +299,9 @@ class ModelCard:
         parameters: floating-point numbers in it.
         macs: multiply-accumulates of one image; None where a shape is not known.
         parity: None where the file was never verified, or has no folder that would keep it.
+        kind: what it computes in.
+        guard: of a file in float16 or int8; None where there is no verdict on this very file.
+        kept: what of such a file stayed in float32.
     """
 
     operators: Mapping[str, int]
@@ -237,6 +310,9 @@ class ModelCard:
     parameters: int
     macs: int | None
     parity: ParityRecord | None
+    kind: str = "float32"
+    guard: GuardRecord | None = None
+    kept: tuple[KeptPart, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -270,6 +346,7 @@ class BenchReport(Outcome):
         complete: False if it was interrupted.
         card: what the file is; None if nobody looked into it.
         service: the live service that was measured in the file's place; None if it was the file.
+        loss: what the answers lost of float32; None where they were compared with nobody's but float32's.
     """
 
     model: str
@@ -300,6 +377,7 @@ class BenchReport(Outcome):
     complete: bool = True
     card: ModelCard | None = None
     service: ServiceTimes | None = None
+    loss: Loss | None = None
 
     @property
     def valid(self) -> bool:

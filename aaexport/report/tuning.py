@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,12 +11,14 @@ from rich.text import Text
 
 from aaexport.load.launches import called
 from aaexport.load.statistics import Milliseconds
-from aaexport.report.bench.wording import cores
+from aaexport.report.bench.wording import cores, milliseconds, ratio
 from aaexport.report.launches import launches_json, launches_view
 from aaexport.report.layout import Table, Words
-from aaexport.results import Candidate, TunedLayer, TuneResult
+from aaexport.results import Candidate, PrecisionCandidate, TunedLayer, TunedPrecision, TuneResult
 
 TUNING_SCHEMA = "aaexport.tuning/1"
+NONE = "–"
+PRECISIONS = ("precision", "size", "p50", "÷ float32", "SQNR", "accuracy", "")
 COLUMNS = ("candidate", "median", "lowest – highest", "peak memory", "max error", "")
 
 
@@ -38,6 +41,7 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
         "notes": list(result.notes),
         "launches": None if result.launches is None else launches_json(result.launches, raw=raw),
         "layers": [_layer_json(layer, raw) for layer in result.layers],
+        "precision": None if result.precision is None else dataclasses.asdict(result.precision),
         "environment": dataclasses.asdict(result.environment),
         "tools": result.tools,
         "seconds": result.seconds,
@@ -51,11 +55,17 @@ def tuning_view(result: TuneResult) -> RenderableType:
         parts += [Words("threads of a session", "bold"), *launches_view(result.launches), Words()]
     for layer in result.layers:
         parts += [Words(_heading(layer), "bold"), _candidates(layer), Words(_verdict(layer)), Words()]
+    if result.precision is not None:
+        parts += [Words("precision of the network", "bold"), _precisions(result.precision)]
+        parts += [*map(Words, _verdicts(result.precision)), Words()]
     parts.append(Words(_conditions(result), "dim"))
     parts += [Words(f"warning: {warning}", "yellow") for warning in result.warnings]
     parts += [Words(f"note: {note}", "dim") for note in result.notes]
     if result.not_kept is None:
         parts.append(Words(f"stored in {result.path}: `aaexport convert` takes these choices{_and_threads(result)}"))
+        if result.precision is not None and result.precision.chosen != "float32":
+            folder = result.path.parent
+            parts.append(Words(f"`aaexport serve {folder} --dtype {result.precision.chosen}` serves what was chosen"))
     return Group(*parts)
 
 
@@ -123,6 +133,48 @@ def _row(candidate: Candidate, layer: TunedLayer) -> tuple[str | Text, ...]:
         "–" if candidate.max_abs_error is None else f"{candidate.max_abs_error:.1e}",
         _remark(candidate, layer),
     )
+
+
+def _precisions(found: TunedPrecision) -> Table:
+    """What each file takes, and loses."""
+    return Table(PRECISIONS, (_precision_row(one, found) for one in found.candidates), prose=True)
+
+
+def _precision_row(one: PrecisionCandidate, found: TunedPrecision) -> tuple[str | Text, ...]:
+    remark: str | Text = ""
+    if one.failure is not None:
+        remark = Text(one.failure, style="bold red")
+    elif one.dtype == found.chosen:
+        remark = Text("chosen", style="bold green")
+    ours = one.dtype == "float32"
+    return (
+        one.dtype,
+        NONE if one.bytes is None else f"{one.bytes / 1e6:.2f} MB",
+        NONE if one.p50 is None else milliseconds(one.p50),
+        "1" if ours else NONE if one.ratio is None else ratio(one.ratio),
+        NONE if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB",
+        NONE if one.accuracy is None else f"{100 * one.accuracy:.2f} %",
+        remark,
+    )
+
+
+def _verdicts(found: TunedPrecision) -> Iterator[str]:
+    """Which to take, and of every other whether it is slower, or why it is not taken."""
+    for one in found.candidates:
+        if one.dtype == "float32":
+            continue
+        if one.failure is not None:
+            yield f"{one.dtype} is not taken: {one.failure}"
+        elif one.ratio is None:
+            yield f"{one.dtype}: nobody can tell whether it is faster: {one.note or 'it was not measured'}"
+        elif one.dtype == found.chosen:
+            lost = "" if one.lost is None else f", and loses {100 * one.lost:.2f} points of accuracy"
+            yield f"{one.dtype} instead of float32: it takes {ratio(one.ratio)} of its time{lost}"
+        else:
+            word = "slower" if one.ratio.median > 1 else "not faster beyond doubt"
+            yield f"{one.dtype} is {word}: it takes {ratio(one.ratio)} times as long as float32"
+    if found.chosen == "float32":
+        yield "float32 stays"
 
 
 def _remark(candidate: Candidate, layer: TunedLayer) -> str | Text:

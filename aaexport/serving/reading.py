@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,11 +93,21 @@ def _fitting(queries: Sequence[Query], inputs: Sequence[ServedTensor], fixed: in
     for query in queries:
         whole = query if fixed is None else query.at_batch(fixed)
         if whole is not None and all(_fits(whole.inputs[tensor.name], tensor) for tensor in inputs):
-            yield whole
+            yield _as_taken(whole, inputs)
+
+
+def _as_taken(query: Query, inputs: Sequence[ServedTensor]) -> Query:
+    """With inputs in float16 where the file takes them so."""
+    halves = {tensor.name for tensor in inputs if tensor.datatype == "FP16"}
+    if not halves:
+        return query
+    cast = {name: array.astype(np.float16) if name in halves else array for name, array in query.inputs.items()}
+    return replace(query, inputs=cast)
 
 
 def _fits(array: Array, tensor: ServedTensor) -> bool:
-    same = array.ndim == len(tensor.shape) and tensor.datatype == "FP32" and array.dtype == np.float32
+    taken = {"FP32": (np.float32,), "FP16": (np.float32, np.float16)}.get(tensor.datatype, ())
+    same = array.ndim == len(tensor.shape) and array.dtype in taken
     return same and all(wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True))
 
 
@@ -107,7 +118,12 @@ def _image_input(
         return None
     recipe: Recipe = folder.recipe.for_size(converted_size(path))
     image = recipe.input
-    takes_one = len(inputs) == 1 and inputs[0].shape[:1] in ((-1,), (1,)) and inputs[0].shape[1:] == image.shape
+    takes_one = (
+        len(inputs) == 1
+        and inputs[0].datatype == "FP32"
+        and inputs[0].shape[:1] in ((-1,), (1,))
+        and inputs[0].shape[1:] == image.shape
+    )
     if not (recipe.network.classifies and takes_one and image.channels in MODES):
         return None
     return ImageInput(

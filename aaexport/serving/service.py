@@ -19,7 +19,7 @@ import numpy as np
 
 from aaexport import pixels
 from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
-from aaexport.parity.tolerance import Precision
+from aaexport.folder import Dtype
 from aaexport.runners.base import Array
 from aaexport.serving.bounds import HEAD, largest_query
 from aaexport.serving.client import Client
@@ -49,12 +49,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Served:
-    """A model at one version: its facts, how it is served, and the precision that its answers have."""
+    """A model at one version: its facts, how it is served, and which of its folder's files it is."""
 
     facts: ModelFacts
     version: int
     settings: RepositorySettings
-    precision: Precision = "float32"
+    dtype: Dtype = "float32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class Service:
     def _prove_query(self, client: Client, model: Served, query: Query) -> None:
         name = model.facts.name
         answers = _answer(client, name, query.inputs, str(model.version))
-        wrong = why_wrong(query, answers, model.precision, _where(model.settings.device))
+        wrong = why_wrong(query, answers, model.dtype, _where(model.settings.device))
         if wrong is not None:
             raise UnprovedError(f"{name} must answer its golden vectors, got {wrong}")
 

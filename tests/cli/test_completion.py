@@ -7,10 +7,12 @@ import pytest
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from aaexport.cli.main import aaexport
-from aaexport.folder import zoo_models
-from aaexport.pipeline.bench import options as bench
+from aaexport.folder import DTYPES, zoo_models
+from aaexport.pipeline.bench import option_rules as bench
 from aaexport.pipeline.bench import rival_names
 from aaexport.pipeline.verify import options as verification
+
+RIVAL_WORDS = ["eager", "compile", "skew", "in-process", "float32", "float16", "int8"]
 
 
 def offered(*words, kind=None):
@@ -44,10 +46,10 @@ def test_several_models_are_completed_one_by_one():
         (("serve-bench", "--rules", ""), ["quick", "mlperf"]),
         (("deploy", "--to", "k"), ["kserve"]),
         (("serve-bench", "--cudnn-search", "H"), ["HEURISTIC"]),
-        (("serve-bench", "--compare", ""), ["eager", "compile", "skew", "in-process", "onnx:", "folder:", "none"]),
+        (("serve-bench", "--compare", ""), [*RIVAL_WORDS, "onnx:", "folder:", "none"]),
         (
             ("serve-bench", "--compare", "eager,"),
-            [f"eager,{one}" for one in ("compile", "skew", "in-process", "onnx:", "folder:")],
+            [f"eager,{one}" for one in (*RIVAL_WORDS[1:], "onnx:", "folder:")],
         ),
         (("serve-bench", "--compare", "eager,sk"), ["eager,skew"]),
         (("verify", "--runtimes", ""), list(verification.RUNTIMES)),
@@ -66,7 +68,7 @@ def test_what_is_typed_behind_an_option(words, values):
 
 
 def test_the_words_are_those_that_are_known():
-    assert offered("serve-bench", "--compare", "")[:4] == list(rival_names.RIVALS)
+    assert offered("serve-bench", "--compare", "")[:7] == [*rival_names.RIVALS, *DTYPES] == RIVAL_WORDS
 
 
 def test_devices_are_those_of_the_machine(monkeypatch, tmp_path):

@@ -12,7 +12,11 @@ from aaexport.load.measurement import (
     BenchReport,
     ColdStart,
     Comparison,
+    GuardRecord,
+    KeptPart,
+    LayerLoss,
     Load,
+    Loss,
     ModelCard,
     ParityRecord,
     Peak,
@@ -178,11 +182,58 @@ SERVICE = ServiceTimes(
 REMOTE = dataclasses.replace(
     CPU, label="triton 2.51.0 over HTTP at 127.0.0.1:8000", provider="service", service=SERVICE
 )
+INT8 = dataclasses.replace(
+    CPU,
+    command="aaexport serve-bench aa_cnn3_digits --dtype int8 --compare float32,onnx:other.onnx,eager",
+    comparisons=(
+        dataclasses.replace(
+            CPU.comparisons[1],
+            name="float32",
+            label="float32 file, onnxruntime CPU",
+            loss=Loss("float32", "PyTorch eager cpu float32", 64, 128.4, 1.0, None, 0.9916, 359),
+        ),
+        dataclasses.replace(
+            CPU.comparisons[1],
+            name="onnx:other.onnx",
+            label="other.onnx, onnxruntime CPU",
+            same_answers=None,
+            loss=Loss("quantized", "PyTorch eager cpu float32", 64, 17.4, 0.984),
+        ),
+        dataclasses.replace(
+            CPU.comparisons[1],
+            name="float16",
+            label="float16 file, onnxruntime CPU",
+            same_answers=False,
+            loss=Loss("float16", "PyTorch eager cpu float32", 64, -np.inf, None, within=False),
+        ),
+        dataclasses.replace(CPU.comparisons[0], loss=None),
+    ),
+    check=AnswerCheck("the file's own, in small batches", 64, 0, 0.0),
+    loss=Loss("int8", "PyTorch eager cpu float32", 64, 36.5, 1.0, True, 0.9889, 359),
+    card=ModelCard(
+        {"QuantizeLinear": 15, "DequantizeLinear": 30, "Conv": 9},
+        20,
+        351_204,
+        23_210,
+        5_600_112,
+        ParityRecord(True, None, "2026-01-31T09:12:44Z", True),
+        "int8",
+        GuardRecord(
+            "int8", "359 held-out images of digits", 36.5, 359, 356, 355,
+            (LayerLoss("stages.0", 42.1, 38.0), LayerLoss("stages.1.qkv", 40.3, None),
+             LayerLoss("stages.2", 41.7, 33.9)),
+        ),
+        (KeptPart("stages.1.attention", "it cost most"), KeptPart("node_Gemm_1", "it was asked to stay in float32")),
+    ),
+)  # fmt: skip
 NAMED = dataclasses.replace(
     FULL,
     model=HOSTILE,
     command=HOSTILE,
-    card=ModelCard({HOSTILE: 1}, 20, 1, 1, None, ParityRecord(False, None, HOSTILE, True)),
+    card=ModelCard({HOSTILE: 1}, 20, 1, 1, None, ParityRecord(False, None, HOSTILE, True), "int8",
+                   GuardRecord("int8", HOSTILE, None, layers=(LayerLoss(HOSTILE, 1.0, None),)),
+                   (KeptPart(HOSTILE, HOSTILE),)),
+    loss=Loss("int8", HOSTILE, 1, None, None),
     label=HOSTILE,
     provider=HOSTILE,
     inputs=HOSTILE,
@@ -200,7 +251,7 @@ NAMED = dataclasses.replace(
     notes=(HOSTILE,),
     warnings=(HOSTILE,),
     reasons=(HOSTILE,),
-)
+)  # fmt: skip
 REPORTS = {"full": FULL, "cpu": CPU, "minimal": MINIMAL, "invalid": INVALID, "disturbed": DISTURBED,
-           "interrupted": INTERRUPTED, "nothing": NOTHING, "offline": OFFLINE, "remote": REMOTE,
+           "interrupted": INTERRUPTED, "nothing": NOTHING, "offline": OFFLINE, "remote": REMOTE, "int8": INT8,
            "hostile": NAMED}  # fmt: skip

@@ -70,7 +70,7 @@ class Session:
         inputs, outputs = ([TensorMetadata(t["name"], t["datatype"], tuple(t["shape"])) for t in about[side]]
                            for side in ("inputs", "outputs"))  # fmt: skip
         self.metadata = ModelMetadata(about["name"], (VERSION,), "onnxruntime_onnx", tuple(inputs), tuple(outputs))
-        self.onnx_sha256 = about["onnx_sha256"]
+        self.onnx_sha256, self._dtype = about["onnx_sha256"], about["dtype"]
         self.batched = all(tensor.shape[:1] == (ANY,) for tensor in (*inputs, *outputs))
         with np.load(HERE / "golden.npz") as golden:
             asked = {tensor.name: golden[f"input.{tensor.name}"] for tensor in inputs}
@@ -94,7 +94,7 @@ class Session:
 
     def require_right(self) -> None:
         """RuntimeError if a golden vector is answered wrongly."""
-        wrong = why_wrong(self._golden, self.run(dict(self._golden.inputs)))
+        wrong = why_wrong(self._golden, self.run(dict(self._golden.inputs)), self._dtype)
         if wrong is not None:
             raise RuntimeError(f"golden vectors must be answered right, got {wrong}")
 

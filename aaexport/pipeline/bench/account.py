@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.cores import usable_cores
-from aaexport.folder import ModelFolder, tool_versions
+from aaexport.folder import Dtype, ModelFolder, tool_versions
 from aaexport.graph.files import GraphSummary
 from aaexport.load.doubts import warnings_about
 from aaexport.load.machine import MachineWatch
-from aaexport.load.measurement import BenchReport, ServiceTimes
+from aaexport.load.measurement import BenchReport, Comparison, Loss, ServiceTimes
 from aaexport.load.regression import MIN_BLOCKS, compare_with_baseline, without_verdict
 from aaexport.load.statistics import percentile
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.parity.report import Placement
-from aaexport.pipeline.bench.card import model_card
+from aaexport.pipeline.bench.card import known_accuracy, model_card
 from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
+from aaexport.pipeline.bench.rival_names import is_dtype
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.service import notes_on, with_counted
 from aaexport.pipeline.bench.session import BenchSession
@@ -60,7 +61,7 @@ class Account:
             settings=ours.settings,
             launches=measured.launches,
             throughput=tuple(measured.throughput),
-            comparisons=tuple(measured.comparisons),
+            comparisons=tuple(map(self._with_accuracy, measured.comparisons)),
             check=measured.check,
             peak=measured.peak,
             placement=Placement.of(ours.placement, ours.provider),
@@ -69,8 +70,9 @@ class Account:
             gpu_after=measured.gpu_after,
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
-            card=model_card(self.summary, self.digest, self.folder),
+            card=model_card(self.summary, self.digest, self.folder, options.dtype),
             service=self._service(),
+            loss=None if measured.loss is None else self._known(measured.loss, options.dtype),
         )
         report = replace(report, reasons=(*measured.reasons, *self._reasons(report)), warnings=_warnings(report))
         remarks = [note_on_mlperf(report.blocks, report.load, options.rules)]
@@ -78,6 +80,16 @@ class Account:
             remarks.append(report.placement.fallen_back)
         report = replace(report, notes=(*report.notes, *filter(None, remarks)))
         return report if baseline is None else self._beside(baseline, report)
+
+    def _with_accuracy(self, other: Comparison) -> Comparison:
+        if other.loss is None or not is_dtype(other.name):
+            return other
+        return replace(other, loss=self._known(other.loss, other.name))
+
+    def _known(self, loss: Loss, dtype: Dtype) -> Loss:
+        """The loss with the accuracy that the folder's records have of that file."""
+        known = None if self.folder is None else known_accuracy(self.folder, dtype)
+        return loss if known is None else replace(loss, accuracy=known[0], accuracy_images=known[1])
 
     def _service(self) -> ServiceTimes | None:
         """Where the time went, by what the service itself counted meanwhile."""

@@ -1,19 +1,31 @@
-"""(model.onnx, its folder) → what a report says the measured file is, and whether it was verified."""
+"""(ONNX file, its folder) → what a report says the measured file is, and whether it was verified."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aaexport.folder import ModelFolder
-from aaexport.graph.files import GraphSummary
-from aaexport.load.measurement import ModelCard, ParityRecord
+from aaexport.errors import GraphError
+from aaexport.folder import Dtype, ModelFolder
+from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
+from aaexport.graph.precision.kinds import kind_of, read_origin
+from aaexport.load.measurement import GuardRecord, KeptPart, LayerLoss, ModelCard, ParityRecord
+from aaexport.parity.guard import REDUCED
 
 
-def model_card(summary: GraphSummary, onnx_sha256: str, folder: ModelFolder | None) -> ModelCard:
-    """Of the file with that summary and digest; parity is what the folder keeps of its last verification."""
-    record = None if folder is None else parity_record(folder.parity_path, onnx_sha256)
+def model_card(
+    summary: GraphSummary, onnx_sha256: str, folder: ModelFolder | None, dtype: Dtype = "float32"
+) -> ModelCard:
+    """Of the file with that summary and digest, which is the folder's in `dtype`.
+
+    Parity, and the guard's verdict, are what the folder keeps of the file's last verification.
+    """
+    model = parse_onnx(summary.path)
+    record = None if folder is None else parity_record(folder.parity_of(dtype), onnx_sha256)
+    guard = None if folder is None else guard_record(folder.parity_of(dtype), onnx_sha256)
+    origin = read_origin(model)
     return ModelCard(
         operators=summary.operators,
         opset=summary.opset,
@@ -21,6 +33,9 @@ def model_card(summary: GraphSummary, onnx_sha256: str, folder: ModelFolder | No
         parameters=summary.parameters,
         macs=summary.macs,
         parity=record,
+        kind=kind_of(model),
+        guard=guard,
+        kept=() if origin is None else tuple(KeptPart(path or node, reason) for path, node, _, reason in origin.kept),
     )
 
 
@@ -37,3 +52,55 @@ def parity_record(path: Path, onnx_sha256: str) -> ParityRecord | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def guard_record(path: Path, onnx_sha256: str) -> GuardRecord | None:
+    """The guard's verdict in a parity.json; None if it has none on the file with that digest."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        guard = value["guard"]
+        if guard is None or value["onnx_sha256"] != onnx_sha256:
+            return None
+        accuracy = guard["accuracy"] or {}
+        lost = [float(row["value"]) for row in guard["rows"] if row["measure"] == "SQNR" and row["value"] is not None]
+        return GuardRecord(
+            kind=str(guard["kind"]),
+            data=str(guard["data"]),
+            sqnr_db=min(lost, default=None),
+            layers=_layers(guard.get("tensors", ())),
+            **{name: int(accuracy[name]) for name in ("images", "float32", "reduced") if name in accuracy},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def known_accuracy(folder: ModelFolder, dtype: Dtype) -> tuple[float, int] | None:
+    """The share of labelled images that the folder's file in `dtype` classifies rightly, and of how many.
+
+    As the guard saw it of the file that lies there; that of model.onnx is known by a file that was made of it.
+    """
+    for kind in REDUCED if dtype == "float32" else (dtype,):
+        path = folder.onnx_of(kind)
+        try:
+            record = guard_record(folder.parity_of(kind), file_digest(path, read_data_files(path)))
+            if record is None or record.images is None or record.float32 is None or record.reduced is None:
+                continue
+            if dtype != "float32":
+                return record.reduced / record.images, record.images
+            origin, source = read_origin(parse_onnx(path)), folder.onnx_path
+            if origin is not None and origin.source == file_digest(source, read_data_files(source)):
+                return record.float32 / record.images, record.images
+        except GraphError:
+            continue  # it is not there, or is none: nothing is known of it
+    return None
+
+
+def _layers(tensors: Iterable[Mapping[str, Any]]) -> tuple[LayerLoss, ...]:
+    """Of each layer the worst of its weights and biases, and the worst of what it computes."""
+    found: dict[str, dict[bool, float]] = {}
+    for tensor in tensors:
+        of_layer = found.setdefault(str(tensor["path"] or tensor["node"]), {})
+        if tensor["sqnr_db"] is not None:
+            computed, value = tensor["what"] == "activation", float(tensor["sqnr_db"])
+            of_layer[computed] = min(value, of_layer.get(computed, value))
+    return tuple(LayerLoss(layer, each.get(False), each.get(True)) for layer, each in found.items() if each)

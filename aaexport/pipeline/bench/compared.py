@@ -8,6 +8,7 @@ import numpy as np
 
 from aaexport.load.measurement import ColdStart, Comparison
 from aaexport.load.statistics import Milliseconds, pairwise_ratio, percentile
+from aaexport.pipeline.bench.answer_check import Agreement
 from aaexport.pipeline.bench.contender import Contender
 from aaexport.pipeline.bench.rivals import rival_label
 
@@ -19,7 +20,7 @@ def compared(
     ours: Sequence[Milliseconds],
     *,
     cold_start: ColdStart,
-    same_answers: bool | None,
+    agreement: Agreement,
     withheld: str | None,
 ) -> Comparison:
     """What a report tells of that rival; without a ratio where one is `withheld`, or nothing was measured."""
@@ -34,5 +35,6 @@ def compared(
         ratio=ratio,
         withheld=withheld if pairs or withheld else "it was not measured to the end",
         blocks=tuple(blocks),
-        same_answers=same_answers,
+        same_answers=agreement.same,
+        loss=agreement.loss,
     )

@@ -26,14 +26,15 @@ class Feeder:
 
     def __init__(self, path: Path, ports: Sequence[Port], *, batched: bool) -> None:
         read = np.load(path, allow_pickle=False)
-        arrays = {ports[0].name: read} if isinstance(read, np.ndarray) else dict(read)
+        arrays: dict[str, Array] = {ports[0].name: read} if isinstance(read, np.ndarray) else dict(read)
         if len(arrays) != len(ports):
             wanted = f"take the {len(arrays)} inputs {', '.join(arrays)}"
             raise ArgumentError(broken_rule("the model", wanted, f"{len(ports)}: {', '.join(p.name for p in ports)}"))
         names = [port.name for port in ports]
         if set(arrays) != set(names):  # another file of the same network may call them otherwise
             arrays = dict(zip(names, arrays.values(), strict=True))
-        self.arrays: dict[str, Array] = arrays
+        # Images are kept in float32, and a file in float16 may take them so.
+        self.arrays = {port.name: _as_taken(arrays[port.name], port.dtype) for port in ports}
         self.batched = batched
 
     def __len__(self) -> int:
@@ -103,6 +104,11 @@ class Checker:
         return relative_error(answer.get(name), self.expected[name][samples])
 
 
+def _as_taken(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Fractions in the type that a port takes them in; all else as it is."""
+    return array.astype(dtype, copy=False) if array.dtype.kind == dtype.kind == "f" else array
+
+
 def _stacked(answers: Sequence[Answer]) -> Answer:
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]} if answers else {}
 
@@ -118,14 +124,24 @@ def relative_error(actual: Array | None, expected: Array) -> float:
 
 def disagreement(path: Path, expected: Path) -> float:
     """The largest difference of two files of answers ÷ the largest expected number, over all outputs."""
+    pairs = paired(path, expected)
+    if pairs is None:
+        return float("inf")
+    return max((relative_error(answer, truth) for answer, truth in pairs.values()), default=0.0)
+
+
+def paired(path: Path, expected: Path) -> dict[str, tuple[Array, Array]] | None:
+    """Of two files of answers those to each expected output, by its name; None where the first has fewer outputs.
+
+    Over the samples that both have: how many fit the memory depends on the outputs alone.
+    """
     with np.load(path) as answers, np.load(expected) as truths:
         names = list(truths) if set(answers) >= set(truths) else list(answers)  # another file may call them otherwise
-        pairs = zip([answers[name] for name in names], truths.values(), strict=False)
-        errors = [_difference(answer, truth) for answer, truth in pairs]
-        return float("inf") if len(names) < len(truths) else max(errors, default=0.0)
-
-
-def _difference(answer: Array, truth: Array) -> float:
-    """Over the samples that both have: how many fit the memory depends on the outputs alone."""
-    count = min(len(answer), len(truth))
-    return relative_error(answer[:count], truth[:count])
+        if len(names) < len(truths):
+            return None
+        found = {}
+        for wanted, name in zip(truths, names, strict=False):
+            answer, truth = answers[name], truths[wanted]
+            count = min(len(answer), len(truth))
+            found[wanted] = (answer[:count], truth[:count])
+        return found

@@ -8,7 +8,7 @@ from aaexport.device import parse_device
 from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
 from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
-from aaexport.load.measurement import AnswerCheck, Comparison, Load, Peak, Phases, Throughput
+from aaexport.load.measurement import AnswerCheck, Comparison, Load, Loss, Peak, Phases, Throughput
 from aaexport.load.run import QueryLog, Trouble
 from aaexport.load.statistics import Milliseconds
 from aaexport.pipeline.bench.contender import Served
@@ -25,6 +25,7 @@ class Measured:
     throughput: list[Throughput] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     check: AnswerCheck | None = None
+    loss: Loss | None = None
     peak: Peak | None = None
     phases: Phases | None = None
     gpu_before: GpuState | None = None

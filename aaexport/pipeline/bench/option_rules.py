@@ -11,6 +11,7 @@ from typing import get_args
 from aaexport.capture.source import require_file, require_source
 from aaexport.device import MAX_THREADS, parse_device
 from aaexport.errors import ArgumentError, DataError, broken_rule, parameter
+from aaexport.folder import DTYPES
 from aaexport.load.lengths import RuleSet, queries_of
 from aaexport.pipeline.bench.options import FEWEST, MOST_LAUNCHES, ONE_SESSION, BenchOptions
 from aaexport.pipeline.bench.rival_names import IN_PROCESS, check_rivals, is_other_model, other_file
@@ -38,6 +39,9 @@ def validate(options: BenchOptions) -> None:
         check_rivals(options.compare)
         if IN_PROCESS in options.compare and not options.url:
             raise ArgumentError(broken_rule("compare", f"be others without {parameter('url')}", IN_PROCESS))
+        if options.dtype in options.compare:
+            rule = f"be others than the file that is measured ({parameter('dtype')})"
+            raise ArgumentError(broken_rule("compare", rule, options.dtype))
     check_service(options.url, options.served_as, options.timeout, options.ca)
     settings = SessionSettings(**options.session)
     if options.device is not None:
@@ -72,6 +76,7 @@ def require_files(options: BenchOptions) -> None:
 def _ranges(options: BenchOptions) -> Iterator[Rule]:
     yield options.scenario in SCENARIOS, "scenario", f"be one of {', '.join(SCENARIOS)}", options.scenario
     yield options.rules in get_args(RuleSet), "rules", f"be one of {', '.join(get_args(RuleSet))}", options.rules
+    yield options.dtype in DTYPES, "dtype", f"be one of {', '.join(DTYPES)}", options.dtype
     yield options.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", options.arrivals
     yield 0 < options.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", options.duration
     yield 0 <= options.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", options.warmup

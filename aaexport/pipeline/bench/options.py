@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from aaexport.cores import default_threads, usable_cores
+from aaexport.folder import Dtype
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed
 from aaexport.serving.address import TIMEOUT
 
@@ -48,8 +49,8 @@ class BenchOptions:
         find_peak: whether to search the highest rate that stays valid.
         max_batch: most images that a session takes at once, of several queries; None for 32, or what the file fixes.
         max_delay: milliseconds that a query waits for others to share its batch.
-        compare: what is measured in alternation (`rivals` in this wing); None for `eager` in closed loops of a
-            model folder, and nothing in the server scenario.
+        compare: what is measured in alternation (`rivals` in this wing); None in closed loops of a model folder for
+            `eager`, beside a file in float16 or int8 for `float32`, and for nothing in the server scenario.
         check: whether answers are compared with PyTorch's while measuring.
         allow_fallback: whether nodes may run on the CPU where another provider was asked for.
         rules: `quick`, or `mlperf` for the least durations and numbers of queries of MLPerf Inference.
@@ -65,6 +66,7 @@ class BenchOptions:
         timeout: seconds for one answer of a service.
         ca: a file of the authorities whose certificates count; None for those that the system trusts.
         client_processes: that ask a service, and share its load.
+        dtype: which of the folder's files: model.onnx is `float32`, and `float16` and `int8` are those beside it.
         launches: processes of each number of threads, for the spread between them; None for 5 with several numbers,
             else 1, which is no part of its own.
     """
@@ -101,6 +103,7 @@ class BenchOptions:
     timeout: float = TIMEOUT
     ca: str | Path | None = None
     client_processes: int = 1
+    dtype: Dtype = "float32"
 
     @property
     def is_server(self) -> bool:
@@ -229,3 +232,4 @@ class BenchOverrides(TypedDict, total=False):
     timeout: float
     ca: str | Path | None
     client_processes: int
+    dtype: Dtype

@@ -1,16 +1,18 @@
-"""What model.onnx may be compared with, by name: the network itself as one runs it otherwise, or another file."""
+"""What a file may be compared with, by name: the network itself as one runs it otherwise, or another file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from aaexport.errors import ArgumentError, FolderError, GraphError, broken_rule, did_you_mean, parameter
-from aaexport.folder import find_model
+from aaexport.folder import DTYPES, Dtype, ModelFolder, find_model
 
 IN_PROCESS = "in-process"  # the file that a live service serves, by a session of our own
 RIVALS = ("eager", "compile", "skew", IN_PROCESS)
 OTHERS = ("onnx", "folder")  # before a colon and a path
+# Beside these the folder's files in another precision, by `DTYPES`.
 
 
 def is_other_model(name: str) -> bool:
@@ -18,8 +20,13 @@ def is_other_model(name: str) -> bool:
     return name.partition(":")[0] in OTHERS and ":" in name
 
 
+def is_dtype(name: str) -> TypeGuard[Dtype]:
+    """Whether it is the folder's file in that precision."""
+    return name in DTYPES
+
+
 def check_rivals(names: Sequence[str]) -> None:
-    """ArgumentError unless it is a sequence of different names of `RIVALS`, `onnx:FILE` and `folder:PATH`."""
+    """ArgumentError unless it is a sequence of different names of `RIVALS`, `DTYPES`, `onnx:FILE`, `folder:PATH`."""
     rule = "be different names in a sequence"
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ArgumentError(broken_rule("compare", rule, names, "as ('eager',), or () for none"))
@@ -27,8 +34,8 @@ def check_rivals(names: Sequence[str]) -> None:
         kind, _, path = str(name).partition(":")
         if kind in OTHERS and not path:
             raise ArgumentError(broken_rule(f"{parameter('compare')} {kind}:", "be followed by a path", name))
-        if name not in RIVALS and kind not in OTHERS:
-            known = (*RIVALS, *(f"{other}:PATH" for other in OTHERS))
+        if name not in (*RIVALS, *DTYPES) and kind not in OTHERS:
+            known = (*RIVALS, *DTYPES, *(f"{other}:PATH" for other in OTHERS))
             raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
     if len(set(names)) < len(names):
         raise ArgumentError(broken_rule("compare", rule, ",".join(names)))
@@ -46,7 +53,13 @@ def other_file(name: str) -> Path:
         if not Path(path).is_file():
             raise GraphError(f"{parameter('compare')} {name}: there is no such file")
         return Path(path)
-    folder = find_model(path)
-    if not folder.onnx_path.is_file():
-        raise FolderError(f"{path} has no model.onnx yet; write it with `aaexport convert {path}`")
-    return folder.onnx_path
+    return file_in(find_model(path), "float32")
+
+
+def file_in(folder: ModelFolder, dtype: Dtype) -> Path:
+    """The folder's file in that precision. FolderError if it is not there."""
+    path = folder.onnx_of(dtype)
+    if not path.is_file():
+        command = f"aaexport convert {folder.path}" + ("" if dtype == "float32" else f" --dtype {dtype}")
+        raise FolderError(f"{folder.path} has no {path.name} yet; write it with `{command}`")
+    return path

@@ -15,7 +15,7 @@ from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.plain import export_plainly
 from aaexport.nn.augmented import set_decomposition
-from aaexport.pipeline.bench.rival_names import is_other_model, other_file
+from aaexport.pipeline.bench.rival_names import is_dtype, is_other_model, other_file
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.pipeline.subject.subject import Subject, as_subject
 from aaexport.recipe import Batch
@@ -65,6 +65,8 @@ def rival_spec(
 
 def rival_label(name: str, label: str) -> str:
     """What a report calls that rival, whose runner calls itself `label`."""
+    if is_dtype(name):
+        return f"{name} file, {label}"
     if is_other_model(name):
         return f"{Path(name.partition(':')[2]).name}, {label}"
     return f"plain skew, {label}" if name == "skew" else label

@@ -30,6 +30,7 @@ class Samples:
         fixed_batch: how many samples the file takes at once, if it fixes that.
         name: what they are, for people.
         notes: what was decided about them that nobody asked for.
+        are_images: whether they are such as the network is meant for; else nobody meant it for them.
     """
 
     arrays: Mapping[str, Array]
@@ -37,6 +38,7 @@ class Samples:
     fixed_batch: int | None
     name: str
     notes: tuple[str, ...] = ()
+    are_images: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -65,7 +67,8 @@ def gather_samples(
         return Samples({summary.inputs[0].name: images}, True, fixed, "golden vectors")
     if folder is not None and folder.module_recipe is None and batched and _is_one_image(summary.inputs):
         try:
-            return Samples(_images(summary, folder, seed), True, fixed, "held-out images")
+            chosen = _images(summary, folder, seed)
+            return Samples(chosen, True, fixed, "held-out images", are_images=True)
         except DataError as error:
             name = f"random inputs, because {error}"
     rng = np.random.default_rng(seed)
@@ -78,7 +81,7 @@ def gather_samples(
 
 
 def _is_one_image(inputs: tuple[TensorInfo, ...]) -> bool:
-    return len(inputs) == 1 and inputs[0].dtype == "float" and len(inputs[0].shape) == 4
+    return len(inputs) == 1 and inputs[0].dtype in ("float", "float16") and len(inputs[0].shape) == 4
 
 
 def _images(summary: GraphSummary, folder: ModelFolder, seed: int) -> dict[str, Array]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Unpack
 
 from aaexport.capture.source import require_source
-from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule, parameter
-from aaexport.folder import ModelFolder, find_model
+from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
+from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import file_digest, summarize
 from aaexport.load.measurement import BenchReport
 from aaexport.nn.own_settings import own_settings
@@ -27,11 +27,17 @@ from aaexport.pipeline.bench.contender import Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions, BenchOverrides
-from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_other_model
 from aaexport.pipeline.bench.samples import gather_samples
 from aaexport.pipeline.bench.service import LiveService, live_service, null_service
 from aaexport.pipeline.bench.session import BenchSession
-from aaexport.pipeline.bench.specs import our_spec, rival_specs, runs_in_torch, truth_spec
+from aaexport.pipeline.bench.specs import (
+    find_file,
+    our_spec,
+    require_comparable_models,
+    rival_specs,
+    terms_of,
+    truth_spec,
+)
 from aaexport.pipeline.bench.threads import Settled, as_tuned, launched, swept
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
@@ -60,10 +66,10 @@ def serve_bench(
     tick: Tick = lambda step, share: None,
     **overrides: Unpack[BenchOverrides],
 ) -> BenchReport:
-    """Measures a model folder's model.onnx, or any ONNX file.
+    """Measures a model folder's model.onnx, its file in float16 or int8, or any ONNX file.
 
-    A folder's report is kept in it as bench.json, unless it was interrupted. Where that cannot be written, a note of
-    the report says so.
+    A folder's report is kept in it as bench.json, bench.fp16.json or bench.int8.json, unless it was interrupted.
+    Where that cannot be written, a note of the report says so.
 
     Args:
         model: a model folder with a model.onnx, or the path of an ONNX file.
@@ -73,7 +79,7 @@ def serve_bench(
 
     Raises:
         ArgumentError: an option breaks its rule, or contradicts another.
-        FolderError: the folder has no model.onnx.
+        FolderError: the folder has no such file.
         GraphError, RunnerError: the file cannot be loaded, or torch.compile finds no compiler.
         ExportError: torch cannot export the network as `skew`.
         ProviderError: the device does not work here.
@@ -82,17 +88,31 @@ def serve_bench(
         Interrupted: Ctrl-C came while it measured.
     """
     options = overridden(options or BenchOptions(), overrides, serve_bench)
+    report, path, folder = measured(model, options, tick)
+    if options.url:  # what the folder keeps is of its file
+        return report
+    is_of_folder = folder is not None and path == folder.onnx_of(options.dtype)
+    if folder is not None and is_of_folder and not _would_replace_its_baseline(report, options, folder):
+        return _kept(report, folder, options.dtype)
+    return report
+
+
+def measured(
+    model: str | Path | ModelFolder, options: BenchOptions, tick: Tick
+) -> tuple[BenchReport, Path, ModelFolder | None]:
+    """As `serve_bench`, which keeps the report; with the file that was measured, and its folder."""
     validate(options)
     baseline = None if options.baseline is None else read_baseline(options.baseline)
-    path, folder = _find(model)
+    path, folder = find_file(model, options.dtype)
     _require_its_module(options, folder)
-    _require_comparable_models(options, folder)
+    require_comparable_models(options, folder)
     device = options.device or best_device()
     options = replace(options, device=device)
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
     summary = summarize(path)
     digest, found = file_digest(path, summary.data_files), identity(path, summary.data_files)
     samples = gather_samples(summary, folder, options.seed, options.dims)
+    terms = terms_of(path, folder, options, samples)
     with ExitStack() as stack:
         stack.enter_context(blaming_changes(path, "measured", summary.data_files))
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
@@ -111,7 +131,7 @@ def serve_bench(
             with blaming(name):
                 rivals[name] = stack.enter_context(Contender(one))
         null = None if service is None else stack.enter_context(_null(service, spec, options))
-        session = BenchSession(ours, rivals, options, samples, room, tick, service, null)
+        session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms)
         session.measured.launches, session.measured.notes = settled.launches, [*settled.notes]
         session.start()
         bench = Account(path, digest, found, folder, options, samples, session, summary)
@@ -120,18 +140,14 @@ def serve_bench(
         if options.launches_each > 1 and settled.launches is None:
             session.measured.launches = launched(options, spec, samples, tick)
         try:
-            session.check_answers(truth_spec(folder, options, spec, summary, room))
+            own = replace(spec, device="cpu", sessions=1, session={}) if options.url else None
+            session.check_answers(truth_spec(folder, options, spec, summary, room), own)
             session.measure()
         except KeyboardInterrupt:
             if not session.has_measured:
                 raise
             raise Interrupted(bench.report()) from None
-        report = bench.report(baseline)
-    if options.url:  # what the folder keeps is of its file
-        return report
-    if folder is not None and path == folder.onnx_path and not _would_replace_its_baseline(report, options, folder):
-        return _kept(report, folder)
-    return report
+        return bench.report(baseline), path, folder
 
 
 def _of_ours(spec: WorkerSpec, service: LiveService | None, options: BenchOptions) -> Contender:
@@ -153,10 +169,10 @@ def _null(service: LiveService, spec: WorkerSpec, options: BenchOptions) -> Iter
             yield client
 
 
-def _kept(report: BenchReport, folder: ModelFolder) -> BenchReport:
+def _kept(report: BenchReport, folder: ModelFolder, dtype: Dtype) -> BenchReport:
     """The report, written into the folder; with a note of it where that cannot be written: it was measured."""
     try:
-        with atomic_path(folder.bench_path) as temporary:
+        with atomic_path(folder.bench_of(dtype)) as temporary:
             temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
         folder.write_manifest()
     except FolderError as error:
@@ -173,33 +189,12 @@ def _require_its_module(options: BenchOptions, folder: ModelFolder | None) -> No
         raise ArgumentError(broken_rule("module", "be given for a folder that was made of one", options.module))
 
 
-def _require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
-    """ArgumentError if what was asked for by name needs weights that are not there."""
-    missing = [name for name in options.compare or () if not is_other_model(name) and name != IN_PROCESS]
-    if missing and not runs_in_torch(folder, options):
-        rule, remedy = "have PyTorch weights beside the file", "leave it out"
-        if folder is not None and folder.module_recipe is not None:
-            rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
-        raise ArgumentError(broken_rule(f"{parameter('compare')} {','.join(missing)}", rule, "none", remedy))
-
-
 def _would_replace_its_baseline(report: BenchReport, options: BenchOptions, folder: ModelFolder) -> bool:
     """Whether the record is the baseline, and what comes now is slower, may be or is invalid: it would pass next."""
-    if options.baseline is None or Path(options.baseline).resolve() != folder.bench_path.resolve():
+    if options.baseline is None or Path(options.baseline).resolve() != folder.bench_of(options.dtype).resolve():
         return False
     regression = report.regression
     return not report.valid or regression is None or regression.is_real or regression.unclear is not None
-
-
-def _find(model: str | Path | ModelFolder) -> tuple[Path, ModelFolder | None]:
-    if not isinstance(model, ModelFolder):
-        if Path(model).suffix == ".onnx" or Path(model).is_file():
-            return Path(model), None
-        model = find_model(model)
-    if not model.onnx_path.is_file():
-        remedy = f"write it with `aaexport convert {model.path}`"
-        raise FolderError(f"{model.path} has no model.onnx yet; {remedy}")
-    return model.onnx_path, model
 
 
 def _require_comparable(baseline: Baseline, report: BenchReport) -> None:

@@ -25,7 +25,7 @@ from aaexport.load.run import QueryLog
 from aaexport.load.single_stream import BlockPlan
 from aaexport.load.statistics import Milliseconds, percentile
 from aaexport.load.validity import why_no_ratio
-from aaexport.pipeline.bench.answer_check import agreement, expected_answers
+from aaexport.pipeline.bench.answer_check import Agreement, Asked, Terms, checked_answers
 from aaexport.pipeline.bench.compared import compared
 from aaexport.pipeline.bench.contender import OURS, Contender, RunInterrupted, Served, blaming
 from aaexport.pipeline.bench.measured import Measured
@@ -68,7 +68,9 @@ class BenchSession:
         tick: Tick,
         service: LiveService | None = None,
         null: Contender | None = None,
+        terms: Terms | None = None,
     ) -> None:
+        self.terms = Terms() if terms is None else terms
         self.ours, self.rivals, self.options = ours, rivals, options
         self.service, self.null = service, null
         self.contenders = {OURS: ours, **rivals}
@@ -78,7 +80,7 @@ class BenchSession:
         self.rival_blocks: dict[str, list[Milliseconds]] = {name: [] for name in rivals}
         self.our_blocks: list[Milliseconds] = []  # those that were measured in turns with the rivals'
         self.cold_starts: dict[str, ColdStart] = {}
-        self.agreements: dict[str, bool | None] = {}
+        self.agreements: dict[str, Agreement] = {}
         self.first_runs: dict[int, float] = {}
         self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
@@ -103,29 +105,28 @@ class BenchSession:
         if self.options.trace is not None:
             self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
 
-    def check_answers(self, torch: WorkerSpec | None) -> None:
+    def check_answers(self, float32: WorkerSpec | None, own: WorkerSpec | None = None) -> None:
         """Whether all contenders answer alike, and what answers are compared with from now on.
 
-        `torch` is what PyTorch would load; None where there is no PyTorch to ask.
+        Of a file in float16 or int8 that is what it answers itself, in small batches, and those answers may have lost
+        of float32 what the guard allows.
+
+        Args:
+            float32: what would be loaded to answer in float32, PyTorch where it can be; None where nobody can.
+            own: the same for the file's own answers; None to ask the contender itself.
         """
         if not self.options.check:
             self.measured.notes.append("answers were not compared with PyTorch's (--no-check)")
             return
         self.tick("answers to compare with", 0.0)
-        eager = self.rivals.get("eager") if self.options.device == "cpu" else None
-        truth = expected_answers(self.ours, eager, torch, self.count, self.fixed, self.room / "expected.npz")
-        self.measured.notes += truth.notes
-        if truth.fault is not None:
-            self.measured.reasons.append(truth.fault)
-        if truth.is_empty:
-            self.measured.notes.append("answers were not compared: no output has an entry for each sample")
-            return
-        self.ours.expect(truth.path)
-        self.measured.check = AnswerCheck(truth.against, 0, 0, 0.0)
-        for name, rival in self.rivals.items():
-            with blaming(name):
-                self.agreements[name], note = agreement(name, rival, truth, self.count, self.fixed)
-            self.measured.notes += [note] if note else []
+        asked = Asked(self.ours, self.rivals, self.terms, self.count, self.fixed, self.room)
+        found = checked_answers(asked, float32, own, by_rival=self.options.device == "cpu")
+        self.measured.notes += found.notes
+        self.measured.reasons += found.reasons
+        self.measured.loss, self.agreements = found.loss, found.agreements
+        if found.expected is not None:
+            self.ours.expect(found.expected.path)
+            self.measured.check = AnswerCheck(found.expected.against, 0, 0, 0.0)
 
     def measure(self) -> None:
         """Everything that was asked for; however it ends, `measured` tells of the machine meanwhile."""
@@ -385,7 +386,7 @@ class BenchSession:
                     self.rival_blocks[name],
                     self.our_blocks,
                     cold_start=self.cold_starts[name],
-                    same_answers=self.agreements.get(name),
+                    agreement=self.agreements.get(name, Agreement(None)),
                     withheld=self.given_up.get(name) or withheld,
                 )
             )

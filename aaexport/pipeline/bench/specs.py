@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aaexport.folder import ModelFolder
-from aaexport.graph.files import GraphSummary
+from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.folder import Dtype, ModelFolder, find_model
+from aaexport.graph.files import GraphSummary, parse_onnx
+from aaexport.graph.precision.kinds import kind_of
+from aaexport.pipeline.bench.answer_check import Terms
+from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ONE_SESSION, BenchOptions
-from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_other_model
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, file_in, is_dtype, is_other_model, other_file
 from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.worker_models import WorkerSpec
@@ -49,6 +53,9 @@ def rival_specs(
             specs[name] = replace(ours, sessions=1)
         elif is_other_model(name):
             specs[name] = other_spec(name, ours)
+        elif is_dtype(name):
+            assert folder is not None
+            specs[name] = replace(ours, model=str(folder.onnx_of(name)))
         elif runs_in_torch(folder, options):
             assert folder is not None
             specs[name] = rival_spec(name, folder, ours, summary, room, options.module)
@@ -56,11 +63,16 @@ def rival_specs(
 
 
 def rivals_of(options: BenchOptions, folder: ModelFolder | None) -> Sequence[str]:
-    """What was asked for, or by default eager PyTorch, where there is such and the load suits it."""
+    """What was asked for, or by default eager PyTorch, where there is such and the load suits it.
+
+    Beside a file in float16 or int8 it is the float32 file that it was made of.
+    """
     if options.compare is not None:
         return options.compare
     if options.url:
         return (IN_PROCESS,) if options.scenario in ONE_SESSION else ()
+    if options.dtype != "float32" and folder is not None and not options.is_server:
+        return ("float32",) if folder.onnx_path.is_file() else ()
     return () if options.is_server or not runs_in_torch(folder, options) else ("eager",)
 
 
@@ -80,6 +92,61 @@ def truth_spec(
         golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1)
         return golden if is_whole and not options.dims else None
     if folder is None or not runs_in_torch(folder, options):
+        plain = replace(ours, device="cpu", sessions=1, session={})
+        if options.dtype != "float32" and folder is not None and folder.onnx_path.is_file():
+            return replace(plain, model=str(folder.onnx_path))
         # Of a live service the file itself is what it must answer as.
-        return replace(ours, device="cpu", sessions=1, session={}) if options.url else None
+        return plain if options.url else None
     return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)
+
+
+def find_file(model: str | Path | ModelFolder, dtype: Dtype) -> tuple[Path, ModelFolder | None]:
+    """The file that is measured, and its folder; None of an ONNX file by itself.
+
+    Raises:
+        ArgumentError: another precision is asked for of such a file.
+        ModelNotFoundError, FolderError: there is no such folder, or no such file in it.
+    """
+    if not isinstance(model, ModelFolder):
+        if Path(model).suffix == ".onnx" or Path(model).is_file():
+            if dtype != "float32":
+                rule, remedy = "go with a model folder", "an ONNX file is in the precision that it has"
+                raise ArgumentError(broken_rule("dtype", rule, f"{dtype} for {model}", remedy))
+            return Path(model), None
+        model = find_model(model)
+    return file_in(model, dtype), model
+
+
+def require_comparable_models(options: BenchOptions, folder: ModelFolder | None) -> None:
+    """ArgumentError if what was asked for by name needs weights, or a folder, that are not there.
+
+    FolderError if it is a file of the folder's that is not there.
+    """
+    wanted = [name for name in options.compare or () if not is_other_model(name) and name != IN_PROCESS]
+    for name in filter(is_dtype, wanted):
+        if folder is None:
+            rule, remedy = "be a file of a model folder's", "name another file as onnx:FILE"
+            raise ArgumentError(broken_rule(f"{parameter('compare')} {name}", rule, "an ONNX file alone", remedy))
+        file_in(folder, name)
+    missing = [name for name in wanted if not is_dtype(name)]
+    if missing and not runs_in_torch(folder, options):
+        rule, remedy = "have PyTorch weights beside the file", "leave it out"
+        if folder is not None and folder.module_recipe is not None:
+            rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
+        raise ArgumentError(broken_rule(f"{parameter('compare')} {','.join(missing)}", rule, "none", remedy))
+
+
+def terms_of(path: Path, folder: ModelFolder | None, options: BenchOptions, samples: Samples) -> Terms:
+    """What each contender computes in, and by which outputs and samples its loss is told."""
+    kinds: dict[str, str] = {OURS: kind_of(parse_onnx(path))}
+    for name in rivals_of(options, folder):
+        if name == IN_PROCESS:
+            kinds[name] = kinds[OURS]
+        elif is_other_model(name):
+            kinds[name] = kind_of(parse_onnx(other_file(name)))
+        elif is_dtype(name) and folder is not None:
+            kinds[name] = kind_of(parse_onnx(folder.onnx_of(name)))
+    scores = None
+    if folder is not None and folder.module_recipe is None and not folder.recipe.network.classifies:
+        scores = frozenset[str]()
+    return Terms(kinds, scores, is_noise=not samples.are_images)

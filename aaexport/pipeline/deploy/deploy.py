@@ -15,16 +15,18 @@ from aaexport.deployment.placing import placed, replaced_files, require_room
 from aaexport.deployment.settings import TARGET_SETTINGS, DeploySettings
 from aaexport.deployment.targets import TARGETS
 from aaexport.errors import DeploymentError, FolderError, RunnerError, broken_rule, did_you_mean, first_few
-from aaexport.folder import ModelFolder, find_model, sha256
-from aaexport.graph.files import file_digest
+from aaexport.folder import Dtype, ModelFolder, find_model, sha256
+from aaexport.graph.files import file_digest, read_data_files
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.deploy.evidence import as_measured
 from aaexport.pipeline.deploy.options import DeployOptions, DeployOverrides
 from aaexport.pipeline.subject.made_golden import can_be_made, write_made_golden
+from aaexport.pipeline.subject.own_golden import why_unguarded, with_own_answers
 from aaexport.results import DeployResult
 from aaexport.runners.ort import OrtRunner
 from aaexport.serving.facts import ModelFacts
+from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
 from aaexport.serving.repository import write_files
@@ -65,10 +67,12 @@ def deploy(
     folder, out = model if isinstance(model, ModelFolder) else find_model(model), Path(out)
     require_room(out)
     say(f"reading {folder.path}")
-    facts, about_golden = _with_golden(read_facts(folder), folder)
+    dtype = options.dtype or "float32"
+    guarded = _guard(folder, dtype)
+    facts, about_golden = _with_golden(read_facts(folder, folder.onnx_of(dtype)), folder)
     settings, notes = _settings(facts, folder, to, options)
     say("asking the golden vectors")
-    answers = _answers(facts)
+    facts, answers = _answers(facts, dtype)
     files = TARGETS[to].files(facts, settings)
     replaced = replaced_files(out, files, force=options.force)
     for name in replaced:
@@ -79,7 +83,9 @@ def deploy(
         _require_same(facts)
         digests = {name: sha256(path) for name, path in files_in(new).items()}
         Manifest(to, facts.name, facts.onnx_sha256, _told(settings, to), digests).write(new)
-        result = _result(new, out, checks=(*answers, *_checks(new)), notes=(*about_golden, *notes), replaced=replaced)
+        result = _result(
+            new, out, checks=(*guarded, *answers, *_checks(new)), notes=(*about_golden, *notes), replaced=replaced
+        )
         require_passed(result, "was not written")
     return result
 
@@ -103,7 +109,8 @@ def _settings(
     unbatched = None if options.unbatched is None else Path(options.unbatched)
     given = {name: value for name, value in asdict(options).items() if value is not None}
     given = {name: value for name, value in given.items() if name not in DECIDED_ELSEWHERE}
-    measured, notes = as_measured(facts.onnx_sha256, folder.bench_path, unbatched, device)
+    bench = folder.bench_of(options.dtype or "float32")
+    measured, notes = as_measured(facts.onnx_sha256, bench, unbatched, device)
     if to == "ray":
         measured = replace(measured, min_replicas=2, max_replicas=4)  # one host may go
     # One bound that was given moves the other, which was not.
@@ -139,24 +146,42 @@ def _with_golden(facts: ModelFacts, folder: ModelFolder) -> tuple[ModelFacts, tu
     with tempfile.TemporaryDirectory(prefix="aaexport-") as room:
         path = Path(room) / folder.golden_path.name
         write_made_golden(folder, facts, path)
-        made = read_facts(folder, golden=path)
+        made = read_facts(folder, facts.onnx, golden=path)
     return made, ("golden vectors were made from the folder's weights, as it has none that fit",)
 
 
-def _answers(facts: ModelFacts) -> tuple[Check, ...]:
-    """The golden vectors, answered by the very file that is deployed, through onnxruntime on this machine's CPU."""
-    if not facts.golden:
+def _guard(folder: ModelFolder, dtype: Dtype) -> tuple[Check, ...]:
+    """That a file in float16 or int8 is known to have lost no more than it may; DeploymentError if it is not."""
+    path = folder.onnx_of(dtype)
+    if dtype == "float32" or not path.is_file():
         return ()
+    fault = why_unguarded(folder, dtype, file_digest(path, read_data_files(path)))
+    if fault is not None:
+        raise DeploymentError(fault)
+    return (Check("guard", True, f"{path.name} has passed it, by {folder.parity_of(dtype).name}"),)
+
+
+def _answers(facts: ModelFacts, dtype: Dtype) -> tuple[ModelFacts, tuple[Check, ...]]:
+    """The golden vectors, answered by the very file that is deployed, through onnxruntime on this machine's CPU.
+
+    Those of a file in float16 or int8 are its own answers from here on, which are the same image by image.
+    """
+    if not facts.golden:
+        return facts, ()
     wrong: list[str] = []
     try:
         with OrtRunner(facts.onnx) as runner:
-            for query in facts.golden:
-                why = why_wrong(query, runner.infer(dict(query.inputs)))
+            if dtype != "float32":
+                facts = with_own_answers(facts, runner)
+            alone = None if dtype == "float32" or facts.fixed_batch else 1
+            for query in parts(facts.golden, alone):
+                why = why_wrong(query, runner.infer(dict(query.inputs)), dtype)
                 wrong += [] if why is None else [f"{why} on {query.name}"]
     except RunnerError as error:
         wrong.append(str(error))
     images = sum(query.batch for query in facts.golden)
-    return (found("answers", wrong, f"{images} golden images right in onnxruntime"),)
+    what = "right" if dtype == "float32" else "answered alike, alone and together,"
+    return facts, (found("answers", wrong, f"{images} golden images {what} in onnxruntime"),)
 
 
 def _require_same(facts: ModelFacts) -> None:

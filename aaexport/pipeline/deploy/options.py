@@ -11,6 +11,7 @@ from typing import TypedDict
 from aaexport.deployment.settings import STORAGES, TARGET_SETTINGS
 from aaexport.device import MAX_THREADS, parse_device
 from aaexport.errors import ArgumentError, broken_rule, did_you_mean
+from aaexport.folder import DTYPES, Dtype
 
 MAX_BATCH = 65536
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -21,6 +22,8 @@ class DeployOptions:
     """What is asked of a deployment; None leaves it to the target, and what a target does not take is refused.
 
     Attributes:
+        dtype: which of the folder's files: model.onnx is `float32`, the default, and `float16` and `int8` are those
+            beside it, which are deployed once their guard has passed them.
         device: where it runs: `cpu`, `cuda` or `cuda:N`; the CPU by default.
         instances: sessions of one server, 1 by default, or as many as the last peak search of bench.json had.
         threads: of each session; by default that peak search's, else `cpus` in a cluster, else onnxruntime's.
@@ -37,6 +40,7 @@ class DeployOptions:
         force: whether files in the folder are replaced that were changed since they were written.
     """
 
+    dtype: Dtype | None = None
     device: str | None = None
     instances: int | None = None
     threads: int | None = None
@@ -80,6 +84,8 @@ class DeployOptions:
                 yield name, f"be between 1 and {most[name]}" if name in most else "be at least 1", value
         if self.max_delay is not None and not 0 <= self.max_delay < float("inf"):
             yield "max_delay", "be at least 0 ms", self.max_delay
+        if self.dtype not in (None, *DTYPES):
+            yield "dtype", f"be one of {', '.join(DTYPES)}", self.dtype
         low, high = self.min_replicas, self.max_replicas
         if low is not None and high is not None and low > high:
             yield "min_replicas", f"be at most {high}, max_replicas", low
@@ -110,6 +116,7 @@ class DeployOptions:
 class DeployOverrides(TypedDict, total=False):
     """The fields of `DeployOptions` as keywords."""
 
+    dtype: Dtype | None
     device: str | None
     instances: int | None
     threads: int | None

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule, parameter
-from aaexport.folder import ONNX_FILES
-from aaexport.parity.tolerance import Precision
+from aaexport.folder import ONNX_FILES, Dtype
 from aaexport.serving.repository import Batching, RepositorySettings
 
 MOST_PORT = 65535
-FILES: dict[Precision, str] = {"float32": ONNX_FILES["float32"], "float16": ONNX_FILES["float16"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class ServeOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     host: str = "127.0.0.1"
-    dtype: Precision = "float32"
+    dtype: Dtype = "float32"
     instances: int = 1
     threads: int | None = None
     max_batch: int = 32
@@ -57,8 +55,8 @@ class ServeOptions:
                 raise ArgumentError(broken_rule(name, f"be between 0 and {MOST_PORT}", port))
             if port and [other for _, other in ports].count(port) > 1:
                 raise ArgumentError(broken_rule(name, "be a port of its own", port))
-        if self.dtype not in FILES:
-            raise ArgumentError(broken_rule("dtype", f"be one of {', '.join(FILES)}", self.dtype))
+        if self.dtype not in ONNX_FILES:
+            raise ArgumentError(broken_rule("dtype", f"be one of {', '.join(ONNX_FILES)}", self.dtype))
         if not 0 < self.check_every < float("inf"):
             raise ArgumentError(broken_rule("check_every", "be a number of seconds above 0", self.check_every))
         if not 0 <= self.max_delay < float("inf"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aaexport.parity.tolerance import Precision
+from aaexport.folder import Dtype
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.versions import Version
 
@@ -25,7 +25,7 @@ class Order:
 
     folder: Path
     keep: Path
-    dtype: Precision
+    dtype: Dtype
     device: str
     threads: int | None
     instances: int

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from aaexport.device import parse_device
 from aaexport.errors import FolderError, ParityError, broken_rule
-from aaexport.folder import ModelFolder, open_folder, sha256
+from aaexport.folder import DTYPES, ONNX_FILES, ModelFolder, open_folder, sha256
 from aaexport.memory import MEBIBYTE
-from aaexport.pipeline.serve.options import FILES
 from aaexport.pipeline.serve.order import Order, Prepared
 from aaexport.pipeline.subject.made_golden import write_made_golden
+from aaexport.pipeline.subject.own_golden import require_guarded, with_own_answers
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
@@ -39,7 +39,8 @@ def prepare(order: Order) -> Prepared:
     is the service's to record, once it serves it.
 
     Raises:
-        FolderError: something is missing, half-written, without golden vectors, or cannot be written.
+        FolderError: something is missing, half-written, without golden vectors, not passed by its guard, or cannot be
+            written.
         GraphError, RunnerError: the file is broken, or no runtime loads it.
         ParityError: it answers its own golden vectors wrongly.
     """
@@ -53,10 +54,10 @@ def prepare(order: Order) -> Prepared:
         if is_new:
             _take(folder, order, place, notes)
         try:
-            facts = read_facts(ModelFolder(place), place / FILES[order.dtype], name=folder.name)
+            facts = read_facts(ModelFolder(place), _kept_file(folder, order, version), name=folder.name)
             _require_recorded(facts, version)
             threads, tuned = _threads(folder, order)
-            _require_right(facts, order, threads)
+            facts = _proved(facts, order, threads)
         except BaseException:
             if is_new:
                 shutil.rmtree(place)
@@ -75,7 +76,9 @@ def _chosen(folder: ModelFolder, order: Order, notes: list[str]) -> Version:
     digest = _facts_in_place(folder, order).onnx_sha256
     current = served.numbered(served.current)
     if digest in served.left and current is not None:
-        notes.append(f"{folder.path}: version {current.number} is served: model.onnx was gone back from")
+        notes.append(
+            f"{folder.path}: version {current.number} is served: {ONNX_FILES[order.dtype]} was gone back from"
+        )
         return current
     known = served.of_digest(digest)
     if known is not None:
@@ -85,9 +88,9 @@ def _chosen(folder: ModelFolder, order: Order, notes: list[str]) -> Version:
 
 def _facts_in_place(folder: ModelFolder, order: Order) -> ModelFacts:
     """Of the folder as it is now, whole by what its manifest says."""
-    path = folder.path / FILES[order.dtype]
+    path = folder.onnx_of(order.dtype)
     if order.dtype != "float32" and not path.is_file():
-        there = [dtype for dtype, name in FILES.items() if (folder.path / name).is_file()]
+        there = [dtype for dtype in DTYPES if folder.onnx_of(dtype).is_file()]
         rule = f"be one that {folder.path} has a file of ({', '.join(there) or 'none'})"
         raise FolderError(broken_rule("dtype", rule, order.dtype))
     facts = read_facts(folder, path)
@@ -95,6 +98,7 @@ def _facts_in_place(folder: ModelFolder, order: Order) -> ModelFacts:
     if recorded is not None and recorded != sha256(path):
         remedy = f"run `aaexport convert {folder.path}` again"
         raise FolderError(f"{path} must be the file that manifest.json records, got another; {remedy}")
+    require_guarded(folder, order.dtype, facts.onnx_sha256)
     return facts
 
 
@@ -157,14 +161,30 @@ def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, 
     return default_threads(), ()
 
 
-def _require_right(facts: ModelFacts, order: Order, threads: int | None) -> None:
-    """ParityError if onnxruntime does not answer the golden vectors right, through a session like the service's."""
+def _kept_file(folder: ModelFolder, order: Order, version: Version) -> Path:
+    """Of that version. FolderError if it is of another precision than is to be served."""
+    path = version_folder(order.keep, version.number) / ONNX_FILES[order.dtype]
+    if not path.is_file():
+        rule, remedy = f"be in {order.dtype} to be served so", "name the precision that it has with --dtype"
+        raise FolderError(f"version {version.number} of {folder.path} must {rule}, got another; {remedy}")
+    return path
+
+
+def _proved(facts: ModelFacts, order: Order, threads: int | None) -> ModelFacts:
+    """The facts, once onnxruntime answers the golden vectors right, through a session like the service's.
+
+    A file in float16 or int8, which its guard has passed, is then asked for its own answers, image by image: the
+    service must give the same, however queries share its runs. ParityError if it does not answer right.
+    """
     from aaexport.runners.ort import OrtRunner
     from aaexport.runners.ort_settings import SessionSettings
 
     with OrtRunner(facts.onnx, SessionSettings(threads=threads), device=order.device) as runner:
+        if order.dtype != "float32":
+            facts = with_own_answers(facts, runner)
         for query in parts(facts.golden, None if facts.fixed_batch else order.max_batch):
             wrong = why_wrong(query, runner.infer(dict(query.inputs)), order.dtype, parse_device(order.device)[0])
             if wrong is not None:
                 remedy = f"run `aaexport verify {order.folder}`"
                 raise ParityError(f"{order.folder} must answer its golden vectors, got {wrong}; {remedy}", None)
+    return facts

@@ -24,10 +24,10 @@ from aaexport.errors import (
     UnprovedError,
     broken_rule,
 )
-from aaexport.folder import ModelFolder
+from aaexport.folder import ONNX_FILES, ModelFolder
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
 from aaexport.pipeline.serve.live import Change, Live, require_same_tensors
-from aaexport.pipeline.serve.options import FILES, ServeOptions
+from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.pipeline.serve.order import Order, Prepared
 from aaexport.pipeline.serve.site import Site, said_of_requests
 from aaexport.serving.address import RefusedError
@@ -69,7 +69,7 @@ class Serving:
             for place in sorted(keep.resolve() for _, keep in folders):
                 changing.enter_context(self._lock(place))
             for folder, keep in folders:
-                seen = identity(folder.path / FILES[self.options.dtype])
+                seen = identity(folder.path / ONNX_FILES[self.options.dtype])
                 self._say(f"checking {folder.path}")
                 prepared = self._told(prepare_apart(self._order(folder, keep)))
                 self.live.append(Live(folder, keep, self._served(prepared), prepared.version, seen, None))
@@ -192,7 +192,7 @@ class Serving:
             live.record = record
 
     def _follow_file(self, live: Live) -> None:
-        seen = identity(live.folder.path / FILES[self.options.dtype])
+        seen = identity(live.folder.path / ONNX_FILES[self.options.dtype])
         if seen is None or seen == live.seen:
             return
         live.changed_at = live.changed_at or time.monotonic()
@@ -227,7 +227,7 @@ class Serving:
 
     def _is_whole(self, live: Live) -> bool:
         """Whether the manifest, which a conversion writes last, is at least as new as the file."""
-        file, manifest = live.folder.path / FILES[self.options.dtype], live.folder.manifest_path
+        file, manifest = live.folder.path / ONNX_FILES[self.options.dtype], live.folder.manifest_path
         try:
             return manifest.stat().st_mtime_ns >= file.stat().st_mtime_ns
         except OSError:
@@ -339,6 +339,7 @@ def _facts_of(served: Served) -> dict[str, Any]:
         "name": facts.name,
         "image": facts.image_name if served.image is not None else None,
         "version": served.version,
+        "dtype": served.dtype,
         "onnx_sha256": facts.onnx_sha256,
         "max_batch": served.settings.max_batch if facts.batched else facts.fixed_batch,
         "threads": served.settings.threads,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from aaexport.device import parse_device
-from aaexport.errors import ArgumentError, broken_rule
-from aaexport.pipeline.bench.option_rules import thread_rules
+from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.pipeline.bench.option_rules import Rule, thread_rules
 from aaexport.pipeline.bench.options import FEWEST, LAUNCHES, MOST_LAUNCHES
 from aaexport.recipe import MAX_BATCH, MAX_SEED, check_opset
+
+TunedDtype = Literal["float32", "auto"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class TuneOptions:
         duration: seconds of counted queries for each candidate that is not clearly slower than the best.
         seed: of the inputs.
         launches: processes of each number of threads, where several are tried.
+        dtype: `auto` to measure the whole network in float32, int8 and on a GPU float16 too, and name the fastest
+            that its guard passes; the files are written. `float32` leaves it at the layers.
+        max_loss: the share of held-out images that such a file may classify rightly no more, net, beside what its
+            guard allows: 0.005 is half a point of accuracy. None leaves that to the guard.
     """
 
     opset: int | None = None
@@ -36,6 +42,8 @@ class TuneOptions:
     duration: float = 2.0
     seed: int = 0
     launches: int = LAUNCHES
+    dtype: TunedDtype = "float32"
+    max_loss: float | None = None
 
     def check(self) -> None:
         """ArgumentError for the first that breaks its rule; so it can be said before any work is done."""
@@ -51,9 +59,15 @@ class TuneOptions:
             (0 < self.duration < float("inf"), "duration", "be above 0 seconds", self.duration),
             (0 <= self.seed <= MAX_SEED, "seed", f"be between 0 and {MAX_SEED}", self.seed),
         )
-        for holds, name, rule, got in rules:
+        for holds, name, rule, got in (*rules, *self._of_precision()):
             if not holds:
                 raise ArgumentError(broken_rule(name, rule, got))
+
+    def _of_precision(self) -> Iterator[Rule]:
+        known, most = get_args(TunedDtype), self.max_loss
+        yield self.dtype in known, "dtype", f"be one of {', '.join(known)}", self.dtype
+        yield most is None or self.dtype == "auto", "max_loss", f"go with {parameter('dtype')} auto", most
+        yield most is None or 0 <= most < 1, "max_loss", "be at least 0 and below 100 %", most
 
 
 class TuneOverrides(TypedDict, total=False):
@@ -66,3 +80,5 @@ class TuneOverrides(TypedDict, total=False):
     duration: float
     seed: int
     launches: int
+    dtype: TunedDtype
+    max_loss: float | None

@@ -30,6 +30,7 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
+from aaexport.pipeline.tune.precision_contest import Asked, precision_contest
 from aaexport.pipeline.tune.threads import settled_threads
 from aaexport.recipe import DEFAULT_DECOMPOSITION, Recipe
 from aaexport.report.tuning import tuning_json
@@ -39,6 +40,7 @@ from aaexport.weights.safetensors import load_weights
 from aaexport.writing import check_writable, write_json
 
 THREADS_SHARE = 0.2  # of the time, by and large
+PRECISION_FROM = 0.6  # the same, where whole networks are measured after the layers
 
 
 @verb
@@ -55,6 +57,9 @@ def tune(
 
     First the whole network is launched with several numbers of threads; the one that is fast and steady
     (`aaexport.load.launches`) is what the layers are timed with and what `serve-bench` takes.
+
+    With `dtype` `auto` the whole network is then written and measured in float32, int8 and, on a GPU, float16
+    (`precision_contest` beside this file).
 
     `convert` takes the winners from the folder's tuning.json for layers that are left to `auto`. A winner is inside
     the parity bound, and is another than the cost model's choice only if it is faster beyond doubt
@@ -74,12 +79,15 @@ def tune(
         ProviderError: `device` does not work here.
         ParityError: no decomposition of a layer is inside the parity bound.
         MeasurementError: no decomposition of a layer could be run.
+        NoWeightsError: `dtype` is `auto`, and there are no weights to write files of.
         ExportError, GraphError, RunnerError: the whole network cannot be written, or does not run.
     """
     began = time.perf_counter()
     options = overridden(options or TuneOptions(), overrides, tune)
     options.check()
     folder = _own_folder(model)
+    if options.dtype == "auto":
+        _require_for_precision(folder, size)
     recipe = folder.recipe.for_size(size)
     module = _network(folder, recipe)
     groups = _attentions(folder, module)
@@ -99,7 +107,9 @@ def tune(
         duration=options.duration,
         seed=options.seed,
     )
-    layers = _contests(groups, conditions, tick if settled.launches is None else _part(tick, THREADS_SHARE, 1.0))
+    end = 1.0 if options.dtype == "float32" else PRECISION_FROM
+    begin = 0.0 if settled.launches is None else THREADS_SHARE * end
+    layers = _contests(groups, conditions, _part(tick, begin, end))
     environment = watch.environment()
     result = TuneResult(
         path=folder.tuning_path,
@@ -118,7 +128,21 @@ def tune(
         warnings=(*_about(settled.launches), *warnings_about_the_machine(environment)),
         notes=(*settled.notes, *_notes(folder)),
     )
-    return _kept(result, folder)
+    kept = _kept(result, folder)
+    if options.dtype == "float32" or kept.not_kept is not None:
+        return kept
+    return _kept(_with_precision(kept, folder, options, device, _part(tick, PRECISION_FROM, 1.0), began), folder)
+
+
+def _with_precision(
+    result: TuneResult, folder: ModelFolder, options: TuneOptions, device: str, tick: Tick, began: float
+) -> TuneResult:
+    """The result with what the whole network takes in each precision; the layers' choices are stored by then."""
+    images = options.batch or (folder.recipe.export.batch if isinstance(folder.recipe.export.batch, int) else 1)
+    asked = Asked(options.opset, images, device, result.threads, options.duration, options.seed, options.max_loss)
+    precision, notes = precision_contest(folder, asked, tick)
+    seconds = time.perf_counter() - began
+    return replace(result, precision=precision, notes=(*result.notes, *notes), seconds=seconds)
 
 
 def _kept(result: TuneResult, folder: ModelFolder) -> TuneResult:
@@ -145,6 +169,14 @@ def _own_folder(model: str | Path | ModelFolder) -> ModelFolder:
         raise FolderError(f"{folder.name} must be copied out of the zoo to be tuned; `aaexport tune` does so")
     check_writable(folder.tuning_path)
     return folder
+
+
+def _require_for_precision(folder: ModelFolder, size: tuple[int, int] | None) -> None:
+    """NoWeightsError, or ArgumentError, where no file of the whole network could be written and judged."""
+    folder.require_weights()
+    if size is not None:
+        rule, remedy = "be the recipe's with --dtype auto", "tune the layers of another size without it"
+        raise ArgumentError(broken_rule("size", rule, f"{size[0]} {size[1]}", remedy))
 
 
 def _part(tick: Tick, begin: float, end: float) -> Tick:

@@ -14,7 +14,7 @@ from aaexport.pipeline.verify.options import FileDtype, VerifyOptions
 
 # From the finest to the coarsest: a file may be held to what is finer than itself, and fails.
 FINEST: tuple[FileDtype, ...] = ("float32", "float16", "bfloat16", "int8")
-OF_THE_MATRIX = ("atol", "rtol", "batch", "runtimes", "url")
+OF_THE_MATRIX = ("atol", "rtol", "batch", "runtimes")
 
 
 def is_reduced(kind: FileDtype) -> TypeGuard[ReducedKind]:

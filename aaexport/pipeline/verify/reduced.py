@@ -17,6 +17,8 @@ from aaexport.pipeline.verify.guarded import Guard, gather_evidence
 from aaexport.pipeline.verify.kinds import check_guarded
 from aaexport.pipeline.verify.matrix import fixed_batch
 from aaexport.pipeline.verify.options import VerifyOptions
+from aaexport.pipeline.verify.served import answered_otherwise, told_wrongly
+from aaexport.pipeline.verify.services import find_services, notes_on
 
 Say = Callable[[str], None]
 
@@ -49,8 +51,12 @@ def guarded_report(
         ArgumentError: an option that has no meaning for such a file.
         DataError: there are no images that could judge it.
         RunnerError: PyTorch or the float32 file cannot be run.
+        ServiceError: a live service cannot be reached, or has no such model.
     """
     check_guarded(options, kind)
+    services = find_services(options, None if subject.folder is None else subject.folder.name)
+    told = tuple(fault for one in services for fault in told_wrongly(one, summary, report.onnx_sha256))
+    report = replace(report, structure=(*report.structure, *told))
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     if guard is None:
@@ -61,11 +67,21 @@ def guarded_report(
         guard = Guard(subject, kind, sibling, evidence, summary.macs, batch, say, device=options.device)
     say(f"judging {kind} on {guard.evidence.data}")
     judged = guard.report(path)
+    served = (
+        ()
+        if told
+        else tuple(
+            fault
+            for one in services
+            for fault in answered_otherwise(one, path, kind, guard.evidence.images, options, say)
+        )
+    )
     return replace(
         report,
         kind=kind,
         guard=judged,
-        notes=(*report.notes, *notes),
+        structure=(*report.structure, *served),
+        notes=(*report.notes, *notes, *(line for one in services for line in notes_on(one, ()))),
         warnings=(*report.warnings, *warnings),
     )
 

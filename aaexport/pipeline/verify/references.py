@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aaexport.errors import AaexportError, FolderError
+from aaexport.errors import AaexportError, ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, open_folder
-from aaexport.graph.files import GraphSummary, converted_size, file_digest, summarize
+from aaexport.graph.files import GraphSummary, converted_size, file_digest, parse_onnx, summarize
 from aaexport.graph.metadata import read_metadata
 from aaexport.parity import Truth
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.pipeline.verify.computations import Judge
 from aaexport.pipeline.verify.inputs import Inputs
+from aaexport.pipeline.verify.kinds import folder_file, is_reduced, judged_as
 from aaexport.pipeline.verify.matrix import Matrix
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.rows import Row
@@ -40,11 +41,17 @@ class WatchedFile:
     """A file that may be written anew while services of it are looked at.
 
     Raises:
+        ArgumentError: it is in float16 or int8: what is computed here in float64 is not what such a file answers.
+        FolderError: the folder has none in the dtype that was asked for.
         GraphError: it is no whole ONNX model.
     """
 
     def __init__(self, folder: ModelFolder, onnx: str | Path | None, options: VerifyOptions) -> None:
-        self.path = folder.onnx_path if onnx is None else Path(onnx)
+        own = folder.onnx_path if options.dtype is None else folder_file(folder, options.dtype)
+        self.path = own if onnx is None else Path(onnx)
+        if is_reduced(kind := judged_as(parse_onnx(self.path), options.dtype)):
+            remedy = f"`aaexport serve --dtype {kind}` watches its own golden vectors"
+            raise ArgumentError(broken_rule("follow", "go with a file in float32", kind, remedy))
         self._folder, self._options = folder, options
         self._is_folders_own = onnx is None
         self._known: dict[str, References] = {}

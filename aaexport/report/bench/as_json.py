@@ -46,7 +46,7 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             "launches": None if report.launches is None else launches_json(report.launches, raw=raw),
             "throughput": [dataclasses.asdict(entry) for entry in report.throughput],
             "comparisons": [_comparison(other, raw) for other in report.comparisons],
-            **{name: _optional(getattr(report, name)) for name in ("check", "peak", "phases")},
+            **{name: _optional(getattr(report, name)) for name in ("check", "loss", "peak", "phases")},
             "regression": _regression(report.regression),
             **{
                 name: _optional(getattr(report, name)) for name in ("placement", "service", "gpu_before", "gpu_after")
@@ -87,7 +87,8 @@ def _issue_delay(report: BenchReport) -> dict[str, float] | None:
 
 def _comparison(other: Comparison, raw: bool) -> dict[str, Any]:
     value = {field.name: getattr(other, field.name) for field in dataclasses.fields(other)}
-    return value | {"ratio": _optional(other.ratio), "blocks": [_latencies(block, raw) for block in other.blocks]}
+    of_answers = {"loss": _optional(other.loss), "ratio": _optional(other.ratio)}
+    return value | of_answers | {"blocks": [_latencies(block, raw) for block in other.blocks]}
 
 
 def _regression(found: Regression | None) -> dict[str, Any] | None:

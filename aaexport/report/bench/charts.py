@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aaexport.load.measurement import BenchReport, Throughput
+from aaexport.load.measurement import BenchReport, LayerLoss, Throughput
 from aaexport.load.statistics import Percentile
 from aaexport.report.bench import wording
 from aaexport.report.bench.figures import Series
@@ -36,6 +36,7 @@ ROW, BAR = 66, 14  # pixels
 MEDIAN = 50.0
 LONGEST_NAME = 27  # characters beside a ratio on a phone; the table below has it whole
 SERIES = 4  # colours of lines
+WEIGHTS, COMPUTED = "series-0", "series-1"
 
 
 def distribution(found: Series, percentiles: Sequence[Percentile]) -> Html:
@@ -177,10 +178,9 @@ def _bars(report: BenchReport) -> list[_Bar]:
 def _bar(place: int, bar: _Bar, widest: float) -> Html:
     top = ROW * place
     above, middle, under = top + 24, top + 24 + BAR / 2, top + 24 + BAR
-    shortened = bar.name if len(bar.name) <= LONGEST_NAME else f"{bar.name[: LONGEST_NAME - 1]}…"
     one = percent(1 / widest)
     parts = [
-        element("text", shortened, x=0, y=top + 16),
+        element("text", _shortened(bar.name), x=0, y=top + 16),
         element("text", bar.figure, x="100%", y=top + 16, text_anchor="end", class_="figure"),
         element("rect", x=0, y=above, width=percent(bar.length / widest), height=BAR, rx=3, class_=bar.kind),
         element("line", x1=one, x2=one, y1=above - 3, y2=under + 3, class_="mark"),
@@ -193,6 +193,10 @@ def _bar(place: int, bar: _Bar, widest: float) -> Html:
             element("line", x1=end, x2=end, y1=middle - 5, y2=middle + 5, class_="whisker") for end in (low, high)
         ]
     return join(parts)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def peak(report: BenchReport) -> Html | None:
@@ -218,3 +222,22 @@ def peak(report: BenchReport) -> Html | None:
         *(label("×", x, 1 - y, dy=5, anchor="middle", kind="cross") for x, y in points["bad"]),
     ]
     return chart("peak", "p99 of every rate that was tried", wording.peak(report.peak), *content, x=x, y=y)
+
+
+def by_layer(layers: Sequence[LayerLoss]) -> Html:
+    """How far the rounding of each layer's weight, and of what it computes, lies below them, in the file's order."""
+    known = [value for each in layers for value in (each.weight_db, each.activation_db) if value is not None]
+    x = Axis("layer, in the file's order", 0.0, len(layers) + 1.0)
+    y = Axis("signal to noise, dB", 0.0, 1.05 * max(*known, 1.0))
+
+    def placed(values: Iterable[float | None]) -> list[tuple[float, float]]:
+        return [(x.place(n), y.place(max(db, 0.0))) for n, db in enumerate(values, 1) if db is not None]
+
+    weights, computed = placed(each.weight_db for each in layers), placed(each.activation_db for each in layers)
+    paths = [dots(places, kind) for places, kind in ((weights, WEIGHTS), (computed, COMPUTED)) if places]
+    lowest = min(known)
+    worst = next(n for n, each in enumerate(layers, 1) if lowest in (each.weight_db, each.activation_db))
+    place = 1 - y.place(max(lowest, 0.0))
+    name = label_beside(f"{_shortened(layers[worst - 1].layer)} {lowest:.1f} dB", x.place(worst), place, dy=19)
+    said = f"{len(layers)} layers; the lowest is {layers[worst - 1].layer} with {lowest:.1f} dB"
+    return chart("by-layer", "Signal to noise of each layer", said, stretched(*paths), name, x=x, y=y)

@@ -8,7 +8,7 @@ import numpy as np
 
 from aaexport.load.measurement import BenchReport
 from aaexport.load.statistics import Percentile
-from aaexport.report.bench import charts, wording
+from aaexport.report.bench import charts, losses, wording
 from aaexport.report.bench.figures import Series, images_per_second, series
 from aaexport.report.launches import COLUMNS, launches_legend, launches_rows
 from aaexport.report.page.markup import Html, element
@@ -17,6 +17,8 @@ from aaexport.report.page.page import card, facts, figure, folded, halves, notes
 ROWS_OVER_TIME = 10
 NOT_QUOTED, MINDED = "not to be quoted", "mind the warnings"
 HOLLOW = "A hollow bar is p50 ÷ ours alone, not to be quoted: the ratio is withheld."
+LAYER = losses.LAYERS[:1]
+LAYER_KEY = ((charts.WEIGHTS, "its weight"), (charts.COMPUTED, "what it computes"))
 TOO_FEW = "Not drawn: fewer than two rows have a p50."
 SIGNS = {wording.VALID: ("good", "✓"), wording.MIND: ("mind", "!")}
 GLOSSARY = {
@@ -25,6 +27,7 @@ GLOSSARY = {
     "95 % interval": "if the measurement were repeated in this process, 95 of 100 such intervals would hold the true "
     "figure; what another process would have is seen with --launches",
     "withheld": "too few queries were measured to say this figure honestly",
+    "SQNR": "how far the error of the answers lies below the answers, in dB: 20 dB are a tenth, 40 dB a hundredth",
     "÷ ours": "how many times the latency of the measured model: above 1 is slower",
     "first run": "the first query of its shape, kept apart from the steady state",
 }
@@ -34,7 +37,10 @@ def bench_html(report: BenchReport) -> str:
     """The page as text, to be written in UTF-8; its size does not follow the number of queries."""
     found = series(report)
     whole = [] if found is None else [_latency(report, found), _over_time(found)]
-    parts = (_launches(report), _throughput(report), _peak(report), _model(report), _checks(report), _machine(report))
+    parts = (
+        *(_losses(report), _launches(report), _throughput(report), _peak(report)),
+        *(_model(report), _guard(report), _checks(report), _machine(report)),
+    )
     cards = element("div", *parts, class_="cards")
     title = f"{report.model}: {wording.verdict(report)}"
     return page(title, _heading(report), _verdict(report), _first_look(report), *whole, cards, _footer(report))
@@ -139,6 +145,30 @@ def _comparison(report: BenchReport) -> Html | None:
     wrong = None if differ is None else element("p", differ, class_="wrong")
     small = notes([missing, *wording.ratio_legend(report)])
     return card("Beside other ways to run it", bars, wrong, small, folded("As a table", values))
+
+
+def _losses(report: BenchReport) -> Html | None:
+    """What each contender lost of float32 beside its speed."""
+    rows = losses.losses(report)
+    if not rows:
+        return None
+    values = table("Loss beside speed", losses.LOSSES, rows, words=losses.LOSSES[:2], wrong=losses.TOO_MUCH)
+    return card("What fewer bits cost", values, notes(losses.losses_legend(report)))
+
+
+def _guard(report: BenchReport) -> Html | None:
+    """What the guard knows of the measured file, layer by layer."""
+    if report.card is None or report.card.guard is None:
+        return None
+    found, kept = report.card.guard, losses.kept(report)
+    rows = {"guard": losses.guard(found), **({} if kept is None else {"in float32": kept})}
+    if not found.layers:
+        return card("What the guard saw", facts(rows))
+    key = [element("span", element("b", "●", class_=kind), name) for kind, name in LAYER_KEY]
+    caption = "Each layer's rounding by itself; what is lost before and behind it does not count."
+    drawn = figure(charts.by_layer(found.layers), caption, *key)
+    values = table("Signal to noise of each layer by itself", losses.LAYERS, losses.layer_rows(found), words=LAYER)
+    return card("What the guard saw", facts(rows), drawn, folded("As a table", values))
 
 
 def _launches(report: BenchReport) -> Html | None:

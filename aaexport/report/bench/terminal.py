@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aaexport.load.measurement import BenchReport
-from aaexport.report.bench import wording
+from aaexport.report.bench import losses, wording
 from aaexport.report.launches import launches_view
 from aaexport.report.layout import Either, Facts, Table, Words
 
@@ -18,7 +18,10 @@ STYLES = {wording.VALID: GOOD, wording.MIND: "bold yellow", wording.INVALID: BAD
 
 def bench_view(report: BenchReport) -> RenderableType:
     """Latency, throughput, comparison, the machine, and whether to believe them."""
-    tables = (_launches(report), _latency(report), _throughput(report), _comparisons(report), _trials(report))
+    tables = (
+        *(_launches(report), _latency(report), _throughput(report)),
+        *(_comparisons(report), _losses(report), _trials(report)),
+    )
     parts: list[RenderableType] = [Facts(_subject(report)), Words()]
     for table in tables:
         parts += [*table, Words()] if table else []
@@ -33,7 +36,19 @@ def _subject(report: BenchReport) -> dict[str, str]:
         "runtime": wording.settings(report),
         "inputs": report.inputs,
         "queries": wording.queries(report),
+        **_precision(report),
     }
+
+
+def _precision(report: BenchReport) -> dict[str, str]:
+    """Of a file that is not in float32, what its guard said and what it kept."""
+    card = report.card
+    if card is None or card.kind == "float32":
+        return {}
+    unknown = "never judged, as far as is known; `aaexport verify` does"
+    told = unknown if card.guard is None else losses.guard(card.guard)
+    kept = losses.kept(report)
+    return {"kind": card.kind, "guard": told, **({} if kept is None else {"in float32": kept})}
 
 
 def _latency(report: BenchReport) -> list[RenderableType]:
@@ -85,6 +100,12 @@ def _comparisons(report: BenchReport) -> list[RenderableType]:
         for other in report.comparisons
     ]
     return [Table(wording.COMPARISONS, rows), *_dim(wording.ratio_legend(report))]
+
+
+def _losses(report: BenchReport) -> list[RenderableType]:
+    """What each of them lost of float32, where any may have."""
+    rows = [[Text(cell, BAD if cell == losses.TOO_MUCH else "") for cell in row] for row in losses.losses(report)]
+    return [Table(losses.LOSSES, rows, texts=(0, 1)), *_dim(losses.losses_legend(report))] if rows else []
 
 
 def _trials(report: BenchReport) -> list[RenderableType]:

@@ -24,6 +24,7 @@ from aaexport.load.measurement import (
     Trial,
 )
 from aaexport.load.statistics import Percentile, Ratio
+from aaexport.parity.guard import REDUCED
 from aaexport.report.bench.figures import images_per_second, issue_delays, seconds, unanswered
 from aaexport.report.terminal import histogram
 
@@ -190,6 +191,8 @@ def ratio_legend(report: BenchReport) -> list[str]:
 def comparison_row(other: Comparison) -> tuple[str, str, str, str, str]:
     """For `COMPARISONS`."""
     answers = {True: "the same", False: DIFFERENT, None: "another model"}[other.same_answers]
+    if other.name in REDUCED and other.same_answers is not False:
+        answers = f"as {other.name} may" if other.same_answers else "not judged"
     return other.label, number(other.p50), ratio(other.ratio), number(other.cold_start), answers
 
 
@@ -332,7 +335,8 @@ def cores(found: Environment) -> str:
 
 def card(found: ModelCard) -> dict[str, str]:
     """What the file is, by name."""
-    return {
+    kind = {} if found.kind == "float32" else {"kind": found.kind}
+    return kind | {
         "operators": histogram(found.operators),
         "size": f"{found.bytes / 1e6:,.2f} MB, {found.parameters:,} floating-point numbers",
         "MACs": "not known: a shape is missing" if found.macs is None else f"{found.macs:,} per image",

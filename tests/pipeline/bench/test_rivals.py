@@ -407,7 +407,8 @@ def test_nothing_is_compared_where_nothing_was_asked_for(folder):
         ("skeww", "compare must be known names, got 'skeww'; did you mean 'skew'?"),
         (
             "eager,",
-            "compare must be known names, got ''; known: compile, eager, folder:PATH, in-process, onnx:PATH, skew",
+            "compare must be known names, got ''; known: compile, eager, float16, float32, folder:PATH, in-process, "
+            "int8, onnx:PATH, skew",
         ),
         ("onnx:", "compare onnx: must be followed by a path, got 'onnx:'"),
         ("eager,eager", "compare must be different names in a sequence, got 'eager,eager'"),

@@ -18,6 +18,7 @@ from bench_reports import (
     DISTURBED,
     FULL,
     HOSTILE,
+    INT8,
     INTERRUPTED,
     INVALID,
     MINIMAL,
@@ -203,6 +204,17 @@ def test_a_card_never_claims_a_verification_that_does_not_hold(record, words):
     assert card_of(report)["parity"] == words
     assert f'<span class="wrong">{words}</span>' in bench_html(report)
     assert 'class="wrong"' not in bench_html(CPU)
+
+
+def test_a_file_in_fewer_bits_has_its_loss_and_a_picture_of_its_layers():
+    (told,) = (told for title, told in charts_of(INT8).items() if title == "Signal to noise of each layer")
+    assert told == "3 layers; the lowest is stages.2 with 33.9 dB"
+    assert card_of(INT8)["kind"] == "int8"
+    text = text_of(INT8)
+    for said in ("What fewer bits cost", "TOO MUCH", "What the guard saw", "stages.1.attention: it cost most",
+                 "stages.1.qkv 40.3 –"):  # fmt: skip
+        assert said in text, said
+    assert "What the guard saw" not in text_of(CPU)
 
 
 def test_without_a_card_the_digest_is_still_told():

@@ -6,14 +6,25 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
-from bench_reports import CPU, FULL, H100, INVALID, LAUNCHES, NOTHING, REPORTS, SERVICE, lost
+from bench_reports import CPU, FULL, H100, INT8, INVALID, LAUNCHES, NOTHING, REPORTS, SERVICE, lost
 from repository import ROOT
 from schema_pages import described, leaves
 
 from aaexport.errors import DataError
 from aaexport.load.gpu import GpuState
 from aaexport.load.machine import Environment
-from aaexport.load.measurement import Comparison, Load, ModelCard, ParityRecord, Peak, Throughput, Trial
+from aaexport.load.measurement import (
+    Comparison,
+    GuardRecord,
+    LayerLoss,
+    Load,
+    Loss,
+    ModelCard,
+    ParityRecord,
+    Peak,
+    Throughput,
+    Trial,
+)
 from aaexport.load.statistics import Ratio
 from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json, bench_text
 from aaexport.report.bench.baseline import read_baseline, why_not_comparable
@@ -32,8 +43,9 @@ def documented():
 
 
 EVERYTHING = dataclasses.replace(
-    FULL, blocks=(lost(CPU.blocks[0], 3),), reasons=("not quiet",), gpu_before=FULL.gpu_after, service=SERVICE
-)
+    FULL, blocks=(lost(CPU.blocks[0], 3),), reasons=("not quiet",), gpu_before=FULL.gpu_after, service=SERVICE,
+    loss=INT8.loss, card=INT8.card, comparisons=INT8.comparisons[:3],
+)  # fmt: skip
 
 
 def test_the_documented_fields_are_those_written():
@@ -53,6 +65,7 @@ def test_what_is_written_has_the_documented_type(report):
     ("kind", "path"),
     [(Load, "load"), (Throughput, "throughput[]"), (Comparison, "comparisons[]"), (Ratio, "comparisons[].ratio"),
      (Ratio, "regression.ratio"), (Peak, "peak"), (Trial, "peak.trials[]"), (ModelCard, "card"),
+     (Loss, "loss"), (Loss, "comparisons[].loss"), (GuardRecord, "card.guard"), (LayerLoss, "card.guard.layers[]"),
      (ParityRecord, "card.parity"), (GpuState, "gpu_before"), (GpuState, "gpu_after"), (Environment, "environment")],
 )  # fmt: skip
 def test_what_may_be_null_is_documented_as_such(kind, path):

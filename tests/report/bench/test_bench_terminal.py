@@ -5,7 +5,20 @@ import io
 import re
 
 import pytest
-from bench_reports import CPU, FULL, INTERRUPTED, INVALID, LAUNCHES, MINIMAL, NAMED, OFFLINE, REPORTS, STALL, log
+from bench_reports import (
+    CPU,
+    FULL,
+    INT8,
+    INTERRUPTED,
+    INVALID,
+    LAUNCHES,
+    MINIMAL,
+    NAMED,
+    OFFLINE,
+    REPORTS,
+    STALL,
+    log,
+)
 from rich.console import Console
 
 from aaexport.load.measurement import Load, Regression, Throughput
@@ -103,6 +116,40 @@ def test_what_is_wrong_is_told():
         assert said in text, said
     different = dataclasses.replace(CPU.comparisons[0], same_answers=False)
     assert "DIFFERENT" in printed(dataclasses.replace(CPU, comparisons=(different,)))
+
+
+def test_loss_is_told_beside_speed_for_everyone():
+    text = words(INT8)
+    for said in (
+        "kind int8", "guard int8, SQNR 36.5 dB, on 359 held-out images of digits; accuracy 99.16 % → 98.89 % of 359",
+        "in float32 stages.1.attention: it cost most; node_Gemm_1: it was asked to stay in float32",
+        "onnxruntime CPU int8 0.247 1 36.5 dB 100.0 % 98.89 % passes",
+        "float32 file, onnxruntime CPU float32 0.510 2.04 (1.95–2.21) 128.4 dB 100.0 % 99.16 % –",
+        "other.onnx, onnxruntime CPU quantized 0.510 2.04 (1.95–2.21) 17.4 dB 98.4 % – –",
+        "float16 file, onnxruntime CPU float16 0.510 2.04 (1.95–2.21) NaN, inf – – TOO MUCH",
+        "of the answers to 64 samples against those of PyTorch eager cpu float32; ties aside",
+        "accuracy: on 359 labelled images, as the guard saw it",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "loss beside speed" not in words(CPU)
+    assert "kind" not in words(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "said"),
+    [("float16", True, "as float16 may"), ("int8", None, "not judged"), ("int8", False, "DIFFERENT"),
+     ("float32", True, "the same"), ("onnx:x", None, "another model")],
+)  # fmt: skip
+def test_a_rivals_answers_are_told_by_its_kind(name, same, said):
+    other = dataclasses.replace(CPU.comparisons[0], name=name, same_answers=same)
+    assert wording.comparison_row(other)[-1] == said
+
+
+def test_a_file_in_fewer_bits_without_a_verdict_says_so():
+    card = dataclasses.replace(INT8.card, guard=None, kept=())
+    assert "guard never judged, as far as is known; `aaexport verify` does" in words(
+        dataclasses.replace(INT8, card=card)
+    )
 
 
 def test_too_few_pairs_have_a_range_and_no_interval():
