@@ -60,6 +60,7 @@ def test_it_is_the_same_file_every_time(reduced, reduced_once):
     assert other.parity.passed
 
 
+@pytest.mark.slow
 def test_verify_judges_each_file_by_its_kind_and_names_the_others(reduced):
     for kind in ("int8", "float16"):
         report = aaexport.verify(reduced, dtype=kind)
