@@ -17,7 +17,7 @@ from aaexport.pipeline.verify.guarded import Guard, gather_evidence
 from aaexport.pipeline.verify.kinds import check_guarded
 from aaexport.pipeline.verify.matrix import fixed_batch
 from aaexport.pipeline.verify.options import VerifyOptions
-from aaexport.pipeline.verify.served import answered_otherwise, told_wrongly
+from aaexport.pipeline.verify.served import told_wrongly, why_otherwise
 from aaexport.pipeline.verify.services import find_services, notes_on
 
 Say = Callable[[str], None]
@@ -67,21 +67,16 @@ def guarded_report(
         guard = Guard(subject, kind, sibling, evidence, summary.macs, batch, say, device=options.device)
     say(f"judging {kind} on {guard.evidence.data}")
     judged = guard.report(path)
-    served = (
-        ()
-        if told
-        else tuple(
-            fault
-            for one in services
-            for fault in answered_otherwise(one, path, kind, guard.evidence.images, options, say)
-        )
-    )
+    for service in () if told else services:
+        say(f" {service.row_name}")
+        wrong, asked = why_otherwise(service, path, kind, guard.evidence.images, options)
+        report = replace(report, structure=(*report.structure, *([wrong] if wrong else [])))
+        notes = (*notes, *([] if wrong else [asked]), *notes_on(service, ()))
     return replace(
         report,
         kind=kind,
         guard=judged,
-        structure=(*report.structure, *served),
-        notes=(*report.notes, *notes, *(line for one in services for line in notes_on(one, ()))),
+        notes=(*report.notes, *notes),
         warnings=(*report.warnings, *warnings),
     )
 

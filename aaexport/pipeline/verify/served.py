@@ -6,7 +6,7 @@ this machine: within what the file has lost the answers of another one, or of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from aaexport.device import parse_device
@@ -22,7 +22,6 @@ from aaexport.serving.golden import Query, parts
 from aaexport.serving.judge import why_wrong
 
 ASKED = 16  # images, of those that the guard judges by
-Say = Callable[[str], None]
 
 
 def told_wrongly(service: Service, summary: GraphSummary, digest: str | None) -> Iterator[str]:
@@ -31,28 +30,30 @@ def told_wrongly(service: Service, summary: GraphSummary, digest: str | None) ->
     yield from filter(None, (another_model(service.facts, summary),))
 
 
-def answered_otherwise(
-    service: Service, path: Path, kind: ReducedKind, images: Array, options: VerifyOptions, say: Say
-) -> Iterator[str]:
-    """What the service answers otherwise than the file, to some images alone and together; a line for the first.
-
-    RunnerError if the file cannot be run here.
+def why_otherwise(
+    service: Service, path: Path, kind: ReducedKind, images: Array, options: VerifyOptions
+) -> tuple[str | None, str]:
+    """Where the service answers otherwise than the file to some images, alone and together, None if nowhere; and how
+    many were asked, in words.
     """
-    say(f" {service.row_name}")
     fixed = service.facts.fixed_batch
     some = images[: ASKED if fixed is None else max(len(images[:ASKED]) // fixed, 1) * fixed]
+    most = min(service.facts.max_batch or ASKED, len(some))
+    sizes = (1, most) if fixed is None else (fixed,)
+    batches = " and ".join(str(size) for size in dict.fromkeys(sizes))
+    asked = f"{service.row_name}: answers as {path.name} does here, {len(some)} images in batches of {batches}"
     try:
         with OrtRunner(path, device=options.device) as here, service.open() as there:
             whole = _question(here, some)
-            for most in (1, service.facts.max_batch or ASKED) if fixed is None else (fixed,):
-                for query in parts([whole], most):
+            for size in sizes:
+                for query in parts([whole], size):
                     wrong = why_wrong(query, there.infer(dict(query.inputs)), kind, parse_device(options.device)[0])
                     if wrong is not None:
                         rule = f"{service.row_name} must answer as {path.name} does here"
-                        yield f"{rule}, got {wrong}, for {query.batch} images at once"
-                        return
+                        return f"{rule}, got {wrong}, for {query.batch} images at once", asked
     except RunnerError as error:
-        yield f"{service.row_name}: {error}"
+        return f"{service.row_name}: {error}", asked
+    return None, asked
 
 
 def _question(runner: Runner, images: Array) -> Query:
