@@ -1,6 +1,10 @@
 """Small ONNX models in float32, what is seen of them on images, and what they answer in another precision."""
 
+from collections import Counter
+
 import numpy as np
+import onnx
+import onnxruntime
 from graphs import graph
 from onnx import numpy_helper
 
@@ -55,6 +59,15 @@ def run(given, feeds, *, optimized=True):
     source = given.SerializeToString()
     with OrtRunner(source) if optimized else OrtRunner(source, AS_WRITTEN) as runner:
         return runner.infer(feeds)
+
+
+def optimized(made, tmp_path):
+    """Operators of what onnxruntime makes of a model."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # the file is for this machine only, which it warns of
+    onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
 
 def decibels(expected, found):

@@ -1,12 +1,11 @@
 from collections import Counter
 
 import numpy as np
-import onnx
 import pytest
 from graphs import convolution
 from low_limits import low_limits
 from onnx import TensorProto, helper, numpy_helper
-from precision_graphs import decibels, evaluated, images, int8, kept, model, nodes_of, run, seen, types_of
+from precision_graphs import decibels, evaluated, images, int8, kept, model, nodes_of, optimized, run, seen, types_of
 
 from aaexport.errors import ArgumentError, GraphError
 from aaexport.graph.check import check_model
@@ -34,17 +33,6 @@ def two(**more):
     ]
     constants = {"w": weights(8, 3, 3, 3), "b": weights(8), "v": weights(4, 8, 1, 1, seed=2), "d": weights(4, seed=3)}
     return model(nodes, {"x": SHAPE}, constants | more)
-
-
-def optimized(made, tmp_path):
-    """Operators of what onnxruntime makes of a model."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3  # the file is for this machine only, which it warns of
-    onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
 
 def operators(made):

@@ -10,7 +10,7 @@ import pytest
 from graphs import convolution
 from onnxconverter_common import float16 as converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from precision_graphs import decibels, float16, images, int8, model, nodes_of, run
+from precision_graphs import decibels, float16, images, int8, model, nodes_of, optimized, run
 
 from aaexport.data.loading import evaluation_batch
 from aaexport.data.sources import load_images
@@ -100,3 +100,4 @@ def test_the_digits_networks_keep_their_answers_and_lose_no_more_than_by_others(
         assert reached > decibels(expected, run(theirs, held_out)) - WITHIN
         assert (expected["logits"].argmax(axis=1) != found["logits"].argmax(axis=1)).sum() <= 1
         assert decibels(run(ours, held_out, optimized=False), found) > kind
+    assert optimized(ours, tmp_path)["QLinearConv"] == len(nodes_of(ours, "Conv"))
