@@ -2,7 +2,7 @@
 
 A float16 or int8 file is not the function to the last bit, so no tolerance of `tolerance` fits it, and accuracy alone
 is blind: the file that taught this scored exactly as float32 did with 17.4 dB of its answers left. What tells good
-files from bad ones stands in `THRESHOLDS`, a row with its reason for each measure and kind.
+files from bad ones stands in `thresholds`, a row with its reason for each measure and kind.
 """
 
 from __future__ import annotations
@@ -10,65 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from aaexport.binomial import Interval, exact_interval
 from aaexport.parity.cases import Array
-
-ReducedKind = Literal["float16", "int8"]  # the kinds of files that are coarser than float32 on purpose
-REDUCED: tuple[ReducedKind, ...] = get_args(ReducedKind)
-Measure = Literal[
-    "SQNR",
-    "KL",
-    "top-1",
-    "top-5",
-    "same",
-    "accuracy",
-    "not finite",
-    "optimizer",
-    "weights",
-    "activations",
-    "worst activation",
-]
-IN_DB: tuple[Measure, ...] = ("SQNR", "optimizer", "weights", "activations", "worst activation")
-AT_LEAST: tuple[Measure, ...] = ("SQNR", "top-1", "top-5", "same", "optimizer")  # of the others, at most
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What a measure must be at least, or at most (`AT_LEAST`), and why this number."""
-
-    bound: float
-    reason: str
-
-
-THRESHOLDS: dict[tuple[Measure, ReducedKind], Threshold] = {
-    ("SQNR", "float16"): Threshold(45.0, "10 bits of every number leave 56 to 63 dB; ten less is some other fault"),
-    ("SQNR", "int8"): Threshold(25.0, "good files leave 32 to 40 dB; 17.4 dB scored as float32 did, to the image"),
-    ("KL", "float16"): Threshold(1e-4, "good files stay below 1e-5: probabilities that people read do not move"),
-    ("KL", "int8"): Threshold(1e-3, "good files stay below 3e-4; bad ones began at 5e-3"),
-    ("top-1", "float16"): Threshold(0.995, "good files changed no answer of 359 that was none of a tie"),
-    ("top-1", "int8"): Threshold(0.99, "good files changed 0 or 1 answers of 359; the bad one 4"),
-    ("top-5", "float16"): Threshold(0.99, "the order of unlikely classes is decided by less than the likeliest"),
-    ("top-5", "int8"): Threshold(0.95, "the order of unlikely classes is decided by less than the likeliest"),
-    ("same", "float16"): Threshold(0.995, "positions, classes and masks, as top-1"),
-    ("same", "int8"): Threshold(0.99, "positions, classes and masks, as top-1"),
-    ("accuracy", "float16"): Threshold(0.005, "half a point: what people who deploy float16 expect of it"),
-    ("accuracy", "int8"): Threshold(0.01, "a point: what people who deploy int8 accept"),
-    ("not finite", "float16"): Threshold(0, "beyond 65504 float16 has infinity only, and a CPU may hide it"),
-    ("not finite", "int8"): Threshold(0, "no integer is NaN: a scale is"),
-    ("optimizer", "float16"): Threshold(45.0, "casts that the optimizer leaves out move answers by rounding only"),
-    ("optimizer", "int8"): Threshold(25.0, "fused integer products move answers by their rounding only"),
-    ("weights", "float16"): Threshold(0.1, "each is the float32 number, rounded: there is no other way to be right"),
-    ("weights", "int8"): Threshold(3.0, "each channel has the finest grid that holds it; 3 dB is half a bit"),
-    ("activations", "int8"): Threshold(1.5, "on other images 0.3 to 0.9 dB; calibrated on noise 2.4 to 8.2"),
-    ("worst activation", "int8"): Threshold(15.0, "a rare large number on either side alone moves one by up to 8 dB"),
-}
-FEW = 1  # images that may always differ: of few, a single one is a larger share than any threshold allows
-CLEAR = 40.0  # dB of SQNR, from where on coarser grids than need be cost nothing that anybody sees
-TIED = 2.0  # times the noise that SQNR allows of an image's scores, within which two of them tie
+from aaexport.parity.thresholds import AT_LEAST, CLEAR, FEW, THRESHOLDS, TIED, Measure, ReducedKind, shown
 
 
 @dataclass(frozen=True)
@@ -190,19 +138,6 @@ class GuardReport:
         """The least of all outputs and computations; None where nothing was lost."""
         values = [row.value for row in self.rows if row.measure == "SQNR" and row.value is not None]
         return min(values, default=None)
-
-
-def shown(measure: Measure, value: float | None) -> str:
-    """A value with its unit."""
-    if value is None:
-        return "–"
-    if measure in IN_DB:
-        return f"{value:.1f} dB"
-    if measure == "KL":
-        return f"{value:.1e}"
-    if measure == "not finite":
-        return f"{value:.0f}"
-    return f"{100 * value:.2f} %" if measure != "accuracy" else f"{100 * value:.2f} points"
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Literal
 
 from aaexport.errors import first_few
 from aaexport.outcome import Outcome, presenter
-from aaexport.parity.guard import GuardReport, shown
+from aaexport.parity.guard import GuardReport
+from aaexport.parity.thresholds import shown
 from aaexport.parity.tolerance import Tolerance
 
 # The way from the definition to an answer. Every computation adds one stage to those before it.

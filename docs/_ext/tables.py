@@ -86,7 +86,7 @@ def tolerances() -> str:
 
 def thresholds() -> str:
     """Every threshold of the guard."""
-    from aaexport.parity.guard import AT_LEAST, THRESHOLDS, shown
+    from aaexport.parity.thresholds import AT_LEAST, THRESHOLDS, shown
 
     head = ("measure", "of a file in", "must be", "why")
     rows = (

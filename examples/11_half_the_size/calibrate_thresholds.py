@@ -17,7 +17,8 @@ from aaexport.graph.files import read_onnx, summarize
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.observe import observe
-from aaexport.parity.guard import GuardReport, Measure
+from aaexport.parity.guard import GuardReport
+from aaexport.parity.thresholds import Measure
 from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.reduce.images import gather_images
 from aaexport.pipeline.reduce.options import ReduceOptions

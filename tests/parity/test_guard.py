@@ -6,17 +6,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from aaexport.parity.guard import (
-    AT_LEAST,
-    REDUCED,
-    THRESHOLDS,
-    GuardAccuracy,
-    GuardReport,
-    Losses,
-    Measure,
-    accuracy_row,
-    sqnr_db,
-)
+from aaexport.parity.guard import GuardAccuracy, GuardReport, Losses, accuracy_row, sqnr_db
+from aaexport.parity.thresholds import AT_LEAST, REDUCED, THRESHOLDS, Measure
 
 
 def losses(expected, actual, kind="int8", scores=("logits",)):

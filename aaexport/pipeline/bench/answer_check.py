@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.load.measurement import Loss
-from aaexport.parity.guard import REDUCED
+from aaexport.parity.thresholds import REDUCED
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.feeding import ANSWERS_AGREE, disagreement, relative_error
 from aaexport.pipeline.bench.losses import Found, loss_of

@@ -12,7 +12,7 @@ from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
 from aaexport.graph.precision.kinds import kind_of, read_origin
 from aaexport.load.measurement import GuardRecord, KeptPart, LayerLoss, ModelCard, ParityRecord
-from aaexport.parity.guard import REDUCED
+from aaexport.parity.thresholds import REDUCED
 
 
 def model_card(

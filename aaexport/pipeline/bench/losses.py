@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aaexport.load.measurement import Loss
-from aaexport.parity.guard import REDUCED, Losses, ReducedKind
+from aaexport.parity.guard import Losses
+from aaexport.parity.thresholds import REDUCED, ReducedKind
 from aaexport.pipeline.bench.feeding import paired
 
 # By whose thresholds what has none of its own is measured; such a file is not judged.

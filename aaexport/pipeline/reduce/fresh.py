@@ -11,7 +11,7 @@ from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import file_digest, parse_onnx, read_data_files, read_onnx
 from aaexport.graph.metadata import Provenance, read_metadata
 from aaexport.graph.precision.kinds import kind_of, read_origin
-from aaexport.parity.guard import REDUCED
+from aaexport.parity.thresholds import REDUCED
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.writing import remove
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import DTYPES, Dtype
-from aaexport.parity.guard import REDUCED, ReducedKind
+from aaexport.parity.thresholds import REDUCED, ReducedKind
 from aaexport.pipeline.verify.options import check_inputs
 
 IoDtype = Literal["float32", "float16"]

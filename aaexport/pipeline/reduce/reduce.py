@@ -20,7 +20,7 @@ from aaexport.graph.precision.reduced import Layer, Reduced
 from aaexport.graph.precision.switches import switchable
 from aaexport.graph.write import new_onnx
 from aaexport.parity import ParityReport
-from aaexport.parity.guard import THRESHOLDS
+from aaexport.parity.thresholds import THRESHOLDS
 from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.reduce.images import Calibration, gather_images
 from aaexport.pipeline.reduce.options import ReduceOptions

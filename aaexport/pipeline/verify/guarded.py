@@ -26,12 +26,12 @@ from aaexport.parity.guard import (
     GuardReport,
     GuardRow,
     Losses,
-    ReducedKind,
     TensorLoss,
     accuracy_row,
     rightly,
     tensor_rows,
 )
+from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
 from aaexport.pipeline.verify.feeding import fed

@@ -9,7 +9,7 @@ from aaexport.errors import ArgumentError, FolderError, broken_rule, parameter
 from aaexport.folder import DTYPES, ModelFolder
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.precision.kinds import kind_of, read_origin
-from aaexport.parity.guard import REDUCED, ReducedKind
+from aaexport.parity.thresholds import REDUCED, ReducedKind
 from aaexport.pipeline.verify.options import FileDtype, VerifyOptions
 
 # From the finest to the coarsest: a file may be held to what is finer than itself, and fails.

@@ -11,7 +11,7 @@ from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_dat
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.precision.kinds import Origin
 from aaexport.parity import ParityReport
-from aaexport.parity.guard import ReducedKind
+from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.guarded import Guard, gather_evidence
 from aaexport.pipeline.verify.kinds import check_guarded

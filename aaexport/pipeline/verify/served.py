@@ -13,7 +13,7 @@ from aaexport.device import parse_device
 from aaexport.errors import RunnerError
 from aaexport.graph.files import GraphSummary
 from aaexport.parity import Array
-from aaexport.parity.guard import ReducedKind
+from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.services import Service, another_model, serves_another_file
 from aaexport.runners.base import Runner

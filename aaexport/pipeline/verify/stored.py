@@ -26,7 +26,8 @@ from aaexport.graph.precision.stored import (
     stored_convolutions,
 )
 from aaexport.parity import Array
-from aaexport.parity.guard import ReducedKind, TensorLoss, excess_db
+from aaexport.parity.guard import TensorLoss, excess_db
+from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.verify.feeding import fed
 from aaexport.runners.ort import OrtRunner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aaexport.load.measurement import BenchReport, GuardRecord, Loss
-from aaexport.parity.guard import REDUCED
+from aaexport.parity.thresholds import REDUCED
 from aaexport.report.bench.wording import number, ratio
 
 LOSSES = ("loss beside speed", "kind", "p50, ms", "÷ ours", "SQNR", "same class", "accuracy", "guard")

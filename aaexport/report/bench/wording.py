@@ -24,7 +24,7 @@ from aaexport.load.measurement import (
     Trial,
 )
 from aaexport.load.statistics import Percentile, Ratio
-from aaexport.parity.guard import REDUCED
+from aaexport.parity.thresholds import REDUCED
 from aaexport.report.bench.figures import images_per_second, issue_delays, seconds, unanswered
 from aaexport.report.terminal import histogram
 

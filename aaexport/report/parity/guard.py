@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from aaexport.parity.guard import AT_LEAST, GuardReport, GuardRow, Measure, shown
+from aaexport.parity.guard import GuardReport, GuardRow
+from aaexport.parity.thresholds import AT_LEAST, Measure, shown
 from aaexport.report.parity.matrix import Cell, Matrix
 
 ALLOWED = "allowed"

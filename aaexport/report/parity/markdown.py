@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from aaexport.parity import Computation, Divergence, ParityReport
-from aaexport.parity.guard import shown
+from aaexport.parity.thresholds import shown
 from aaexport.report.parity import wording
 from aaexport.report.parity.guard import CORNER, guard_table
 from aaexport.report.parity.matrix import matrix

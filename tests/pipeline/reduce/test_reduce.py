@@ -13,7 +13,7 @@ from aaexport.errors import ArgumentError, DataError, GraphError, ParityError
 from aaexport.folder import open_folder
 from aaexport.graph.files import read_onnx
 from aaexport.graph.precision.kinds import read_origin
-from aaexport.parity.guard import THRESHOLDS, Threshold
+from aaexport.parity.thresholds import THRESHOLDS, Threshold
 
 
 @pytest.fixture
