@@ -172,7 +172,7 @@ def test_a_device_that_does_not_work_leaves_nothing(cli, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def converted_by_hand(folder, size):
+def converted_by_hand(folder, *rest):
     for name in ("model.onnx", "parity.json", "manifest.json"):
         (folder.path / name).write_text("a conversion")
 

@@ -18,7 +18,7 @@ from aaexport.load.regression import MIN_BLOCKS, compare_with_baseline, without_
 from aaexport.load.statistics import percentile
 from aaexport.load.validity import note_on_mlperf, why_invalid, why_no_ratio
 from aaexport.parity.report import Placement
-from aaexport.pipeline.bench.card import known_accuracy, model_card
+from aaexport.pipeline.bench.card import FileKind, known_accuracy, model_card
 from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
 from aaexport.pipeline.bench.rival_names import is_dtype
@@ -42,6 +42,7 @@ class Account:
     samples: Samples
     session: BenchSession
     summary: GraphSummary
+    kind: FileKind
 
     def report(self, baseline: Baseline | None = None) -> BenchReport:
         """With the verdict, of what is measured by now; incomplete until the session is at its end."""
@@ -70,7 +71,7 @@ class Account:
             gpu_after=measured.gpu_after,
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
-            card=model_card(self.summary, self.digest, self.folder, options.dtype),
+            card=model_card(self.summary, self.kind, self.digest, self.folder, options.dtype),
             service=self._service(),
             loss=None if measured.loss is None else self._known(measured.loss, options.dtype),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,31 @@ from aaexport.load.measurement import GuardRecord, KeptPart, LayerLoss, ModelCar
 from aaexport.parity.thresholds import REDUCED
 
 
+@dataclass(frozen=True)
+class FileKind:
+    """What a file computes in, and what of it stays in float32: read before the file may go away."""
+
+    kind: str
+    kept: tuple[KeptPart, ...]
+
+
+def file_kind(path: Path) -> FileKind:
+    """What the file says of itself."""
+    model = parse_onnx(path)
+    origin = read_origin(model)
+    kept = () if origin is None else tuple(KeptPart(path or node, reason) for path, node, _, reason in origin.kept)
+    return FileKind(kind_of(model), kept)
+
+
 def model_card(
-    summary: GraphSummary, onnx_sha256: str, folder: ModelFolder | None, dtype: Dtype = "float32"
+    summary: GraphSummary, of: FileKind, onnx_sha256: str, folder: ModelFolder | None, dtype: Dtype = "float32"
 ) -> ModelCard:
-    """Of the file with that summary and digest, which is the folder's in `dtype`.
+    """Of the file with that summary, kind and digest, which is the folder's in `dtype`.
 
     Parity, and the guard's verdict, are what the folder keeps of the file's last verification.
     """
-    model = parse_onnx(summary.path)
     record = None if folder is None else parity_record(folder.parity_of(dtype), onnx_sha256)
     guard = None if folder is None else guard_record(folder.parity_of(dtype), onnx_sha256)
-    origin = read_origin(model)
     return ModelCard(
         operators=summary.operators,
         opset=summary.opset,
@@ -33,9 +48,9 @@ def model_card(
         parameters=summary.parameters,
         macs=summary.macs,
         parity=record,
-        kind=kind_of(model),
+        kind=of.kind,
         guard=guard,
-        kept=() if origin is None else tuple(KeptPart(path or node, reason) for path, node, _, reason in origin.kept),
+        kept=of.kept,
     )
 
 

@@ -23,6 +23,7 @@ from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.bench.account import Account
+from aaexport.pipeline.bench.card import file_kind
 from aaexport.pipeline.bench.contender import Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
 from aaexport.pipeline.bench.option_rules import validate
@@ -111,6 +112,7 @@ def measured(
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
     summary = summarize(path)
     digest, found = file_digest(path, summary.data_files), identity(path, summary.data_files)
+    kind = file_kind(path)
     samples = gather_samples(summary, folder, options.seed, options.dims)
     terms = terms_of(path, folder, options, samples)
     with ExitStack() as stack:
@@ -134,7 +136,7 @@ def measured(
         session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms)
         session.measured.launches, session.measured.notes = settled.launches, [*settled.notes]
         session.start()
-        bench = Account(path, digest, found, folder, options, samples, session, summary)
+        bench = Account(path, digest, found, folder, options, samples, session, summary, kind)
         if baseline is not None:
             _require_comparable(baseline, bench.report())
         if options.launches_each > 1 and settled.launches is None:

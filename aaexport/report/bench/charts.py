@@ -238,6 +238,6 @@ def by_layer(layers: Sequence[LayerLoss]) -> Html:
     lowest = min(known)
     worst = next(n for n, each in enumerate(layers, 1) if lowest in (each.weight_db, each.activation_db))
     place = 1 - y.place(max(lowest, 0.0))
-    name = label_beside(f"{_shortened(layers[worst - 1].layer)} {lowest:.1f} dB", x.place(worst), place, dy=19)
+    name = label_beside(f"layer {worst}: {lowest:.1f} dB", x.place(worst), place, dy=19)
     said = f"{len(layers)} layers; the lowest is {layers[worst - 1].layer} with {lowest:.1f} dB"
     return chart("by-layer", "Signal to noise of each layer", said, stretched(*paths), name, x=x, y=y)
