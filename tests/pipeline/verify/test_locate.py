@@ -197,7 +197,7 @@ def test_a_small_fault_is_not_laid_at_an_unchanged_node_where_it_has_grown(good,
     model = good.model()
     change(model, "features.0.conv.weight_normalized", lambda array: array * np.float32(1 + 2e-7))
     insert_behind(model, node_of(model, "node_mean"), "Mul", [np.float32(1)])  # changed too, and harmless
-    assert located(model).node == "node_Conv_9"
+    assert located(model).node == "node_Conv_414"
 
 
 def test_a_file_of_other_names_is_matched_by_its_numbers(good, located):
@@ -211,7 +211,7 @@ def test_a_file_of_other_names_is_matched_by_its_numbers(good, located):
         if tensor.name.startswith(("v", "r", "c", "b")):
             tensor.name += "_of_mine"
     found = located(model)
-    assert found.node == "node_Concat_17_of_mine"
+    assert found.node == "node_Concat_11_of_mine"
     assert found.output == "logits"
     assert "numbers" in found.compared_with
 
@@ -360,7 +360,7 @@ def test_images_that_are_normalised_in_the_file_too_are_told(good, located, spoi
     model = good.model()
     said = spoil(model)
     if for_one:
-        node_of(model, "node_Conv_9").input[0] = "input"
+        node_of(model, "node_Conv_414").input[0] = "input"
     found = located(model)
     assert found.node.startswith("mutant_")
     assert f"preprocessing mismatch: the file takes {said} where the model takes the image" in found.hints
@@ -447,7 +447,7 @@ class Wrong(OrtRunner):
 def test_a_wrong_kernel_is_found(good, fused):
     found = locate_in_runtime(good.path, lambda model: Wrong(model, fused), "wrong", CASE)
     if fused:
-        assert found.node == "node_Concat_20"
+        assert found.node == "node_Concat_14"
         assert found.hints[0].startswith("between relu and here, in nodes that the runtime fuses")
     else:
         assert found.node == "node_softmax_1"
