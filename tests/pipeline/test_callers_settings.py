@@ -51,6 +51,7 @@ def plain(module, tmp_path_factory):
     return aaexport.convert(module, path, input_shape=(1, 6, 6)).path.read_bytes()
 
 
+@pytest.mark.slow
 def test_convert_writes_the_same_file(module, plain, tmp_path):
     with everything():
         result = aaexport.convert(module, tmp_path / "x.onnx", input_shape=(1, 6, 6))

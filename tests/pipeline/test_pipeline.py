@@ -72,6 +72,7 @@ def test_build_model_says_when_there_are_no_weights():
     assert lines == ["resnet20_cifar10 has no weights yet: built with fresh random ones"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("opset", "decomposition", "chosen"),
     [
@@ -519,6 +520,7 @@ def test_a_new_file_outdates_the_old_measurement(converted):
     assert not converted.bench_path.exists()
 
 
+@pytest.mark.slow
 def test_macs_of_a_file_are_those_of_the_network(converted):
     aaexport.convert(converted, decomposition="table", verify=False)
     result = aaexport.inspect(converted)

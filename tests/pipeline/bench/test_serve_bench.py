@@ -66,6 +66,7 @@ def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, op
     assert sum(block["queries"] for block in recorded["blocks"]) == value["queries"]
 
 
+@pytest.mark.slow
 def test_a_rate_that_cannot_be_held_is_invalid_and_no_hang(cli, converted, monkeypatch):
     monkeypatch.setattr(bench_session, "LEAST_PATIENCE", 2.0)
     began = time.monotonic()
@@ -220,6 +221,7 @@ def test_what_spans_no_change_and_a_large_one_is_no_success_and_replaces_no_reco
     assert measured.bench_path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_trace_can_be_measured_against_its_own_record(cli, measured, tmp_path):
     (tmp_path / "trace").write_text("".join(f"{number / 200}\n" for number in range(100)))
     arguments = (*SHORT, "--no-check", "--scenario", "server", "--trace", tmp_path / "trace")
@@ -233,6 +235,7 @@ def test_what_became_faster_is_no_regression(cli, measured):
     assert outcome.code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -80,7 +80,7 @@ STATIC, DYNAMIC = False, True
         (TORCHSCRIPT, 11, STATIC, [ContentScaled]),  # the others' einsums are not to be had before 12
         (TORCHSCRIPT, 11, DYNAMIC, [ContentScaled]),
         pytest.param(TORCHSCRIPT, 12, STATIC, ALL, marks=pytest.mark.slow),
-        (TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded, ChannelsFirst, SixAxes]),
+        pytest.param(TORCHSCRIPT, 13, DYNAMIC, [Permuted, Expanded, ChannelsFirst, SixAxes], marks=pytest.mark.slow),
         (TORCHSCRIPT, 17, DYNAMIC, [Unpermuted]),
         (TORCHSCRIPT, 20, STATIC, [Permuted]),
         pytest.param(DYNAMO, 18, STATIC, [Expanded, ContentScaled, SixAxes], marks=pytest.mark.slow),

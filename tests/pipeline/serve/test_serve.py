@@ -299,6 +299,7 @@ def put(folder, onnx_file):
     folder.write_manifest()
 
 
+@pytest.mark.slow
 def test_a_new_conversion_takes_over_a_bad_one_does_not_and_there_is_a_way_back(live, folder, other):
     before = folder.onnx_path.read_bytes()
     put(folder, other)  # golden vectors of the former network
