@@ -22,7 +22,7 @@ from aaexport.graph.files import (
     parse_onnx,
     tensor_info,
 )
-from aaexport.graph.metadata import Provenance, read_metadata
+from aaexport.graph.metadata import Provenance, provenance_of
 from aaexport.graph.tensors import Content, contents, named_tensors
 
 NAMED = 3  # tensors that a line names; the others are counted
@@ -68,7 +68,7 @@ def audit(path: Path, before: Callable[[tuple[Path, ...]], object] = lambda besi
         GraphError: no ONNX file, or not whole: nothing can be said of it.
     """
     model = parse_onnx(path)
-    provenance = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+    provenance = provenance_of(model)
     findings = [*_declared(model, provenance), *_operators(model), *_names(model)]
     outside = tuple(external_data_faults(model, path))
     if outside:

@@ -19,7 +19,7 @@ from aaexport.folder import sha256
 from aaexport.graph.beside import is_inside
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes, declared_opset
 from aaexport.graph.cost import count_macs
-from aaexport.graph.metadata import read_metadata
+from aaexport.graph.metadata import provenance_of
 from aaexport.graph.outside import INSIDE, is_outside, is_too_large, may_lie_outside, point_at
 from aaexport.graph.serialized import Serialized
 from aaexport.graph.tensors import named_tensors
@@ -170,7 +170,7 @@ def converted_size(path: Path) -> tuple[int, int] | None:
     Raises:
         GraphError: missing, truncated or of another format.
     """
-    provenance = read_metadata({entry.key: entry.value for entry in _load(path).metadata_props})
+    provenance = provenance_of(_load(path))
     return None if provenance is None else provenance.size
 
 
@@ -178,7 +178,7 @@ def converted_batch(path: Path) -> int | None:
     """The batch that aaexport converted the file for, if it is there and fixed. GraphError as `converted_size`."""
     if not path.is_file():
         return None
-    provenance = read_metadata({entry.key: entry.value for entry in _load(path).metadata_props})
+    provenance = provenance_of(_load(path))
     return provenance.batch if provenance is not None and isinstance(provenance.batch, int) else None
 
 

@@ -126,6 +126,11 @@ def _read_batch(text: str) -> int | str | None:
     return text if text == "dynamic" else int(text) if re.fullmatch(r"\d{1,9}", text) else None
 
 
+def provenance_of(model: onnx.ModelProto) -> Provenance | None:
+    """The provenance that a model carries; None for one that aaexport did not write."""
+    return read_metadata({entry.key: entry.value for entry in model.metadata_props})
+
+
 def read_metadata(properties: Mapping[str, str]) -> Provenance | None:
     """The provenance in a file's metadata_props; None for a file that aaexport did not write."""
     keys = ("weights_digest", "decomposition", "opset")

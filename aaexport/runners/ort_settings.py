@@ -130,3 +130,4 @@ class SessionSettings:
 DEFAULTS = SessionSettings()
 AS_WRITTEN = SessionSettings(optimize=False)
 EXACT = SessionSettings(tf32=False)
+OPTIMIZED, UNOPTIMIZED = "onnxruntime CPU", "onnxruntime CPU, unoptimized"  # DEFAULTS and AS_WRITTEN, in reports

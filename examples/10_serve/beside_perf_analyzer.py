@@ -11,10 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serving_numbers import prepared, service
+from serving_numbers import keep, prepared, service
 
 from aaexport.load.machine import MachineWatch
-from aaexport.writing import write_json
 
 SCHEMA = "aaexport.beside-perf-analyzer/1"
 WINDOWS = 3  # that perf_analyzer wants at the least
@@ -35,9 +34,7 @@ def main():
     for way, row in rows.items():
         print(f"{way}: perf_analyzer's median is {row['ratio']:.3f} × serve-bench's", file=sys.stderr)
     if arguments.json is not None:
-        facts = {"schema": SCHEMA, "model": arguments.model, "cpu": machine.cpu, "cores": machine.cores}
-        shares = {"steal_share": machine.steal_share, "other_load_share": machine.other_load_share}
-        write_json(arguments.json, {**facts, **shares, "ways": rows})
+        keep(arguments, SCHEMA, machine, ways=rows)
 
 
 def parsed():

@@ -46,9 +46,14 @@ def main():
         machine = watch.environment()
     print(json.dumps(rows, indent=2))
     if arguments.json is not None:
-        facts = {"schema": SCHEMA, "model": arguments.model, "cpu": machine.cpu, "cores": machine.cores}
-        shares = {"steal_share": machine.steal_share, "other_load_share": machine.other_load_share}
-        write_json(arguments.json, {**facts, **shares, "tools": tool_versions(), "parts": rows})
+        keep(arguments, SCHEMA, machine, parts=rows)
+
+
+def keep(arguments, schema, machine, **found):
+    """Writes what was found to the file of `--json`, with what it was found on."""
+    facts = {"schema": schema, "model": arguments.model, "cpu": machine.cpu, "cores": machine.cores}
+    shares = {"steal_share": machine.steal_share, "other_load_share": machine.other_load_share}
+    write_json(arguments.json, {**facts, **shares, "tools": tool_versions(), **found})
 
 
 def parsed():

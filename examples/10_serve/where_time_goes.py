@@ -8,11 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from serving_numbers import added, block, family, images, null_server, prepared, service, session
+from serving_numbers import added, block, family, images, keep, null_server, prepared, service, session
 
 from aaexport.load.machine import MachineWatch
 from aaexport.serving.client import Client
-from aaexport.writing import write_json
 
 SCHEMA = "aaexport.where-time-goes/1"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -32,9 +31,7 @@ def main():
     machine = watch.environment()
     print(json.dumps(rows, indent=2))
     if arguments.json is not None:
-        facts = {"schema": SCHEMA, "model": arguments.model, "cpu": machine.cpu, "cores": machine.cores}
-        shares = {"steal_share": machine.steal_share, "other_load_share": machine.other_load_share}
-        write_json(arguments.json, {**facts, **shares, "ways": rows})
+        keep(arguments, SCHEMA, machine, ways=rows)
 
 
 def parsed():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aaexport.errors import RunnerError
 from aaexport.graph.cost import count_macs
-from aaexport.graph.evaluate import EVALUATOR
+from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.intermediate import input_names, plan_chunks, tensor_bytes
 from aaexport.graph.outside import Room
@@ -21,12 +21,11 @@ from aaexport.pipeline.convert.comparison import LARGER_BATCH, Fed, cases_of, me
 from aaexport.pipeline.convert.options import OptimizeOptions
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN
+from aaexport.runners.ort_settings import AS_WRITTEN, OPTIMIZED, UNOPTIMIZED
 from aaexport.runners.reference import ReferenceRunner
 
 MOST_BYTES = 2**29  # of tensors that are looked at together
-EVALUATED_MACS = 500_000_000  # of all images of a case: about a second of the evaluator's
-GIVEN, OPTIMIZED, UNOPTIMIZED = "the given file", "onnxruntime CPU", "onnxruntime CPU, unoptimized"
+GIVEN = "the given file"
 
 
 def narrowed(model: OnnxModel, options: OptimizeOptions, room: Room) -> Reduced:
@@ -94,7 +93,7 @@ def judged(model: OnnxModel, source: Path, written: Path, options: OptimizeOptio
                 each.learn(expected, found)
             between.learn(answers[1], answers[0])
             told.append(fed.name)
-            if macs is not None and macs * _images(fed) <= EVALUATED_MACS:
+            if macs is not None and macs * _images(fed) <= REFERENCE_MACS:
                 small.append((fed, expected))
     slow, notes = _evaluated(written, small)
     rows = [row for each in (*losses, slow, between) for row in each.rows()]

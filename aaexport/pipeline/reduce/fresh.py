@@ -9,7 +9,7 @@ from aaexport.errors import GraphError
 from aaexport.folder import ModelFolder
 from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import file_digest, parse_onnx, read_data_files, read_onnx
-from aaexport.graph.metadata import Provenance, read_metadata
+from aaexport.graph.metadata import Provenance, provenance_of
 from aaexport.graph.precision.kinds import kind_of, read_origin
 from aaexport.parity.thresholds import REDUCED
 from aaexport.pipeline.subject.subject import Subject
@@ -27,7 +27,7 @@ def why_stale(folder: ModelFolder, subject: Subject) -> str | None:
         model = read_onnx(path)
     except GraphError as error:
         return str(error)
-    provenance = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+    provenance = provenance_of(model)
     if provenance is None:
         return f"{path} is not of aaexport"
     if provenance.weights_digest != subject.weights_digest:
@@ -84,6 +84,6 @@ def outdated(folder: ModelFolder) -> tuple[str, ...]:
 
 def _provenance(folder: ModelFolder) -> Provenance:
     model = read_onnx(folder.onnx_path)
-    found = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+    found = provenance_of(model)
     assert found is not None  # or it would be stale
     return found

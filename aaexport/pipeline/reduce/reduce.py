@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aaexport.errors import ParityError, first_few
 from aaexport.graph.files import OnnxModel, file_digest, read_data_files, read_onnx, summarize_model
-from aaexport.graph.metadata import read_metadata
+from aaexport.graph.metadata import provenance_of, read_metadata
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.kinds import record_origin, require_float32
@@ -127,10 +127,7 @@ class _Job:
     @property
     def few(self) -> Answers:
         """What float32 answers to a few images, for a ranking; of a large network to fewer."""
-        images, answers = self.guard.answers[0]
-        count = RANKED_ON if not self.macs else max(1, min(RANKED_ON, int(RANKED_MACS / self.macs)))
-        few = slice(0, count if self.batch is None else self.batch)
-        return [(images[few], {name: array[few] for name, array in answers.items()})]
+        return self.guard.first(RANKED_ON if not self.macs else max(1, min(RANKED_ON, int(RANKED_MACS / self.macs))))
 
     def write(self, reduced: Reduced) -> _Written:
         """The file in its place. ParityError, and none, if it is not right."""
@@ -182,7 +179,7 @@ class _Job:
     def result(self, written: _Written, kept: tuple[KeptLayer, ...], seconds: float) -> ConvertResult:
         """What is told of it."""
         model = written.reduced.model
-        provenance = read_metadata({entry.key: entry.value for entry in model.metadata_props})
+        provenance = provenance_of(model)
         return ConvertResult(
             path=self.destination,
             opset=self.opset,

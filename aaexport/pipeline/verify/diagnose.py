@@ -21,10 +21,10 @@ from aaexport.pipeline.export.export import Exported, export_again
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.locate import locate_in_export, locate_in_file, locate_in_rules, locate_in_runtime
 from aaexport.pipeline.verify.matrix import Matrix
-from aaexport.pipeline.verify.rows import DEVICE_STAGES, REFERENCE, UNOPTIMIZED, Row
+from aaexport.pipeline.verify.rows import DEVICE_STAGES, REFERENCE, Row
 from aaexport.pipeline.verify.search import OTHER_WAY
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN
+from aaexport.runners.ort_settings import AS_WRITTEN, UNOPTIMIZED
 
 NOWHERE = "no tensor inside both differs before the outputs do"
 OF_THE_FILE: tuple[Stage, ...] = ("graph rules", "file")

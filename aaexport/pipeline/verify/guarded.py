@@ -18,7 +18,7 @@ import numpy as np
 from aaexport.data import evaluation_batch
 from aaexport.device import parse_device
 from aaexport.errors import DataError, RunnerError
-from aaexport.graph.evaluate import EVALUATOR
+from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.parity import Array, Case
 from aaexport.parity.guard import (
@@ -36,11 +36,10 @@ from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
 from aaexport.pipeline.verify.feeding import fed
 from aaexport.pipeline.verify.inputs import ACCURACY_IMAGES, ACCURACY_MACS, gather_inputs, read_inputs
-from aaexport.pipeline.verify.rows import REFERENCE_MACS
 from aaexport.pipeline.verify.stored import IMAGES, faults_of, tensor_losses
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN, EXACT
+from aaexport.runners.ort_settings import AS_WRITTEN, EXACT, OPTIMIZED, UNOPTIMIZED
 from aaexport.runners.reference import ReferenceRunner
 from aaexport.weights.safetensors import RANDOM_NOTE
 
@@ -50,7 +49,6 @@ FEW = 7  # images that are computed in float64, and by the slow runtimes
 LEAST = 16  # images that are judged by the float32 file, however large the network is
 BATCH = 8
 NOISE = 64  # images of it, for what can be judged on noise
-OPTIMIZED, UNOPTIMIZED = "onnxruntime CPU", "onnxruntime CPU, unoptimized"
 FLOAT64, FLOAT32 = "PyTorch in float64", "the float32 file"
 NO_IMAGES = "noise cannot judge int8: even good files agree with float32 on half of it"
 
@@ -187,17 +185,17 @@ class Guard:
         self._say(f" {self._truth}")
         if self.subject.golden is not None:
             if not self.evidence.is_noise:
-                return self._few_of_float32
+                return self.first(FEW)
             known = [case for case in self.subject.golden.cases_of(self._batch) if case.kind == "ordinary"]
             cases = known[:2]
         else:
             cases = [Case("images", self.evidence.images[: self._batch or FEW])]
         return [(truth.case.batch, truth.expected) for truth in self._judge.truths_of(cases)]
 
-    @property
-    def _few_of_float32(self) -> list[tuple[Array, Mapping[str, Array]]]:
+    def first(self, count: int) -> list[tuple[Array, Mapping[str, Array]]]:
+        """At most `count` images of the first batch, or the only batch that the files take; and float32's answers."""
         images, answers = self.answers[0]
-        few = slice(0, FEW if self._batch is None else self._batch)
+        few = slice(0, count if self._batch is None else self._batch)
         return [(images[few], {name: array[few] for name, array in answers.items()})]
 
     @property

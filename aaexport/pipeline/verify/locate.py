@@ -23,14 +23,13 @@ from aaexport.graph.serialized import Serialized
 from aaexport.parity import Case, Divergence
 from aaexport.pipeline.export.export import Exported, export, export_again
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
-from aaexport.pipeline.verify.rows import UNOPTIMIZED
 from aaexport.pipeline.verify.search import BUDGET, OTHER_WAY, Search, live_tensors
 from aaexport.pipeline.verify.sides import Side, Start, Trusted
 from aaexport.pipeline.verify.traced import TracedSide
 from aaexport.recipe import DEFAULT_OPSET
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN
+from aaexport.runners.ort_settings import AS_WRITTEN, UNOPTIMIZED
 from aaexport.runners.reference import ReferenceRunner
 
 BY_NUMBERS = "by their numbers: at or before this node"

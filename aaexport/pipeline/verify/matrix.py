@@ -11,7 +11,7 @@ import numpy as np
 
 from aaexport.capture.program import INPUT_NAME
 from aaexport.errors import AaexportError, ArgumentError, broken_rule
-from aaexport.graph.evaluate import EVALUATOR
+from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import Provenance
 from aaexport.parity import Accuracy, Array, Case, Computation, OutputParity, ParityReport, Stage
@@ -21,7 +21,7 @@ from aaexport.pipeline.verify.computations import Judge
 from aaexport.pipeline.verify.inputs import DEAR_MACS, gather_inputs
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
-from aaexport.pipeline.verify.rows import REFERENCE, REFERENCE_MACS, Row, file_rows, suits_reference, torch_row
+from aaexport.pipeline.verify.rows import REFERENCE, Row, file_rows, suits_reference, torch_row
 
 Say = Callable[[str], None]
 LEAST_CASES = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aaexport.errors import GraphError
 from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
-from aaexport.graph.metadata import read_metadata
+from aaexport.graph.metadata import provenance_of
 from aaexport.graph.precision.kinds import Origin
 from aaexport.parity import ParityReport
 from aaexport.parity.thresholds import ReducedKind
@@ -88,7 +88,7 @@ def _sibling(subject: Subject, path: Path) -> tuple[Path | None, tuple[str, ...]
         return None, (alone,)
     sibling = subject.folder.onnx_path
     try:
-        provenance = read_metadata({entry.key: entry.value for entry in parse_onnx(sibling).metadata_props})
+        provenance = provenance_of(parse_onnx(sibling))
     except GraphError:
         provenance = None
     if provenance is None or provenance.weights_digest != subject.weights_digest:

@@ -14,6 +14,7 @@ from torch import nn
 
 from aaexport.device import parse_device
 from aaexport.errors import ProviderError, RunnerError, ServiceError
+from aaexport.graph.evaluate import REFERENCE_MACS
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.serialized import Serialized
 from aaexport.parity import Array, Case, Computation, OutputParity, Placement, Stage, Tolerances
@@ -26,11 +27,10 @@ from aaexport.pipeline.verify.oracles import torch_runner
 from aaexport.runners.base import Runner
 from aaexport.runners.openvino import OpenvinoRunner
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, SessionSettings
+from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, OPTIMIZED, UNOPTIMIZED, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
 
-REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
-REFERENCE, UNOPTIMIZED = "onnx reference", "onnxruntime CPU, unoptimized"  # rows that others ask for by name
+REFERENCE = "onnx reference"  # a row that others ask for by name
 TENSORRT = SessionSettings(tensorrt=True)
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 
@@ -95,7 +95,7 @@ def file_rows(
     rows: dict[str, list[Row]] = {
         "reference": [Row(REFERENCE, stage, cpu, lambda: ReferenceRunner(path), _for_reference(summary, memory))],
         "unoptimized": [_session(UNOPTIMIZED, stage, cpu, path, replace(AS_WRITTEN, arena=not memory.is_tight))],
-        "onnxruntime": [_session("onnxruntime CPU", "optimizer", cpu, path, on_cpu, record_placement=True)],
+        "onnxruntime": [_session(OPTIMIZED, "optimizer", cpu, path, on_cpu, record_placement=True)],
         "tf32": [_session("onnxruntime CUDA, TF32", "TF32", tf32, path, device=device)],
         "tensorrt": [
             _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
