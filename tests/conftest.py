@@ -134,6 +134,19 @@ def cuda():
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def fake_cuda(tmp_path_factory):
+    """A GPU that computes nothing, for processes that tests start (tests/fake_cuda); skipped where none is built."""
+    from build_fake_cuda import why_not
+    from fake_cuda import built_once
+
+    if reason := why_not():
+        pytest.skip(f"no fake CUDA: {reason}")
+    own = tmp_path_factory.mktemp("fake_cuda")
+    run = own.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else own.parent  # of all test processes
+    return built_once(run / "fake_cuda_of_all", own / "built")
+
+
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path):
     """Runs `aaexport …` in this process, in a folder of its own."""
