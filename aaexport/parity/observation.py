@@ -20,9 +20,10 @@ class Observation:
         look: its number, from 1; 0 for what is no look.
         cases: what was fed.
         images: how many in all.
-        seconds: of the look, the service's and PyTorch's; None for what is no look.
-        max_abs_error: the largest against PyTorch; None if nothing could be compared.
-        max_error_ratio: the largest ÷ PyTorch's own error.
+        seconds: of the look, the service's and what is computed here; None for what is no look.
+        max_abs_error: the largest against PyTorch, or against the file itself where that is in float16 or int8; None
+            if nothing could be compared.
+        max_error_ratio: the largest ÷ PyTorch's own error; None against the file itself.
         failures: everything that is wrong, a line each.
     """
 

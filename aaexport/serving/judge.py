@@ -30,13 +30,20 @@ def why_wrong(query: Query, answers: Mapping[str, Array], dtype: Dtype = "float3
         answer = answers.get(name)
         if answer is None:
             return f"no output {name}"
-        if answer.shape != expected.shape:
-            return f"{name} of shape {list(answer.shape)} instead of {list(expected.shape)}"
-        largest = float(np.abs(expected).max(initial=0.0))
-        error = float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))
-        allowed = _allowed(largest, dtype, where)
-        if not error <= allowed:  # NaN is wrong too
-            return f"{name} off by {error:.1e}, where {allowed:.1e} is allowed"
+        if (fault := fault_of(answer, expected, dtype, where)) is not None:
+            return f"{name} {fault}"
+    return None
+
+
+def fault_of(answer: Array, expected: Array, dtype: Dtype, where: str) -> str | None:
+    """What is wrong with one output, by the rule of `why_wrong`; None if it is right."""
+    if answer.shape != expected.shape:
+        return f"of shape {list(answer.shape)} instead of {list(expected.shape)}"
+    largest = float(np.abs(expected).max(initial=0.0))
+    error = float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))
+    allowed = _allowed(largest, dtype, where)
+    if not error <= allowed:  # NaN is wrong too
+        return f"off by {error:.1e}, where {allowed:.1e} is allowed"
     return None
 
 

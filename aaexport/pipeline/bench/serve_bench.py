@@ -35,6 +35,7 @@ from aaexport.pipeline.bench.specs import (
     find_file,
     our_spec,
     require_comparable_models,
+    require_for_tensorrt,
     rival_specs,
     terms_of,
     truth_spec,
@@ -79,7 +80,7 @@ def serve_bench(
         overrides: fields of `BenchOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
-        ArgumentError: an option breaks its rule, or contradicts another.
+        ArgumentError: an option breaks its rule, contradicts another, or the file.
         FolderError: the folder has no such file.
         GraphError, RunnerError: the file cannot be loaded, or torch.compile finds no compiler.
         ExportError: torch cannot export the network as `skew`.
@@ -107,6 +108,7 @@ def measured(
     path, folder = find_file(model, options.dtype)
     _require_its_module(options, folder)
     require_comparable_models(options, folder)
+    require_for_tensorrt(path, folder, options)
     device = options.device or best_device()
     options = replace(options, device=device)
     SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started

@@ -11,6 +11,7 @@ from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import Dtype, ModelFolder, find_model
 from aaexport.graph.files import GraphSummary, parse_onnx
 from aaexport.graph.precision.kinds import kind_of
+from aaexport.graph.precision.tensorrt import require_symmetric
 from aaexport.pipeline.bench.answer_check import Terms
 from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ONE_SESSION, BenchOptions
@@ -134,6 +135,18 @@ def require_comparable_models(options: BenchOptions, folder: ModelFolder | None)
         if folder is not None and folder.module_recipe is not None:
             rule, remedy = "have the module that the folder was made of", "give it with --module FILE.py:NAME"
         raise ArgumentError(broken_rule(f"{parameter('compare')} {','.join(missing)}", rule, "none", remedy))
+
+
+def require_for_tensorrt(path: Path, folder: ModelFolder | None, options: BenchOptions) -> None:
+    """ArgumentError where TensorRT is asked for, and does not take the 8 bits of a file that is to be measured."""
+    if not options.session.get("tensorrt"):
+        return
+    require_symmetric(path)
+    for name in rivals_of(options, folder):
+        if is_other_model(name):
+            require_symmetric(other_file(name))
+        elif is_dtype(name) and folder is not None:
+            require_symmetric(folder.onnx_of(name))
 
 
 def terms_of(path: Path, folder: ModelFolder | None, options: BenchOptions, samples: Samples) -> Terms:

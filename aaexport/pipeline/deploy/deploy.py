@@ -17,6 +17,7 @@ from aaexport.deployment.targets import TARGETS
 from aaexport.errors import DeploymentError, FolderError, RunnerError, broken_rule, did_you_mean, first_few
 from aaexport.folder import Dtype, ModelFolder, find_model, sha256
 from aaexport.graph.files import file_digest, read_data_files
+from aaexport.graph.precision.tensorrt import require_symmetric
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.deploy.evidence import as_measured
@@ -56,7 +57,7 @@ def deploy(
         overrides: fields of `DeployOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
-        ArgumentError: an option breaks its rule, or means nothing to the target.
+        ArgumentError: an option breaks its rule, means nothing to the target, or does not suit the file.
         DataError: a peak search cannot be read, or is of something else.
         DeploymentError: a check failed.
         FolderError: no model.onnx, or `out` holds what is not to be replaced, or cannot be written.
@@ -70,6 +71,8 @@ def deploy(
     dtype = options.dtype or "float32"
     guarded = _guard(folder, dtype)
     facts, about_golden = _with_golden(read_facts(folder, folder.onnx_of(dtype)), folder)
+    if options.tensorrt:
+        require_symmetric(facts.onnx)
     settings, notes = _settings(facts, folder, to, options)
     say("asking the golden vectors")
     facts, answers = _answers(facts, dtype)

@@ -1,6 +1,7 @@
 """(URLs, file) → one observation after another: whether live services still compute the function, sampled.
 
-Each look asks a golden or made-up case, all of them in turn, and a few held-out images that are drawn anew.
+Each look asks a golden or made-up case, all of them in turn, and a few held-out images that are drawn anew; of a file
+in float16 or int8 images alone, for which the service must give what the file gives here.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ from aaexport.nn.own_settings import own_settings
 from aaexport.parity import ParityReport
 from aaexport.parity.observation import Event, Observation
 from aaexport.pipeline.verify.options import VerifyOptions, check_every
+from aaexport.pipeline.verify.own_references import OwnReferences
 from aaexport.pipeline.verify.references import References, WatchedFile
-from aaexport.pipeline.verify.rows import Row
-from aaexport.pipeline.verify.services import Service, find_services, serves_another_file, with_rows_of
-from aaexport.serving.runner import ServiceFacts
+from aaexport.pipeline.verify.services import Service, find_services, serves_another_file
 
-LARGEST_SAMPLE = 4  # images that are drawn anew for a look
 BEHIND = 60.0  # seconds that a service may take for a new file, as its own checks come first
 
 Say = Callable[[str], None]
@@ -50,7 +49,7 @@ def follow(
 
     Args:
         folder: the model, which says what is right: by its network, or by the golden vectors of its module.
-        onnx: the file that the services are to serve; the folder's model.onnx by default.
+        onnx: the file that the services are to serve; the folder's, in the dtype that was asked for, by default.
         options: as of `verify`.
         tell: is given what was seen, as it is seen.
         every: seconds between the beginnings of two looks.
@@ -91,7 +90,7 @@ def follow(
 class _Followed:
     """By what a service is judged, and since when there has been something newer that it does not serve."""
 
-    references: References
+    references: References | OwnReferences
     behind_since: float | None = None
 
 
@@ -123,8 +122,9 @@ class _Watch:
         try:
             now = replace(service, facts=service.asked_again())
             structure = self._kept_up(now)
-            start = replace(start, onnx_sha256=self._followed[service.url].references.digest)
-            row, images = self._asked(now, number)
+            references = self._followed[service.url].references
+            start = replace(start, onnx_sha256=references.digest)
+            row, images = references.asked(now, number, self._chance, self._options)
         except ServiceError as error:
             seconds = time.perf_counter() - began
             self._tell(replace(start, event="unreachable", seconds=seconds, failures=(str(error),)))
@@ -132,7 +132,7 @@ class _Watch:
         report = ParityReport(
             str(self._file.path),
             (row.result(),),
-            structure,
+            (*structure, *references.faults),
             seed=self._options.seed,
             strict=self._options.strict,
             onnx_sha256=start.onnx_sha256,
@@ -184,28 +184,6 @@ class _Watch:
         # What was gone back to is wanted, and nobody knows what is right of it if it was not looked at before.
         missed = held if told == wanted else wanted
         return tuple(filter(None, [serves_another_file(service.facts, service.row_name, missed)]))
-
-    def _asked(self, service: Service, number: int) -> tuple[Row, int]:
-        """The row with what came of the sample, and how many images it had."""
-        known = self._followed[service.url].references
-        *_, row = with_rows_of([service], known.rows, known.summary, self._options)
-        if row.failure is not None:
-            return row, 0
-        truths = [truth for truth in known.truths if row.takes(truth.case)]
-        truth = truths[(number - 1) % len(truths)]
-        images = len(truth.case.batch)
-        with row.open() as runner:
-            known.judge.judge_known(row, runner, truth)
-            drawn = known.inputs.drawn(known.fixed or self._sample(service.facts), self._chance)
-            if drawn is not None:
-                batches = [(drawn, np.zeros(len(drawn), np.int64))]
-                for _ in known.judge.judge_more(row, runner, batches, f"drawn anew, batch {len(drawn)}"):
-                    images += len(drawn)
-        return row, images
-
-    def _sample(self, facts: ServiceFacts) -> int:
-        most = min(facts.max_batch or LARGEST_SAMPLE, LARGEST_SAMPLE)
-        return int(self._chance.integers(1, most + 1))
 
     def _seen(self, service: Service, event: Event, look: int = 0) -> Observation:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

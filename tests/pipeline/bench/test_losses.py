@@ -1,7 +1,10 @@
 """What contenders lose of float32: measured for all, judged by the guard of each kind, not by that of float32."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from fewer_bits import folder_in_fewer_bits
 from test_rivals import Pretended
 
 from aaexport.errors import ArgumentError, FolderError
@@ -13,7 +16,7 @@ from aaexport.pipeline.bench.feeding import Feeder
 from aaexport.pipeline.bench.losses import loss_of
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions
-from aaexport.pipeline.bench.specs import find_file, require_comparable_models
+from aaexport.pipeline.bench.specs import find_file, require_comparable_models, require_for_tensorrt
 from aaexport.runners.base import Port
 
 IMAGES = 64
@@ -170,3 +173,16 @@ def test_images_are_fed_in_the_type_that_a_file_takes(tmp_path, rng):
     fed = Feeder(tmp_path / "samples.npz", ports, batched=True).feeds((1, 2))
     assert fed["image"].dtype == np.float16
     assert np.array_equal(fed["image"], images[1:3].astype(np.float16))
+
+
+def test_tensorrt_is_given_symmetric_int8_only(tmp_path):
+    folder = folder_in_fewer_bits(tmp_path / "digits")
+    path, asked = folder.onnx_of("int8"), BenchOptions(dtype="int8", session={"tensorrt": True}, compare=())
+    with pytest.raises(ArgumentError, match=r"tensorrt must be given int8 .*--dtype int8 --target cuda"):
+        require_for_tensorrt(path, folder, asked)
+    with pytest.raises(ArgumentError, match=r"tensorrt must be given int8 .*model\.int8\.onnx with"):
+        require_for_tensorrt(folder.onnx_path, folder, replace(asked, dtype="float32", compare=("int8",)))
+    with pytest.raises(ArgumentError, match="tensorrt must be given int8"):
+        require_for_tensorrt(folder.onnx_path, folder, replace(asked, compare=(f"onnx:{path}",)))
+    require_for_tensorrt(folder.onnx_path, folder, asked)
+    require_for_tensorrt(path, folder, replace(asked, session={}))

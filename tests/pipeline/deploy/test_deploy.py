@@ -4,6 +4,7 @@ import json
 
 import pytest
 from deployable import digits_folder, edit, write_golden
+from fewer_bits import folder_in_fewer_bits
 from outcomes import error_of
 
 import aaexport
@@ -148,6 +149,14 @@ def test_options_that_break_their_rules(folder, tmp_path, to, options, complaint
     with pytest.raises(ArgumentError) as caught:
         aaexport.deploy(folder, to, tmp_path / "out", **options)
     assert str(caught.value).startswith(complaint)
+
+
+def test_tensorrt_is_not_given_what_cpus_take(tmp_path):
+    folder, on_gpu = folder_in_fewer_bits(tmp_path / "digits"), {"device": "cuda", "tensorrt": True}
+    with pytest.raises(ArgumentError, match=r"tensorrt must be given int8 that is signed .*--target cuda"):
+        aaexport.deploy(folder, "triton", tmp_path / "out", dtype="int8", **on_gpu)
+    assert not (tmp_path / "out").exists()
+    aaexport.deploy(folder, "triton", tmp_path / "out", dtype="float16", **on_gpu)
 
 
 def test_batching_is_on_only_where_it_won(folder, tmp_path):

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 from fewer_bits import IMAGES, folder_in_fewer_bits, spoilt
 
-from aaexport.errors import ArgumentError, ServiceError
+from aaexport.errors import ServiceError
 from aaexport.pipeline.verify.options import VerifyOptions
-from aaexport.pipeline.verify.references import WatchedFile
 from aaexport.pipeline.verify.served import why_otherwise
 from aaexport.runners.ort import OrtRunner
 
@@ -67,9 +66,3 @@ def test_a_fixed_batch_is_kept_to(folder):
     wrong, told = asked(folder, service(folder.onnx_of("int8"), fixed=4))
     assert wrong is None
     assert told.endswith("16 images in batches of 4")
-
-
-def test_following_goes_with_float32_and_says_so(folder):
-    with pytest.raises(ArgumentError, match=r"follow must go with a file in float32, got .?int8"):
-        WatchedFile(folder, None, VerifyOptions(dtype="int8"))
-    assert WatchedFile(folder, None, VerifyOptions()).path == folder.onnx_path
