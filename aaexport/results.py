@@ -281,6 +281,7 @@ class PrecisionCandidate:
         lost: how much less that is than of the float32 file; None likewise, and of that file.
         failure: why it must not be taken; None if it may.
         note: why no ratio is told; None if one is.
+        kept: its layers that stay in float32.
     """
 
     dtype: Dtype
@@ -292,6 +293,7 @@ class PrecisionCandidate:
     lost: float | None = None
     failure: str | None = None
     note: str | None = None
+    kept: tuple[KeptLayer, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from aaexport.load.machine import Environment
 from aaexport.load.run import QueryLog
 from aaexport.load.statistics import Milliseconds, Percentile, Ratio, percentiles
 from aaexport.outcome import Outcome, presenter
+from aaexport.parity.by_layer import LayerLoss
 from aaexport.parity.report import Placement
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -247,15 +248,6 @@ class ParityRecord:
     max_abs_error: float | None
     date: str | None
     same_file: bool
-
-
-@dataclass(frozen=True)
-class LayerLoss:
-    """The SQNR in dB of a layer's weight and of what it computes, each by itself; None where that is not rounded."""
-
-    layer: str
-    weight_db: float | None
-    activation_db: float | None
 
 
 @dataclass(frozen=True)

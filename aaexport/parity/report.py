@@ -206,6 +206,22 @@ class Placement:
         return f"{run} on the CPU instead of {self.provider}: {first_few(self.on_cpu, NAMED_NODES)}"
 
 
+@dataclass(frozen=True)
+class KeptNode:
+    """A node of a file in float16 or int8 that stayed in float32, by what the file says of itself.
+
+    Attributes:
+        path: of the PyTorch module that it came from; "" where the file does not tell.
+        node, operator: its name and type.
+        reason: why it stays.
+    """
+
+    path: str
+    node: str
+    operator: str
+    reason: str
+
+
 @dataclass(frozen=True, repr=False)
 class ParityReport(Outcome):
     """The verdict on one ONNX file, with every statistic it rests on.
@@ -225,6 +241,7 @@ class ParityReport(Outcome):
         strict: whether warnings are failures.
         kind: what the file computes in: `float32`, `float16`, `bfloat16` or `int8`.
         guard: of a file in float16 or int8, which is judged by what it lost and not by the matrix.
+        kept: the nodes of such a file that stayed in float32.
     """
 
     onnx: str
@@ -241,6 +258,7 @@ class ParityReport(Outcome):
     onnx_sha256: str | None = None
     kind: str = "float32"
     guard: GuardReport | None = None
+    kept: tuple[KeptNode, ...] = ()
 
     @property
     def outputs(self) -> tuple[OutputParity, ...]:

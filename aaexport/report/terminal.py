@@ -14,7 +14,7 @@ from aaexport.report.attention import head_of, listed
 from aaexport.report.layout import Cell, Facts, Table, Words
 from aaexport.report.parity import wording
 from aaexport.report.parity.guard import guard_circumstances
-from aaexport.report.parity.terminal import verdict_line
+from aaexport.report.parity.terminal import layers_view, verdict_line
 
 if TYPE_CHECKING:
     from aaexport.graph.files import GraphSummary, TensorInfo
@@ -52,7 +52,10 @@ def convert_view(result: ConvertResult) -> RenderableType:
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     facts = Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
-    return Group(facts, Words(), _kept_layers(result.kept_layers)) if result.kept_layers else facts
+    more = [Words(), _kept_layers(result.kept_layers)] if result.kept_layers else []
+    if result.parity is not None and result.parity.guard is not None:
+        more += [Words(), *layers_view(result.parity.guard)]
+    return Group(facts, *more) if more else facts
 
 
 def _kept_layers(layers: Sequence[KeptLayer]) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aaexport.errors import first_few
 from aaexport.load.launches import called
 from aaexport.load.statistics import Milliseconds
 from aaexport.report.bench.wording import cores, milliseconds, ratio
@@ -18,6 +19,7 @@ from aaexport.results import Candidate, PrecisionCandidate, TunedLayer, TunedPre
 
 TUNING_SCHEMA = "aaexport.tuning/1"
 NONE = "–"
+NAMED = 4  # layers, in a line
 PRECISIONS = ("precision", "size", "p50", "÷ float32", "SQNR", "accuracy", "")
 COLUMNS = ("candidate", "median", "lowest – highest", "peak memory", "max error", "")
 
@@ -173,6 +175,9 @@ def _verdicts(found: TunedPrecision) -> Iterator[str]:
         else:
             word = "slower" if one.ratio.median > 1 else "not faster beyond doubt"
             yield f"{one.dtype} is {word}: it takes {ratio(one.ratio)} times as long as float32"
+        if one.kept:
+            names = first_few([each.path or each.node for each in one.kept], NAMED)
+            yield f"{one.dtype} leaves in float32: {names}"
     if found.chosen == "float32":
         yield "float32 stays"
 

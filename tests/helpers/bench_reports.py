@@ -14,7 +14,6 @@ from aaexport.load.measurement import (
     Comparison,
     GuardRecord,
     KeptPart,
-    LayerLoss,
     Load,
     Loss,
     ModelCard,
@@ -29,6 +28,7 @@ from aaexport.load.measurement import (
 from aaexport.load.run import UNANSWERED, QueryLog
 from aaexport.load.statistics import Ratio
 from aaexport.parity import Placement
+from aaexport.parity.by_layer import LayerLoss
 
 HOSTILE = "a|b `c` <script>alert(1)</script> \"d\" 'e' &amp; \x1b[31m\x00\ud800 [bold]f[/bold]"
 STALL = 1003.0  # milliseconds

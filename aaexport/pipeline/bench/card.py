@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from aaexport.errors import GraphError
 from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
 from aaexport.graph.precision.kinds import kind_of, read_origin
-from aaexport.load.measurement import GuardRecord, KeptPart, LayerLoss, ModelCard, ParityRecord
+from aaexport.load.measurement import GuardRecord, KeptPart, ModelCard, ParityRecord
+from aaexport.parity.by_layer import by_layer
+from aaexport.parity.guard import TensorLoss
 from aaexport.parity.thresholds import REDUCED
 
 
@@ -82,7 +84,7 @@ def guard_record(path: Path, onnx_sha256: str) -> GuardRecord | None:
             kind=str(guard["kind"]),
             data=str(guard["data"]),
             sqnr_db=min(lost, default=None),
-            layers=_layers(guard.get("tensors", ())),
+            layers=by_layer(map(_tensor, guard.get("tensors", ()))),
             **{name: int(accuracy[name]) for name in ("images", "float32", "reduced") if name in accuracy},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -110,12 +112,8 @@ def known_accuracy(folder: ModelFolder, dtype: Dtype) -> tuple[float, int] | Non
     return None
 
 
-def _layers(tensors: Iterable[Mapping[str, Any]]) -> tuple[LayerLoss, ...]:
-    """Of each layer the worst of its weights and biases, and the worst of what it computes."""
-    found: dict[str, dict[bool, float]] = {}
-    for tensor in tensors:
-        of_layer = found.setdefault(str(tensor["path"] or tensor["node"]), {})
-        if tensor["sqnr_db"] is not None:
-            computed, value = tensor["what"] == "activation", float(tensor["sqnr_db"])
-            of_layer[computed] = min(value, of_layer.get(computed, value))
-    return tuple(LayerLoss(layer, each.get(False), each.get(True)) for layer, each in found.items() if each)
+def _tensor(value: Mapping[str, Any]) -> TensorLoss:
+    """As JSON has it, where a number that is not finite is a word."""
+    known, excess = value["sqnr_db"], float(value["excess_db"])
+    sqnr_db = None if known is None else float(known)
+    return TensorLoss(value["path"], value["node"], value["tensor"], value["what"], sqnr_db, excess)

@@ -69,7 +69,7 @@ def precision_contest(folder: ModelFolder, asked: Asked, tick: Tick) -> tuple[Tu
     found = TunedPrecision(*_chosen(written, report), asked.max_loss, images)
     names = [folder.onnx_of(dtype).name for dtype in dtypes if written[dtype].bytes is not None]
     notes = (
-        f"{', '.join(names)} were written with these choices",
+        f"{', '.join(names)} {'were' if len(names) > 1 else 'was'} written with these choices",
         *(f"the contest: {reason}" for reason in report.reasons),
     )
     return found, notes
@@ -90,7 +90,7 @@ def _written(
     assert done.parity is not None
     assert done.parity.guard is not None
     guard = done.parity.guard
-    candidate = PrecisionCandidate(dtype, done.bytes, sqnr_db=guard.sqnr_db)
+    candidate = PrecisionCandidate(dtype, done.bytes, sqnr_db=guard.sqnr_db, kept=done.kept_layers)
     if guard.accuracy is not None:
         of = guard.accuracy
         candidate = replace(candidate, accuracy=of.reduced / of.images, lost=(of.float32 - of.reduced) / of.images)

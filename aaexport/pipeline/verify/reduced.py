@@ -11,6 +11,7 @@ from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_dat
 from aaexport.graph.metadata import provenance_of
 from aaexport.graph.precision.kinds import Origin
 from aaexport.parity import ParityReport
+from aaexport.parity.report import KeptNode
 from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.guarded import Guard, gather_evidence
@@ -76,6 +77,7 @@ def guarded_report(
         report,
         kind=kind,
         guard=judged,
+        kept=() if origin is None else tuple(KeptNode(*row) for row in origin.kept),
         notes=(*report.notes, *notes),
         warnings=(*report.warnings, *warnings),
     )

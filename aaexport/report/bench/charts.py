@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aaexport.load.measurement import BenchReport, LayerLoss, Throughput
+from aaexport.load.measurement import BenchReport, Throughput
 from aaexport.load.statistics import Percentile
+from aaexport.parity.by_layer import LayerLoss
 from aaexport.report.bench import wording
 from aaexport.report.bench.figures import Series
 from aaexport.report.page.markup import Html, element, join

@@ -9,6 +9,7 @@ from aaexport.parity import Computation, Divergence, ParityReport
 from aaexport.parity.thresholds import shown
 from aaexport.report.parity import wording
 from aaexport.report.parity.guard import CORNER, guard_table
+from aaexport.report.parity.layers import HEADINGS, layer_rows, layers_title
 from aaexport.report.parity.matrix import matrix
 from aaexport.report.printable import printable
 
@@ -59,6 +60,12 @@ def _details(report: ParityReport) -> Iterator[str]:
         bounds = {row.measure: (shown(row.measure, row.bound), row.reason) for row in report.guard.rows}
         rows = ((measure, *of) for measure, of in bounds.items())
         yield _folded("Thresholds", _table(("measure", "bound", "because"), rows))
+        if layers := layer_rows(report.guard, None):
+            yield _folded("Layers", _table((layers_title(report.guard, None), *HEADINGS), layers))
+    if report.kept:
+        columns = ("stays in float32", "node", "operator", "because")
+        kept = ((each.path or "–", each.node, each.operator, each.reason) for each in report.kept)
+        yield _folded("In float32", _table(columns, kept))
 
 
 def _judged_by(computation: Computation) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aaexport.parity import Divergence, ParityReport
+from aaexport.parity.guard import GuardReport
 from aaexport.report.layout import Facts, Table, Words
 from aaexport.report.parity import wording
 from aaexport.report.parity.guard import CORNER, guard_table
+from aaexport.report.parity.layers import HEADINGS, layer_rows, layers_title
 from aaexport.report.parity.matrix import Cell, matrix
 
 GOOD, WORTH_A_LOOK, BAD = "green", "yellow", "bold red"
@@ -20,6 +22,7 @@ STYLES = {"pass": GOOD, "warn": WORTH_A_LOOK, "fail": BAD, "not run": "dim"}
 def parity_view(report: ParityReport) -> RenderableType:
     """The matrix, what is to be known of it, what is wrong and where, and the verdict."""
     parts: list[RenderableType] = [*_matrix(report)]
+    parts += [] if report.guard is None else layers_view(report.guard)
     parts += _lines(wording.circumstances(report))
     parts += _lines((f"note: {note}" for note in report.notes), "dim")
     parts += _lines((f"warning: {warning}" for warning in wording.warnings(report)), WORTH_A_LOOK)
@@ -28,6 +31,12 @@ def parity_view(report: ParityReport) -> RenderableType:
     if report.divergence is not None:
         parts += _divergence(report.divergence)
     return Group(*parts, verdict_view(report))
+
+
+def layers_view(report: GuardReport) -> list[RenderableType]:
+    """How much is left of each layer, drawn; nothing where none was looked at."""
+    rows = layer_rows(report)
+    return [Table((layers_title(report), *HEADINGS), rows, texts=(0, 3)), Words()] if rows else []
 
 
 def verdict_view(report: ParityReport) -> Words:

@@ -56,7 +56,7 @@ def warnings(report: ParityReport) -> list[str]:
 def circumstances(report: ParityReport) -> list[str]:
     """What was tried, the figures that are no errors, and where the nodes ran."""
     if report.guard is not None:
-        return list(guard_circumstances(report.guard))
+        return [*guard_circumstances(report.guard), *_first(list(_kept(report)))]
     sizes = ", ".join(map(str, batches(report)))
     tried = [f"batches tried: {sizes}; seed {report.seed}"] if sizes else []
     return [*tried, *_likeness(report), *_accuracy(report), *_placement(report.placement)]
@@ -93,6 +93,15 @@ def tensor_rows(divergence: Divergence) -> Iterator[tuple[str, str, str]]:
 def growth_row(step: ErrorStep) -> tuple[str, str, str, str]:
     """Node, operator, module, relative error."""
     return step.node, step.operator, step.module or "–", scientific(step.relative_error)
+
+
+def _kept(report: ParityReport) -> Iterator[str]:
+    """What stayed in float32, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each in report.kept:
+        by_reason.setdefault(each.reason, []).append(f"{each.path or each.node} ({each.operator})")
+    for reason, names in by_reason.items():
+        yield f"in float32: {first_few(list(dict.fromkeys(names)), NODES_SHOWN)}: {reason}"
 
 
 def _first(lines: Sequence[str]) -> list[str]:

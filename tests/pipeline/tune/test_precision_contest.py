@@ -19,7 +19,7 @@ from aaexport.pipeline.tune.options import TuneOptions
 from aaexport.pipeline.tune.precision_contest import Asked, may_be_taken, precision_contest
 from aaexport.pipeline.tune.tune import tune
 from aaexport.report.tuning import _precisions, _verdicts
-from aaexport.results import ConvertResult, PrecisionCandidate
+from aaexport.results import ConvertResult, KeptLayer, PrecisionCandidate
 
 IMAGES = 1000
 
@@ -45,7 +45,9 @@ class Machine:
         accuracy = None if self.lost is None else GuardAccuracy.of(IMAGES, 990, 990 - self.lost)
         guard = GuardReport(dtype, "images", (), accuracy) if dtype != "float32" else None
         parity = ParityReport("x", guard=guard)
-        return ConvertResult(folder.onnx_of(dtype), 20, "fold", "dynamic", {}, 4_000_000, 1.0, parity)
+        kept = () if dtype == "float32" else (KeptLayer("stages.1.conv", "conv_1", "Conv", "it cost most"),)
+        path = folder.onnx_of(dtype)
+        return ConvertResult(path, 20, "fold", "dynamic", {}, 4_000_000, 1.0, parity, kept_layers=kept)
 
     def measured(self, folder, options, tick):
         self.options = options
@@ -84,6 +86,7 @@ def test_where_int8_is_no_faster_float32_stays_and_it_is_said(monkeypatch, tmp_p
     word = "slower" if times > 1 else "not faster beyond doubt"
     assert said == [
         f"int8 is {word}: it takes {times:.2f} ({times - 0.02:.2f}–{times + 0.02:.2f}) times as long as float32",
+        "int8 leaves in float32: stages.1.conv",
         "float32 stays",
     ]
 
@@ -122,7 +125,7 @@ def test_a_precision_that_cannot_be_written_is_told_and_float32_stays(monkeypatc
     found, notes = settled(Machine(monkeypatch, {}, failures={"int8": error}), tmp_path)
     assert found.chosen == "float32"
     assert found.candidates[1].failure == str(error)
-    assert notes == ("model.onnx were written with these choices",)
+    assert notes == ("model.onnx was written with these choices",)
 
 
 def test_wrong_answers_while_measuring_are_no_choice(monkeypatch, tmp_path):

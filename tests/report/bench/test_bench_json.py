@@ -16,7 +16,6 @@ from aaexport.load.machine import Environment
 from aaexport.load.measurement import (
     Comparison,
     GuardRecord,
-    LayerLoss,
     Load,
     Loss,
     ModelCard,
@@ -26,6 +25,7 @@ from aaexport.load.measurement import (
     Trial,
 )
 from aaexport.load.statistics import Ratio
+from aaexport.parity.by_layer import LayerLoss
 from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json, bench_text
 from aaexport.report.bench.baseline import read_baseline, why_not_comparable
 

@@ -14,6 +14,7 @@ from parity_reports import (
     EMPTY,
     FAILED,
     GUARD,
+    LOSSY,
     MANY,
     PASSED,
     REPORTS,
@@ -38,8 +39,10 @@ from aaexport.parity import (
     TensorFacts,
     made_up_cases,
 )
+from aaexport.parity.guard import TensorLoss
 from aaexport.report.machine import parity_json
 from aaexport.report.parity.junit import parity_junit
+from aaexport.report.parity.layers import layer_rows
 from aaexport.report.parity.markdown import parity_markdown
 from aaexport.report.parity.matrix import Cell, batches, matrix
 from aaexport.report.parity.terminal import parity_view
@@ -227,6 +230,38 @@ def test_the_widest_matrix_is_whole(width):
     assert sum(line.count("1e+04×") for line in lines) == len(matrix(report).headings) == 9
 
 
+# What a file in fewer bits has left of each layer
+
+
+def noisy(*decibels):
+    """A report with a layer for each number."""
+    losses = [TensorLoss(f"stages.{n}", f"conv_{n}", f"t{n}", "activation", db, 0.0) for n, db in enumerate(decibels)]
+    return dataclasses.replace(LOSSY, guard=dataclasses.replace(LOSSY.guard, tensors=tuple(losses)))
+
+
+def test_kept_layers_and_a_bar_for_each_layer_are_in_every_form():
+    report = noisy(40.0, 20.0)
+    for told in (printed(report), parity_markdown(report).replace("\\", ""), report._repr_html_()):
+        assert "it was asked to stay in float32" in told
+        assert "features.1.conv" in told
+        full, half = (re.search(rf"stages.{n}\b.*?(█+)", told, flags=re.DOTALL)[1] for n in (0, 1))
+        assert len(full) == 2 * len(half)
+
+
+def test_a_terminal_is_shown_the_noisiest_of_many_layers_and_markdown_all():
+    report = noisy(*range(60, 40, -1))
+    told = printed(report)
+    assert "by themselves, the 8 noisiest of 20 layers" in told
+    assert [f"stages.{n} " in told for n in (0, 11, 12, 19)] == [False, False, True, True]
+    assert parity_markdown(report).count("█") > told.count("█")
+    assert all(f"stages.{n} |" in parity_markdown(report) for n in range(20))
+
+
+def test_a_layer_without_signal_has_no_bar():
+    assert [row[-1] for row in layer_rows(noisy(30.0, -3.0, float("-inf")).guard)] == ["█" * 24, "", ""]
+    assert not layer_rows(dataclasses.replace(GUARD, tensors=()))
+
+
 # JSON
 
 
@@ -238,7 +273,7 @@ def documented():
     return described(SCHEMA)
 
 
-FULL = dataclasses.replace(FAILED, structure=("stale",), warnings=("unused",), guard=GUARD)
+FULL = dataclasses.replace(FAILED, structure=("stale",), warnings=("unused",), guard=GUARD, kept=LOSSY.kept)
 
 
 def test_the_documented_fields_are_those_written():
