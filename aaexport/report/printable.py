@@ -10,8 +10,8 @@ _UNPRINTABLE = re.compile("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-
 # The signs that our own texts are written with, for outputs that lack them.
 _SIGNS = {
     "×": "x", "÷": "/", "·": "*", "−": "-", "–": "-", "—": "-", "─": "-", "━": "-", "│": "|", "…": "...", "→": "->",
-    "↔": "<->", "≥": ">=", "≤": "<=", "±": "+/-", "█": "#", "√": "sqrt", "°": " deg ", "²": "^2", "³": "^3", "½": "1/2",
-    "ᵀ": "^T", "µ": "u", "μ": "u", "κ": "kappa", "υ": "upsilon", "σ": "sigma", "ε": "epsilon", "Σ": "sum",
+    "↔": "<->", "≥": ">=", "≤": "<=", "±": "+/-", "√": "sqrt", "°": " deg ", "²": "^2", "³": "^3", "½": "1/2",
+    "ᵀ": "^T", "µ": "u", "μ": "u", "κ": "kappa", "υ": "upsilon", "σ": "sigma", "ε": "epsilon", "Σ": "sum", "█": "#",
 }  # fmt: skip
 BY_SIGNS = "aaexport.signs"  # this way to handle errors, as codecs and streams know it
 

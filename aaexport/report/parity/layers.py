@@ -1,4 +1,4 @@
-"""GuardReport → a picture of what is left of each layer by itself, in characters: for terminals, Markdown and cells."""
+"""GuardReport → a picture of what is left of each layer by itself, in characters: they show everywhere."""
 
 from __future__ import annotations
 
