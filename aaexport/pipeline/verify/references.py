@@ -154,7 +154,8 @@ class WatchedFile:
         asked, summary = self._options, self._summary
         faults: tuple[str, ...] = ()
         if not self._is_folders_own or why_unguarded(self._folder, kind, self.digest) is not None:
-            report, _ = judge_file(subject, self.path, replace(asked, url=(), dtype=kind))
+            of_file = VerifyOptions(device=asked.device, dtype=kind, inputs=asked.inputs, seed=asked.seed)
+            report, _ = judge_file(subject, self.path, of_file)
             faults = report.failures
         evidence = gather_evidence(subject, kind, asked.inputs, summary.macs, asked.seed)
         fixed, runner = fixed_batch(summary), OrtRunner(self.path, device=asked.device)
