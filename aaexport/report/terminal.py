@@ -52,7 +52,7 @@ def convert_view(result: ConvertResult) -> RenderableType:
     if result.parity and (warnings := wording.warnings(result.parity)):
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     facts = Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
-    more = [Words(), _kept_layers(result.kept_layers)] if result.kept_layers else []
+    more: list[RenderableType] = [Words(), _kept_layers(result.kept_layers)] if result.kept_layers else []
     if result.parity is not None and result.parity.guard is not None:
         more += [Words(), *layers_view(result.parity.guard)]
     return Group(facts, *more) if more else facts

@@ -63,9 +63,9 @@ def _details(report: ParityReport) -> Iterator[str]:
         if layers := layer_rows(report.guard, None):
             yield _folded("Layers", _table((layers_title(report.guard, None), *HEADINGS), layers))
     if report.kept:
-        columns = ("stays in float32", "node", "operator", "because")
+        headings = ("stays in float32", "node", "operator", "because")
         kept = ((each.path or "–", each.node, each.operator, each.reason) for each in report.kept)
-        yield _folded("In float32", _table(columns, kept))
+        yield _folded("In float32", _table(headings, kept))
 
 
 def _judged_by(computation: Computation) -> tuple[str, ...]:
