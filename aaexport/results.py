@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every r
     from aaexport.device import Target
     from aaexport.folder import Dtype
     from aaexport.graph.files import GraphSummary
+    from aaexport.graph.on_cuda import OnCuda
     from aaexport.graph.optimize import RuleReport
     from aaexport.graph.precision.reduced import Kept, Layer
     from aaexport.load.launches import Launches
@@ -71,6 +72,7 @@ class ConvertResult(Outcome):
     calibration: str | None = None  # of a file in fewer bits: what it was calibrated on, in words
     reduced: int = 0  # how many of its nodes compute in fewer bits than float32
     kept_layers: tuple[KeptLayer, ...] = ()  # those that could have and do not
+    on_cuda: OnCuda | None = None  # what onnxruntime's CUDA provider will make of it, where it is the target
 
     @property
     def headline(self) -> str:
@@ -96,6 +98,7 @@ class OptimizeResult(Outcome):
     dtype: str = "float32"
     reduced: tuple[Layer, ...] = ()  # nodes in float16, where that was asked for
     kept: tuple[Kept, ...] = ()  # nodes that stay in float32 in such a file, and why
+    on_cuda: OnCuda | None = None  # as of ConvertResult
 
     @property
     def headline(self) -> str:

@@ -54,7 +54,12 @@ EXAMPLES = (
     help="Weights for your module: safetensors, or what torch.save wrote.",
 )
 @click.option("--input-shape", type=ImageShape(), help="Of one image that your module takes, as 3x32x32.")
-@click.option("--opset", type=int, metavar=f"{OPSETS[0]}..{OPSETS[-1]}", help="The recipe's by default.")
+@click.option(
+    "--opset",
+    type=int,
+    metavar=f"{OPSETS[0]}..{OPSETS[-1]}",
+    help="The recipe's, else 20, or 23 for large attention on CUDA.",
+)
 @options.size
 @options.decomposition
 @click.option("--batch", type=Batch(), help="A fixed batch, or dynamic; the recipe's by default.")

@@ -78,12 +78,7 @@ def optimize_model(
     bound: list[GraphRule] = []
     for stage in (rules, then):
         bound += (tried := [rule(target) for rule in stage])
-        for _ in range(MAX_ROUNDS):
-            counts = {rule.title: apply_rule(rule, graph) for rule in tried}
-            applied.update(counts)
-            if not any(counts.values()):
-                break
-            SIZES(graph)
+        applied.update(apply_rules(tried, graph))
     tidy(graph)
     move_out(graph, room)
     reports = tuple(
@@ -191,6 +186,18 @@ def _in_newer_format(model: onnx.ModelProto) -> onnx.ModelProto:
     del newer.graph.input[:]
     newer.graph.input.extend(kept)
     return newer
+
+
+def apply_rules(rules: Sequence[GraphRule], graph: ir.Model) -> Counter[str]:
+    """Wherever they can be applied, until there is nothing left to do; how often each was, by its title."""
+    applied: Counter[str] = Counter()
+    for _ in range(MAX_ROUNDS):
+        counts = {rule.title: apply_rule(rule, graph) for rule in rules}
+        applied.update(counts)
+        if not any(counts.values()):
+            break
+        SIZES(graph)
+    return applied
 
 
 def apply_rule(rule: GraphRule, graph: ir.Model) -> int:

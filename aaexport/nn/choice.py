@@ -26,6 +26,10 @@ from aaexport.recipe import DECOMPOSITION_NAMES, DecompositionName
 ADD = 26  # a number added to each logit
 KEYS = 21  # a number of the keys that a row of queries has for itself
 QUERIES_A_DEPTH = 2  # a block has at least so many queries for each number of a key
+# On a GPU: how often it multiplies in the time of reading or writing a byte, 40 to 50 times by the data sheets of an
+# A100 and an H200 in TF32; and the bytes that adding both numbers to a logit in float32 reads and writes.
+MULTIPLIED_A_BYTE = 40
+ADDED_BYTES = 16
 CACHED_LOGITS = 2**20  # numbers that may be alive at a time before blocks pay
 TYPICAL_BATCH = 4  # what a dynamic batch is planned for
 MAX_BLOCKS = 64  # each repeats the operators of the layer in the graph
@@ -79,11 +83,12 @@ def read_choice(text: str) -> Choice | None:
 def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "cpu") -> Choice:
     """The decomposition that should be the fastest for `batch` images on a CPU, or on a CUDA device.
 
-    On CUDA that is `fold`, whole: every operator is a kernel to launch, and the deeper product is what tensor cores
-    are for. No GPU was measured for it.
+    On CUDA it is whole, because every operator is a kernel to launch, and `fold` as long as the deeper product takes
+    tensor cores less than its sums would take the memory, which is up to maps of 320 × 320. No GPU was measured.
     """
     if target == "cuda":
-        return Choice("fold")
+        deeper = sizes.height + sizes.width if sizes.relative else 0
+        return Choice("fold" if deeper <= MULTIPLIED_A_BYTE * ADDED_BYTES else "table")
     costs = _costs(sizes)
     decomposition = min(costs, key=costs.__getitem__)
     return Choice(decomposition, _worthwhile_blocks(decomposition, sizes, batch))

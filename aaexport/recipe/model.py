@@ -202,15 +202,18 @@ class Training(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Section):
-    """What `aaexport convert` does unless its options say otherwise."""
+    """What `aaexport convert` does unless its options say otherwise.
+
+    Without an opset it is 20, or what suits attention on the target (`aaexport.pipeline.export.plan.default_opset`).
+    """
 
     table: ClassVar[str] = "export"
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     decomposition: DecompositionName = DEFAULT_DECOMPOSITION
     batch: Batch = "dynamic"
 
     def __post_init__(self) -> None:
-        self._require(self.opset in OPSETS, "opset", f"be between {OPSETS[0]} and {OPSETS[-1]}")
+        self._require(self.opset is None or self.opset in OPSETS, "opset", f"be between {OPSETS[0]} and {OPSETS[-1]}")
         self._require(self.batch == "dynamic" or self.batch >= 1, "batch", "be 'dynamic' or at least 1")
 
 

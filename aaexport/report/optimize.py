@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from aaexport.report.layout import Facts, Table, Words
+from aaexport.report.layout import Cell, Facts, Table, Words
+from aaexport.report.on_cuda import rows_on_cuda
 from aaexport.report.parity.guard import guard_verdict
 from aaexport.report.parity.wording import scientific
 from aaexport.report.terminal import beside, histogram
@@ -23,12 +24,13 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
         )
         for rule in result.rules
     ]
-    rows = {
+    rows: dict[str, Cell] = {
         "file": str(result.path),
         **({} if result.data_file is None else {"data": beside(result.data_file)}),
         "before": histogram(result.before),
         "after": histogram(result.after),
         **_precision(result),
+        **rows_on_cuda(result.on_cuda),
         "comparison": _comparison(result),
         **({"note": "\n".join(result.notes)} if result.notes else {}),
     }

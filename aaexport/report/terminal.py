@@ -12,6 +12,7 @@ from rich.text import Text
 from aaexport.errors import first_few
 from aaexport.report.attention import head_of, listed
 from aaexport.report.layout import Cell, Facts, Table, Words
+from aaexport.report.on_cuda import rows_on_cuda
 from aaexport.report.parity import wording
 from aaexport.report.parity.guard import guard_circumstances
 from aaexport.report.parity.terminal import layers_view, verdict_line
@@ -43,6 +44,7 @@ def convert_view(result: ConvertResult) -> RenderableType:
             rows["guard"] = "\n".join(guard_circumstances(result.parity.guard))
     if result.data_file is not None:
         rows["data"] = beside(result.data_file)
+    rows |= rows_on_cuda(result.on_cuda)
     if result.attention_outputs:
         rows["attention"] = f"{len(result.attention_outputs)} outputs: {listed(result.attention_outputs)}"
     if result.replaced:

@@ -194,6 +194,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if value is None:
+        return "none"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -282,16 +284,18 @@ def runtimes() -> str:
 
 def graph_rules() -> str:
     """Every rule in the order in which it is tried, with its maths."""
-    from aaexport.graph.rules import FILE_RULES, AttentionInBlocks
+    from aaexport.graph.rules import CUDA_RULES, FILE_RULES, AttentionInBlocks
 
     text = []
-    for rule in (*FILE_RULES, AttentionInBlocks):
+    for rule in (*FILE_RULES, AttentionInBlocks, *CUDA_RULES):
         module = importlib.import_module(rule.__module__)
         text.append(f"## {rule.title}\n")
         text.append(f"`{Path(rule.__module__.replace('.', '/')).with_suffix('.py')}`\n")
         equation, _, prose = (inspect.getdoc(module) or "").partition("\n\n")
         text.append(f"```text\n{equation}\n```\n")
         text.append(f"{_with_literals(prose)}\n")
+        if rule in CUDA_RULES:
+            text.append("Applied for `--target cuda` alone.\n")
         for target, why in rule.no_gain.items():
             text.append(f"Not applied for `--target {target}`: {why}.\n")
     return "\n".join(text)

@@ -10,7 +10,6 @@ from aaexport.errors import ArgumentError, RecipeError
 from aaexport.folder import zoo_models
 from aaexport.recipe import (
     DECOMPOSITION_NAMES,
-    DEFAULT_OPSET,
     Attention,
     Cnn3,
     Data,
@@ -165,7 +164,7 @@ def test_every_key_ends_where_it_belongs(recipe_of):
 def test_keys_with_defaults_can_be_left_out(recipe_of):
     lines = BASE[: BASE.index("[export]")].splitlines()
     required = [line for line in lines if not line.startswith(WITH_DEFAULTS)]
-    assert recipe_of("\n".join(required)).export.opset == DEFAULT_OPSET
+    assert recipe_of("\n".join(required)).export.opset is None
 
 
 def test_without_attention_the_network_is_plain(recipe_of):

@@ -12,9 +12,9 @@ from aaexport.graph.precision.values import is_constant, is_float32
 # What comes out of these is among what goes in, or 0, or between two of those.
 AMONG_INPUTS = frozenset({
     "Abs", "AveragePool", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements",
-    "GatherND", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Neg", "Pad", "ReduceMax", "ReduceMean",
-    "ReduceMin", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu",
-    "Unsqueeze", "Where",
+    "GatherND", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "ReduceMax",
+    "ReduceMean", "ReduceMin", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 AT_MOST_ONE = frozenset({"Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh"})
 

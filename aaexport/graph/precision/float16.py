@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.graph.names import names_of, new_name
+from aaexport.graph.optimize import apply_rules
 from aaexport.graph.outside import Room
 from aaexport.graph.precision.bounds import magnitudes
 from aaexport.graph.precision.ranges import Ranges
@@ -24,6 +26,7 @@ from aaexport.graph.precision.reduced import BY_REQUEST, Kept, Reduced, asked_to
 from aaexport.graph.precision.stages import begun, ended
 from aaexport.graph.precision.stays import narrow_inputs, narrow_outputs, reasons_to_stay, touches_float32
 from aaexport.graph.precision.values import is_constant, is_float32
+from aaexport.graph.rules import CUDA_RULES
 
 IoType = Literal["float32", "float16"]
 IO_TYPES: tuple[IoType, ...] = ("float32", "float16")
@@ -39,6 +42,7 @@ def to_float16(
     *,
     keep: Collection[str] = (),
     io_dtype: IoType = "float32",
+    target: Target = "cpu",
     room: Room | None = None,
 ) -> Reduced:
     """The model in float16; `model` stays as it is.
@@ -48,6 +52,7 @@ def to_float16(
         ranges: of its tensors on calibration inputs, by name (`observe`); a node of which one is missing stays.
         keep: module paths and nodes that are to stay in float32.
         io_dtype: of inputs and outputs.
+        target: `cuda` for a file that suits the kernels there are in float16, if `model` suits those in float32.
         room: as of `optimize_model`, for a model that is above 2 GiB even then.
 
     Raises:
@@ -68,6 +73,8 @@ def to_float16(
     reduced = [layers[node] for node in narrowing.nodes if node.op_type not in SHAPES]
     kept = [Kept(layers[node], stays[node]) for node in graph if node in stays]
     narrowing.apply()
+    if target == "cuda":
+        apply_rules([rule(target) for rule in CUDA_RULES], whole)
     return ended(whole, model, "float16", reduced, kept, room)
 
 

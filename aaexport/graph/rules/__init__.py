@@ -2,7 +2,8 @@
 
 They need no PyTorch, so that they serve files that aaexport did not write too. To add one: write the file, put the
 class into `OTHERS` below, in the order in which they should be tried (into `FILE_RULES` alone if it is only for files
-of other origin), and give it a test of its name in tests/graph/rules/.
+of other origin, into `CUDA_RULES` if only onnxruntime's CUDA provider wants it), and give it a test of its name in
+tests/graph/rules/.
 
 Not a rule: the relative tables into the weights of the queries. A product q·E with q = W·x is (Eᵀ·W)·x, more channels
 of the same convolution, but with Cin terms a number instead of dkh, and the heads are narrow: in the 14×14 stage
@@ -17,11 +18,13 @@ from functools import partial
 
 from aaexport.device import Target
 from aaexport.graph.rules.attention_in_blocks import AttentionInBlocks
+from aaexport.graph.rules.attention_in_kernel_depths import AttentionInKernelDepths
 from aaexport.graph.rules.broadcast_for_tile import BroadcastForTile
 from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
 from aaexport.graph.rules.einsum_in_batches import EinsumInBatches
 from aaexport.graph.rules.einsum_of_tables import EinsumOfTables
+from aaexport.graph.rules.max_pool_of_slices import MaxPoolOfSlices
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
 from aaexport.graph.rules.normalization_through_matmul import NormalizationThroughMatmul
@@ -32,9 +35,19 @@ from aaexport.graph.rules.reshape_to_known_sizes import ReshapeToKnownSizes
 from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
+from aaexport.graph.rules.slices_for_split import SlicesForSplit
+from aaexport.graph.rules.stacks_without_broadcast import StacksWithoutBroadcast
 from aaexport.graph.rules.whole_writes import IdleSizes, WholeWrites
 
-__all__ = ["FILE_RULES", "RULES", "AttentionInBlocks", "GraphRule", "SkewedRelativeAttention", "within"]
+__all__ = [
+    "CUDA_RULES",
+    "FILE_RULES",
+    "RULES",
+    "AttentionInBlocks",
+    "GraphRule",
+    "SkewedRelativeAttention",
+    "within",
+]
 
 MakeRule = Callable[[Target], GraphRule]
 Stage = tuple[MakeRule, ...]
@@ -62,20 +75,30 @@ FILE_RULES: tuple[type[GraphRule], ...] = (
     SkewedRelativeAttention,
     *OTHERS,
 )
+# They suit a graph to the kernels of onnxruntime's CUDA provider, when the others have done their work.
+CUDA_RULES: tuple[type[GraphRule], ...] = (
+    AttentionInKernelDepths,
+    MaxPoolOfSlices,
+    SlicesForSplit,
+    StacksWithoutBroadcast,
+)
 
 
-def within(rules: Sequence[type[GraphRule]], max_attention_memory: float | None) -> tuple[Stage, Stage]:
+def within(
+    rules: Sequence[type[GraphRule]], max_attention_memory: float | None, target: Target = "cpu"
+) -> tuple[Stage, Stage]:
     """`rules`, and then those that keep any attention to so many MiB, of one image if the batch is dynamic.
 
     What is cut into blocks is nothing for the others any more, so that it is a stage of its own. None needs none.
+    Those for the target's kernels come last.
     """
-    limit = max_attention_memory
+    limit, for_kernels = max_attention_memory, CUDA_RULES if target == "cuda" else ()
     if limit is None:
-        return tuple(rules), ()
+        return tuple(rules), for_kernels
     limited: list[MakeRule] = [*rules]
     if SkewedRelativeAttention in rules:
         limited[rules.index(SkewedRelativeAttention)] = partial(SkewedRelativeAttention, limit=limit)
     if EinsumOfTables in rules:
         limited[rules.index(EinsumOfTables)] = partial(EinsumOfTables, merges=False)
     sizes = () if ReshapeToKnownSizes in rules else (ReshapeToKnownSizes,)
-    return (*sizes, *limited), (partial(AttentionInBlocks, limit=limit),)
+    return (*sizes, *limited), (partial(AttentionInBlocks, limit=limit), *for_kernels)

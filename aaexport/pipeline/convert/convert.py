@@ -20,6 +20,7 @@ from aaexport.graph.beside import require_place
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import converted_size
 from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.on_cuda import foresee
 from aaexport.graph.outside import Room, needs_two_files
 from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.graph.write import new_onnx
@@ -33,7 +34,7 @@ from aaexport.overrides import overridden
 from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
-from aaexport.pipeline.export.plan import plan_attention
+from aaexport.pipeline.export.plan import default_opset, plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
 from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated, why_stale
 from aaexport.pipeline.reduce.options import ReduceOptions
@@ -47,7 +48,7 @@ from aaexport.pipeline.subject.subject import (
     with_decomposition,
 )
 from aaexport.pipeline.verify.verify import judge_file, kept
-from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName
+from aaexport.recipe import Batch, DecompositionName
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
 from aaexport.writing import check_writable, remove, temporary_folder, write_json
@@ -141,6 +142,7 @@ def convert_subject(
         exported = _exported(subject, module, settings, room, say)
         operators = dict(Counter(node.op_type for node in exported.model.graph.node).most_common())
         rules, remarks, left = exported.rules, exported.notes, exported.left
+        on_cuda = foresee(exported.model) if settings.target == "cuda" else None
         with new_onnx(destination) as new:
             new.write(exported.model)
             written, data = new.bytes, new.data
@@ -170,6 +172,7 @@ def convert_subject(
         replaced={} if subject.adaptation is None else dict(subject.adaptation.replaced),
         kept=left if subject.adaptation is None else left | subject.adaptation.kept,
         data_file=data,
+        on_cuda=on_cuda,
     )
 
 
@@ -216,8 +219,10 @@ def _settled(subject: Subject, options: ConvertOptions) -> _Settings:
         opset = export.opset if opset is None else opset
         decomposition = export.decomposition if decomposition is None else decomposition
         batch = export.batch if batch is None else batch
+    if opset is None:
+        opset = default_opset(subject.module, options.target, decomposition, with_attention=options.with_attention)
     return _Settings(
-        DEFAULT_OPSET if opset is None else opset,
+        opset,
         "dynamic" if batch is None else batch,
         decomposition,
         options.max_attention_memory,

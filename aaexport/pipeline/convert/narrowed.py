@@ -40,7 +40,7 @@ def narrowed(model: OnnxModel, options: OptimizeOptions, room: Room) -> Reduced:
     """
     observed = observe(model, "float16")
     ranges = _ranges(observed, options)
-    return to_float16(model, ranges, keep=options.keep, io_dtype=options.io_dtype, room=room)
+    return to_float16(model, ranges, keep=options.keep, io_dtype=options.io_dtype, target=options.target, room=room)
 
 
 def _ranges(observed: Observed, options: OptimizeOptions) -> Ranges:

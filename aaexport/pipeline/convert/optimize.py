@@ -13,6 +13,7 @@ from aaexport.graph.check import check_model, foreign_operators, is_valid
 from aaexport.graph.digests import renew_digests
 from aaexport.graph.files import OnnxModel, coarsest_type, file_digest, read_data_files, read_onnx
 from aaexport.graph.metadata import record_rules
+from aaexport.graph.on_cuda import foresee
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.outside import Room
 from aaexport.graph.precision.kinds import record_origin
@@ -65,7 +66,7 @@ def optimize(
     check_files(source, path)
     model = read_onnx(source)
     say("applying the graph rules")
-    first, then = within(FILE_RULES, options.max_attention_memory)
+    first, then = within(FILE_RULES, options.max_attention_memory, options.target)
     parity = None
     with new_onnx(path) as new:
         with Room.beside(path) as room:
@@ -78,6 +79,7 @@ def optimize(
             rewritten = reduced.model
             if reduced.reduced and not foreign_operators(model):
                 _check(rewritten, model)
+            on_cuda = foresee(rewritten) if options.target == "cuda" else None
             new.write(rewritten)
         if options.verify:
             say("comparing both files")
@@ -91,7 +93,7 @@ def optimize(
     counts = dict(before.most_common()), dict(after.most_common())
     return OptimizeResult(
         path, options.target, *counts, rules, parity, new.data, tuple(new.notes),
-        dtype=options.dtype, reduced=reduced.reduced, kept=reduced.kept,
+        dtype=options.dtype, reduced=reduced.reduced, kept=reduced.kept, on_cuda=on_cuda,
     )  # fmt: skip
 
 

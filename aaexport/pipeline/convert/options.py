@@ -42,7 +42,7 @@ class ConvertOptions:
     """What is asked of a conversion.
 
     Attributes:
-        opset: 18–25; the recipe's, or 20.
+        opset: 18–25; the recipe's, or 20, or for `cuda` 23 where a layer has many logits.
         decomposition: for every augmented layer; the recipe's, or each layer's own. `auto` is one `Attention`
             operator a layer from opset 23 on, and below it what `aaexport.nn.choice` takes for the layer's sizes;
             in a folder that `aaexport.tune` has worked on, what was fastest there, and the result's notes say so.
@@ -50,7 +50,8 @@ class ConvertOptions:
         max_attention_memory: MiB that no tensor of the attention may exceed, of one image if the batch is dynamic:
             of augmented layers and of any other that is softmax(Q·Kᵀ + terms)·V. Where an other one cannot keep it,
             the result's notes say why.
-        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it.
+        target: `cpu` or `cuda`, where the file is to run: decompositions and graph rules are chosen for it, and the
+            result's `on_cuda` tells what onnxruntime will make of it there.
         with_attention: whether the attention weights are outputs too, after the usual ones, which stay as they are:
             `attention.<path of the layer>.head<number>` of shape (batch, H, W, H, W), where [b, h, w, i, j] is how
             much query position (h, w) takes from key position (i, j) of the layer's map.

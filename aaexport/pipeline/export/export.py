@@ -70,7 +70,7 @@ def export(
     say("applying the graph rules")
     # Attention that is not ours, such as a saved program's, is rewritten like a stranger's file.
     known = FILE_RULES if subject.original is not None and not augmented_layers(module) else RULES
-    first, then = within(known, max_attention_memory)
+    first, then = within(known, max_attention_memory, target)
     model, rules = optimize_model(written.model, target=target, rules=first, then=then, room=room)
     check_model(model, opset=opset)
     notes = (*check_operators(model, ours=subject.recipe is not None), *_above_the_limit(rules))

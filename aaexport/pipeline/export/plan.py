@@ -9,13 +9,17 @@ from torch import nn
 
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.graph.cuda_kernels import fused_depths
 from aaexport.memory import MEBIBYTE
 from aaexport.nn.augmented import AugmentedConv2d, augmented_layers
 from aaexport.nn.choice import TYPICAL_BATCH, AttentionSizes, Choice, blocks_within, choose
-from aaexport.recipe import Batch, DecompositionName
+from aaexport.recipe import DEFAULT_OPSET, Batch, DecompositionName
 
 ATTENTION_OPSET = 23  # the first that has the operator Attention
 BYTES_A_LOGIT = 4
+# Of a layer, of a typical batch. Four passes over so many numbers take a GPU that reads some TB/s a few microseconds,
+# as two launches of a kernel do.
+MANY_LOGITS = 2**20
 # Of all layers that are planned by the model alone. Each block repeats the operators of its layer, for which a deep
 # network pays with minutes of export; they gain some percent, and memory, for which a limit can be set.
 MOST_BLOCKS = 16
@@ -98,8 +102,33 @@ def _unmeasured_choices(
 
 
 def unmeasured(sizes: AttentionSizes, opset: int, images: int, target: Target = "cpu") -> Choice:
-    """What `auto` means where nothing was measured: the operator Attention where the opset has it, else by cost."""
-    return Choice("fused") if opset >= ATTENTION_OPSET else choose(sizes, images, target)
+    """What `auto` means where nothing was measured: the operator Attention where the opset has it, else by cost.
+
+    On CUDA it must have a kernel that keeps no logits, too.
+    """
+    has_operator = opset >= ATTENTION_OPSET and (target == "cpu" or _is_fused_on_cuda(sizes))
+    return Choice("fused") if has_operator else choose(sizes, images, target)
+
+
+def default_opset(
+    module: nn.Module, target: Target, decomposition: DecompositionName | None = None, *, with_attention: bool = False
+) -> int:
+    """The opset where neither the user nor a recipe names one: 20, which most runtimes know.
+
+    On CUDA the first with the operator Attention, if `plan_attention` writes the module with it and the logits of any
+    layer are many: a fused kernel spares four passes over them, and comes with a few small kernels more, which turn
+    and widen keys and values. Without a measurement that is all that is known.
+    """
+    if target == "cpu" or with_attention:
+        return DEFAULT_OPSET
+    layers = augmented_layers(module).values()
+    takes_it = (_is_fused_on_cuda(layer.sizes) and TYPICAL_BATCH * layer.sizes.logits > MANY_LOGITS
+                for layer in layers if (decomposition or layer.decomposition) in ("auto", "fused"))  # fmt: skip
+    return ATTENTION_OPSET if any(takes_it) else DEFAULT_OPSET
+
+
+def _is_fused_on_cuda(sizes: AttentionSizes) -> bool:
+    return fused_depths("float32", _depth_of_queries("fused", sizes), sizes.dvh) is not None
 
 
 def _within(choice: Choice, layer: AugmentedConv2d, path: str, images: int, limit: float) -> Choice:
@@ -133,5 +162,9 @@ def _largest_depth(decomposition: DecompositionName, sizes: AttentionSizes) -> i
     if not sizes.relative:
         return max(sizes.dkh, sizes.dvh)
     offsets = 2 * sizes.width - 1  # `aaexport.nn.relative` takes the width's logits of all offsets first
-    folded = sizes.dkh + sizes.height + sizes.width if decomposition in ("fold", "fused") else sizes.dkh
-    return max(offsets, folded, sizes.height, sizes.dvh)
+    return max(offsets, _depth_of_queries(decomposition, sizes), sizes.height, sizes.dvh)
+
+
+def _depth_of_queries(decomposition: DecompositionName, sizes: AttentionSizes) -> int:
+    is_folded = sizes.relative and decomposition in ("fold", "fused")
+    return sizes.dkh + (sizes.height + sizes.width if is_folded else 0)

@@ -35,7 +35,8 @@ class ReduceOptions:
         calibrate: how many training images of the recipe's data set show which numbers each tensor holds; or a folder
             of images, or a .npz or .safetensors of them as the network takes them. None for `CALIBRATED_ON` images.
         keep: module paths or node names that stay in float32; `auto` alone for as few of the costliest as it takes.
-        target: `cuda` for symmetric signed activations, as TensorRT wants them, in an int8 file.
+        target: `cuda` for symmetric signed activations, as TensorRT wants them, in an int8 file, and for attention in
+            depths that flash kernels take in a float16 file.
         seed: of the choice of images.
     """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from aaexport.errors import ParityError, first_few
 from aaexport.graph.files import OnnxModel, file_digest, read_data_files, read_onnx, summarize_model
 from aaexport.graph.metadata import provenance_of, read_metadata
+from aaexport.graph.on_cuda import foresee
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.kinds import record_origin, require_float32
@@ -106,7 +107,7 @@ class _Job:
         """The model with all reduced that can be, but for what is to be kept."""
         options = self.options
         if options.dtype == "float16":
-            return to_float16(self.model, self.ranges, keep=keep, io_dtype=options.io_dtype)
+            return to_float16(self.model, self.ranges, keep=keep, io_dtype=options.io_dtype, target=options.target)
         return to_int8(self.model, self.ranges, keep=keep, symmetric=options.target == "cuda")
 
     def candidates(self, reduced: Reduced) -> tuple[Layer, ...]:
@@ -195,6 +196,7 @@ class _Job:
             calibration=self.calibration.data,
             reduced=len(written.reduced.reduced),
             kept_layers=kept,
+            on_cuda=foresee(model) if self.options.target == "cuda" else None,
         )
 
 

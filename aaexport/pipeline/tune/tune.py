@@ -15,6 +15,7 @@ from typing import Unpack
 
 from torch import nn
 
+from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.probe import probe_model
@@ -28,6 +29,7 @@ from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
+from aaexport.pipeline.export.plan import default_opset
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
 from aaexport.pipeline.tune.precision_contest import Asked, precision_contest
@@ -100,7 +102,7 @@ def tune(
     watch = MachineWatch()
     settled = settled_threads(module, recipe, options, device, _part(tick, 0.0, THREADS_SHARE))
     conditions = Conditions(
-        opset=options.opset or recipe.export.opset,
+        opset=options.opset or recipe.export.opset or default_opset(module, parse_device(device)[0]),
         images=options.batch or fixed,
         device=device,
         threads=settled.threads,
