@@ -32,6 +32,10 @@ from typing import Any
 
 # A parameter's name within a text, marked by what neither a file's name nor an argument of a command can hold.
 _MARKED = re.compile("\0([^\0]+)\0")
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "CUDA out of memory"),  # torch
+    *("out of memory", "Failed to allocate memory", "is smaller than requested bytes"),  # onnxruntime
+)
 _SUBJECT = re.compile(r"\A\w+(?= must )")
 
 
@@ -208,7 +212,7 @@ def root_cause(error: BaseException) -> str:
 def out_of_memory(error: BaseException) -> str | None:
     """What a library could not have of the memory, in words; None for any other error."""
     text = str(error)
-    if not (isinstance(error, MemoryError) or "can't allocate memory" in text or "CUDA out of memory" in text):
+    if not (isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)):
         return None
     wanted = re.search(r"tried to allocate (\d+) bytes", text)
     return f"{int(wanted[1]) / 2**30:,.1f} GiB at once" if wanted else first_line(error)

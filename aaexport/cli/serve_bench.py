@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 SESSION = (  # options that are fields of the session's settings
     "tf32", "cuda_graph", "nhwc", "cudnn_search", "gpu_memory", "copy_streams", "one_stream", "iobinding", "tensorrt",
-    "engine_cache", "spinning",
+    "tensorrt_fp16", "engine_cache", "spinning", "graph_sizes", "resident", "pinned",
 )  # fmt: skip
 
 
@@ -46,8 +46,10 @@ load_options = _decorated(
     click.option("--duration", type=SECONDS, default="6s", show_default=True,
                  help="Of counted queries, for each contender and each rate."),
     click.option("--warmup", type=SECONDS, default="0.3s", show_default=True, help="Before every block."),
-    click.option("--batch", "batches", type=Numbers(),
-                 help="Batch sizes of the throughput part; 1,8,32 by default."),
+    click.option("--settle", type=SECONDS,
+                 help="At most so long, at first, until medians and the GPU's clock stand still; 10s on CUDA."),
+    click.option("--batch", "batches", type=Numbers("sweep"),
+                 help="Batch sizes of the throughput part; 1,8,32 by default, sweep for all that pay."),
     click.option("--concurrency", type=Numbers(), default=(),
                  help="Numbers of clients of the throughput part, each with one query under way."),
     click.option("--samples-per-query", type=Whole(), help="8 in multi-stream, 1 in server."),
@@ -71,6 +73,11 @@ load_options = _decorated(
 session_options = _decorated(
     click.option("--tf32/--no-tf32", default=None, help="CUDA: products of float32 in TF32; onnxruntime's default."),
     click.option("--cuda-graph/--no-cuda-graph", default=None, help="CUDA: capture the run once, then replay it."),
+    click.option("--graph-sizes", type=Numbers(),
+                 help="Batch sizes with a CUDA graph each; others are filled up to the next."),
+    click.option("--resident", is_flag=True, default=None, help="CUDA: inputs and answers stay on the device."),
+    click.option("--pinned", is_flag=True, default=None, help="CUDA: host buffers that are locked in their place."),
+    click.option("--flush-l2", is_flag=True, help="CUDA: write over the L2 cache between two queries."),
     click.option("--nhwc/--no-nhwc", default=None, help="CUDA: convolutions with the channels last."),
     click.option("--cudnn-search", type=Word("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
                  help="CUDA: how convolutions are chosen."),
@@ -79,6 +86,7 @@ session_options = _decorated(
     click.option("--one-stream/--no-one-stream", default=None, help="CUDA: one stream for all threads of a session."),
     click.option("--iobinding/--no-iobinding", default=None, help="Buffers that are kept from query to query."),
     click.option("--tensorrt", is_flag=True, default=None, help="Give TensorRT what it takes."),
+    click.option("--tensorrt-fp16", is_flag=True, default=None, help="TensorRT: in float16 where that is faster."),
     click.option("--engine-cache", type=PathTo("FOLDER", file_okay=False),
                  help="TensorRT: keep its engines in this folder."),
     click.option("--spinning/--no-spinning", default=None, help="Threads that wait for work without sleeping."),
@@ -86,6 +94,7 @@ session_options = _decorated(
 )  # fmt: skip
 judging_options = _decorated(
     click.option("--compare", type=Names("eager", "compile", "skew", "in-process", "float32", "float16", "int8",
+                                         "eager:channels-last", "eager:autocast", "compile:max-autotune",
                                          paths=True, none=True),
                  help="Measured in alternation; in closed loops by default eager, beside --dtype float16 and int8 "
                       "float32, and in-process with --url."),
@@ -98,10 +107,10 @@ judging_options = _decorated(
 
 
 SECTIONS = {
-    "The load": ("scenario", "duration", "warmup", "rules", "samples_per_query", "dims", "seed"),
+    "The load": ("scenario", "duration", "warmup", "settle", "rules", "samples_per_query", "dims", "seed"),
     "Throughput": ("batches", "concurrency"),
     "The server scenario": ("rate", "arrivals", "trace", "latency_bound", "find_peak", "max_batch", "max_delay"),
-    "The sessions": ("dtype", "device", "threads", "launches", "workers", *SESSION, "allow_fallback"),
+    "The sessions": ("dtype", "device", "threads", "launches", "workers", *SESSION, "flush_l2", "allow_fallback"),
     "A live service": ("url", "served_as", "timeout", "ca", "client_processes"),
     "What it is compared with": ("compare", "module", "check", "baseline", "max_regression"),
     "The report": ("page", "as_json", "raw"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -192,18 +192,20 @@ class ImageShape(Typed[tuple[int, int, int]]):
         return sizes[0], sizes[1], sizes[2]
 
 
-class Numbers(Typed[tuple[int, ...]]):
-    """Numbers separated by commas."""
+class Numbers(Typed[tuple[int, ...] | str]):
+    """Numbers separated by commas, or a word where one may stand for them."""
 
-    name = "N,N,…"
+    def __init__(self, word: str | None = None) -> None:
+        self.word, self.name = word, "N,N,…" if word is None else f"N,N,…|{word}"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Refuses anything but numbers above 0."""
-        if isinstance(value, tuple):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...] | str:
+        """Refuses anything but numbers above 0, and the word."""
+        if isinstance(value, tuple) or (self.word is not None and value == self.word):
+            return cast("tuple[int, ...] | str", value)
         sizes = [_whole(size) or 0 for size in str(value).split(",")]
         if min(sizes) < 1:
-            self.refuse("be numbers ≥ 1 separated by commas", value, param, ctx)
+            other = "" if self.word is None else f", or {self.word}"
+            self.refuse(f"be numbers ≥ 1 separated by commas{other}", value, param, ctx)
         return tuple(sizes)
 
 

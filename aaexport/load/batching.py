@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from aaexport.errors import ArgumentError, broken_rule
 from aaexport.load.clock import SECOND, Clock, RealClock
 from aaexport.load.system import FAILURES, Query, Replies
+from aaexport.load.threads import Starts, in_new_thread
 
 Worker = Callable[[list[int]], Sequence[Any]]  # samples → an answer to each; runs in a thread of its own
 
@@ -129,6 +132,7 @@ class BatchingServer:
         max_delay: seconds that a sample may wait for others to share its batch; 0 takes what is there.
         pad: for files with a fixed batch size: every batch is filled up to `max_batch` by repeating its last
             sample, and the answers to those are dropped. (Waiting for full batches would never serve the last ones.)
+        threads: where each worker is at work until the server is closed; a new thread for each by default.
 
     Raises:
         ArgumentError: no worker, or a batch or delay out of range.
@@ -141,6 +145,7 @@ class BatchingServer:
         max_delay: float = 0.0,
         *,
         pad: bool = False,
+        threads: Sequence[Starts] = (),
         clock: Clock | None = None,
     ) -> None:
         for name, rule, value, kept in (
@@ -156,12 +161,10 @@ class BatchingServer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._serve, args=(worker,), name=f"aaexport-worker-{number}", daemon=True)
-            for number, worker in enumerate(workers)
+        starts = threads or [in_new_thread] * len(workers)
+        self._at_work: list[Future[None]] = [
+            start(partial(self._serve, worker)) for start, worker in zip(starts, workers, strict=True)
         ]
-        for thread in self._threads:
-            thread.start()
 
     def __enter__(self) -> BatchingServer:
         return self
@@ -200,10 +203,7 @@ class BatchingServer:
             self._changed.notify_all()
         for batch in left:
             batch.fail(RuntimeError("the server was closed before it answered"))
-        deadline = self._clock.now() + round(patience * SECOND)
-        for thread in self._threads:
-            thread.join(max(0, deadline - self._clock.now()) / SECOND)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not wait(self._at_work, patience).not_done
 
     def _serve(self, worker: Worker) -> None:
         while (batch := self._next_batch()) is not None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
+from aaexport.load.threads import Starts, fulfil, in_new_thread
+
 SECOND = 1_000_000_000
 # Linux may wake a sleeper so much later than asked (prctl(2), PR_SET_TIMERSLACK): sleep less, and look at the clock
 # for the rest.
@@ -33,9 +35,12 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """The machine's monotonic clock; what it starts runs in a thread of its own, which does not keep Python alive."""
+    """The machine's monotonic clock; what it starts runs in a thread of its own, or where `begin` has it done."""
 
     now = staticmethod(time.perf_counter_ns)
+
+    def __init__(self, begin: Starts = in_new_thread) -> None:
+        self._begin = begin
 
     def wait(self, until: int, signal: threading.Event) -> None:
         """Sleeps, and burns at most the last 50 µs, in which other threads of Python have their turn."""
@@ -46,10 +51,8 @@ class RealClock:
                 time.sleep(0)
 
     def start(self, target: Callable[[], None]) -> Future[None]:
-        """In a new thread."""
-        future: Future[None] = Future()
-        threading.Thread(target=_fulfil, args=(future, target), name="aaexport-load", daemon=True).start()
-        return future
+        """In a thread of its own, unless another is meant for it."""
+        return self._begin(target)
 
 
 class VirtualClock:
@@ -81,13 +84,5 @@ class VirtualClock:
     def start(self, target: Callable[[], None]) -> Future[None]:
         """At once, to its end."""
         future: Future[None] = Future()
-        _fulfil(future, target)
+        fulfil(future, target)
         return future
-
-
-def _fulfil(future: Future[None], target: Callable[[], None]) -> None:
-    try:
-        target()
-        future.set_result(None)
-    except BaseException as error:  # noqa: BLE001  raised again by whoever asks the future
-        future.set_exception(error)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.lengths import queries_needed
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import PERCENTILES, Comparison, Load, Phases
@@ -20,6 +21,7 @@ GROWTH = 2.0  # of the latency between the first and the last third of an open l
 LATE_TO_MENTION = 0.10  # of the latency
 FEW = 60  # independent queries; of fewer, ten batches cannot tell well how few they are
 CLOCK_KEPT = 0.95
+HELD_BACK = 0.02  # of the readings: a moment of it is in no median
 TENFOLD = 10.0  # spread from which it is told as a factor: nobody reads 31037 %
 SUBMITTING = 0.8  # of the time of a run; where the host is faster than the device it is a small part
 
@@ -33,6 +35,8 @@ def warnings_about(
     phases: Phases | None = None,
     gpu_before: GpuState | None = None,
     gpu_after: GpuState | None = None,
+    gpu_load: GpuLoad | None = None,
+    graphs: bool = False,
     name: str = "onnxruntime",
 ) -> tuple[str, ...]:
     """What to think of before believing the numbers, each with its cause and remedy.
@@ -43,7 +47,9 @@ def warnings_about(
         environment: who had the CPU meanwhile.
         comparisons: what was measured in alternation with it.
         phases: where the time of a query on CUDA goes.
-        gpu_before, gpu_after: on CUDA, where the driver tells.
+        gpu_before, gpu_after: on CUDA, where the driver tells; at rest.
+        gpu_load: on CUDA, what the driver told while queries were counted.
+        graphs: on CUDA, whether a run is launched as a whole: it has nothing to enqueue, and a launch may wait.
     """
     latencies = [log.latencies for log in blocks if len(log.latencies)]
     is_queue = load.arrivals is not None
@@ -57,8 +63,8 @@ def warnings_about(
         *_late(blocks),
         # Where it is a reason against the measurement it need not be said twice.
         *(() if why_starved(environment) else warnings_about_the_machine(environment)),
-        *_bound_by(phases),
-        *_slowed_down(gpu_before, gpu_after),
+        *_bound_by(phases, graphs),
+        *(_slowed_down(gpu_before, gpu_after) if gpu_load is None else _slowed_under_load(gpu_load)),
     )
 
 
@@ -121,11 +127,11 @@ def _late(blocks: Sequence[QueryLog]) -> tuple[str, ...]:
     )
 
 
-def _bound_by(phases: Phases | None) -> tuple[str, ...]:
+def _bound_by(phases: Phases | None, graphs: bool) -> tuple[str, ...]:
     if phases is None:
         return ()
     warnings = []
-    if phases.submit >= SUBMITTING * phases.compute:
+    if not graphs and phases.submit >= SUBMITTING * phases.compute:
         warnings.append(
             f"enqueue-bound: of the {phases.compute:.3g} ms until the GPU has computed, the host takes "
             f"{phases.submit:.3g} ms to submit the work; use --cuda-graph or a larger --batch"
@@ -134,7 +140,26 @@ def _bound_by(phases: Phases | None) -> tuple[str, ...]:
     if copies > phases.compute:
         warnings.append(
             f"transfer-bound: copies take {copies:.3g} ms and computing {phases.compute:.3g} ms; keep inputs and "
-            "outputs on the GPU, or make them smaller"
+            "outputs on the GPU (--resident measures that), lock them with --pinned, or make them smaller"
+        )
+    return tuple(warnings)
+
+
+def _slowed_under_load(load: GpuLoad) -> tuple[str, ...]:
+    """Of what was read while queries ran, where low clocks are no rest."""
+    warnings = []
+    held = {name: share for name, share in load.throttled.items() if share >= HELD_BACK}
+    if held:
+        reasons = ", ".join(f"{name} in {share:.0%} of the readings" for name, share in held.items())
+        warnings.append(
+            f"the GPU was held back ({reasons}): its times are not what it can do; cool it, raise its power limit, "
+            "or lock its clocks with `nvidia-smi --lock-gpu-clocks`"
+        )
+    first, last = load.sm_clock_first, load.sm_clock_last
+    if first and last and last < CLOCK_KEPT * first:
+        warnings.append(
+            f"the GPU's clock fell from {first:.0f} to {last:.0f} MHz while it was measured: later times are longer "
+            "than the first; lock it with `nvidia-smi --lock-gpu-clocks`"
         )
     return tuple(warnings)
 

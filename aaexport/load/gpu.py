@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+# Functions of the library, the newer name of each before the older.
+CLOCK = "nvmlDeviceGetClockInfo"
+TEMPERATURE = "nvmlDeviceGetTemperatureV nvmlDeviceGetTemperature"
+POWER = "nvmlDeviceGetPowerUsage"  # in mW
+THROTTLED = "nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons"
 # Bits of nvmlClocksEventReasons (nvml.h). An idle GPU lowers its clocks as well, which slows nothing down.
 REASONS = {
     0x002: "application clocks",
@@ -42,25 +47,33 @@ class GpuState:
     untold: tuple[str, ...] = ()
 
 
-class _UnreadableError(Exception):
+class UnreadableError(Exception):
     """Why a GPU cannot be read, in one line."""
+
+
+@dataclass(frozen=True)
+class Handles:
+    """Of the management library: the GPU, which has clocks and power, and the part of it that CUDA sees, memory's."""
+
+    gpu: Any
+    part: Any
 
 
 def read_gpu(index: int) -> GpuState | None:
     """The state of the GPU that CUDA counts as `index`; None where it cannot be read: `why_unreadable` says why."""
     try:
-        with _management() as nvml:
-            return _state(nvml, _handle(nvml, index))
-    except _UnreadableError:
+        with management() as nvml:
+            return _state(nvml, handles(nvml, index))
+    except UnreadableError:
         return None
 
 
 def why_unreadable(index: int) -> str | None:
     """Why `read_gpu` gives None, with the remedy where there is one; None if it gives a state."""
     try:
-        with _management() as nvml:
-            _state(nvml, _handle(nvml, index))
-    except _UnreadableError as error:
+        with management() as nvml:
+            _state(nvml, handles(nvml, index))
+    except UnreadableError as error:
         return str(error)
     return None
 
@@ -77,7 +90,7 @@ def nvml_index(index: int, gpus: Sequence[tuple[str, str]], environment: Mapping
         environment: where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER may be set.
 
     Raises:
-        _UnreadableError: there is no such GPU, or it cannot be told which it is.
+        UnreadableError: there is no such GPU, or it cannot be told which it is.
     """
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     entries = [str(number) for number in range(len(gpus))] if shown is None else shown.split(",")
@@ -89,21 +102,21 @@ def nvml_index(index: int, gpus: Sequence[tuple[str, str]], environment: Mapping
         visible.append((found[0], entry.isdecimal()))
     if index >= len(visible):
         setting = "" if shown is None else f" with CUDA_VISIBLE_DEVICES={shown}"
-        raise _UnreadableError(f"GPU {index} must be one that is there, got {len(visible)} of them{setting}")
+        raise UnreadableError(f"GPU {index} must be one that is there, got {len(visible)} of them{setting}")
     number, by_order = visible[index]
     if by_order and len({name for _, name in gpus}) > 1 and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         rule = "GPUs of several kinds must be counted by their place, got CUDA's own order"
-        raise _UnreadableError(f"{rule}; set CUDA_DEVICE_ORDER=PCI_BUS_ID")
+        raise UnreadableError(f"{rule}; set CUDA_DEVICE_ORDER=PCI_BUS_ID")
     return number
 
 
 @contextmanager
-def _management() -> Iterator[Any]:
+def management() -> Iterator[Any]:
     """The library, ready for questions; what it raises becomes the reason."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError as error:
-        raise _UnreadableError("nvidia-ml-py is not installed; pip install 'aaexport[gpu]'") from error
+        raise UnreadableError("nvidia-ml-py is not installed; pip install 'aaexport[gpu]'") from error
     try:
         nvml.nvmlInit()
         try:
@@ -111,41 +124,58 @@ def _management() -> Iterator[Any]:
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
-        raise _UnreadableError(f"NVIDIA's management library does not work here: {error}") from error
+        raise UnreadableError(f"NVIDIA's management library does not work here: {error}") from error
 
 
-def _handle(nvml: Any, index: int) -> Any:
-    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-    gpus = [(_text(nvml.nvmlDeviceGetUUID(each)), _text(nvml.nvmlDeviceGetName(each))) for each in handles]
-    return handles[nvml_index(index, gpus, os.environ)]
+def handles(nvml: Any, index: int) -> Handles:
+    """Of the GPU that CUDA counts as `index`, or of its instance where it is divided (MIG): CUDA sees one at most.
+
+    UnreadableError if there is no such GPU.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if shown.startswith("MIG-"):
+        if index > 0:
+            raise UnreadableError(f"GPU {index} must be one that is there, got one instance with {shown}")
+        part = nvml.nvmlDeviceGetHandleByUUID(shown)
+        return Handles(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part), part)
+    every = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+    gpus = [(_text(nvml.nvmlDeviceGetUUID(each)), _text(nvml.nvmlDeviceGetName(each))) for each in every]
+    gpu = every[nvml_index(index, gpus, os.environ)]
+    return Handles(gpu, _first_instance(nvml, gpu))
 
 
-def _state(nvml: Any, handle: Any) -> GpuState:
+def _first_instance(nvml: Any, gpu: Any) -> Any:
+    """Which CUDA takes where a GPU is divided and nothing is said; else the GPU itself."""
+    try:
+        is_divided = nvml.nvmlDeviceGetMigMode(gpu)[0]
+        return nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 0) if is_divided else gpu
+    except (AttributeError, nvml.NVMLError):  # most GPUs cannot be divided, older packages do not know of it
+        return gpu
+
+
+def _state(nvml: Any, of: Handles) -> GpuState:
+    handle = of.gpu
     cuda = int(nvml.nvmlSystemGetCudaDriverVersion())  # 13020 is 13.2
     clock, memory = nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM
-    told = {
-        "sm_clock": _told(nvml, "nvmlDeviceGetClockInfo", handle, clock),
-        "max_sm_clock": _told(nvml, "nvmlDeviceGetMaxClockInfo", handle, clock),
-        "memory_clock": _told(nvml, "nvmlDeviceGetClockInfo", handle, memory),
-        "temperature": _told(
-            nvml, "nvmlDeviceGetTemperatureV nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU
-        ),
-        "power": _told(nvml, "nvmlDeviceGetPowerUsage", handle),  # in mW
-        "throttled": _told(
-            nvml, "nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons", handle
-        ),
+    found = {
+        "sm_clock": told(nvml, CLOCK, handle, clock),
+        "max_sm_clock": told(nvml, "nvmlDeviceGetMaxClockInfo", handle, clock),
+        "memory_clock": told(nvml, CLOCK, handle, memory),
+        "temperature": told(nvml, TEMPERATURE, handle, nvml.NVML_TEMPERATURE_GPU),
+        "power": told(nvml, POWER, handle),
+        "throttled": told(nvml, THROTTLED, handle),
     }
     return GpuState(
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        name=_text(nvml.nvmlDeviceGetName(of.part)),
         driver=_text(nvml.nvmlSystemGetDriverVersion()),
         cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-        sm_clock=told["sm_clock"],
-        max_sm_clock=told["max_sm_clock"],
-        memory_clock=told["memory_clock"],
-        temperature=told["temperature"],
-        power=None if told["power"] is None else told["power"] / 1000,
-        throttled=throttle_reasons(told["throttled"] or 0),
-        untold=tuple(name for name, value in told.items() if value is None),
+        sm_clock=found["sm_clock"],
+        max_sm_clock=found["max_sm_clock"],
+        memory_clock=found["memory_clock"],
+        temperature=found["temperature"],
+        power=None if found["power"] is None else found["power"] / 1000,
+        throttled=throttle_reasons(found["throttled"] or 0),
+        untold=tuple(name for name, value in found.items() if value is None),
     )
 
 
@@ -156,7 +186,7 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*known, *unknown)))
 
 
-def _told(nvml: Any, names: str, *arguments: Any) -> int | None:
+def told(nvml: Any, names: str, *arguments: Any) -> int | None:
     """What the first of the functions answers that library and driver know, the newer name before the older."""
     for function in filter(None, (getattr(nvml, name, None) for name in names.split())):
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
 from aaexport.load.run import QueryLog
@@ -51,11 +52,13 @@ class Load:
 @dataclass(frozen=True)
 class ColdStart:
     """Seconds until a first answer. `process`: from the start of a new process; `load`: to load the model alone;
-    `first_query`: the first query after loading, which compiles where there is something to compile."""
+    `first_query`: the first query after loading, which compiles where there is something to compile. `build` is what
+    TensorRT's engines took, which are built once and kept; it is in none of the others, and None without TensorRT."""
 
     process: float
     load: float
     first_query: float
+    build: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Throughput:
     """Closed loops at one batch size and number of clients.
 
     `first_run` is the first query of that shape in milliseconds, apart from the steady state; `p50` and `p99` are in
-    milliseconds, None if withheld.
+    milliseconds, None if withheld. `memory` are the bytes of a GPU that the session held at most, buffers that it
+    keeps for other batches included, and `energy` the J of the whole GPU for an image; None where no driver tells.
     """
 
     batch: int
@@ -72,6 +76,8 @@ class Throughput:
     p50: float | None
     p99: float | None
     first_run: float | None = None
+    memory: int | None = None
+    energy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,15 @@ class Phases:
     """Where the time of a query on CUDA goes: medians in milliseconds.
 
     `to_device` and `to_host` are the copies, `compute` the run until the device is done, of which the host takes
-    `submit` to enqueue the work.
+    `submit` to enqueue the work. `gpu` is what the device itself took for the run, between two events in its stream;
+    None where that could not be measured.
     """
 
     to_device: float
     submit: float
     compute: float
     to_host: float
+    gpu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -329,7 +337,8 @@ class BenchReport(Outcome):
         regression: None without a baseline.
         placement: where the nodes ran; None where the runtime cannot tell.
         phases: on CUDA.
-        gpu_before, gpu_after: on CUDA, where the driver tells.
+        gpu_before, gpu_after: on CUDA, where the driver tells; at rest.
+        gpu_load: what the GPU did while queries were counted.
         environment: the machine, and how much of it was stolen.
         tools: versions.
         notes: what was left out or is other than one might expect.
@@ -363,6 +372,7 @@ class BenchReport(Outcome):
     phases: Phases | None = None
     gpu_before: GpuState | None = None
     gpu_after: GpuState | None = None
+    gpu_load: GpuLoad | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()

@@ -50,6 +50,18 @@ class Synchronous:
         replies.answered(query.number, self._answer(query.samples))
 
 
+class Flushed:
+    """A system that answers before it returns, and does something after each answer that is of no latency."""
+
+    def __init__(self, system: SystemUnderTest, flush: Callable[[], None]) -> None:
+        self._system, self._flush = system, flush
+
+    def issue(self, query: Query, replies: Replies) -> None:
+        """The next query is sent when that is done."""
+        self._system.issue(query, replies)
+        self._flush()
+
+
 def draw_samples(available: int, per_query: int, chance: np.random.Generator) -> Iterator[tuple[int, ...]]:
     """The samples of one query after another, at random with replacement, for ever.
 

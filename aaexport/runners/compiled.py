@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,20 +15,23 @@ from aaexport.runners.torch import TorchRunner
 
 
 class CompiledRunner:
-    """Compiled with torch's defaults, as one graph: a part that stayed eager would not be seen in a latency.
+    """Compiled as one graph: a part that stayed eager would not be seen in a latency.
 
-    The first query of a shape compiles; it takes seconds to minutes, and a C++ compiler.
+    `mode` is one of `torch.compile`, such as `max-autotune`; None for its default. The first query of a shape
+    compiles; it takes seconds to minutes, and a C++ compiler.
     """
 
-    def __init__(self, eager: TorchRunner) -> None:
-        self.eager = eager
-        eager.module = cast(nn.Module, torch.compile(eager.module, fullgraph=True))
+    def __init__(self, eager: TorchRunner, mode: str | None = None) -> None:
+        self.eager, self.mode = eager, mode
+        options: Any = {} if mode is None else {"mode": mode}
+        eager.module = cast(nn.Module, torch.compile(eager.module, fullgraph=True, **options))
         self.inputs = eager.inputs
 
     @property
     def label(self) -> str:
         """For people."""
-        return f"torch.compile {self.eager.device} {str(self.eager.dtype).removeprefix('torch.')}"
+        mode = "" if self.mode is None else f" {self.mode}"
+        return f"torch.compile{mode} {self.eager.manner}"
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the module, and compiles it before if it must. RunnerError if there is nothing to compile with."""

@@ -66,10 +66,17 @@ def needed_libraries(cuda: str, tensorrt: bool = False) -> tuple[Library, ...]:
         Library("libcurand", "10", f"nvidia-curand{suffix}", toolkit),
         Library("libcufft", str(int(major) - 1), f"nvidia-cufft{suffix}", toolkit, required=False),
         Library("libcudnn", CUDNN, f"nvidia-cudnn-cu{major}", toolkit),
+    )
+    if not tensorrt:
+        return needed
+    return (
+        *needed,
         Library("libnvinfer", TENSORRT, tensorrt_wheel, of_tensorrt),
+        Library(
+            "libnvinfer_plugin", TENSORRT, tensorrt_wheel, of_tensorrt, required=False
+        ),  # for its own operators, which few have
         Library("libnvonnxparser", TENSORRT, tensorrt_wheel, of_tensorrt),
     )
-    return needed if tensorrt else needed[:-2]
 
 
 def library_folders(packages: Iterable[str], toolkits: Iterable[str] = ()) -> tuple[Path, ...]:

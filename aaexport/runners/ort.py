@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,20 +18,29 @@ import onnxruntime
 
 from aaexport.cores import default_threads
 from aaexport.device import parse_device
-from aaexport.errors import ProviderError, RunnerError, first_line
+from aaexport.errors import ProviderError, RunnerError, broken_rule
 from aaexport.graph.probe import probe_model
 from aaexport.graph.serialized import Serialized
 from aaexport.runners.base import Array, Arrays, Port, Runner, for_native_code, numpy_type
 from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
-from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, BoundRunner, PhaseTimes, measure_phases, run_options
+from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, run_options
+from aaexport.runners.ort_phases import PhaseTimes, measure_phases, with_gpu_time
+from aaexport.runners.ort_serving import BoundRunner, CaptureGate
 from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
+from aaexport.runners.ort_words import cause, reason
 
 WORKS = "works"
 FOLDER_OF_NUMBERS = "session.model_external_initializers_file_folder_path"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
-# A file and line of onnxruntime's source, and the C++ function there with its parameters.
-_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ [^(]*(\((?:[^()]|\([^()]*\))*\) ?)?(const )?")
+WARNINGS = 2  # onnxruntime's default
 SILENT = 4  # onnxruntime's severity "fatal": errors reach the user as exceptions, not as stray lines
+WHICH = "`nvidia-smi -L` lists them, and CUDA_VISIBLE_DEVICES may hide some"
+REMEDIES = {
+    "driver version is insufficient": "install a newer NVIDIA driver",
+    "no CUDA-capable device": "look whether `nvidia-smi -L` lists one, and what CUDA_VISIBLE_DEVICES hides",
+    "out of memory": "end what else has the GPU's memory, as `nvidia-smi` lists it",
+}
+DRIVER_AND_EXTRA = "install the NVIDIA driver and 'aaexport[cuda]'"
 
 
 class OrtRunner:
@@ -42,6 +51,7 @@ class OrtRunner:
         settings: how it runs.
         device: `cpu`, `cuda` or `cuda:N`.
         record_placement: whether `placement` can tell afterwards where the nodes run; loading alone is slower for it.
+        stream: of CUDA, in which it works; None for one of its own.
 
     Raises:
         ArgumentError: `device` does not have what `settings` ask for.
@@ -56,14 +66,17 @@ class OrtRunner:
         *,
         device: str = "cpu",
         record_placement: bool = False,
+        stream: int | None = None,
     ) -> None:
         settings.check(device)
+        self._model = model
         self.device = device
         self.settings = settings
         self._records_placement = record_placement
-        self.session = _session(model, settings, device, record_placement)
-        self.inputs = tuple(_port(value) for value in self.session.get_inputs())
-        self.output_names = tuple(value.name for value in self.session.get_outputs())
+        self.session = _session(model, settings, device, record_placement, stream)
+        self._inputs, self._outputs = self.session.get_inputs(), self.session.get_outputs()
+        self.inputs = tuple(map(_port, self._inputs))
+        self.output_names = tuple(value.name for value in self._outputs)
         # A graph that were recorded for arrays which come and go would replay on their former addresses.
         self._options = run_options(NO_GRAPH) if settings.cuda_graph else None
         self._graphs = itertools.count(1)
@@ -97,7 +110,7 @@ class OrtRunner:
             outputs = self.session.run(None, dict(feeds), self._options)
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot run the model: {_cause(error)}") from error
+            raise RunnerError(f"onnxruntime cannot run the model: {cause(error)}") from error
         for name, output in zip(self.output_names, outputs, strict=True):
             if not isinstance(output, np.ndarray):
                 raise RunnerError(f"output {name} must be a tensor, got {type(output).__name__}")
@@ -106,17 +119,40 @@ class OrtRunner:
     def bound(self, feeds: Arrays) -> BoundRun:
         """The session's inputs and outputs in buffers of their own, for feeds of these shapes; it has run once."""
         graph = next(self._graphs) if self.settings.cuda_graph else None
-        bound = BoundRun(self.session, feeds, self.infer(feeds), parse_device(self.device)[1], graph)
+        index, locks = parse_device(self.device)[1], self.settings.pinned
+        bound = BoundRun(self.session, feeds, self.infer(feeds), index, graph, locks=locks)
         bound.run()
         return bound
 
-    def serving(self) -> Runner:
-        """What is to answer queries: through bound buffers if the settings say so, else this runner itself."""
-        return BoundRunner(self) if self.settings.iobinding else self
+    @property
+    def pads(self) -> bool:
+        """Whether a batch may be filled up: all inputs and outputs begin with one and the same open dimension."""
+        first = [value.shape[0] if value.shape else None for value in (*self._inputs, *self._outputs)]
+        return isinstance(first[0], str) and len(set(first)) == 1
+
+    def serving(self, gate: CaptureGate | None = None) -> Runner:
+        """What is to answer queries: through bound buffers if the settings say so, else this runner itself.
+
+        `gate` is shared by those that may be at work at the same time.
+        """
+        return BoundRunner(self, self.settings, gate) if self.settings.binds else self
 
     def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
         """Where the time of a query goes, for `count` queries on CUDA; None on the CPU, which copies nothing."""
-        return None if parse_device(self.device)[0] == "cpu" else measure_phases(self.bound(feeds), feeds, count)
+        if parse_device(self.device)[0] == "cpu":
+            return None
+        return self.phases_of(self.bound(feeds), feeds, count)
+
+    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int) -> PhaseTimes:
+        """The same, through buffers that there are, for such feeds; on CUDA."""
+        times = measure_phases(bound, feeds, count)
+        if self.settings.tensorrt:
+            return replace(times, untimed="TensorRT would build its engines once more for it")
+
+        def open_bound(stream: int) -> BoundRun:
+            return OrtRunner(self._model, self.settings, device=self.device, stream=stream).bound(feeds)
+
+        return with_gpu_time(times, open_bound, parse_device(self.device)[1], count)
 
     def __enter__(self) -> OrtRunner:
         return self
@@ -132,35 +168,41 @@ def working_providers() -> dict[str, str]:
 
     A provider works if it ran a session: onnxruntime lists what was compiled in, whether or not it can start.
     """
-    return {name: _try_provider(name, probe_model()) for name in onnxruntime.get_available_providers()}
+    return {name: _try_provider(name) for name in onnxruntime.get_available_providers()}
 
 
 def best_device() -> str:
     """`cuda` if its provider ran a session on this machine, else `cpu`."""
     listed = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    return "cuda" if listed and _try_provider(PROVIDERS["cuda"], probe_model()) == WORKS else "cpu"
+    return "cuda" if listed and _try_provider(PROVIDERS["cuda"]) == WORKS else "cpu"
 
 
-def _try_provider(name: str, model: bytes) -> str:
+def _try_provider(name: str, **options: Any) -> str:
     missing = _missing_libraries(name)
     if missing is not None:
         return missing.cause
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = SILENT
-    with _captured_noise() as noise:
+    of_session = onnxruntime.SessionOptions()
+    of_session.log_severity_level = SILENT
+    with _captured_noise(name) as noise:
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[name])
+            session = onnxruntime.InferenceSession(
+                probe_model(), of_session, providers=[(name, options)], enable_fallback=0
+            )
             if name in session.get_providers():
                 session.run(None, {"x": np.ones(1, np.float32)})
                 return WORKS
         # Whatever goes wrong in a provider is the answer to the question, not a failure of it.
         except Exception as error:  # noqa: BLE001
-            return first_line(error)
-    return _reason(noise) or "onnxruntime fell back to another provider"
+            return cause(error)
+    return reason(noise) or "onnxruntime fell back to another provider"
 
 
 def _session(
-    model: Path | bytes | Serialized, settings: SessionSettings, device: str, record_placement: bool
+    model: Path | bytes | Serialized,
+    settings: SessionSettings,
+    device: str,
+    record_placement: bool,
+    stream: int | None = None,
 ) -> onnxruntime.InferenceSession:
     wanted = settings.provider_on(device)
     if wanted not in onnxruntime.get_available_providers():
@@ -169,21 +211,37 @@ def _session(
     missing = _missing_libraries(wanted)
     if missing is not None:
         raise _inactive(wanted, missing)
-    with _captured_noise() as noise:
+    with _captured_noise(wanted) as noise:
         try:
             session = onnxruntime.InferenceSession(
                 model.model if isinstance(model, Serialized) else for_native_code(model),
                 _session_options(settings, record_placement, model),
-                providers=settings.providers_on(device),
+                providers=settings.providers_on(device, stream),
+                enable_fallback=0,  # else it tries again on the CPU, and the reason is lost
             )
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot load the model: {_cause(error)}") from error
+            _require_working(settings, device, error)
+            raise RunnerError(f"onnxruntime cannot load the model: {cause(error)}") from error
     if session.get_providers()[0] != wanted:
-        cause = _reason(noise) or "onnxruntime gave no reason"
-        raise _inactive(wanted, Missing(cause, "install the NVIDIA driver and 'aaexport[cuda]'"))
-    session.disable_fallback()  # otherwise a failing run is repeated on another provider, with a line of output
+        told = reason(noise) or "onnxruntime gave no reason"
+        raise _inactive(wanted, Missing(told, DRIVER_AND_EXTRA))
     return session
+
+
+def _require_working(settings: SessionSettings, device: str, error: Exception) -> None:
+    """ProviderError if not even a model of one node runs there: then this model is not to blame."""
+    kind, index = parse_device(device)
+    if kind == "cpu":
+        return
+    wanted = settings.provider_on(device)
+    told = _try_provider(wanted, device_id=index)
+    if told == WORKS:
+        return
+    if "Invalid device" in told or "invalid device ordinal" in told:
+        raise ProviderError(f"{broken_rule('device', 'be one that is there', device)}: {told}; {WHICH}") from error
+    remedy = next((remedy for words, remedy in REMEDIES.items() if words in told), DRIVER_AND_EXTRA)
+    raise _inactive(wanted, Missing(told, remedy)) from error
 
 
 def _session_options(
@@ -214,7 +272,7 @@ def _missing_libraries(provider: str) -> Missing | None:
     if provider not in (PROVIDERS["cuda"], PROVIDERS["tensorrt"]):
         return None
     if sys.platform == "win32":
-        with _captured_noise():
+        with _captured_noise(provider):
             onnxruntime.preload_dlls()
     cuda = str(getattr(onnxruntime, "cuda_version", ""))  # builds for the CPU have none
     built_with = f"onnxruntime {onnxruntime.__version__} of CUDA {cuda}"
@@ -227,12 +285,16 @@ def _inactive(provider: str, missing: Missing) -> ProviderError:
 
 
 @contextlib.contextmanager
-def _captured_noise() -> Iterator[list[str]]:
+def _captured_noise(provider: str) -> Iterator[list[str]]:
     """Turns what onnxruntime prints while it loads into a list of lines, so that it becomes a reason, not noise.
 
-    Native code writes to file descriptor 2, the Python wrapper prints its own fallbacks to `sys.stdout`.
+    Native code writes to file descriptor 2, the Python wrapper prints its own fallbacks to `sys.stdout`. Providers
+    other than the CPU's go on telling things by the logger of the whole process: afterwards that is silent.
     """
     lines: list[str] = []
+    is_talkative = provider != PROVIDERS["cpu"]
+    if is_talkative:
+        onnxruntime.set_default_logger_severity(WARNINGS)
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -241,25 +303,12 @@ def _captured_noise() -> Iterator[list[str]]:
             with contextlib.redirect_stdout(None):
                 yield lines
         finally:
+            if is_talkative:
+                onnxruntime.set_default_logger_severity(SILENT)
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
             lines += file.read().decode(errors="replace").splitlines()
-
-
-def _cause(error: Exception) -> str:
-    """The first line of onnxruntime's complaint, without the place in its own source."""
-    return _PLACE.sub("", first_line(error))
-
-
-def _reason(noise: list[str]) -> str:
-    """The one line of onnxruntime's log that tells why a provider did not start: the missing library, if named."""
-    for line in noise:
-        _, found, library = line.partition("with error: ")
-        if found:
-            return library.strip()
-    telling = [line for line in noise if "error" in line.lower() or "fail" in line.lower()]
-    return telling[-1].split("] ")[-1].strip() if telling else ""
 
 
 def _described(node: Any) -> str:

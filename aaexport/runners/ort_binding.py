@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from aaexport.errors import RunnerError, broken_rule, first_line
-from aaexport.runners.base import Array, Arrays, Port, Runner
+from aaexport.errors import RunnerError, broken_rule
+from aaexport.runners.base import Array, Arrays
+from aaexport.runners.cuda_runtime import CudaRuntime
+from aaexport.runners.ort_words import cause
 
 GRAPH_ID = "gpu_graph_id"  # of a captured CUDA graph; a run with -1 neither captures nor replays one
 NO_GRAPH = -1
 NOT_WAITING = "disable_synchronize_execution_providers"
-Clock = Callable[[], int]
 
 
 def run_options(graph: int | None, waits: bool = True) -> onnxruntime.RunOptions:
@@ -41,17 +39,27 @@ class BoundRun:
         outputs: what the session answers to them, for the outputs' shapes and types.
         index: of the CUDA device.
         graph: the number of its CUDA graph, unlike any other's of the session; None without CUDA graphs.
+        locks: whether the arrays that are copied from and to are locked in their place: they must be the same ones
+            again and again.
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, feeds: Arrays, outputs: Arrays, index: int, graph: int | None
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Arrays,
+        outputs: Arrays,
+        index: int,
+        graph: int | None,
+        *,
+        locks: bool = False,
     ) -> None:
-        self._session = session
+        self._session, self._graph = session, graph
         self._waiting, self._not_waiting = run_options(graph), run_options(graph, waits=False)
         # An input elsewhere than its node wants it would be copied when it is bound, and never again.
         self._inputs = _buffers(session.get_inputs(), session.get_input_memory_infos(), feeds, index)
         self._outputs = _buffers(session.get_outputs(), session.get_output_memory_infos(), outputs, index)
         self._shapes = {name: (array.shape, array.dtype) for name, array in feeds.items()}
+        self._locked = LockedArrays(index) if locks else None
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -60,7 +68,10 @@ class BoundRun:
         self.copy_in(feeds)
 
     def copy_in(self, feeds: Arrays) -> None:
-        """Replaces the inputs in place; returns when they are there. RunnerError unless they are as was bound."""
+        """Replaces the inputs in place; returns when they are there.
+
+        RunnerError unless they are as was bound, or if the device refuses.
+        """
         for name, value in self._inputs.items():
             array = feeds.get(name)
             given = None if array is None else (array.shape, array.dtype)
@@ -69,7 +80,12 @@ class BoundRun:
                 raise RunnerError(
                     broken_rule(name, f"be fed as it was bound, {_told(self._shapes[name])}", _told(given))
                 )
-            value.update_inplace(array)
+            if self._locked is not None:
+                self._locked.hold(array)
+            try:
+                value.update_inplace(array)
+            except RuntimeError as error:
+                raise RunnerError(f"onnxruntime cannot copy {name} to the device: {cause(error)}") from error
 
     def run(self) -> None:
         """Computes the outputs from the inputs as they are; returns when the device is done."""
@@ -80,15 +96,24 @@ class BoundRun:
         self._run(self._not_waiting)
 
     def wait(self) -> None:
-        """Returns when what was submitted is done."""
-        self._binding.synchronize_outputs()
+        """Returns when what was submitted is done. RunnerError if it failed."""
+        try:
+            self._binding.synchronize_outputs()
+        except RuntimeError as error:
+            raise RunnerError(f"onnxruntime cannot run the model: {cause(error)}") from error
 
     def copy_out(self) -> dict[str, Array]:
-        """The outputs, as copies on the host."""
+        """The outputs, as copies on the host. RunnerError if the device refuses."""
         # On the host it is a view of the buffer, which the next run would change.
-        return {
-            name: value.numpy().copy() if on_host(value) else value.numpy() for name, value in self._outputs.items()
-        }
+        try:
+            if self._locked is not None:
+                return {name: self._locked.copied(name, value) for name, value in self._outputs.items()}
+            return {
+                name: value.numpy().copy() if on_host(value) else value.numpy()
+                for name, value in self._outputs.items()
+            }
+        except RuntimeError as error:
+            raise RunnerError(f"onnxruntime cannot copy outputs from the device: {cause(error)}") from error
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """A whole query: inputs in, run, outputs out."""
@@ -96,102 +121,50 @@ class BoundRun:
         self.run()
         return self.copy_out()
 
+    def release(self) -> None:
+        """Gives back what its CUDA graph holds, where this onnxruntime can; it must not be run again."""
+        release = getattr(self._session, "release_captured_graph", None)  # since 1.31
+        if self._graph is not None and release is not None:
+            release(self._graph)
+        if self._locked is not None:
+            self._locked.release()
+
     def _run(self, options: onnxruntime.RunOptions) -> None:
         try:
             self._session.run_with_iobinding(self._binding, options)
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
-            raise RunnerError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+            raise RunnerError(f"onnxruntime cannot run the model: {cause(error)}") from error
 
 
-class Bindable(Runner, Protocol):
-    """A runner whose inputs and outputs can lie in buffers of their own."""
+class LockedArrays:
+    """Arrays of the host that a device copies from and to by itself; each is locked once, and held until the end."""
 
-    def bound(self, feeds: Arrays) -> BoundRun:
-        """Such buffers, for feeds of these shapes."""
+    def __init__(self, index: int) -> None:
+        self._runtime = CudaRuntime(index)
+        self._held: dict[int, Array] = {}
+        self._answers: dict[str, Array] = {}
 
+    def hold(self, array: Array) -> None:
+        """Locks an array that queries are copied from. RunnerError if the device refuses."""
+        if id(array) not in self._held:
+            self._runtime.lock(array)
+            self._held[id(array)] = array
 
-class BoundRunner:
-    """A runner whose queries go through bound buffers, one set for every shape that comes.
+    def copied(self, name: str, value: onnxruntime.OrtValue) -> Array:
+        """An output, by way of an array of ours that is locked."""
+        if on_host(value):
+            return np.array(value.numpy())
+        if name not in self._answers:
+            self._answers[name] = value.numpy()
+            self.hold(self._answers[name])
+        self._runtime.copy_to(self._answers[name], value.data_ptr())
+        return self._answers[name].copy()
 
-    A shape's first query allocates them, and records its CUDA graph where there is to be one: warm every shape.
-    """
-
-    def __init__(self, runner: Bindable) -> None:
-        self._runner = runner
-        self._bound: dict[tuple[tuple[int, ...], ...], BoundRun] = {}
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return self._runner.label
-
-    @property
-    def inputs(self) -> tuple[Port, ...]:
-        """What `infer` must be fed."""
-        return self._runner.inputs
-
-    def infer(self, feeds: Arrays) -> dict[str, Array]:
-        """A whole query, from host arrays to host arrays."""
-        shapes = tuple(feeds[port.name].shape for port in self.inputs if port.name in feeds)
-        if shapes not in self._bound:
-            self._bound[shapes] = self._runner.bound(feeds)
-        return self._bound[shapes].infer(feeds)
-
-    def __enter__(self) -> BoundRunner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bound.clear()
-        self._runner.__exit__(kind, error, trace)
-
-
-@dataclass(frozen=True, eq=False)
-class PhaseTimes:
-    """What the parts of queries took, in milliseconds; `measure_phases` says what each includes."""
-
-    to_device: Array
-    submit: Array
-    compute: Array
-    to_host: Array
-
-    def medians(self) -> dict[str, float]:
-        """Of each part, by name: what `aaexport.load.measurement.Phases` is made of."""
-        return {name: float(np.median(values)) for name, values in asdict(self).items()}
-
-
-def measure_phases(bound: BoundRun, feeds: Arrays, count: int, clock: Clock = time.perf_counter_ns) -> PhaseTimes:
-    """Times the parts of `count` queries one by one, by the host's clock, so each includes its call's overhead.
-
-    - to_device: copying the inputs from ordinary host memory; the copy has ended when the call returns.
-    - compute: the run, from the call until the device is done; so it contains what the host takes to submit. A whole
-      query takes to_device + compute + to_host.
-    - submit: a run of its own that does not wait. Where it is nearly as long as compute the device waits for the
-      host; or onnxruntime waited all the same, which it may for nodes on the CPU and for a CUDA graph.
-    - to_host: copying the outputs into new host arrays.
-
-    One query goes before the first that counts.
-    """
-    bound.infer(feeds)
-    times: dict[str, list[int]] = {"to_device": [], "submit": [], "compute": [], "to_host": []}
-    for _ in range(count):
-        began = clock()
-        bound.copy_in(feeds)
-        copied = clock()
-        bound.run()
-        done = clock()
-        bound.copy_out()
-        answered = clock()
-        bound.submit()
-        submitted = clock()
-        bound.wait()
-        times["to_device"].append(copied - began)
-        times["compute"].append(done - copied)
-        times["to_host"].append(answered - done)
-        times["submit"].append(submitted - answered)
-    return PhaseTimes(**{name: np.asarray(values, np.float64) / 1e6 for name, values in times.items()})
+    def release(self) -> None:
+        """Lets go of all of them."""
+        while self._held:
+            self._runtime.unlock(self._held.popitem()[1])
 
 
 def on_host(value: onnxruntime.OrtValue) -> bool:
@@ -202,12 +175,19 @@ def on_host(value: onnxruntime.OrtValue) -> bool:
 def _buffers(
     ports: list[Any], places: list[Any], arrays: Mapping[str, Array], index: int
 ) -> dict[str, onnxruntime.OrtValue]:
-    """An empty buffer like each array, on the device where the session reads or writes it."""
+    """An empty buffer like each array, on the device where the session reads or writes it.
+
+    RunnerError if the device has no room for it.
+    """
     buffers = {}
     for port, place in zip(ports, places, strict=True):
         array = arrays[port.name]
         device = ("cpu", 0) if place.name in ("Cpu", "CudaPinned") else ("cuda", index)
-        buffers[port.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type, *device)
+        kind = array.dtype.type
+        try:
+            buffers[port.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, kind, *device)
+        except RuntimeError as error:
+            raise RunnerError(f"onnxruntime cannot keep room for {port.name}: {cause(error)}") from error
     return buffers
 
 

@@ -34,6 +34,8 @@ class TorchRunner:
         tf32: on CUDA, whether float32 products may be computed in TF32, until the runner is left; None leaves torch's
             own defaults, which are not onnxruntime's.
         shares: whether the copy may read the memory of the module's parameters, which nobody then may write.
+        channels_last: whether images and weights lie in memory with the channels last.
+        autocast: whether torch computes in float16 what it holds for safe; answers come in float32 all the same.
 
     Attributes:
         block: bytes above which no tensor is to be held that is made of far smaller ones (`in_blocks`); None for
@@ -60,6 +62,8 @@ class TorchRunner:
         device: str = "cpu",
         tf32: bool | None = None,
         shares: bool = False,
+        channels_last: bool = False,
+        autocast: bool = False,
     ) -> None:
         kind, index = parse_device(device)
         if kind == "cuda" and not torch.cuda.is_available():
@@ -69,6 +73,10 @@ class TorchRunner:
         self.module = copied(module) if shares else copied_apart(module)
         self.module.eval()  # which need not return the module
         self.module.to(self.device, dtype)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._autocast = autocast
+        if channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
         self.output_names = output_names
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.inputs = tuple(Port(name, numpy_dtype, (None, *input_shape)) for name in input_names)
@@ -81,7 +89,14 @@ class TorchRunner:
     @property
     def label(self) -> str:
         """For people."""
-        return f"PyTorch eager {self.device} {str(self.dtype).removeprefix('torch.')}"
+        return f"PyTorch eager {self.manner}"
+
+    @property
+    def manner(self) -> str:
+        """Where it computes, in which type and how."""
+        ways = {"channels last": self._format == torch.channels_last, "autocast to float16": self._autocast}
+        told = "".join(f", {way}" for way, taken in ways.items() if taken)
+        return f"{self.device} {str(self.dtype).removeprefix('torch.')}{told}"
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """Runs the module; copying to the host waits for the device, so nothing is left to be done afterwards."""
@@ -114,6 +129,8 @@ class TorchRunner:
             raise RunnerError(f"PyTorch cannot run the module in {precision}: {_why(error)}") from error
         if len(tensors) != len(self.output_names):
             raise RunnerError(f"the module must return {len(self.output_names)} tensors, got {len(tensors)}")
+        if self._autocast:
+            tensors = [t.float() if t.is_floating_point() else t for t in tensors]
         return {name: t.cpu().numpy() for name, t in zip(self.output_names, tensors, strict=True)}
 
     def _outputs(self, feeds: Arrays) -> list[Any]:
@@ -132,11 +149,17 @@ class TorchRunner:
         return answers
 
     def _called(self, feeds: Arrays) -> list[Any]:
-        return _finished(self.module(*self._arguments(feeds)))
+        with torch.autocast(self.device.type, torch.float16, enabled=self._autocast):
+            return _finished(self.module(*self._arguments(feeds)))
 
     def _arguments(self, feeds: Arrays) -> list[torch.Tensor]:
         """Copies, because a module may change its input in place, and the array is the caller's."""
-        return [torch.tensor(feeds[p.name], dtype=self.dtype, device=self.device) for p in self.inputs]
+        if self.device.type == "cpu":
+            tensors = [torch.tensor(feeds[p.name], dtype=self.dtype) for p in self.inputs]
+        else:  # one copy, to the device: `torch.tensor` makes one on the host before
+            arrays = (np.require(feeds[p.name], requirements=["C", "W"]) for p in self.inputs)
+            tensors = [torch.from_numpy(array).to(self.device, self.dtype) for array in arrays]
+        return [t.contiguous(memory_format=self._format) if t.dim() == 4 else t for t in tensors]
 
     def by_fast_path(self, feeds: Arrays) -> dict[str, Array] | None:
         """What comes out where torch takes its fast path through an encoder, which has zeros at padded places.

@@ -218,7 +218,10 @@ def test_cuda_where_there_is_none(cli, converted, command):
         (("convert", "x", "--batch", "0"), "--batch must be dynamic or at least 1, got '0'"),
         (("convert", "x", "--decomposition", "skewed"), "'skewed' is not one of"),
         (("convert", "x", "--optset", "20"), "No such option"),
-        (("serve-bench", "x", "--batch", "1,zero"), "--batch must be numbers ≥ 1 separated by commas, got '1,zero'"),
+        (
+            ("serve-bench", "x", "--batch", "1,zero"),
+            "--batch must be numbers ≥ 1 separated by commas, or sweep, got '1,zero'",
+        ),
         (("serve-bench", "x", "--scenario", "burst"), "--scenario must be one of single-stream"),
         (("verify",), "Missing argument 'MODEL'"),
         (("convrt", "x"), "No such command 'convrt'"),

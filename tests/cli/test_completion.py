@@ -13,6 +13,7 @@ from aaexport.pipeline.bench import rival_names
 from aaexport.pipeline.verify import options as verification
 
 RIVAL_WORDS = ["eager", "compile", "skew", "in-process", "float32", "float16", "int8"]
+WAY_WORDS = ["eager:channels-last", "eager:autocast", "compile:max-autotune"]
 
 
 def offered(*words, kind=None):
@@ -46,10 +47,10 @@ def test_several_models_are_completed_one_by_one():
         (("serve-bench", "--rules", ""), ["quick", "mlperf"]),
         (("deploy", "--to", "k"), ["kserve"]),
         (("serve-bench", "--cudnn-search", "H"), ["HEURISTIC"]),
-        (("serve-bench", "--compare", ""), [*RIVAL_WORDS, "onnx:", "folder:", "none"]),
+        (("serve-bench", "--compare", ""), [*RIVAL_WORDS, *WAY_WORDS, "onnx:", "folder:", "none"]),
         (
             ("serve-bench", "--compare", "eager,"),
-            [f"eager,{one}" for one in (*RIVAL_WORDS[1:], "onnx:", "folder:")],
+            [f"eager,{one}" for one in (*RIVAL_WORDS[1:], *WAY_WORDS, "onnx:", "folder:")],
         ),
         (("serve-bench", "--compare", "eager,sk"), ["eager,skew"]),
         (("verify", "--runtimes", ""), list(verification.RUNTIMES)),
@@ -69,6 +70,7 @@ def test_what_is_typed_behind_an_option(words, values):
 
 def test_the_words_are_those_that_are_known():
     assert offered("serve-bench", "--compare", "")[:7] == [*rival_names.RIVALS, *DTYPES] == RIVAL_WORDS
+    assert all(rival_names.torch_ways(word) for word in WAY_WORDS)
 
 
 def test_devices_are_those_of_the_machine(monkeypatch, tmp_path):

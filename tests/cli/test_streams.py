@@ -59,7 +59,7 @@ def test_help_is_shown_in_what_characters_there_are(spoken, encoding):
 def test_an_error_is_shown_in_what_characters_there_are(spoken, encoding):
     code, _, err = spoken(encoding, "serve-bench", "x", "--batch", "é,1")
     assert code == 2
-    words = encodable("must be numbers ≥ 1 separated by commas, got 'é,1'", encoding)
+    words = encodable("must be numbers ≥ 1 separated by commas, or sweep, got 'é,1'", encoding)
     assert words in err.decode(encoding)
 
 

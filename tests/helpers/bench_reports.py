@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.launches import settle_threads
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import (
@@ -138,7 +139,12 @@ def full():
             "regression": Regression("old.json", Ratio(1.02, 0.98, 1.1, 6, 0.99, 1.05), 0.05, False),
             "placement": Placement("CUDAExecutionProvider", {"CUDAExecutionProvider": 90, "CPUExecutionProvider": 1},
                                    ("node_Gather_7",)),
-            "phases": Phases(to_device=0.021, submit=0.113, compute=0.524, to_host=0.009),
+            "phases": Phases(to_device=0.021, submit=0.113, compute=0.524, to_host=0.009, gpu=0.431),
+            "throughput": tuple(
+                dataclasses.replace(entry, memory=1_200_000_000 + 40_000_000 * entry.batch, energy=0.0312)
+                for entry in CPU.throughput
+            ),
+            "gpu_load": GpuLoad(48, 1875.0, 1755.0, 1980.0, 1755.0, 61, 612.5, {"power": 0.31}, 5_300_000_000),
             "gpu_before": H100,
             "gpu_after": dataclasses.replace(H100, sm_clock=1755, temperature=61, power=655.0, throttled=("power",)),
             "notes": ("compile was left out: no compiler was found",),

@@ -8,6 +8,7 @@ from query_logs import closed, opened
 
 from aaexport.load.doubts import warnings_about
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import Comparison, Load, Phases
 from aaexport.load.statistics import Ratio
@@ -133,3 +134,21 @@ def test_a_gpu_whose_clock_fell_is_warned_about_and_one_whose_clock_rose_is_not(
     assert warning.startswith("the GPU's clock fell from 1980 to 1400 MHz")
     assert warned(steady(), gpu_before=slow, gpu_after=COOL) == ()
     assert warned(steady(), gpu_before=COOL, gpu_after=None) == ()
+
+
+AT_WORK = GpuLoad(50, 1980.0, 1970, 1980.0, 1980.0, 70, 500.0, {}, None)
+
+
+def test_what_a_gpu_did_while_queries_ran_counts_and_not_how_it_rests():
+    rests = replace(COOL, sm_clock=345, throttled=("power",))
+    assert warned(steady(), gpu_before=COOL, gpu_after=rests, gpu_load=AT_WORK) == ()
+
+
+def test_a_gpu_that_is_held_back_while_it_works_is_warned_about_with_the_share():
+    (warning,) = warned(steady(), gpu_load=replace(AT_WORK, throttled={"power": 0.31, "thermal": 0.01}))
+    assert warning.startswith("the GPU was held back (power in 31% of the readings): its times")
+
+
+def test_a_gpu_whose_clock_falls_while_it_works_is_warned_about():
+    (warning,) = warned(steady(), gpu_load=replace(AT_WORK, sm_clock_last=1755.0))
+    assert warning.startswith("the GPU's clock fell from 1980 to 1755 MHz while it was measured")

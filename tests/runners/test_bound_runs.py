@@ -8,7 +8,7 @@ from onnx_files import convolution, serialized
 from aaexport.errors import RunnerError
 from aaexport.load.measurement import Phases
 from aaexport.runners.ort import OrtRunner
-from aaexport.runners.ort_binding import measure_phases
+from aaexport.runners.ort_phases import measure_phases
 from aaexport.runners.ort_settings import EXACT, SessionSettings
 
 BOUND = SessionSettings(iobinding=True)

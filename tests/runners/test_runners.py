@@ -1,6 +1,8 @@
 """The runners: what they answer, what they refuse and in which words, and the device that is or is not there."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -398,6 +400,48 @@ def test_the_compiler_takes_the_precision_that_was_set():
     with torch_runner(nn.ReLU(), tf32=True):
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def test_where_somebody_has_used_torchs_newer_interface_it_is_used_and_restored():
+    """Torch refuses to read the older one then; so it is done in a process of its own."""
+    code = """
+import torch
+from torch import nn
+from aaexport.runners.torch import TorchRunner
+parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+before = [part.fp32_precision for part in parts]
+for tf32, name in ((True, "tf32"), (False, "ieee")):
+    with TorchRunner(nn.ReLU(), ("x",), ("y",), input_shape=(1, 4, 4), tf32=tf32):
+        assert [part.fp32_precision for part in parts] == [name, name]
+assert [part.fp32_precision for part in parts] == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pytorch_answers_the_same_with_the_channels_last(images):
+    layer = nn.Conv2d(1, 4, 3)
+    with torch_runner(layer) as plain, torch_runner(layer, channels_last=True) as runner:
+        expected = plain.infer({"input": images})["output"]
+        np.testing.assert_allclose(runner.infer({"input": images})["output"], expected, rtol=1e-5, atol=1e-6)
+        assert runner.module.weight.is_contiguous(memory_format=torch.channels_last)
+        assert runner.label == "PyTorch eager cpu float32, channels last"
+
+
+def test_pytorch_under_autocast_computes_in_float16_and_answers_in_float32(images):
+    seen = []
+
+    class Told(nn.Conv2d):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.append(out.dtype)
+            return out
+
+    with torch_runner(Told(1, 4, 3), autocast=True) as runner:
+        assert runner.infer({"input": images})["output"].dtype == np.float32
+        assert runner.label == "PyTorch eager cpu float32, autocast to float16"
+    assert seen == [torch.float16]
 
 
 @pytest.mark.cuda

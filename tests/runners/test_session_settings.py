@@ -15,7 +15,15 @@ EVERYTHING = SessionSettings(
     iobinding=True, cuda_graph=True, nhwc=True, cudnn_search="HEURISTIC", gpu_memory=2**30, copy_streams=True,
     one_stream=True,
 )  # fmt: skip
-WITH_TENSORRT = SessionSettings(iobinding=True, cuda_graph=True, tensorrt=True, engine_cache=Path("engines"))
+PROFILES = ("x:1x3x8x8", "x:8x3x8x8", "x:32x3x8x8")
+WITH_TENSORRT = SessionSettings(
+    iobinding=True,
+    cuda_graph=True,
+    tensorrt=True,
+    tensorrt_fp16=True,
+    profiles=PROFILES,
+    engine_cache=Path("engines"),
+)
 
 
 def options_of(settings, provider, device="cuda"):
@@ -31,6 +39,8 @@ def test_what_differs_from_the_defaults_is_described_in_the_types_of_json():
         "iobinding": True,
         "cuda_graph": True,
         "tensorrt": True,
+        "tensorrt_fp16": True,
+        "profiles": list(PROFILES),
         "engine_cache": "engines",
     }
     assert SessionSettings(threads=2, tf32=False).described() == {"threads": 2, "tf32": False}
@@ -67,6 +77,10 @@ def test_settings_become_the_options_of_tensorrt_which_alone_records_graphs():
     assert options_of(WITH_TENSORRT, "tensorrt") == {
         "device_id": 0,
         "trt_cuda_graph_enable": 1,
+        "trt_fp16_enable": 1,
+        "trt_profile_min_shapes": "x:1x3x8x8",
+        "trt_profile_opt_shapes": "x:8x3x8x8",
+        "trt_profile_max_shapes": "x:32x3x8x8",
         "trt_engine_cache_enable": 1,
         "trt_engine_cache_path": "engines",
         "trt_timing_cache_enable": 1,
@@ -99,8 +113,13 @@ def test_threads_that_must_not_spin_reach_the_session():
         ({"threads": 0}, "threads must be positive, got 0"),
         ({"gpu_memory": -1}, "gpu_memory must be positive, got -1"),
         ({"cudnn_search": "FAST"}, "cudnn_search must be one of EXHAUSTIVE, HEURISTIC, DEFAULT, got 'FAST'"),
-        ({"cuda_graph": True}, "iobinding must be on with cuda_graph, got 'off'"),
+        ({"cuda_graph": True, "iobinding": False}, "iobinding must be on with cuda_graph, got 'off'"),
+        ({"resident": True, "iobinding": False}, "iobinding must be on with resident, got 'off'"),
+        ({"pinned": True, "iobinding": False}, "iobinding must be on with pinned, got 'off'"),
+        ({"graph_sizes": (1, 8)}, "cuda_graph must be on with graph_sizes, got 'off'"),
+        ({"cuda_graph": True, "graph_sizes": (0, 8)}, "graph_sizes must be numbers ≥ 1, got (0, 8)"),
         ({"engine_cache": Path("x")}, "tensorrt must be on with engine_cache, got 'off'"),
+        ({"tensorrt_fp16": True}, "tensorrt must be on with tensorrt_fp16, got 'off'"),
     ],
 )
 def test_values_out_of_range_and_contradictions_are_refused(wrong, text):
@@ -109,14 +128,21 @@ def test_values_out_of_range_and_contradictions_are_refused(wrong, text):
     assert str(caught.value) == text
 
 
+@pytest.mark.parametrize("name", ["cuda_graph", "resident", "pinned"])
+def test_what_needs_bound_buffers_brings_them(name):
+    assert SessionSettings(**{name: True}).binds
+    assert not DEFAULTS.binds
+
+
 def test_tensorrt_cannot_be_told_to_leave_tf32():
     with pytest.raises(ArgumentError, match=r"tf32 must be on with tensorrt.*NVIDIA_TF32_OVERRIDE=0"):
         SessionSettings(tensorrt=True, tf32=False)
 
 
 @pytest.mark.parametrize(
-    "name", ["nhwc", "tensorrt", "copy_streams", "one_stream", "gpu_memory", "cudnn_search", "cuda_graph"]
-)
+    "name", ["nhwc", "tensorrt", "copy_streams", "one_stream", "gpu_memory", "cudnn_search", "cuda_graph", "resident",
+             "pinned"],
+)  # fmt: skip
 def test_what_only_cuda_has_is_refused_on_the_cpu(name):
     value = {"gpu_memory": 1, "cudnn_search": "DEFAULT"}.get(name, True)
     settings = SessionSettings(iobinding=True, **{name: value})

@@ -69,6 +69,7 @@ class Account:
             phases=measured.phases,
             gpu_before=measured.gpu_before,
             gpu_after=measured.gpu_after,
+            gpu_load=measured.gpu_load,
             notes=(*self.samples.notes, *self._left_out(), *measured.notes),
             complete=measured.complete,
             card=model_card(self.summary, self.kind, self.digest, self.folder, options.dtype),
@@ -184,5 +185,7 @@ def _warnings(report: BenchReport) -> tuple[str, ...]:
         phases=report.phases,
         gpu_before=report.gpu_before,
         gpu_after=report.gpu_after,
+        gpu_load=report.gpu_load,
+        graphs=bool(report.settings.get("cuda_graph")),
         name=OURS if report.service is None else "the service",
     )

@@ -113,6 +113,8 @@ class Contender:
         self.beside: tuple[int, ...] = ()  # processes that take part because of this one
         self._send(dataclasses.asdict(spec))
 
+    untimed: str | None = None
+
     def __enter__(self) -> Contender:
         try:
             introduction = self._receive(START_TIMEOUT)
@@ -121,6 +123,7 @@ class Contender:
             self.provider = str(introduction["provider"])
             self.fixed_batch: int | None = introduction["input_shape"][0] if introduction["input_shape"] else None
             self.load_seconds = float(introduction["load_s"])
+            self.build_seconds: float | None = introduction.get("build_s")
             self.max_batch: int | None = introduction.get("max_batch")
             self.settings: Mapping[str, Any] = introduction.get("settings") or {}
             self.placement: Mapping[str, tuple[str, ...]] | None = introduction.get("placement")
@@ -146,7 +149,8 @@ class Contender:
     def cold_start(self, batch: int) -> ColdStart:
         """As `first_query`, and before that the start of the process."""
         first = self.first_query(batch)
-        return ColdStart(self.started_in + first, self.load_seconds, first)
+        start = self.started_in - (self.build_seconds or 0.0)
+        return ColdStart(start + first, self.load_seconds, first, self.build_seconds)
 
     def answers(self, path: Path, count: int, batch: int) -> Answers:
         """Writes the outputs for the first `count` samples, or as many as there is time for, to `path`, a .npz."""
@@ -192,9 +196,13 @@ class Contender:
             return Served(QueryLog.empty(), aborted=INTERRUPTED)
 
     def phases(self, batch: int) -> Phases | None:
-        """Where the time of a query goes; None where the runner cannot tell."""
-        reply = self._ask({"do": "phases", "batch": batch}, ANSWER_TIMEOUT)["phases"]
-        return None if reply is None else Phases(**reply)
+        """Where the time of a query goes; None where the runner cannot tell.
+
+        Where the device's own time is not among it, `untimed` says why.
+        """
+        reply = self._ask({"do": "phases", "batch": batch}, ANSWER_TIMEOUT)
+        self.untimed = reply["untimed"]
+        return None if reply["phases"] is None else Phases(**reply["phases"])
 
     def peak_memory(self, batch: int) -> int | None:
         """Bytes of the process's memory that one query takes at its peak; None where the system does not tell.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from aaexport.device import parse_device
 from aaexport.load.gpu import GpuState, read_gpu, why_unreadable
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.launches import Launches
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import AnswerCheck, Comparison, Load, Loss, Peak, Phases, Throughput
@@ -30,6 +31,7 @@ class Measured:
     phases: Phases | None = None
     gpu_before: GpuState | None = None
     gpu_after: GpuState | None = None
+    gpu_load: GpuLoad | None = None
     environment: Environment | None = None
     statistics: ModelStatistics | None = None  # of a live service, of the queries in `blocks`
     null: Milliseconds | None = None  # latencies of a server that computes nothing

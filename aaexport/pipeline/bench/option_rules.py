@@ -80,12 +80,12 @@ def _ranges(options: BenchOptions) -> Iterator[Rule]:
     yield options.arrivals in (None, *ARRIVALS), "arrivals", f"be one of {', '.join(ARRIVALS)}", options.arrivals
     yield 0 < options.duration <= LONGEST, "duration", f"be above 0 and at most {LONGEST:,} seconds", options.duration
     yield 0 <= options.warmup <= LONGEST, "warmup", f"be between 0 and {LONGEST:,} seconds", options.warmup
-    yield (
-        options.batches is None or min(options.batches, default=0) >= 1,
-        "batches",
-        "be one or more numbers ≥ 1",
-        options.batches,
-    )
+    settles = options.settle is None or 0 <= options.settle <= LONGEST
+    yield settles, "settle", f"be between 0 and {LONGEST:,} seconds", options.settle
+    known = options.batches is None or options.sweeps_batches or not isinstance(options.batches, str)
+    yield known, "batches", "be numbers, or sweep", options.batches
+    rule = "be one or more numbers ≥ 1"
+    yield options.sizes is None or min(options.sizes, default=0) >= 1, "batches", rule, options.batches
     yield min(options.concurrency, default=1) >= 1, "concurrency", "be numbers ≥ 1", options.concurrency
     rule = f"be between 1 and {MAX_PROCESSES}"
     yield 1 <= options.client_processes <= MAX_PROCESSES, "client_processes", rule, options.client_processes
@@ -98,7 +98,7 @@ def _ranges(options: BenchOptions) -> Iterator[Rule]:
         got = getattr(options, name)
         yield got is None or got >= 1, name, "be at least 1", got
         yield got is None or got <= MAX_BATCH, name, f"be at most {MAX_BATCH}", got
-    largest = max(options.batches or (1,))
+    largest = max(options.sizes or (1,))
     yield largest <= MAX_BATCH, "batches", f"be numbers of at most {MAX_BATCH}", largest
     most = max(options.concurrency or (1,))
     yield most <= MAX_THREADS, "concurrency", f"be numbers of at most {MAX_THREADS}", most
@@ -118,6 +118,7 @@ def _ranges(options: BenchOptions) -> Iterator[Rule]:
 def _contradictions(options: BenchOptions) -> Iterator[Rule]:
     yield from _of_launches(options)
     yield from _of_service(options)
+    yield from _of_gpu(options)
     schedules = [name for name in ("rate", "trace", "find_peak") if getattr(options, name)]
     if options.is_server:
         rule = f"have exactly one of {parameter('rate')}, {parameter('trace')} and {parameter('find_peak')}"
@@ -169,6 +170,17 @@ def _of_service(options: BenchOptions) -> Iterator[Rule]:
         options.client_processes == 1 or (options.is_server and options.trace is None) or bool(options.concurrency)
     )
     yield shares, "client_processes", rule, options.client_processes
+
+
+def _of_gpu(options: BenchOptions) -> Iterator[Rule]:
+    """What goes from query to query through the same arrays, or is done between two of them."""
+    one_by_one = options.scenario in ONE_SESSION and not options.concurrency
+    rule = f"go with {' or '.join(ONE_SESSION)}, without {parameter('concurrency')}"
+    for name in ("resident", "pinned"):
+        yield one_by_one or not options.session.get(name), name, rule, options.scenario
+    yield one_by_one or not options.flush_l2, "flush_l2", rule, options.scenario
+    on_cuda = options.device is None or parse_device(options.device)[0] == "cuda"
+    yield on_cuda or not options.flush_l2, "device", f"be cuda for {parameter('flush_l2')}", options.device
 
 
 def _of_launches(options: BenchOptions) -> Iterator[Rule]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aaexport.cores import default_threads, usable_cores
+from aaexport.device import parse_device
 from aaexport.folder import Dtype
 from aaexport.load.lengths import MIN_SECONDS, OFFLINE_SAMPLES, RULES, RuleSet, queries_needed
 from aaexport.serving.address import TIMEOUT
@@ -19,9 +20,11 @@ MULTI_STREAM_SAMPLES = 8  # as in MLPerf Inference
 OFFLINE_BATCH = 32
 SERVER_BATCH = 32
 ALLOWED_REGRESSION = 0.05
+SETTLING = 10.0  # seconds
 LAUNCHES, FEWEST, MOST_LAUNCHES = 5, 2, 100  # a spread takes two
 ONE_SESSION = ("single-stream", "multi-stream")
 QUERIES_OVER = 1  # the bound, that a sample must be large enough for
+SWEEP: Literal["sweep"] = "sweep"
 UNDER_WAY = 32  # queries to a live service, where nobody asked for another number
 
 
@@ -35,7 +38,12 @@ class BenchOptions:
             a session, and the report says which provider it was.
         duration: seconds of counted queries, of each contender; of each rate in the server scenario.
         warmup: seconds of uncounted queries before every block.
-        batches: batch sizes of the throughput part; None for 1, 8 and 32. A file that fixes its batch runs at that.
+        settle: seconds for which a contender may be asked before its first block, until its medians and the GPU's
+            clock stand still; None for 10 on CUDA and none on the CPU.
+        flush_l2: whether a GPU's L2 cache is written over between two queries, so that each finds its weights in
+            memory, as one does that comes after other work.
+        batches: batch sizes of the throughput part; None for 1, 8 and 32, `sweep` for 1, 2, 4 … until no more images
+            a second come of it or the memory is full. A file that fixes its batch runs at that.
         concurrency: numbers of clients of the throughput part, each with one query under way at any time.
         threads: intra-op threads of every session; several numbers are launched in turns, and the rest of the report
             is of the one that is fast and steady. None takes what the folder's tuning.json stores for this machine,
@@ -75,7 +83,9 @@ class BenchOptions:
     device: str | None = None
     duration: float = 6.0
     warmup: float = 0.3
-    batches: Sequence[int] | None = None
+    settle: float | None = None
+    flush_l2: bool = False
+    batches: Sequence[int] | Literal["sweep"] | None = None
     concurrency: Sequence[int] = ()
     threads: int | Sequence[int] | None = None
     workers: int = 1
@@ -114,6 +124,23 @@ class BenchOptions:
     def shares_batches(self) -> bool:
         """Whether queries go through the dynamic batching."""
         return self.is_server or self.scenario == "offline" or bool(self.concurrency)
+
+    @property
+    def settles_for(self) -> float:
+        """Seconds at the most; 0 where a fixed warm-up will do."""
+        if self.settle is not None:
+            return self.settle
+        return SETTLING if parse_device(self.device or "cpu")[0] == "cuda" and not self.url else 0.0
+
+    @property
+    def sweeps_batches(self) -> bool:
+        """Whether batch sizes are tried as long as it pays."""
+        return self.batches == SWEEP
+
+    @property
+    def sizes(self) -> Sequence[int] | None:
+        """The batch sizes that were asked for by number; None if none were."""
+        return None if self.batches is None or isinstance(self.batches, str) else self.batches
 
     @property
     def sweeps(self) -> bool:
@@ -204,7 +231,9 @@ class BenchOverrides(TypedDict, total=False):
     device: str | None
     duration: float
     warmup: float
-    batches: Sequence[int] | None
+    settle: float | None
+    flush_l2: bool
+    batches: Sequence[int] | Literal["sweep"] | None
     concurrency: Sequence[int]
     threads: int | Sequence[int] | None
     workers: int

@@ -12,6 +12,9 @@ from aaexport.folder import DTYPES, Dtype, ModelFolder, find_model
 IN_PROCESS = "in-process"  # the file that a live service serves, by a session of our own
 RIVALS = ("eager", "compile", "skew", IN_PROCESS)
 OTHERS = ("onnx", "folder")  # before a colon and a path
+MAX_AUTOTUNE, CHANNELS_LAST, AUTOCAST = "max-autotune", "channels-last", "autocast"
+# How PyTorch may run the network otherwise than by its defaults; several ways are joined by `+`.
+WAYS = {"eager": (CHANNELS_LAST, AUTOCAST), "compile": (MAX_AUTOTUNE, CHANNELS_LAST, AUTOCAST)}
 # Beside these the folder's files in another precision, by `DTYPES`.
 
 
@@ -25,6 +28,21 @@ def is_dtype(name: str) -> TypeGuard[Dtype]:
     return name in DTYPES
 
 
+def torch_ways(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """`compile:max-autotune+autocast` → `compile` and how; None of what is no such name."""
+    base, colon, told = name.partition(":")
+    ways = tuple(told.split("+")) if colon else ()
+    if base not in WAYS or len(set(ways)) < len(ways) or not set(ways) <= set(WAYS[base]):
+        return None
+    return base, ways
+
+
+def is_autocast(name: str) -> bool:
+    """Whether PyTorch computes part of it in float16, and so answers not quite as float32."""
+    found = torch_ways(name)
+    return found is not None and AUTOCAST in found[1]
+
+
 def check_rivals(names: Sequence[str]) -> None:
     """ArgumentError unless it is a sequence of different names of `RIVALS`, `DTYPES`, `onnx:FILE`, `folder:PATH`."""
     rule = "be different names in a sequence"
@@ -34,8 +52,9 @@ def check_rivals(names: Sequence[str]) -> None:
         kind, _, path = str(name).partition(":")
         if kind in OTHERS and not path:
             raise ArgumentError(broken_rule(f"{parameter('compare')} {kind}:", "be followed by a path", name))
-        if name not in (*RIVALS, *DTYPES) and kind not in OTHERS:
-            known = (*RIVALS, *DTYPES, *(f"{other}:PATH" for other in OTHERS))
+        if name not in (*RIVALS, *DTYPES) and kind not in OTHERS and torch_ways(str(name)) is None:
+            ways = (f"{base}:{way}" for base, ways in WAYS.items() for way in ways)
+            known = (*RIVALS, *DTYPES, *ways, *(f"{other}:PATH" for other in OTHERS))
             raise ArgumentError(broken_rule("compare", "be known names", name, did_you_mean(str(name), known)))
     if len(set(names)) < len(names):
         raise ArgumentError(broken_rule("compare", rule, ",".join(names)))

@@ -15,7 +15,7 @@ from aaexport.graph.files import GraphSummary
 from aaexport.graph.metadata import read_metadata
 from aaexport.graph.plain import export_plainly
 from aaexport.nn.augmented import set_decomposition
-from aaexport.pipeline.bench.rival_names import is_dtype, is_other_model, other_file
+from aaexport.pipeline.bench.rival_names import is_dtype, is_other_model, other_file, torch_ways
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.pipeline.subject.subject import Subject, as_subject
 from aaexport.recipe import Batch
@@ -51,10 +51,13 @@ def rival_spec(
         path = room / "skew.onnx"
         _export_skew(subject.observed() if observed else subject, summary, path)
         return replace(ours, model=str(path))
-    runtime = {"eager": "torch", "compile": "torch.compile"}[name]
+    found = torch_ways(name)
+    assert found is not None
+    base, ways = found
     return replace(
         ours,
-        runtime=runtime,
+        runtime={"eager": "torch", "compile": "torch.compile"}[base],
+        ways=ways,
         model=str(folder.path),
         size=size,
         with_attention=observed,

@@ -8,29 +8,33 @@ other's caches. Ratios are taken pair by pair between blocks of one round.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from aaexport.capture.source import require_source
-from aaexport.errors import ArgumentError, DataError, FolderError, broken_rule
+from aaexport.device import parse_device
+from aaexport.errors import AaexportError, ArgumentError, DataError, FolderError, broken_rule
 from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import file_digest, summarize
+from aaexport.load.gpu_watch import GpuWatch, gpu_reader
 from aaexport.load.measurement import BenchReport
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.bench.account import Account
 from aaexport.pipeline.bench.card import file_kind
-from aaexport.pipeline.bench.contender import Contender, blaming
+from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
+from aaexport.pipeline.bench.device_memory import DeviceMemory
+from aaexport.pipeline.bench.graph_sizes import with_sizes
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions, BenchOverrides
 from aaexport.pipeline.bench.samples import gather_samples
 from aaexport.pipeline.bench.service import LiveService, live_service, null_service
-from aaexport.pipeline.bench.session import BenchSession
+from aaexport.pipeline.bench.session import BATCHES, BenchSession, left_out
 from aaexport.pipeline.bench.specs import (
     find_file,
     our_spec,
@@ -45,7 +49,6 @@ from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
 from aaexport.runners.ort import best_device
-from aaexport.runners.ort_settings import SessionSettings
 from aaexport.writing import atomic_path, blaming_changes, identity
 
 Tick = Callable[[str, float], None]
@@ -111,11 +114,12 @@ def measured(
     require_for_tensorrt(path, folder, options)
     device = options.device or best_device()
     options = replace(options, device=device)
-    SessionSettings(**options.session).check(device)  # a contradiction is said before any process is started
+    validate(options)  # once more, of the device that it is: a contradiction is said before any process is started
     summary = summarize(path)
     digest, found = file_digest(path, summary.data_files), identity(path, summary.data_files)
     kind = file_kind(path)
     samples = gather_samples(summary, folder, options.seed, options.dims)
+    options = with_sizes(options, samples, BATCHES)
     terms = terms_of(path, folder, options, samples)
     with ExitStack() as stack:
         stack.enter_context(blaming_changes(path, "measured", summary.data_files))
@@ -127,16 +131,16 @@ def measured(
             settled = swept(options, our_spec(path, room, samples, options), samples, tick)
         options = settled.options
         spec = our_spec(path, room, samples, options)
+        watch = stack.enter_context(_gpu_watch(device))
+        memory = DeviceMemory(watch.memory)
         # Before anything slow: it may be the device that does not work.
-        ours = stack.enter_context(_of_ours(spec, service, options))
+        with memory.of(OURS):
+            ours = stack.enter_context(_of_ours(spec, service, options))
         specs = rival_specs(options, folder, spec, summary, room, tick)
-        rivals = {}
-        for name, one in specs.items():
-            with blaming(name):
-                rivals[name] = stack.enter_context(Contender(one))
+        rivals, missing = _rivals(specs, options, stack, memory)
         null = None if service is None else stack.enter_context(_null(service, spec, options))
-        session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms)
-        session.measured.launches, session.measured.notes = settled.launches, [*settled.notes]
+        session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms, watch, memory)
+        session.measured.launches, session.measured.notes = settled.launches, [*settled.notes, *missing]
         session.start()
         bench = Account(path, digest, found, folder, options, samples, session, summary, kind)
         if baseline is not None:
@@ -144,7 +148,7 @@ def measured(
         if options.launches_each > 1 and settled.launches is None:
             session.measured.launches = launched(options, spec, samples, tick)
         try:
-            own = replace(spec, device="cpu", sessions=1, session={}) if options.url else None
+            own = replace(spec, device="cpu", sessions=1, session={}, flush=False) if options.url else None
             session.check_answers(truth_spec(folder, options, spec, summary, room), own)
             session.measure()
         except KeyboardInterrupt:
@@ -154,12 +158,39 @@ def measured(
         return bench.report(baseline), path, folder
 
 
+@contextmanager
+def _gpu_watch(device: str) -> Iterator[GpuWatch]:
+    """Of the GPU that is measured on; one that reads nothing on the CPU."""
+    kind, index = parse_device(device)
+    if kind == "cpu":
+        yield GpuWatch(None)
+        return
+    with gpu_reader(index) as read, GpuWatch(read) as watch:
+        yield watch
+
+
 def _of_ours(spec: WorkerSpec, service: LiveService | None, options: BenchOptions) -> Contender:
     """What the report is of: the file, or the live service in its place, asked by as many processes as are wanted."""
     if service is None:
         return Contender(spec)
     asking = service.spec(spec, options)
     return Contender(asking) if options.client_processes == 1 else Crowd(asking, options.client_processes)
+
+
+def _rivals(
+    specs: Mapping[str, WorkerSpec], options: BenchOptions, stack: ExitStack, memory: DeviceMemory
+) -> tuple[dict[str, Contender], list[str]]:
+    """Those that start; and a note on each that does not, which must have been asked for by nobody."""
+    rivals, missing = {}, []
+    for name, spec in specs.items():
+        try:
+            with blaming(name), memory.of(name):
+                rivals[name] = stack.enter_context(Contender(spec))
+        except AaexportError as error:
+            if options.compare is not None:
+                raise
+            missing.append(left_out(error))
+    return rivals, missing
 
 
 @contextmanager

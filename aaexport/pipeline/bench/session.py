@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aaexport.device import parse_device
-from aaexport.errors import MeasurementError
+from aaexport.errors import AaexportError, MeasurementError
 from aaexport.load.arrivals import mean_rate, trace
+from aaexport.load.gpu_watch import GpuWatch
 from aaexport.load.machine import Environment, MachineWatch
-from aaexport.load.measurement import (
-    AnswerCheck,
-    ColdStart,
-    Load,
-    Peak,
-    Throughput,
-)
+from aaexport.load.measurement import AnswerCheck, ColdStart, Load, Peak
 from aaexport.load.peak import MOST_TRIALS
 from aaexport.load.run import QueryLog
 from aaexport.load.single_stream import BlockPlan
-from aaexport.load.statistics import Milliseconds, percentile
+from aaexport.load.statistics import Milliseconds
 from aaexport.load.validity import why_no_ratio
 from aaexport.pipeline.bench.answer_check import Agreement, Asked, Terms, checked_answers
 from aaexport.pipeline.bench.compared import compared
 from aaexport.pipeline.bench.contender import OURS, Contender, RunInterrupted, Served, blaming
+from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.measured import Measured
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.peak_search import PeakSearch
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.service import LiveService
+from aaexport.pipeline.bench.settle import settle
+from aaexport.pipeline.bench.throughput import Loop, measure_clients, measure_sizes, sweep_sizes
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.serving.protocol import ModelStatistics
 
@@ -69,9 +68,13 @@ class BenchSession:
         service: LiveService | None = None,
         null: Contender | None = None,
         terms: Terms | None = None,
+        watch: GpuWatch | None = None,
+        memory: DeviceMemory | None = None,
     ) -> None:
         self.terms = Terms() if terms is None else terms
-        self.ours, self.rivals, self.options = ours, rivals, options
+        self.watch = GpuWatch(None) if watch is None else watch
+        self.memory = DeviceMemory(self.watch.memory) if memory is None else memory
+        self.ours, self.rivals, self.options = ours, dict(rivals), options
         self.service, self.null = service, null
         self.contenders = {OURS: ours, **rivals}
         self.fixed, self.batched, self.count = samples.fixed_batch, samples.batched, len(samples)
@@ -84,6 +87,7 @@ class BenchSession:
         self.first_runs: dict[int, float] = {}
         self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
+        self._most: int | None = None  # bytes of the GPU that the last run held at its peak
 
     @property
     def has_measured(self) -> bool:
@@ -93,14 +97,20 @@ class BenchSession:
     def start(self) -> None:
         """Cold starts and first runs of every shape; to be asked before anything else."""
         batch = self.fixed or 1
-        for name, contender in self.contenders.items():
+        for name, contender in list(self.contenders.items()):
             self.tick(f"cold start of {name}", 0.0)
-            with blaming(name):
-                self.cold_starts[name] = contender.cold_start(batch)
+            try:
+                with blaming(name), self.memory.of(name):
+                    self.cold_starts[name] = contender.cold_start(batch)
+            except AaexportError as error:
+                if name == OURS or self.options.compare is not None:
+                    raise
+                self.rivals.pop(name)
+                self.contenders.pop(name)
+                self.measured.notes.append(left_out(error))
         self.first_runs[batch] = self.cold_starts[OURS].first_query
         for size in self._sizes():
-            if size not in self.first_runs:
-                self.first_runs[size] = self.ours.first_query(size)
+            self.first_run(size)
         self.measured.gpu_before = self.measured.gpu(self.options.device or "cpu")
         if self.options.trace is not None:
             self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
@@ -133,10 +143,11 @@ class BenchSession:
         # Only now: what others did while a compiler was at work is no excuse, and no comfort, for what comes.
         watch = MachineWatch(self._processes())
         try:
+            self._settle()
             self._run_scenario()
             if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
                 self._throughput()
-                self.measured.phases = self.ours.phases(self.fixed or 1)
+                self._phases()
                 self._measure_null()
             self.measured.complete = True
         except MeasurementError as error:
@@ -147,7 +158,24 @@ class BenchSession:
         finally:
             self.measured.environment = watch.environment()
             self.measured.gpu_after = self.measured.gpu(self.options.device or "cpu")
+            self.measured.gpu_load = self.watch.load()
             self._compare(self.measured.environment)
+
+    def _settle(self) -> None:
+        """Every contender is asked until its medians, and the clocks, stand still."""
+        for name, contender in self.contenders.items() if self.options.settles_for else ():
+            self.tick(f"{name}, until it stands still", 0.0)
+            with blaming(name), self.memory.of(name):
+                found = settle(partial(contender.block, self.fixed or 1), self.watch, self.options.settles_for)
+            if not found.still:
+                self.measured.notes.append(f"{name} did not stand still within {found.seconds:.0f} s (--settle)")
+
+    def _phases(self) -> None:
+        """Where the time of a query goes, with what the device itself took, or a note why not."""
+        with self.memory.of(OURS):
+            self.measured.phases = self.ours.phases(self.fixed or 1)
+        if self.measured.phases is not None and self.ours.untimed is not None:
+            self.measured.notes.append(f"the GPU's own time was not measured: {self.ours.untimed}")
 
     def _processes(self) -> list[int]:
         """Those that take part: the contenders', and what of a live service is on this machine."""
@@ -187,7 +215,9 @@ class BenchSession:
         if self.options.is_server:
             return ()
         if self.batched and self.fixed is None:
-            sizes = tuple(self.options.batches or BATCHES)
+            if self.options.sweeps_batches:
+                return ()  # they come one after the other, as long as it pays
+            sizes = tuple(self.options.sizes or BATCHES)
             most = self.ours.max_batch
             return sizes if most is None else tuple(size for size in sizes if size <= most) or (most,)
         return (self.fixed or 1,)
@@ -213,7 +243,10 @@ class BenchSession:
     def _sizes_to_warm(self, most: int) -> tuple[int, ...]:
         """Batch sizes that may come: on CUDA the first run of each searches for algorithms."""
         on_cuda = parse_device(self.options.device or "cpu")[0] == "cuda"
-        return tuple(range(1, most + 1)) if on_cuda and self.fixed is None else (self.fixed or most,)
+        if not on_cuda or self.fixed is not None:
+            return (self.fixed or most,)
+        recorded = self.options.session.get("graph_sizes")  # others are filled up to one of these
+        return tuple(range(1, most + 1)) if recorded is None else tuple(sorted(recorded))
 
     def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
         """`BLOCKS` rounds of a block each; who goes later runs on a warmer machine: they take turns in that too."""
@@ -235,8 +268,9 @@ class BenchSession:
             order = self._warmed(order)
         before = self._counted(name)
         try:
-            with blaming(name):
+            with blaming(name), self.watch.period(counts=counts and name == OURS), self.memory.of(name):
                 served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
+                self._most = self.memory.at_peak(name, self.watch.most_in_use())
             if before is not None and (after := self._counted(name)) is not None:
                 served = replace(served, statistics=after - before)
         except RunInterrupted as interrupted:
@@ -352,29 +386,35 @@ class BenchSession:
 
     def _throughput(self) -> None:
         """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
-        sizes = self._sizes()
+        options, sizes, notes = self.options, self._sizes(), self.measured.notes
         most = self.ours.max_batch
-        if sizes and most is not None and max(self.options.batches or BATCHES) > most:
-            self.measured.notes.append(f"the service takes {most} images a query: larger batches were not measured")
-        elif sizes and self.options.batches is not None and set(self.options.batches) != set(sizes):
-            self.measured.notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
-        for size in sizes:
-            self._add_throughput(size, 1, self.first_runs[size] * 1000)
-        for clients in self.options.concurrency:
-            self._add_throughput(self.fixed or 1, clients, None)
+        if options.sweeps_batches and self.batched and self.fixed is None:
+            sweep_sizes(self)
+        elif sizes and most is not None and max(options.sizes or BATCHES) > most:
+            notes.append(f"the service takes {most} images a query: larger batches were not measured")
+        elif sizes and options.batches is not None and set(options.sizes or ()) != set(sizes):
+            notes.append(f"the file fixes the batch at {sizes[0]}: no other size was measured")
+        measure_sizes(self, sizes)
+        measure_clients(self, options.concurrency, self.fixed or 1)
 
-    def _add_throughput(self, size: int, clients: int, first_run: float | None) -> None:
+    def first_run(self, size: int) -> float:
+        """Seconds of the first query of so many images, which is asked now if it was not before."""
+        if size not in self.first_runs:
+            with self.memory.of(OURS):
+                self.first_runs[size] = self.ours.first_query(size)
+        return self.first_runs[size]
+
+    def closed_loop(self, size: int, clients: int, first_run: float | None) -> Loop:
+        """So many clients, each with one query of so many images under way, for a share of the duration."""
         shared = clients > 1
         load = self.options.load(self.fixed, batched=self.batched, shares_batches=shared)
         load = replace(load, scenario="single-stream", samples_per_query=size)
         seconds = self.options.duration * THROUGHPUT_SHARE
         order = self._order(load, seconds, 1, 0, clients=clients, shares_batches=shared)
+        patience = max(order.answer_patience, SLOW_ANSWER * (first_run or 0.0))
         self._share = 0.95
-        served = self._run(OURS, order, counts=False)
-        self.measured.add_trouble(served)
-        log = served.log
-        p50, p99 = percentile(log.latencies, 50), percentile(log.latencies, 99)
-        self.measured.throughput.append(Throughput(size, clients, log.throughput, p50, p99, first_run))
+        served = self._run(OURS, replace(order, answer_patience=patience), counts=False)
+        return Loop(served, self._most, self.watch.mean_power(self.watch.last_period))
 
     def _compare(self, environment: Environment) -> None:
         withheld = why_no_ratio(environment)
@@ -390,6 +430,11 @@ class BenchSession:
                     withheld=self.given_up.get(name) or withheld,
                 )
             )
+
+
+def left_out(error: AaexportError) -> str:
+    """That a rival which nobody asked for by name is not measured, as it does not work here."""
+    return f"left out of the comparison, as it does not work here: {error}"
 
 
 def _running(what: str, state: Mapping[str, Any]) -> str:

@@ -15,7 +15,14 @@ from aaexport.graph.precision.tensorrt import require_symmetric
 from aaexport.pipeline.bench.answer_check import Terms
 from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ONE_SESSION, BenchOptions
-from aaexport.pipeline.bench.rival_names import IN_PROCESS, file_in, is_dtype, is_other_model, other_file
+from aaexport.pipeline.bench.rival_names import (
+    IN_PROCESS,
+    file_in,
+    is_autocast,
+    is_dtype,
+    is_other_model,
+    other_file,
+)
 from aaexport.pipeline.bench.rivals import other_spec, rival_spec
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.worker_models import WorkerSpec
@@ -35,6 +42,8 @@ def our_spec(path: Path, room: Path, samples: Samples, options: BenchOptions) ->
         sessions=options.workers,
         batched=samples.batched,
         session=_plain(options.session),
+        scratch=str(room / "engines"),
+        flush=options.flush_l2,
     )
 
 
@@ -90,15 +99,16 @@ def truth_spec(
     """What answers are compared with: PyTorch's, where there is one; on the CPU, in float32 and nothing less."""
     if folder is not None and folder.module_recipe is not None and options.module is None:
         is_whole = folder.golden_path.is_file()
-        golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1)
+        golden = replace(ours, runtime="golden", model=str(folder.path), device="cpu", sessions=1, flush=False)
         return golden if is_whole and not options.dims else None
     if folder is None or not runs_in_torch(folder, options):
-        plain = replace(ours, device="cpu", sessions=1, session={})
+        plain = replace(ours, device="cpu", sessions=1, session={}, flush=False)
         if options.dtype != "float32" and folder is not None and folder.onnx_path.is_file():
             return replace(plain, model=str(folder.onnx_path))
         # Of a live service the file itself is what it must answer as.
         return plain if options.url else None
-    return replace(rival_spec("eager", folder, ours, summary, room, options.module), device="cpu", sessions=1)
+    eager = rival_spec("eager", folder, ours, summary, room, options.module)
+    return replace(eager, device="cpu", sessions=1, flush=False)
 
 
 def find_file(model: str | Path | ModelFolder, dtype: Dtype) -> tuple[Path, ModelFolder | None]:
@@ -159,6 +169,8 @@ def terms_of(path: Path, folder: ModelFolder | None, options: BenchOptions, samp
             kinds[name] = kind_of(parse_onnx(other_file(name)))
         elif is_dtype(name) and folder is not None:
             kinds[name] = kind_of(parse_onnx(folder.onnx_of(name)))
+        elif is_autocast(name):
+            kinds[name] = "float16"
     scores = None
     if folder is not None and folder.module_recipe is None and not folder.recipe.network.classifies:
         scores = frozenset[str]()

@@ -6,6 +6,7 @@ so that `abort` is heard while a run is under way.
 
 Whatever computes does so in a thread that ends with its order, as those of the load engine do: OpenMP gives every
 thread that asks for it a team of its own, and teams that are left behind make the next one wait four times as long.
+On CUDA every session has one thread for all orders instead: its graphs and its libraries' handles are that thread's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from aaexport.device import parse_device
 from aaexport.errors import AaexportError
 from aaexport.load.memory import peak_memory
 from aaexport.load.single_stream import BlockPlan, run_block
+from aaexport.load.threads import RunnerThread
 from aaexport.pipeline.bench.feeding import Checker, Feeder
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.under_load import run_order, warm_shapes
@@ -42,7 +44,6 @@ LAST_SECONDS = 10.0
 # A session that has its answer waits so long for a load generator that is sending; Python's 5 ms would be latency.
 SWITCH_SECONDS = 1e-4
 Order = dict[str, Any]
-Done = TypeVar("Done")
 
 
 def main() -> None:
@@ -55,22 +56,16 @@ def main() -> None:
     replies = _private_stdout()
     try:
         spec = WorkerSpec(**json.loads(sys.stdin.readline()))
-        worker = _in_a_thread(lambda: _Worker(spec, lambda line: _reply(replies, line)))
+        worker = _Worker(spec, lambda line: _reply(replies, line))
         _reply(replies, worker.introduction())
         orders: SimpleQueue[Order | None] = SimpleQueue()
         threading.Thread(target=_read_orders, args=(orders, worker.aborted), daemon=True).start()
         while (order := orders.get()) is not None:
             _reply(replies, worker.obey(order))
     except AaexportError as error:
-        _reply(replies, {"error": type(error).__name__, "message": str(error)})
+        _reply(replies, _complaint(error))
     replies.flush()
     os._exit(0)  # a session that hangs in a thread must not keep the process
-
-
-def _in_a_thread(work: Callable[[], Done]) -> Done:
-    """What `work` returns, or raises."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(work).result()
 
 
 def _read_orders(orders: SimpleQueue[Order | None], aborted: threading.Event) -> None:
@@ -90,10 +85,12 @@ def _read_orders(orders: SimpleQueue[Order | None], aborted: threading.Event) ->
 
 class _Worker:
     def __init__(self, spec: WorkerSpec, tell: Callable[[Order], None]) -> None:
-        self.loaded = load(spec)
+        kind, self.index = parse_device(spec.device)
+        self.on_cuda, self.flushes = kind == "cuda", spec.flush
+        self.threads = [RunnerThread(lasting=self.on_cuda) for _ in range(spec.sessions)]
+        self.loaded = self.threads[0].run(lambda: load(spec, self.threads))
         self.runner = self.loaded.runners[0]
         self.feeder = Feeder(Path(spec.samples), self.runner.inputs, batched=spec.batched)
-        self.on_cuda = parse_device(spec.device)[0] == "cuda"
         self.aborted = threading.Event()
         self.tell = tell
         self.checker: Checker | None = None
@@ -108,11 +105,14 @@ class _Worker:
         }
 
     def obey(self, order: Order) -> Order:
-        """Carries an order out; a run brings its own threads."""
+        """Carries an order out; a run sees to its threads itself. After one that failed another may go well."""
         name = order.pop("do")
-        if name == "run":
-            return self.run(**order)
-        return _in_a_thread(lambda: self.orders[name](**order))
+        try:
+            if name == "run":
+                return self.run(**order)
+            return self.threads[0].run(lambda: self.orders[name](**order))
+        except AaexportError as error:
+            return _complaint(error)
 
     def introduction(self) -> Order:
         shape = list(self.runner.inputs[0].shape)
@@ -162,11 +162,12 @@ class _Worker:
         wanted = RunOrder.read(order)
         if wanted.shares_batches:
             cold = [size for size in wanted.warm_sizes if size not in self.warm_sizes]
-            _in_a_thread(lambda: warm_shapes(self.loaded.runners, self.feeder, cold))
+            warm_shapes(self.loaded.runners, self.threads, self.feeder, cold)
             self.warm_sizes.update(cold)
         tell = (lambda state: self.tell({"progress": state})) if progress else None
         kept = 0 if self.checker is None else self.checker.worth_keeping(ANSWERS_IN_MEMORY)
-        run = run_order(wanted, self.loaded.runners, self.feeder, self.aborted, tell, kept)
+        with self._flusher() as flush:
+            run = run_order(wanted, self.loaded.runners, self.threads, self.feeder, self.aborted, tell, kept, flush)
         if self.checker is not None:
             self.checker.check(run.kept)
         log = run.log
@@ -185,7 +186,19 @@ class _Worker:
     def phases(self, batch: int) -> Order:
         measure = getattr(self.runner, "phases", None)  # PyTorch has none
         found = None if measure is None else measure(self._feeds(0, batch), PHASE_QUERIES)
-        return {"phases": None if found is None else found.medians()}
+        if found is None:
+            return {"phases": None, "untimed": None}
+        return {"phases": found.medians(), "untimed": found.untimed}
+
+    @contextmanager
+    def _flusher(self) -> Iterator[Callable[[], None] | None]:
+        if not self.flushes:
+            yield None
+            return
+        from aaexport.runners.cuda_runtime import CudaRuntime
+
+        with CudaRuntime(self.index).flusher() as flush:
+            yield flush
 
     def _feeds(self, number: int, batch: int) -> dict[str, Array]:
         return self.feeder.feeds(self.feeder.of_query(number, batch))
@@ -196,6 +209,10 @@ def _private_stdout() -> TextIO:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return pipe
+
+
+def _complaint(error: AaexportError) -> Order:
+    return {"error": type(error).__name__, "message": str(error)}
 
 
 def _reply(pipe: TextIO, value: Order) -> None:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aaexport.device import parse_device
+from aaexport.load.threads import RunnerThread
+from aaexport.pipeline.bench.rival_names import AUTOCAST, CHANNELS_LAST, MAX_AUTOTUNE
 from aaexport.runners.base import Runner
 
 if TYPE_CHECKING:
+    from aaexport.runners.ort import OrtRunner
     from aaexport.runners.torch import TorchRunner
 
 
@@ -38,6 +41,8 @@ class WorkerSpec:
     sessions: int = 1  # that answer at the same time
     batched: bool = True  # whether samples are stacked to a batch, or fed as they are
     session: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime's settings, as of SessionSettings
+    ways: Sequence[str] = ()  # PyTorch's, as of `rival_names.WAYS`
+    flush: bool = False  # whether the GPU's L2 cache is written over between two queries
     module: str | None = None  # where a folder's module comes from, which is then imported
     service: Mapping[str, Any] = field(default_factory=dict)  # of `served`: urls, model, version, timeout, ca
 
@@ -50,29 +55,47 @@ class Loaded:
     facts: Mapping[str, Any]
 
 
-def load(spec: WorkerSpec) -> Loaded:
-    """What `spec` names. `facts["load_s"]` is the time of the first session alone, without importing its runtime."""
-    return LOADERS[spec.runtime](spec)
+def load(spec: WorkerSpec, threads: Sequence[RunnerThread]) -> Loaded:
+    """What `spec` names. `facts["load_s"]` is the time of the first session alone, without importing its runtime.
+
+    To be called in the first of `threads`; each further session is opened in its own.
+    """
+    return LOADERS[spec.runtime](spec, threads)
 
 
-def _load_onnxruntime(spec: WorkerSpec) -> Loaded:
+def _load_onnxruntime(spec: WorkerSpec, threads: Sequence[RunnerThread]) -> Loaded:
     from aaexport.runners.ort import OrtRunner
+    from aaexport.runners.ort_serving import CaptureGate
     from aaexport.runners.ort_settings import SessionSettings
 
-    settings = SessionSettings(threads=spec.threads, **_with_paths(spec.session))
+    settings = SessionSettings(threads=spec.threads, **_as_set(spec.session))
     # On the CPU there is nothing to fall back from, and a record of it makes loading slower.
     record_placement = parse_device(spec.device)[0] != "cpu"
 
+    # TensorRT's engines are built once and kept: what a start takes is told of those that there are.
+    builds = settings.tensorrt
+    kept = replace(settings, engine_cache=settings.engine_cache or Path(str(spec.scratch))) if builds else settings
+
     def open_session() -> OrtRunner:
-        return OrtRunner(Path(spec.model), settings, device=spec.device, record_placement=record_placement)
+        return OrtRunner(Path(spec.model), kept, device=spec.device, record_placement=record_placement)
 
+    build_seconds = _built(open_session) if builds else None
     first, seconds = _timed(open_session)
-    runners = (first, *(open_session() for _ in range(spec.sessions - 1)))
+    runners = (first, *(thread.run(open_session) for thread in threads[1:]))
     facts = {"provider": first.provider, "settings": settings.described(), "placement": first.placement}
-    return Loaded(tuple(runner.serving() for runner in runners), {**facts, "load_s": seconds})
+    gate = CaptureGate()
+    served = tuple(runner.serving(gate) for runner in runners)
+    return Loaded(served, {**facts, "load_s": seconds, "build_s": build_seconds})
 
 
-def _load_served(spec: WorkerSpec) -> Loaded:
+def _built(open_session: Callable[[], OrtRunner]) -> float:
+    """Seconds until a session is there that found no engines, and is gone again."""
+    runner, seconds = _timed(open_session)
+    with runner:
+        return float(seconds)
+
+
+def _load_served(spec: WorkerSpec, _threads: Sequence[RunnerThread]) -> Loaded:
     from aaexport.serving.client import Client
     from aaexport.serving.runner import ServedRunner
 
@@ -89,29 +112,31 @@ def _load_served(spec: WorkerSpec) -> Loaded:
     return Loaded((runner,) * spec.sessions, facts)
 
 
-def _with_paths(session: Mapping[str, Any]) -> dict[str, Any]:
+def _as_set(session: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON made of the settings, back again."""
-    return {name: Path(value) if name == "engine_cache" else value for name, value in session.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in session.items()}
+    return values | {name: Path(session[name]) for name in ("engine_cache",) if name in session}
 
 
-def _load_torch(spec: WorkerSpec) -> Loaded:
+def _load_torch(spec: WorkerSpec, _threads: Sequence[RunnerThread]) -> Loaded:
     import torch  # noqa: F401  before the clock starts
 
     runner, seconds = _timed(lambda: _eager(spec))
     return Loaded((runner,) * spec.sessions, {"provider": "torch", "load_s": seconds})
 
 
-def _load_compiled(spec: WorkerSpec) -> Loaded:
+def _load_compiled(spec: WorkerSpec, _threads: Sequence[RunnerThread]) -> Loaded:
     # Before torch is imported. What another run has compiled must not make this cold start a warm one, and torch's
     # pool of compiling processes would be a load that nobody accounts for.
     os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(spec.scratch), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     from aaexport.runners.compiled import CompiledRunner
 
-    runner, seconds = _timed(lambda: CompiledRunner(_eager(spec)))
+    mode = MAX_AUTOTUNE if MAX_AUTOTUNE in spec.ways else None
+    runner, seconds = _timed(lambda: CompiledRunner(_eager(spec), mode))
     return Loaded((runner,) * spec.sessions, {"provider": "torch.compile", "load_s": seconds})
 
 
-def _load_golden(spec: WorkerSpec) -> Loaded:
+def _load_golden(spec: WorkerSpec, _threads: Sequence[RunnerThread]) -> Loaded:
     from aaexport.folder import ModelFolder
     from aaexport.pipeline.subject.subject import as_subject
 
@@ -144,11 +169,20 @@ def _eager(spec: WorkerSpec) -> TorchRunner:
     # The same precision of products as onnxruntime's, whose default differs from torch's.
     tf32 = spec.session.get("tf32", True) if parse_device(spec.device)[0] == "cuda" else None
     module = subject.runnable(subject.module if subject.original is None else subject.original)
-    device = spec.device
-    return TorchRunner(module, (INPUT_NAME,), names, input_shape=shape, device=device, tf32=tf32, shares=True)
+    return TorchRunner(
+        module,
+        (INPUT_NAME,),
+        names,
+        input_shape=shape,
+        device=spec.device,
+        tf32=tf32,
+        shares=True,
+        channels_last=CHANNELS_LAST in spec.ways,
+        autocast=AUTOCAST in spec.ways,
+    )
 
 
-LOADERS: dict[str, Callable[[WorkerSpec], Loaded]] = {
+LOADERS: dict[str, Callable[[WorkerSpec, Sequence[RunnerThread]], Loaded]] = {
     "onnxruntime": _load_onnxruntime,
     "torch": _load_torch,
     "torch.compile": _load_compiled,

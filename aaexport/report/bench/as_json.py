@@ -49,7 +49,8 @@ def bench_json(report: BenchReport, *, raw: bool) -> dict[str, Any]:
             **{name: _optional(getattr(report, name)) for name in ("check", "loss", "peak", "phases")},
             "regression": _regression(report.regression),
             **{
-                name: _optional(getattr(report, name)) for name in ("placement", "service", "gpu_before", "gpu_after")
+                name: _optional(getattr(report, name))
+                for name in ("placement", "service", "gpu_before", "gpu_after", "gpu_load")
             },
             "environment": dataclasses.asdict(report.environment),
             "tools": dict(report.tools),
@@ -122,5 +123,5 @@ def _optional(part: Any) -> dict[str, Any] | None:
 
 
 def _plain(setting: Any) -> Any:
-    """Options of sessions are numbers, words and switches; of anything else JSON gets its text."""
-    return setting if isinstance(setting, bool | int | float | str | None) else str(setting)
+    """Options of sessions are numbers, words, switches and lists; of anything else JSON gets its text."""
+    return setting if isinstance(setting, bool | int | float | str | list | None) else str(setting)

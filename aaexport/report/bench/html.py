@@ -184,7 +184,7 @@ def _throughput(report: BenchReport) -> Html | None:
     if not report.throughput:
         return None
     drawn = charts.throughput(report.throughput)
-    values = table("Closed loops", wording.THROUGHPUT, map(wording.throughput_row, report.throughput))
+    values = table("Closed loops", *wording.throughput_table(report.throughput))
     caption = "Dots are at the median latency, with the batch beside them; the bar ends at p99."
     missing = [wording.shape(entry) for entry in report.throughput if entry.p50 is None]
     small = notes([wording.left_out(missing, "a p50"), None if drawn else TOO_FEW])
@@ -241,7 +241,7 @@ def _checks(report: BenchReport) -> Html:
 def _machine(report: BenchReport) -> Html:
     rows = {"machine": wording.machine(report), "system": report.environment.system}
     if report.gpu_before is not None:
-        rows |= wording.gpu(report.gpu_before, report.gpu_after)
+        rows |= wording.gpu(report.gpu_before, report.gpu_after, report.gpu_load)
     if (nodes := wording.placement(report)) is not None:
         rows["nodes"] = nodes
     rows["runtime"] = wording.settings(report)

@@ -89,7 +89,7 @@ def _throughput(report: BenchReport) -> list[RenderableType]:
     """A row for each batch and number of clients."""
     if not report.throughput:
         return []
-    return [Table(wording.THROUGHPUT, map(wording.throughput_row, report.throughput))]
+    return [Table(*wording.throughput_table(report.throughput))]
 
 
 def _comparisons(report: BenchReport) -> list[RenderableType]:
@@ -135,7 +135,7 @@ def _circumstances(report: BenchReport) -> dict[str, str]:
     if (nodes := wording.placement(report)) is not None:
         rows["nodes"] = nodes
     if report.gpu_before is not None:
-        gpu = wording.gpu(report.gpu_before, report.gpu_after)
+        gpu = wording.gpu(report.gpu_before, report.gpu_after, report.gpu_load)
         rows["GPU"] = ", ".join([gpu.pop("GPU"), *(f"{name} {figure}" for name, figure in gpu.items())])
     return rows | {"machine": wording.machine(report), "versions": wording.versions(report.tools)}
 

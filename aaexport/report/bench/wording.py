@@ -8,6 +8,7 @@ import numpy as np
 
 from aaexport.errors import first_few
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import (
     AnswerCheck,
@@ -36,7 +37,9 @@ WITHHELD, DIFFERENT = "withheld", "DIFFERENT"
 # Headings of tables.
 COMPARISONS = ("compared with", "p50, ms", "÷ ours", "first query, s", "answers")
 THROUGHPUT = ("batch", "clients", "images/s", "p50, ms", "p99, ms", "first run, ms")
+OF_GPU = ("GPU memory, MB", "mJ/image")  # behind them, where a driver tells
 TRIALS = ("queries/s tried", "p99, ms", "verdict")
+IN_TORCH = ("eager", "compile")
 SMALL = 0.01
 FAIL = "FAIL"
 VERIFY = "verify it with `aaexport verify`"
@@ -191,16 +194,29 @@ def ratio_legend(report: BenchReport) -> list[str]:
 def comparison_row(other: Comparison) -> tuple[str, str, str, str, str]:
     """For `COMPARISONS`."""
     answers = {True: "the same", False: DIFFERENT, None: "another model"}[other.same_answers]
-    if other.name in REDUCED and other.same_answers is not False:
-        answers = f"as {other.name} may" if other.same_answers else "not judged"
+    base, _, ways = other.name.partition(":")
+    kind = "float16" if base in IN_TORCH and "autocast" in ways else other.name
+    if kind in REDUCED and other.same_answers is not False:
+        answers = f"as {kind} may" if other.same_answers else "not judged"
     return other.label, number(other.p50), ratio(other.ratio), number(other.cold_start), answers
 
 
-def throughput_row(entry: Throughput) -> tuple[str, str, str, str, str, str]:
-    """For `THROUGHPUT`."""
+def throughput_table(entries: Sequence[Throughput]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings, `THROUGHPUT` and where it is known what a batch takes of a GPU `OF_GPU`; and a row for each."""
+    of_gpu = any(entry.memory is not None or entry.energy is not None for entry in entries)
+    rows = [(*_throughput_row(entry), *(_taken(entry) if of_gpu else ())) for entry in entries]
+    return (*THROUGHPUT, *(OF_GPU if of_gpu else ())), rows
+
+
+def _throughput_row(entry: Throughput) -> tuple[str, ...]:
     first = "–" if entry.first_run is None else number(entry.first_run)
     times = (number(entry.p50), number(entry.p99), first)
     return str(entry.batch), str(entry.concurrency), number(entry.images_per_second), *times
+
+
+def _taken(entry: Throughput) -> tuple[str, str]:
+    memory = "–" if entry.memory is None else number(entry.memory / 1e6)
+    return memory, "–" if entry.energy is None else number(entry.energy * 1e3)
 
 
 def cold_start(report: BenchReport) -> dict[str, str]:
@@ -208,6 +224,7 @@ def cold_start(report: BenchReport) -> dict[str, str]:
     start = report.cold_start
     return {
         "process to first answer": f"{number(start.process)} s",
+        **({} if start.build is None else {"building engines, before": f"{number(start.build)} s"}),
         "loading the model" if report.service is None else "connecting": f"{number(start.load)} s",
         "first query": f"{number(start.first_query)} s",
     }
@@ -219,6 +236,7 @@ def phases(found: Phases) -> dict[str, str]:
         "to device": milliseconds(found.to_device),
         "submit": milliseconds(found.submit),
         "compute": milliseconds(found.compute),
+        **({} if found.gpu is None else {"by the GPU's events": milliseconds(found.gpu)}),
         "to host": milliseconds(found.to_host),
     }
 
@@ -255,8 +273,11 @@ def client_overhead(found: ServiceTimes) -> str | None:
     return f"{figures} to a server that computes nothing"
 
 
-def gpu(before: GpuState, after: GpuState | None) -> dict[str, str]:
-    """What it is, and what the measurement did to it."""
+def gpu(before: GpuState, after: GpuState | None, load: GpuLoad | None = None) -> dict[str, str]:
+    """What it is, and what the measurement did to it: while queries ran, else before and after."""
+    named = {"GPU": f"{before.name}, driver {before.driver}, CUDA {before.cuda}"}
+    if load is not None:
+        return named | _under_load(load, before.max_sm_clock)
     after = before if after is None else after
     figures = {
         "SM clock": _change(before.sm_clock, after.sm_clock, "MHz"),
@@ -266,8 +287,22 @@ def gpu(before: GpuState, after: GpuState | None) -> dict[str, str]:
     }
     if figures["SM clock"] and before.max_sm_clock is not None:
         figures["SM clock"] += f" of {before.max_sm_clock}"
-    named = {"GPU": f"{before.name}, driver {before.driver}, CUDA {before.cuda}"}
     return named | {name: figure for name, figure in figures.items() if figure}
+
+
+def _under_load(load: GpuLoad, highest: int | None) -> dict[str, str]:
+    """By readings while queries ran."""
+    figures = {}
+    if load.sm_clock is not None and load.sm_clock_lowest is not None:
+        most = "" if highest is None else f" of {highest}"
+        figures["SM clock"] = f"{load.sm_clock:.0f} MHz{most}, at least {load.sm_clock_lowest:.0f}"
+    if load.temperature is not None:
+        figures["temperature"] = f"up to {load.temperature} °C"
+    if load.power is not None:
+        figures["power"] = f"{load.power:.0f} W"
+    if load.throttled:
+        figures["throttled"] = ", ".join(f"{name} {share:.0%}" for name, share in load.throttled.items())
+    return figures
 
 
 def _change(before: float | None, after: float | None, unit: str) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 import aaexport
-from aaexport.errors import ArgumentError, ExportError, RunnerError
+from aaexport.errors import ArgumentError, ExportError, ProviderError, RunnerError
 from aaexport.folder import open_folder
 from aaexport.graph.files import summarize
 from aaexport.graph.plain import export_plainly
@@ -26,9 +26,9 @@ from aaexport.load.measurement import ColdStart
 from aaexport.load.run import QueryLog
 from aaexport.pipeline.bench import rivals
 from aaexport.pipeline.bench import session as bench_session
-from aaexport.pipeline.bench.contender import Answers, Served
+from aaexport.pipeline.bench.contender import OURS, Answers, Served
 from aaexport.pipeline.bench.options import BenchOptions
-from aaexport.pipeline.bench.rival_names import RIVALS, check_rivals
+from aaexport.pipeline.bench.rival_names import RIVALS, check_rivals, is_autocast, torch_ways
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.serve_bench import serve_bench
 from aaexport.pipeline.bench.session import BLOCKS, BenchSession
@@ -407,8 +407,9 @@ def test_nothing_is_compared_where_nothing_was_asked_for(folder):
         ("skeww", "compare must be known names, got 'skeww'; did you mean 'skew'?"),
         (
             "eager,",
-            "compare must be known names, got ''; known: compile, eager, float16, float32, folder:PATH, in-process, "
-            "int8, onnx:PATH, skew",
+            "compare must be known names, got ''; known: compile, compile:autocast, compile:channels-last, "
+            "compile:max-autotune, eager, eager:autocast, eager:channels-last, float16, float32, folder:PATH, "
+            "in-process, int8, onnx:PATH, skew",
         ),
         ("onnx:", "compare onnx: must be followed by a path, got 'onnx:'"),
         ("eager,eager", "compare must be different names in a sequence, got 'eager,eager'"),
@@ -441,6 +442,42 @@ def test_every_rival_has_its_name_in_the_help(cli):
 
 def test_every_known_name_may_be_asked_for():
     check_rivals(RIVALS)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "ways"),
+    [
+        ("eager", "eager", ()),
+        ("compile:max-autotune", "compile", ("max-autotune",)),
+        ("compile:max-autotune+autocast", "compile", ("max-autotune", "autocast")),
+        ("eager:channels-last+autocast", "eager", ("channels-last", "autocast")),
+    ],
+)
+def test_ways_to_run_pytorch_have_names(name, base, ways):
+    check_rivals([name])
+    assert torch_ways(name) == (base, ways)
+    assert is_autocast(name) == ("autocast" in ways)
+
+
+@pytest.mark.parametrize("name", ["eager:max-autotune", "compile:", "compile:autocast+autocast", "skew:autocast"])
+def test_other_ways_have_none(name):
+    with pytest.raises(ArgumentError, match="compare must be known names"):
+        check_rivals([name])
+
+
+def test_a_default_rival_that_does_not_start_is_a_note_and_one_that_was_asked_for_an_error():
+    def failing(diary, **options):
+        session = session_of(diary, "ab", device="cpu", **options)
+        session.rivals["b"].cold_start = lambda batch: (_ for _ in ()).throw(ProviderError("it has no GPU"))
+        session.start()
+        return session
+
+    session = failing([])
+    assert (session.rivals, list(session.contenders)) == ({}, [OURS])
+    (note,) = session.measured.notes
+    assert note == "left out of the comparison, as it does not work here: b: it has no GPU"
+    with pytest.raises(ProviderError, match="b: it has no GPU"):
+        failing([], compare=("eager",))
 
 
 def test_the_verb_is_public():

@@ -12,6 +12,7 @@ from schema_pages import described, leaves
 
 from aaexport.errors import DataError
 from aaexport.load.gpu import GpuState
+from aaexport.load.gpu_watch import GpuLoad
 from aaexport.load.machine import Environment
 from aaexport.load.measurement import (
     Comparison,
@@ -30,7 +31,14 @@ from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json, bench_text
 from aaexport.report.bench.baseline import read_baseline, why_not_comparable
 
 SCHEMA = ROOT / "docs" / "bench_schema.md"
-OPEN = ("settings", "card.operators", "percentiles", "placement.nodes", "tools")  # objects whose names are free
+OPEN = (
+    "settings",
+    "card.operators",
+    "percentiles",
+    "placement.nodes",
+    "gpu_load.throttled",
+    "tools",
+)  # objects whose names are free
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 
 
@@ -66,7 +74,8 @@ def test_what_is_written_has_the_documented_type(report):
     [(Load, "load"), (Throughput, "throughput[]"), (Comparison, "comparisons[]"), (Ratio, "comparisons[].ratio"),
      (Ratio, "regression.ratio"), (Peak, "peak"), (Trial, "peak.trials[]"), (ModelCard, "card"),
      (Loss, "loss"), (Loss, "comparisons[].loss"), (GuardRecord, "card.guard"), (LayerLoss, "card.guard.layers[]"),
-     (ParityRecord, "card.parity"), (GpuState, "gpu_before"), (GpuState, "gpu_after"), (Environment, "environment")],
+     (ParityRecord, "card.parity"), (GpuState, "gpu_before"), (GpuState, "gpu_after"), (GpuLoad, "gpu_load"),
+     (Environment, "environment")],
 )  # fmt: skip
 def test_what_may_be_null_is_documented_as_such(kind, path):
     for name, hint in get_type_hints(kind).items():

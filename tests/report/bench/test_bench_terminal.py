@@ -103,9 +103,16 @@ def test_everything_that_was_found_is_told():
         "812.5 queries a second with p99 ≤ 20 ms", "the rate was not held", "submit 0.113 ms, compute 0.524 ms",
         "64 compared with PyTorch in float32: none wrong",
         "1.02 (0.99–1.05) × the p50 of old.json, allowed 1.05: no",
-        "fell back to the CPU: node_Gather_7", "1980 → 1755 MHz of 1980", "41 → 61 °C", "throttled power",
+        "fell back to the CPU: node_Gather_7", "1875 MHz of 1980, at least 1755", "up to 61 °C",
+        "throttled power 31%", "GPU memory, MB", "by the GPU's events 0.431 ms",
         "cudnn_search HEURISTIC", "note: compile was left out", "warning: the GPU was throttled", "torch 2.13.0",
     ):  # fmt: skip
+        assert said in text, said
+
+
+def test_a_gpu_that_was_not_read_at_work_is_told_before_and_after():
+    text = words(dataclasses.replace(FULL, gpu_load=None))
+    for said in ("1980 → 1755 MHz of 1980", "41 → 61 °C", "throttled power"):
         assert said in text, said
 
 

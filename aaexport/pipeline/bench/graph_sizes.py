@@ -1,0 +1,49 @@
+"""What is asked of serve-bench → the batch sizes that CUDA graphs are recorded and TensorRT's engines built for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.samples import Samples
+
+
+def with_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> BenchOptions:
+    """The options with both, where they are needed, the batch is open and nobody has named them.
+
+    `default` are the sizes of the throughput part, if no others are asked for.
+    """
+    session = dict(options.session)
+    if not samples.batched or samples.fixed_batch is not None:
+        return options
+    if session.get("cuda_graph") and options.shares_batches and not session.get("graph_sizes"):
+        session["graph_sizes"] = recorded_sizes(options, samples, default)
+    if session.get("tensorrt") and not session.get("profiles"):
+        sizes = asked_sizes(options, samples, default)
+        usual = options.load(None).samples_per_query
+        session["profiles"] = tuple(
+            _shapes(samples, size) for size in (min(sizes), min(usual, max(sizes)), max(sizes))
+        )
+    return replace(options, session=session)
+
+
+def recorded_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Every size that is asked for by number, and 1, 2, 4 … up to the most images that are gathered."""
+    most = options.load(None, batched=samples.batched, shares_batches=True).max_batch
+    doubling = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return tuple(sorted({*doubling, most, *asked_sizes(options, samples, default)}))
+
+
+def asked_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes that will surely come."""
+    load = options.load(None, batched=samples.batched)
+    throughput = () if options.is_server else options.sizes or default
+    most = load.max_batch if options.shares_batches else 1
+    return tuple(sorted({1, load.samples_per_query, most, *throughput}))
+
+
+def _shapes(samples: Samples, size: int) -> str:
+    """Of all inputs, in TensorRT's notation."""
+    return ",".join(
+        f"{name}:{'x'.join(map(str, (size, *array.shape[1:])))}" for name, array in samples.arrays.items()
+    )

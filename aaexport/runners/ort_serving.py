@@ -1,0 +1,195 @@
+"""A session, and queries of any shape → bound buffers and CUDA graphs, for each shape or each of a few sizes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from aaexport.runners.base import Array, Arrays, Port, Runner
+from aaexport.runners.ort_binding import BoundRun
+from aaexport.runners.ort_phases import PhaseTimes
+from aaexport.runners.ort_settings import SessionSettings
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class CaptureGate:
+    """Lets many serve at a time, or one record a CUDA graph.
+
+    onnxruntime records in a mode in which CUDA refuses what other threads of the process ask of it meanwhile, their
+    copies among it: their queries would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._serving = 0
+        self._waiting = 0  # to record: whoever comes later waits for them
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """A query."""
+        with self._changed:
+            while self._waiting:
+                self._changed.wait()
+            self._serving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._serving -= 1
+                if not self._serving:
+                    self._changed.notify_all()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """What nobody else may be beside."""
+        with self._changed:
+            self._waiting += 1
+            while self._serving:
+                self._changed.wait()
+            self._serving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+                self._serving -= 1
+                self._changed.notify_all()
+
+
+class Bindable(Runner, Protocol):
+    """A runner whose inputs and outputs can lie in buffers of their own."""
+
+    @property
+    def device(self) -> str:
+        """`cpu`, `cuda` or `cuda:N`."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether a batch may be filled up."""
+
+    def bound(self, feeds: Arrays) -> BoundRun:
+        """Such buffers, for feeds of these shapes."""
+
+    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int) -> PhaseTimes:
+        """Where the time of queries through them goes."""
+
+
+class BoundRunner:
+    """A runner whose queries go through bound buffers, one set for every shape that comes.
+
+    A shape's first query allocates them, and records its CUDA graph where there is to be one: warm every shape. With
+    `graph_sizes` a batch is filled up to the next of them, so that no others are recorded.
+
+    To be used by one thread, the same as long as it lives: a CUDA graph belongs to the thread that recorded it.
+    """
+
+    def __init__(self, runner: Bindable, settings: SessionSettings, gate: CaptureGate | None = None) -> None:
+        self._runner = runner
+        self._gate = (gate or CaptureGate()) if settings.cuda_graph else None
+        self._sizes = tuple(sorted(settings.graph_sizes or ())) if runner.pads else ()
+        self._bound: dict[Shapes, BoundRun] = {}
+        self._there: Arrays | None = None  # what lies on the device
+        self.stays = settings.resident
+
+    @property
+    def query(self) -> Callable[[Arrays], Mapping[str, Array]]:
+        """What a query that is timed does: all of `infer`, or only what is between input and output on the device."""
+        return self._where_it_lies if self.stays else self.infer
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return self._runner.label
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What `infer` must be fed."""
+        return self._runner.inputs
+
+    def infer(self, feeds: Arrays) -> dict[str, Array]:
+        """A whole query, from host arrays to host arrays."""
+        count, size = self._size(feeds)
+        if size != count:
+            feeds = {name: _filled_up(array, size) for name, array in feeds.items()}
+        bound = self._of_shape(feeds)
+        if self._gate is None:
+            answers = bound.infer(feeds)
+        else:
+            with self._gate.serving():
+                answers = bound.infer(feeds)
+        return answers if size == count else {name: output[:count] for name, output in answers.items()}
+
+    def _where_it_lies(self, feeds: Arrays) -> Mapping[str, Array]:
+        """Copies an input only if it is another than before, and the answer when somebody looks at it."""
+        bound = self._of_shape(feeds)
+        if feeds is not self._there:
+            bound.copy_in(feeds)
+            self._there = feeds
+        bound.run()
+        return _Left(bound)
+
+    def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
+        """Where the time of a query goes, through the very buffers and graphs that serve; None on the CPU."""
+        if self._runner.device == "cpu":
+            return None
+        given, size = self._size(feeds)
+        if size != given:
+            feeds = {name: _filled_up(array, size) for name, array in feeds.items()}
+        return self._runner.phases_of(self._of_shape(feeds), feeds, count)
+
+    def _size(self, feeds: Arrays) -> tuple[int, int]:
+        """How many images there are, and how many are computed."""
+        first = next((feeds[port.name] for port in self.inputs if port.name in feeds), None)
+        if not self._sizes or first is None or first.ndim == 0:
+            return 0, 0
+        return len(first), next((size for size in self._sizes if size >= len(first)), len(first))
+
+    def _of_shape(self, feeds: Arrays) -> BoundRun:
+        shapes = tuple(feeds[port.name].shape for port in self.inputs if port.name in feeds)
+        found = self._bound.get(shapes)
+        if found is None:
+            if self._gate is None:
+                found = self._runner.bound(feeds)
+            else:
+                with self._gate.recording():
+                    found = self._runner.bound(feeds)
+            self._bound[shapes] = found
+        return found
+
+    def __enter__(self) -> BoundRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for bound in self._bound.values():
+            bound.release()
+        self._bound.clear()
+        self._runner.__exit__(kind, error, trace)
+
+
+class _Left(Mapping[str, Array]):
+    """Answers that stayed on the device; they are those of the last run there."""
+
+    def __init__(self, bound: BoundRun) -> None:
+        self._bound = bound
+
+    def __getitem__(self, name: str) -> Array:
+        return self._bound.copy_out()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bound.copy_out())
+
+    def __len__(self) -> int:
+        return len(self._bound.copy_out())
+
+
+def _filled_up(array: Array, size: int) -> Array:
+    """With its last entry again and again, until there are so many."""
+    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])

@@ -1,0 +1,49 @@
+"""Which batch sizes are recorded and built for, by what is asked of serve-bench."""
+
+import dataclasses
+
+import numpy as np
+
+from aaexport.pipeline.bench.graph_sizes import with_sizes
+from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.samples import Samples
+
+SAMPLES = Samples({"x": np.zeros((4, 3, 8, 8), np.float32)}, True, None, "zeros")
+SERVER = {"scenario": "server", "rate": 5.0}
+DEFAULT = (1, 8, 32)
+
+
+def session_of(samples=SAMPLES, **options):
+    return dict(with_sizes(BenchOptions(**options), samples, DEFAULT).session)
+
+
+def test_graphs_of_a_server_are_recorded_for_doubling_sizes_up_to_its_batch():
+    assert session_of(**SERVER, max_batch=12, session={"cuda_graph": True})["graph_sizes"] == (1, 2, 4, 8, 12)
+
+
+def test_sizes_that_are_asked_for_by_number_are_among_them():
+    found = session_of(concurrency=(4,), max_batch=8, batches=(1, 6), session={"cuda_graph": True})
+    assert found["graph_sizes"] == (1, 2, 4, 6, 8)
+
+
+def test_one_query_at_a_time_needs_no_sizes():
+    assert session_of(session={"cuda_graph": True}) == {"cuda_graph": True}
+
+
+def test_sizes_that_somebody_named_stay():
+    assert session_of(**SERVER, session={"cuda_graph": True, "graph_sizes": (3,)})["graph_sizes"] == (3,)
+
+
+def test_a_file_that_fixes_its_batch_has_one_size():
+    fixed = dataclasses.replace(SAMPLES, fixed_batch=4)
+    assert session_of(fixed, **SERVER, session={"cuda_graph": True}) == {"cuda_graph": True}
+
+
+def test_engines_are_built_for_what_is_asked():
+    found = session_of(batches=(1, 16), session={"tensorrt": True})
+    assert found["profiles"] == ("x:1x3x8x8", "x:1x3x8x8", "x:16x3x8x8")
+    assert session_of(**SERVER, max_batch=8, session={"tensorrt": True})["profiles"][2] == "x:8x3x8x8"
+
+
+def test_without_graphs_and_engines_nothing_is_added():
+    assert session_of(**SERVER) == {}
