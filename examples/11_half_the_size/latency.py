@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where alternating.py lies
+
 import numpy as np
 import onnxruntime
 from alternating import pairs, ratio

@@ -1,8 +1,11 @@
 """Reduced files with a fault in them, as tools and typing errors make them: what a guard has to find.
 
-Those of `INT8` and `FLOAT16` take a right file (of int8, one with unsigned weights) and return another. Some faults
-are made with the file: `calibrated_on_noise` and `overflow_hidden` take the float32 model.
+Those of `INT8` and `FLOAT16` take a right file and return another; `everywhere` puts the faults of int8 that lie in
+one place into the first, a middle and the last one. Some faults are made with the file: `calibrated_on_noise`,
+`overflow_hidden` and `quantized_against_its_word` take the float32 model.
 """
+
+from functools import partial
 
 import numpy as np
 import onnx
@@ -12,8 +15,8 @@ from surgery import numbers, producer, put, readers
 
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
+from aaexport.graph.precision.kinds import REDUCTION_KEY
 from aaexport.graph.precision.ranges import Range
-from aaexport.graph.precision.scales import MIDDLE
 
 
 def copied(model):
@@ -33,6 +36,13 @@ def weights(graph):
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     writers = {value: node for node in graph.node for value in node.output}
     return [writers[node.input[1]] for node in convolutions if node.input[1] in writers]
+
+
+def biases(graph):
+    """The DequantizeLinear of every bias in 32 bits; symmetric files have none."""
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    writers = {value: node for node in graph.node for value in node.output}
+    return [writers[node.input[2]] for node in convolutions if node.input[2] in writers]
 
 
 def own(graph, node: NodeProto, place, array):
@@ -87,10 +97,11 @@ def scales_swapped(one=0, other=1):
 
 def _stored(graph, dequantize, scales, limit=127):
     """Stores a weight anew by other scales."""
-    stored, before, _ = (numbers(graph, name) for name in dequantize.input)
-    real = (stored.astype(np.float64) - MIDDLE) * _by_channel(before, stored)
+    stored, before, zeros = (numbers(graph, name) for name in dequantize.input)
+    middle = _by_channel(zeros, stored)
+    real = (stored.astype(np.float64) - middle) * _by_channel(before, stored)
     signed = np.clip(np.rint(real / _by_channel(scales, stored)), -limit, limit)
-    put(graph, dequantize.input[0], (signed + MIDDLE).astype(np.uint8))
+    put(graph, dequantize.input[0], (signed + middle).astype(stored.dtype))
     put(graph, dequantize.input[1], scales.astype(np.float32))
 
 
@@ -141,8 +152,7 @@ def bias_off(index=0, factor=2.0):
 
     def spoil(model):
         bad = copied(model)
-        biased = [node for node in bad.graph.node if node.op_type == "Conv" and len(node.input) > 2]
-        node = producer(bad.graph, biased[index].input[2])
+        node = biases(bad.graph)[index]
         own(bad.graph, node, 1, numbers(bad.graph, node.input[1]) * np.float32(factor))
         return bad
 
@@ -190,6 +200,26 @@ INT8 = {
 }
 
 
+def everywhere(model):
+    """(what is wrong and where, file) of each fault of int8 in one place: the first, a middle and the last."""
+    tensors, constants, added = (len(find(model.graph)) for find in (activations, weights, biases))
+    faults = {
+        "a scale off by 2": (scale_off, tensors),
+        "a scale off by 2 on both sides, which clips": (partial(scale_off, factor=0.5, reader_only=False), tensors),
+        "a scale off by 2 on both sides, which is coarse": (partial(scale_off, reader_only=False), tensors),
+        "a zero point shifted": (zero_point_shifted, tensors),
+        "a zero point shifted by 16": (partial(zero_point_shifted, by=16), tensors),
+        "per-tensor where per-channel was": (lambda place: per_tensor([place]), constants),
+        "a saturated weight": (weight_saturated, constants),
+        "channels with the neighbour's scale": (channel_scales_rolled, constants),
+        "a bias off by 2": (bias_off, added),
+        "scales of two tensors swapped": (lambda place: scales_swapped(place, place + 1), tensors - 1),
+    }
+    for name, (fault, count) in faults.items():
+        for place in sorted({0, count // 2, count - 1}) if count > 0 else ():
+            yield f"{name}, {place + 1} of {count}", fault(place)(model)
+
+
 # Made from the float32 model
 
 
@@ -198,6 +228,16 @@ def calibrated_on_noise(model, shape, *, seed=0, scale=0.1, **options):
     name = model.graph.input[0].name
     noise = np.random.default_rng(seed).standard_normal(shape) * scale
     return to_int8(model, seen(model, "int8", {name: noise.astype(np.float32)}), **options).model
+
+
+def quantized_against_its_word(model, ranges, node, **options):
+    """int8 of a model, with the metadata of a file in which that convolution is said to be in float32."""
+    bad, told = to_int8(model, ranges, **options).model, to_int8(model, ranges, keep=[node], **options).model
+    (words,) = (entry.value for entry in told.metadata_props if entry.key == REDUCTION_KEY)
+    for entry in bad.metadata_props:
+        if entry.key == REDUCTION_KEY:
+            entry.value = words
+    return bad
 
 
 def louder_attention(model, factor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,13 @@ class RangeCollector:
         layers: who writes each tensor, in their order: of several that are not finite the first is complained of. A
             tensor that is not among them is an input of the model.
         infinite: whether infinity is right: who masks by it means it, and such a tensor stays in float32.
+        called: what the image of a number is called.
     """
 
-    def __init__(self, layers: Mapping[str, Layer], *, infinite: bool = False) -> None:
-        self._layers, self._infinite = layers, infinite
+    def __init__(
+        self, layers: Mapping[str, Layer], *, infinite: bool = False, called: Callable[[int], str] = "image {}".format
+    ) -> None:
+        self._layers, self._infinite, self._called = layers, infinite, called
         self._order = {name: place for place, name in enumerate(layers)}
         self._ranges: dict[str, Range] = {}
 
@@ -75,19 +78,18 @@ class RangeCollector:
         kind = "NaN" if np.isnan(numbers).any() else "infinity"
         layer = self._layers.get(name)
         where = f"input {name}" if layer is None else f"the output of {layer}"
-        return f"{where} must be finite on calibration, got {kind} for {_image(numbers, first, images)}"
+        return f"{where} must be finite on calibration, got {kind} for {self._image(numbers, first, images)}"
+
+    def _image(self, numbers: Array, first: int, images: int) -> str:
+        """Which image is not finite, by the first axis where that is the batch's."""
+        if images == 1:
+            return self._called(first)
+        if numbers.ndim and numbers.shape[0] == images:
+            rows = numbers.reshape(images, -1)
+            wrong = np.isnan(rows) if np.isnan(rows).any() else np.isinf(rows)
+            return self._called(first + int(wrong.any(axis=1).argmax()))
+        return f"one of {images} images from {self._called(first)} to {self._called(first + images - 1)}"
 
 
 def _is_not_finite(number: float) -> bool:
     return not math.isfinite(number)
-
-
-def _image(numbers: Array, first: int, images: int) -> str:
-    """Which image is not finite, by the first axis where that is the batch's."""
-    if images == 1:
-        return f"image {first}"
-    if numbers.ndim and numbers.shape[0] == images:
-        rows = numbers.reshape(images, -1)
-        wrong = np.isnan(rows) if np.isnan(rows).any() else np.isinf(rows)
-        return f"image {first + int(wrong.any(axis=1).argmax())}"
-    return f"one of the images {first} to {first + images - 1}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from aaexport.graph.intermediate import plan_chunks, tensor_bytes
 from aaexport.graph.precision.observe import Observed
@@ -17,12 +17,18 @@ MOST_BYTES = 2**29  # of those tensors; of a larger network they are seen a part
 
 
 def ranges_of(
-    observed: Observed, images: Array, batch: int | None, say: Say = lambda step: None, *, infinite: bool = False
+    observed: Observed,
+    images: Array,
+    batch: int | None,
+    say: Say = lambda step: None,
+    *,
+    infinite: bool = False,
+    names: Sequence[str] = (),
 ) -> Ranges:
     """The least and the greatest number of each tensor on the images (N, C, H, W), by onnxruntime.
 
     `batch` is the only one that the model takes: the images are taken around until the last batch is full.
-    `infinite` tells whether infinity is right (`RangeCollector`).
+    `infinite` tells whether infinity is right (`RangeCollector`); `names` are what the images are called.
 
     Raises:
         GraphError: a tensor is NaN or infinite on an image; the text names both.
@@ -32,11 +38,14 @@ def ranges_of(
     inputs = {value.name for value in observed.model.graph.input}
     inner = [name for name in observed.names if name not in inputs]
     found: dict[str, Range] = {}
+    called = [*names] or [f"image {number}" for number in range(len(images))]
     parts = plan_chunks(inner, tensor_bytes(observed.model, size), MOST_BYTES)
-    for number, names in enumerate(parts):
-        wanted = (*names, *(name for name in observed.names if name in inputs and number == 0))
-        collector = RangeCollector(observed.layers, infinite=infinite)
-        with OrtRunner(observed.answering(names)) as runner:
+    for number, part in enumerate(parts):
+        wanted = (*part, *(name for name in observed.names if name in inputs and number == 0))
+        collector = RangeCollector(
+            observed.layers, infinite=infinite, called=lambda number: called[number % len(called)]
+        )
+        with OrtRunner(observed.answering(part)) as runner:
             for first, some in _batches(images, batch):
                 say(f" image {first + 1} of {len(images)}, part {number + 1} of {len(parts)}")
                 tensors = _wanted(wanted, runner.inputs[0].name, some, fed(runner, some))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from aaexport.parity import Array
 from aaexport.pipeline.reduce.options import LEAST, ReduceOptions
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.guarded import NO_IMAGES, Evidence, gather_evidence
-from aaexport.pipeline.verify.inputs import read_inputs
+from aaexport.pipeline.verify.inputs import image_files, read_inputs
 
 JUDGING_SHARE = 4  # of images that were given, one in so many judges, and the others calibrate
 MOST_GIVEN = 1024
@@ -27,6 +28,7 @@ class Calibration:
         images: (N, C, H, W), float32.
         data: what they are, in words.
         seed: of their choice.
+        names: what each is called: its file, or its number among those that it was chosen of.
         is_noise: whether nobody meant the network for them.
         notes: what a user must be told.
     """
@@ -34,6 +36,7 @@ class Calibration:
     images: Array
     data: str
     seed: int
+    names: tuple[str, ...] = ()
     is_noise: bool = False
     notes: tuple[str, ...] = ()
 
@@ -63,8 +66,16 @@ def gather_images(subject: Subject, options: ReduceOptions, macs: int | None) ->
         raise DataError(broken_rule("calibrate", f"hold at least {LEAST + judging} images", len(order)))
     if evidence is None:
         evidence = Evidence(given[order[:judging]], None, f"{judging} other images of {path.name}")
-    calibration = Calibration(given[order[judging:]], f"{len(order) - judging} images of {path.name}", options.seed)
-    return _require_variety(calibration, str(path), warnings), evidence
+    chosen = order[judging:]
+    called = [file.name for file in image_files(path)] if path.is_dir() else _numbered(path.name, range(len(given)))
+    calibration = Calibration(
+        given[chosen],
+        f"{len(chosen)} images of {path.name}",
+        options.seed,
+        tuple(called[number] for number in chosen),
+        notes=warnings,
+    )
+    return _require_variety(calibration, str(path)), evidence
 
 
 def _held_out(subject: Subject, options: ReduceOptions, macs: int | None) -> Evidence | None:
@@ -86,7 +97,13 @@ def _of_recipe(subject: Subject, options: ReduceOptions) -> Calibration:
         return _noise(subject, options, str(error))
     pixels = evaluation_batch(images, subject.recipe, index).numpy()
     data = f"{len(index)} training images of {subject.recipe.data.dataset}"
-    return _require_variety(Calibration(pixels, data, options.seed), data, notes)
+    names = _numbered(f"the training part of {subject.recipe.data.dataset}", index.tolist())
+    return _require_variety(Calibration(pixels, data, options.seed, names, notes=notes), data)
+
+
+def _numbered(of: str, numbers: Iterable[int]) -> tuple[str, ...]:
+    """What images are called that have no names."""
+    return tuple(f"image {number} of {of}" for number in numbers)
 
 
 def _noise(subject: Subject, options: ReduceOptions, why: str) -> Calibration:
@@ -100,10 +117,10 @@ def _noise(subject: Subject, options: ReduceOptions, why: str) -> Calibration:
     )
 
 
-def _require_variety(calibration: Calibration, called: str, warnings: tuple[str, ...]) -> Calibration:
-    """The calibration with the warnings. DataError if its images are one and the same."""
+def _require_variety(calibration: Calibration, called: str) -> Calibration:
+    """The calibration. DataError if its images are one and the same."""
     images = calibration.images
     if len(images) < LEAST or (images == images[0]).all():
         name = f"{parameter('calibrate')} of {called}"
         raise DataError(f"{name} must hold images that differ, got {len(images)} that are all alike")
-    return Calibration(images, calibration.data, calibration.seed, notes=warnings)
+    return calibration

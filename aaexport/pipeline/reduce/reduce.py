@@ -162,13 +162,14 @@ class _Job:
         """
         kept: list[KeptLayer] = []
         step, bound = 1, THRESHOLDS["SQNR", self.options.dtype].bound
-        while len(kept) < len(costs) - 1:  # one in fewer bits at least, or it is the float32 file again
-            for cost in costs[len(kept) : min(len(kept) + step, len(costs) - 1)]:
+        most = len(costs) - 1  # one in fewer bits at least, or it is the float32 file again
+        while len(kept) < most:
+            for cost in costs[len(kept) : min(len(kept) + step, most)]:
                 names = [layer.node for layer in kept] + [cost.layer.node]
                 reduced = self.converted(names)
                 kept.append(_kept(cost, kept_db(reduced, self.few)))
             self.say(f" {len(kept)} layers in float32: {kept[-1].sqnr_db:.1f} dB")
-            if (kept[-1].sqnr_db or 0.0) < bound:
+            if (kept[-1].sqnr_db or 0.0) < bound and len(kept) < most:
                 continue
             try:
                 return self.write(reduced), tuple(kept)
@@ -211,7 +212,8 @@ def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptio
     say(f"calibrating on {calibration.data}")
     observed = observe(model, options.dtype)
     # Who masks by infinity means it: float16 has it too, and 8 bits do not.
-    ranges = ranges_of(observed, calibration.images, batch, say, infinite=options.dtype == "float16")
+    infinite = options.dtype == "float16"
+    ranges = ranges_of(observed, calibration.images, batch, say, infinite=infinite, names=calibration.names)
     guard = Guard(subject, options.dtype, source, evidence, summary.macs, batch, say)
     return _Job(
         subject,

@@ -174,8 +174,13 @@ def _read_arrays(path: Path, option: str) -> Array:
     return next(iter(arrays.values()))
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images that lie in it, in the order in which they are read."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
 def _read_folder(path: Path, subject: Subject, option: str) -> Array:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(path)
     if subject.recipe is None:
         raise DataError(broken_rule(option, "be a file of arrays for a bare module", str(path)))
     if not files:

@@ -42,7 +42,14 @@ def test_nan_names_node_module_and_image():
 
 def test_infinity_of_a_tensor_with_another_first_axis_names_the_batch():
     text = refusal({"b": np.float32([1, 2, -np.inf])})
-    assert text == "the output of Add add_1 must be finite on calibration, got infinity for one of the images 4 to 5"
+    said = "the output of Add add_1 must be finite on calibration, got infinity for "
+    assert text == said + "one of 2 images from image 4 to image 5"
+
+
+def test_an_image_is_called_as_it_was_given():
+    names = {4: "IMG_7.png", 5: "IMG_9.png"}
+    with pytest.raises(GraphError, match=r"got NaN for IMG_9\.png$"):
+        RangeCollector(LAYERS, called=names.__getitem__).add({"a": np.float32([1, np.nan])}, first=4, images=2)
 
 
 def test_of_several_the_first_in_the_graphs_order_is_named():

@@ -190,6 +190,16 @@ def test_calibration_images_that_say_nothing_are_refused(reduced, tmp_path, imag
         aaexport.convert(reduced, dtype="int8", calibrate=tmp_path / "images.npz")
 
 
+def test_an_image_that_is_too_large_for_the_network_is_named_as_it_lies_in_its_file(reduced, rng, tmp_path):
+    images = rng.standard_normal((8, 1, 8, 8), dtype=np.float32)
+    images[5] = 3e38
+    np.savez(tmp_path / "images.npz", images)
+    before = files_of(reduced)
+    with pytest.raises(GraphError, match=r"the output of Conv \S+ of \S+ must be finite .* image 5 of images\.npz$"):
+        aaexport.convert(reduced, dtype="int8", calibrate=tmp_path / "images.npz")
+    assert files_of(reduced) == before
+
+
 @pytest.mark.slow
 def test_int8_wants_images_and_float16_takes_noise(reduced, monkeypatch):
     edited(reduced, 'dataset = "digits"', 'dataset = "imagefolder"\npath = "/nowhere"')

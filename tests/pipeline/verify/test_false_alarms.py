@@ -9,13 +9,11 @@ reference evaluator, which takes most of the time where it is not too slow anywa
 """
 
 import hashlib
-import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from folders import tiny_folder
+from sweeps import affordable_size, my_share, tell, told
 
 import aaexport
 from aaexport.capture.program import export_program
@@ -32,7 +30,7 @@ OPSETS = (18, 20, 23, 25)
 SEEDS = range(5)
 ANSWERS = {}  # what PyTorch computes for the inputs of one model: by precision or decomposition, and by input
 PROGRAMS = {}  # what torch.export captured of it
-SMALL, SMALLEST = 64, 16  # multiples of the total strides of the networks that take them
+TOLD = "AAEXPORT_FALSE_ALARMS"
 NEEDS_23 = pytest.mark.skip(reason="convert refuses `fused` below opset 23: there is no Attention operator")
 
 
@@ -53,12 +51,6 @@ def exports():
                     id=f"{name}-{decomposition or 'plain'}-{opset}",
                     marks=[NEEDS_23] if refused else [],
                 )
-
-
-def my_share(parameters):
-    """Every n-th of them, where AAEXPORT_SHARD asks for a share: neighbours are alike, and cost alike."""
-    number, _, count = os.environ.get("AAEXPORT_SHARD", "1/1").partition("/")
-    return list(parameters)[int(number) - 1 :: int(count)]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +142,8 @@ def forget_other_models(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "decomposition", "opset"), my_share(exports()))
 def test_a_right_file_of_the_zoo_passes(folder_of, frugal, tmp_path, name, decomposition, opset):
-    if len(SEEDS) <= sum(line == [name, decomposition, opset] for line in already_told()):
+    lines = [[line["model"], line["decomposition"], line["opset"]] for line in told(TOLD)]
+    if len(SEEDS) <= lines.count([name, decomposition, opset]):
         pytest.skip("the file of AAEXPORT_FALSE_ALARMS tells of it")
     folder = folder_of(name)
     forget_other_models(name)
@@ -160,14 +153,6 @@ def test_a_right_file_of_the_zoo_passes(folder_of, frugal, tmp_path, name, decom
 @pytest.mark.parametrize(("decomposition", "opset"), [pytest.param("skew", 18, marks=pytest.mark.slow), ("auto", 25)])
 def test_a_right_file_of_a_tiny_network_passes(tiny, tmp_path, decomposition, opset):
     assert alarms(tiny, tmp_path / "model.onnx", decomposition, opset) == {}
-
-
-def affordable_size(folder):
-    """Height and width to export with; None: the recipe's own."""
-    side = SMALLEST if "wrn28_10" in folder.name else SMALL
-    if os.environ.get("AAEXPORT_FULL_SIZE") == "1" or max(folder.recipe.input.size) <= side:
-        return None
-    return (side, side)
 
 
 def alarms(folder, path, decomposition, opset, size=None):
@@ -184,20 +169,8 @@ def alarms(folder, path, decomposition, opset, size=None):
     return found
 
 
-def already_told():
-    """Model, decomposition and opset of each line in the file of AAEXPORT_FALSE_ALARMS."""
-    destination = os.environ.get("AAEXPORT_FALSE_ALARMS")
-    if not destination or not Path(destination).is_file():
-        return []
-    lines = map(json.loads, Path(destination).read_text(encoding="utf-8").splitlines())
-    return [[line["model"], line["decomposition"], line["opset"]] for line in lines]
-
-
 def record(folder, size, decomposition, opset, seed, report):
-    """Adds a line to the file of AAEXPORT_FALSE_ALARMS, so that a run that is cut off leaves what it did."""
-    destination = os.environ.get("AAEXPORT_FALSE_ALARMS")
-    if not destination:
-        return
+    """Adds a line to the file of AAEXPORT_FALSE_ALARMS."""
     line = {
         "model": folder.name,
         "size": list(size or folder.recipe.input.size),
@@ -209,5 +182,4 @@ def record(folder, size, decomposition, opset, seed, report):
         "worst_ratio": report.max_error_ratio,
         "failures": report.failures,
     }
-    with Path(destination).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    tell(TOLD, line)
