@@ -17,7 +17,7 @@ from aaexport.graph.files import read_onnx, summarize
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.observe import observe
-from aaexport.graph.precision.scales import Weights
+from aaexport.graph.precision.weight_types import WeightType
 from aaexport.load.machine import MachineWatch
 from aaexport.parity.guard import GuardReport
 from aaexport.parity.thresholds import AT_LEAST, THRESHOLDS, Measure, shown
@@ -64,7 +64,7 @@ class Found:
 
 
 def ours(
-    kind: str, *, noise: bool = False, symmetric: bool = False, weights: Weights = "uint8"
+    kind: str, *, noise: bool = False, symmetric: bool = False, weights: WeightType = "uint8"
 ) -> Callable[[Path, np.ndarray, Path], None]:
     """aaexport's own pass; calibrated on noise where that is asked for."""
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from aaexport.errors import GraphError, broken_rule
 from aaexport.graph.names import new_name
-from aaexport.graph.precision.scales import Grid, Weights, stored_bias, stored_weight, weight_scales
+from aaexport.graph.precision.scales import Grid, stored_bias, stored_weight, weight_scales
+from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.rules.rule import producer
 
 Array = npt.NDArray[Any]
@@ -26,7 +27,7 @@ class EightBits:
         symmetric: whether biases stay as they are.
     """
 
-    def __init__(self, graph: ir.Graph, names: set[str | None], weights: Weights, *, symmetric: bool) -> None:
+    def __init__(self, graph: ir.Graph, names: set[str | None], weights: WeightType, *, symmetric: bool) -> None:
         self._graph, self._names, self._kind, self._symmetric = graph, names, weights, symmetric
         self._made: dict[tuple[ir.Value, bytes], ir.Value] = {}
 

@@ -22,8 +22,8 @@ from aaexport.graph.precision.eight_bits import EightBits, both_nodes
 from aaexport.graph.precision.placing import Spot, spots_for, tensors_around, why_not
 from aaexport.graph.precision.ranges import Ranges
 from aaexport.graph.precision.reduced import BY_REQUEST, Kept, Layer, Reduced, asked_to_stay, layers_of
-from aaexport.graph.precision.scales import WEIGHTS, Weights
 from aaexport.graph.precision.stages import begun, ended
+from aaexport.graph.precision.weight_types import WEIGHT_TYPES, WeightType
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.rule import producer
 
@@ -37,7 +37,7 @@ def to_int8(
     *,
     keep: Collection[str] = (),
     symmetric: bool = False,
-    weights: Weights = "uint8",
+    weights: WeightType = "uint8",
     room: Room | None = None,
 ) -> Reduced:
     """The model with its convolutions in 8 bits; `model` stays as it is.
@@ -48,8 +48,8 @@ def to_int8(
         keep: module paths and nodes that are to stay in float32.
         symmetric: signed activations with 0 in the middle, signed weights and biases in float32, as TensorRT wants
             them, instead of unsigned ones with a zero point and biases in 32 bits, which CPUs compute fastest.
-        weights: how they are stored, where they are not signed for `symmetric` (`scales`): `uint8` is right on every
-            CPU; `int8` is faster on some, and wrong in onnxruntime on x86 without VNNI; `int7` is right and fast on
+        weights: how they are stored, where they are not signed for `symmetric` (`weight_types`): `uint8` is right on
+            every CPU; `int8` is faster, and wrong in onnxruntime on x86 without VNNI; `int7` is right and fast on
             every CPU, and up to 6 dB less accurate.
         room: as of `optimize_model`, for a model that is above 2 GiB even then.
 
@@ -59,8 +59,8 @@ def to_int8(
             bias is not finite.
         FolderError: there is too little room.
     """
-    if weights not in WEIGHTS:
-        raise ArgumentError(broken_rule("weights", f"be one of {', '.join(WEIGHTS)}", str(weights)))
+    if weights not in WEIGHT_TYPES:
+        raise ArgumentError(broken_rule("weights", f"be one of {', '.join(WEIGHT_TYPES)}", str(weights)))
     whole = quantizable(model)
     graph = whole.graph
     layers = layers_of(graph)
@@ -108,7 +108,7 @@ def _inside(graph: ir.Graph) -> list[Kept]:
 class _Quantizing:
     """A graph, and what is put into it for tensors in 8 bits."""
 
-    def __init__(self, graph: ir.Graph, weights: Weights, *, symmetric: bool) -> None:
+    def __init__(self, graph: ir.Graph, weights: WeightType, *, symmetric: bool) -> None:
         self._graph, self._names = graph, names_of(graph)
         self._bits = EightBits(graph, self._names, weights, symmetric=symmetric)
 

@@ -1,27 +1,18 @@
-"""Ranges → the scales and zero points by which 8 bits stand for numbers: number = scale · (stored − zero point).
-
-Weights are symmetric around 0 in each type; what the types differ in is what CPUs make of them. x86 without VNNI adds
-two products of unsigned activations and signed weights in 16 bits, where 255 · 127 · 2 does not fit: what is too
-large becomes the largest number there, without a word (onnxruntime on AVX2: 6 dB instead of 36 for `aa_cnn3_digits`).
-Unsigned weights are multiplied in 16 bits and added in 32 there; VNNI, which adds in 32, takes both.
-"""
+"""Ranges → the scales and zero points by which 8 bits stand for numbers: number = scale · (stored − zero point)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aaexport.graph.precision.ranges import Range
+from aaexport.graph.precision.weight_types import LARGEST, WeightType
 
 Array = npt.NDArray[Any]
 SMALLEST = float(np.finfo(np.float32).tiny)  # of a scale: runtimes divide by it
-Weights = Literal["uint8", "int8", "int7"]
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
-# The largest stored weight, on both sides of 0; two products of int7 and 255 fit into 16 bits.
-LARGEST: dict[Weights, int] = {"uint8": 127, "int8": 127, "int7": 64}
 MIDDLE = 128  # what stands for 0 in uint8
 MOST_BIAS = 2**30  # half of what 32 bits hold: the sum of products is added to it
 
@@ -55,7 +46,7 @@ def grid_for(seen: Range, *, symmetric: bool) -> Grid:
     return Grid(scale, round(-low / scale), is_signed=False)
 
 
-def weight_scales(weight: Array, kind: Weights, bias: Array | None, input_scale: float) -> Array:
+def weight_scales(weight: Array, kind: WeightType, bias: Array | None, input_scale: float) -> Array:
     """One for each output channel, the first axis: so that the largest weight is stored as `LARGEST`, or less.
 
     Less where a bias, which is stored in units of input scale · weight scale, would not fit into 32 bits otherwise:
@@ -70,7 +61,7 @@ def weight_scales(weight: Array, kind: Weights, bias: Array | None, input_scale:
     return np.asarray(scales, np.float32)
 
 
-def stored_weight(weight: Array, kind: Weights, scales: Array) -> tuple[Array, Array]:
+def stored_weight(weight: Array, kind: WeightType, scales: Array) -> tuple[Array, Array]:
     """(in 8 bits, the zero points of its channels)."""
     units = weight / scales.reshape(-1, *[1] * (weight.ndim - 1))
     np.clip(np.rint(units, out=units), -LARGEST[kind], LARGEST[kind], out=units)

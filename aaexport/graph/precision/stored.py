@@ -22,9 +22,9 @@ from aaexport.graph.precision.int8 import convolutions, quantizable
 from aaexport.graph.precision.reduced import Layer, layers_of
 from aaexport.graph.precision.scales import MOST_BIAS
 from aaexport.graph.precision.stages import CONSTANTS
+from aaexport.graph.precision.weight_types import LARGEST
 
 Array = npt.NDArray[Any]
-EIGHT_BITS = 127
 PARTS = {1: "weight", 2: "bias"}  # of a convolution, by their places among its inputs
 
 
@@ -99,7 +99,7 @@ def constants_in_8_bits(model: onnx.ModelProto, source: onnx.ModelProto) -> Iter
         GraphError: `source` is not in float32, or holds no convolution.
     """
     whole = _readable(model)
-    layers = layers_of(whole.graph)
+    layers, largest = layers_of(whole.graph), _largest_stored(whole.graph)
     wanted = {node.name: node for node in convolutions(quantizable(source).graph)}
     for node in convolutions(whole.graph):
         other = wanted.get(node.name)
@@ -108,7 +108,7 @@ def constants_in_8_bits(model: onnx.ModelProto, source: onnx.ModelProto) -> Iter
         weight = _numbers(other.inputs[1])
         if weight is None:
             continue
-        unit = np.abs(weight.reshape(len(weight), -1)).max(axis=1, initial=0.0) / EIGHT_BITS
+        unit = np.abs(weight.reshape(len(weight), -1)).max(axis=1, initial=0.0) / largest
         for place, what in PARTS.items():
             held = _dequantized(node.inputs[place]) if len(node.inputs) > place else None
             expected = _numbers(other.inputs[place]) if len(other.inputs) > place else None
@@ -189,6 +189,20 @@ def _readable(model: onnx.ModelProto) -> ir.Model:
     return whole
 
 
+def _largest_stored(graph: ir.Graph) -> int:
+    """The largest weight of the type that the file's are stored in: signed ones that all fit are of 7 bits."""
+    found = (_stored(node.inputs[1]) for node in convolutions(graph))
+    known = [numbers for numbers in found if numbers is not None and numbers.size]
+    narrow = all(n.dtype == np.int8 and np.abs(n.astype(int)).max() <= LARGEST["int7"] for n in known)
+    return LARGEST["int7" if known and narrow else "int8"]
+
+
+def _stored(value: ir.Value | None) -> Array | None:
+    """What a constant that a DequantizeLinear reads is stored as."""
+    node = None if value is None else value.producer()
+    return _numbers(node.inputs[0]) if node is not None and _is(node, "DequantizeLinear") else None
+
+
 def _bias_unit(node: ir.Node, unit: Array, bias: Array) -> Array | None:
     """Input scale · weight scale, or what a bias takes that would not fit into 32 bits; None in float32."""
     image = node.inputs[0]
@@ -204,7 +218,7 @@ def _dequantized(value: ir.Value | None) -> Array | None:
     node = None if value is None else value.producer()
     if node is None or not _is(node, "DequantizeLinear"):
         return None
-    stored, scale = _numbers(node.inputs[0]), _numbers(node.inputs[1])
+    stored, scale = _stored(value), _numbers(node.inputs[1])
     zero = _numbers(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), np.int64)
     if stored is None or scale is None or zero is None:
         return None

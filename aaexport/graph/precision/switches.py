@@ -22,7 +22,7 @@ from aaexport.graph.precision.int8 import convolutions, quantizable
 from aaexport.graph.precision.placing import Spot, spots_for, tensors_around, why_not
 from aaexport.graph.precision.ranges import Ranges
 from aaexport.graph.precision.reduced import Layer, layers_of
-from aaexport.graph.precision.scales import Weights
+from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.rules.rule import producer
 
 
@@ -46,7 +46,7 @@ def switchable(
     ranges: Ranges,
     *,
     symmetric: bool = False,
-    weights: Weights = "uint8",
+    weights: WeightType = "uint8",
     room: Room | None = None,
 ) -> Switchable:
     """Every convolution that was seen as an If: what `to_int8` makes of it alone, or itself. Arguments as there.

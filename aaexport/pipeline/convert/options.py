@@ -14,6 +14,7 @@ from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
 from aaexport.errors import ArgumentError, DataError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
 from aaexport.folder import Dtype, ModelFolder, require_outside_zoo
+from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.there import require_readable
 from aaexport.parity.tolerance import tolerances
 from aaexport.pipeline.reduce.options import IoDtype, ReduceOptions, as_reduced, check_dtype, check_unreduced
@@ -60,7 +61,7 @@ class ConvertOptions:
         dtype: `float32`, or `float16` for GPUs and `int8` for CPUs: then the folder's verified model.onnx, which is
             written first where it is not up to date, becomes model.fp16.onnx or model.int8.onnx beside it, as far as
             the guard lets it.
-        io_dtype, calibrate, keep: of such a file, as of `aaexport.pipeline.reduce.options.ReduceOptions`.
+        io_dtype, calibrate, keep, weight_type: of such a file, as of `aaexport.pipeline.reduce.options.ReduceOptions`.
     """
 
     opset: int | None = None
@@ -77,6 +78,7 @@ class ConvertOptions:
     io_dtype: IoDtype = "float32"
     calibrate: int | str | Path | None = None
     keep: Sequence[str] = ()
+    weight_type: WeightType | None = None
 
     @property
     def reduction(self) -> ReduceOptions | None:
@@ -84,12 +86,14 @@ class ConvertOptions:
         dtype = as_reduced(self.dtype)
         if dtype is None:
             return None
-        return ReduceOptions(dtype, self.io_dtype, self.calibrate, self.keep, self.target, self.seed)
+        return ReduceOptions(
+            dtype, self.io_dtype, self.calibrate, self.keep, self.target, self.seed, self.weight_type
+        )
 
     @property
     def in_float32(self) -> ConvertOptions:
         """The same for the file that one in fewer bits is made of."""
-        return replace(self, dtype="float32", io_dtype="float32", calibrate=None, keep=())
+        return replace(self, dtype="float32", io_dtype="float32", calibrate=None, keep=(), weight_type=None)
 
     @property
     def verification(self) -> VerifyOptions:
@@ -115,7 +119,9 @@ class ConvertOptions:
         check_dtype(self.dtype)
         if self.reduction is None:
             io_dtype = "" if self.io_dtype == "float32" else self.io_dtype
-            check_unreduced(io_dtype=io_dtype, calibrate=self.calibrate, keep=tuple(self.keep))
+            check_unreduced(
+                io_dtype=io_dtype, calibrate=self.calibrate, keep=tuple(self.keep), weight_type=self.weight_type
+            )
             return
         self.reduction.check()
         if not self.verify:
@@ -145,6 +151,7 @@ class ConvertOverrides(TypedDict, total=False):
     io_dtype: IoDtype
     calibrate: int | str | Path | None
     keep: Sequence[str]
+    weight_type: WeightType | None
 
 
 def check_max_attention_memory(limit: float | None, *, with_attention: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from aaexport.device import Target
 from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import DTYPES, Dtype
+from aaexport.graph.precision.weight_types import WEIGHT_TYPES, WeightType
 from aaexport.parity.thresholds import REDUCED, ReducedKind
 from aaexport.pipeline.verify.options import check_inputs
 
@@ -38,6 +39,8 @@ class ReduceOptions:
         target: `cuda` for symmetric signed activations, as TensorRT wants them, in an int8 file, and for attention in
             depths that flash kernels take in a float16 file.
         seed: of the choice of images.
+        weight_type: how an int8 file stores its weights (`aaexport.graph.precision.weight_types`); None for `uint8`,
+            which is right on every CPU, and for the signed 8 bits that TensorRT wants with target `cuda`.
     """
 
     dtype: ReducedKind
@@ -46,6 +49,7 @@ class ReduceOptions:
     keep: Sequence[str] = ()
     target: Target = "cpu"
     seed: int = 0
+    weight_type: WeightType | None = None
 
     @property
     def is_auto(self) -> bool:
@@ -72,6 +76,7 @@ class ReduceOptions:
         if self.io_dtype == "float16" and self.dtype != "float16":
             remedy = "the first convolution quantizes float32 images itself"
             raise ArgumentError(broken_rule("io_dtype", "be float32 with dtype int8", self.io_dtype, remedy))
+        self._check_weight_type()
         if isinstance(self.calibrate, int):
             if not LEAST <= self.calibrate <= MOST:
                 raise ArgumentError(broken_rule("calibrate", f"be {LEAST} to {MOST} images", self.calibrate))
@@ -83,6 +88,17 @@ class ReduceOptions:
         if AUTO in self.keep and not self.is_auto:
             others = ", ".join(name for name in self.keep if name != AUTO) or "it again"
             raise ArgumentError(broken_rule("keep", f"be {AUTO} alone, or paths of layers", f"{AUTO} and {others}"))
+
+    def _check_weight_type(self) -> None:
+        if self.weight_type is None:
+            return
+        if self.weight_type not in WEIGHT_TYPES:
+            raise ArgumentError(broken_rule("weight_type", f"be one of {', '.join(WEIGHT_TYPES)}", self.weight_type))
+        if self.dtype != "int8":
+            raise ArgumentError(broken_rule("weight_type", "go with dtype int8", self.weight_type))
+        if self.target == "cuda":
+            remedy = "TensorRT wants signed weights of 8 bits"
+            raise ArgumentError(broken_rule("weight_type", "be left out with target cuda", self.weight_type, remedy))
 
 
 def check_dtype(dtype: str) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from aaexport.errors import ParityError, first_few
 from aaexport.graph.files import OnnxModel, file_digest, read_data_files, read_onnx, summarize_model
@@ -19,6 +20,7 @@ from aaexport.graph.precision.observe import observe
 from aaexport.graph.precision.ranges import Ranges
 from aaexport.graph.precision.reduced import Layer, Reduced
 from aaexport.graph.precision.switches import switchable
+from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.write import new_onnx
 from aaexport.parity import ParityReport
 from aaexport.parity.thresholds import THRESHOLDS
@@ -75,6 +77,13 @@ def reduce_file(
     return job.result(written, (*others, *kept), time.perf_counter() - began)
 
 
+class InEightBits(TypedDict):
+    """Arguments of `to_int8` and `switchable`."""
+
+    symmetric: bool
+    weights: WeightType
+
+
 @dataclass(frozen=True)
 class _Written:
     """A file that has got its name."""
@@ -108,7 +117,12 @@ class _Job:
         options = self.options
         if options.dtype == "float16":
             return to_float16(self.model, self.ranges, keep=keep, io_dtype=options.io_dtype, target=options.target)
-        return to_int8(self.model, self.ranges, keep=keep, symmetric=options.target == "cuda")
+        return to_int8(self.model, self.ranges, keep=keep, **self.in_8_bits)
+
+    @property
+    def in_8_bits(self) -> InEightBits:
+        """What of the options is the pass's."""
+        return {"symmetric": self.options.target == "cuda", "weights": self.options.weight_type or "uint8"}
 
     def candidates(self, reduced: Reduced) -> tuple[Layer, ...]:
         """The layers that are worth keeping."""
@@ -121,7 +135,7 @@ class _Job:
         candidates = self.candidates(reduced)
         if self.options.dtype == "float16":
             return ranked(candidates, self.converted, self.few, self.say)
-        switches = switchable(self.model, self.ranges, symmetric=self.options.target == "cuda")
+        switches = switchable(self.model, self.ranges, **self.in_8_bits)
         nodes = {layer.node for layer in candidates}
         return tuple(cost for cost in ranked_at_once(switches, self.few, self.say) if cost.layer.node in nodes)
 

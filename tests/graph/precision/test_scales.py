@@ -2,15 +2,8 @@ import numpy as np
 import pytest
 
 from aaexport.graph.precision.ranges import Range
-from aaexport.graph.precision.scales import (
-    LARGEST,
-    WEIGHTS,
-    Grid,
-    grid_for,
-    stored_bias,
-    stored_weight,
-    weight_scales,
-)
+from aaexport.graph.precision.scales import Grid, grid_for, stored_bias, stored_weight, weight_scales
+from aaexport.graph.precision.weight_types import LARGEST, WEIGHT_TYPES
 
 
 def test_a_grid_holds_the_range_and_zero_exactly():
@@ -38,7 +31,7 @@ def test_a_symmetric_grid_is_signed():
     assert grid_for(Range(-1.27, 0.5), symmetric=True) == Grid(float(np.float32(0.01)), 0, is_signed=True)
 
 
-@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
 def test_the_largest_weight_of_each_channel_is_the_largest_that_is_stored(kind):
     weight = np.float32([[[[1.0]], [[-2.0]]], [[[0.5]], [[0.25]]]])
     scales = weight_scales(weight, kind, None, 1.0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from graphs import convolution
+from onnx import numpy_helper
 from precision_graphs import float16, images, int8, model
 from precision_mutants import attention_quantized, scale_off
 
@@ -12,8 +13,13 @@ from aaexport.graph.precision.stored import (
     constants_in_float16,
     stored_convolutions,
 )
+from aaexport.graph.precision.weight_types import LARGEST
 
 X = {"x": images(4, 3, 6, 6)}
+
+
+def weights_of(model):
+    return [numpy_helper.to_array(each) for each in model.graph.initializer if each.name in ("w", "v")]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,15 @@ def test_weights_and_biases_are_half_a_unit_from_those_of_float32_at_most(given)
         assert (error <= each.unit * 0.501).all()
     assert len(stored_convolutions(right)) == 2
     assert not stored_convolutions(given)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int7"])
+def test_signed_weights_are_held_to_the_grid_of_their_own_bits(given, weights):
+    whole = constants_in_8_bits(int8(given, X, weights=weights).model, given)
+    units = [one.unit for one in whole if one.what == "weight"]
+    largest = [np.abs(given_weight).reshape(len(given_weight), -1).max(axis=1) for given_weight in weights_of(given)]
+    for unit, most in zip(units, largest, strict=True):
+        np.testing.assert_allclose(unit, most / LARGEST[weights], rtol=1e-6)
 
 
 def test_every_tensor_in_8_bits_is_told_with_the_name_it_has_in_float32(given):

@@ -1,0 +1,116 @@
+"""What single tensors of a reduced file lose, and what the file holds otherwise than it says."""
+
+import numpy as np
+import pytest
+from graphs import convolution
+from precision_graphs import float16, images, int8, model, seen
+from precision_mutants import (
+    as_bfloat16,
+    attention_quantized,
+    calibrated_on_noise,
+    channel_scales_rolled,
+    copied,
+    per_tensor,
+    quantized_against_its_word,
+    scale_off,
+    scales_swapped,
+    weight_saturated,
+    zero_point_shifted,
+)
+
+from aaexport.graph.precision.kinds import record_origin
+from aaexport.parity.guard import tensor_rows
+from aaexport.pipeline.verify.stored import faults_of, tensor_losses
+
+X = images(16, 3, 8, 8)
+OTHERS = [images(16, 3, 8, 8, seed=1)]  # as good as those of the calibration
+SYMMETRIC = pytest.mark.parametrize("symmetric", [False, True])
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Two convolutions, whose channels are of two sizes, and scores of which a softmax is taken."""
+    nodes = [
+        convolution("x", "a", ("w", "b")),
+        ("Relu", ["a"], ["r"], {}),
+        convolution("r", "c", ("v",)),
+        ("Softmax", ["c"], ["y"], {}),
+    ]
+    sizes = np.float32([0.05] * 4 + [1] * 4).reshape(-1, 1, 1, 1)
+    constants = {"w": images(8, 3, 3, 3) * sizes, "b": images(8), "v": images(8, 8, 3, 3, seed=3) * sizes}
+    return model(nodes, {"x": ["batch", 3, 8, 8]}, constants)
+
+
+def reduced(given, **options):
+    """In int8, and saying for which ranges it was made."""
+    right = int8(given, {"x": X}, **options).model
+    ranges = {name: [one.low, one.high] for name, one in seen(given, "int8", {"x": X}).items()}
+    record_origin(right, "", {"ranges": ranges})
+    return right
+
+
+def failed(made, given, kind="int8", sqnr_db=30.0):
+    """The measures of single tensors that a file breaks."""
+    rows = tensor_rows(kind, tensor_losses(made, given, kind, OTHERS), sqnr_db)
+    return {row.measure for row in rows if not row.passed}
+
+
+@SYMMETRIC
+def test_a_right_file_holds_what_it_says_and_each_tensor_as_well_as_can_be(given, symmetric):
+    right = reduced(given, symmetric=symmetric)
+    assert faults_of(right) == ()
+    assert failed(right, given) == set()
+    assert faults_of(given) == ()
+
+
+@SYMMETRIC
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (scale_off(1), "must be read as it was stored, got other scales or zero points"),
+        (zero_point_shifted(1), "must be read as it was stored"),
+        (scale_off(1, 0.5, reader_only=False), "must be on the grid of its calibration, of scale"),
+        (scale_off(1, 2.0, reader_only=False), "must be on the grid of its calibration, of scale"),
+        (scales_swapped(1, 2), "must be on the grid of its calibration, of scale"),
+        (attention_quantized, "must be in float32, got 8 bits: no convolution in 8 bits is beside it"),
+    ],
+)
+def test_a_tensor_that_is_held_otherwise_than_the_file_says_is_named(given, symmetric, fault, words):
+    lines = faults_of(fault(reduced(given, symmetric=symmetric)))
+    assert lines
+    assert all(line.startswith("tensor ") for line in lines)
+    assert any(words in line for line in lines)
+
+
+@SYMMETRIC
+def test_a_layer_that_was_to_stay_in_float32_is_named(given, symmetric):
+    ranges = seen(given, "int8", {"x": X})
+    (line,) = faults_of(quantized_against_its_word(given, ranges, "Conv_2", symmetric=symmetric))
+    assert line == "Conv Conv_2 must stay in float32 as it was asked to, got weights in 8 bits"
+
+
+@SYMMETRIC
+@pytest.mark.parametrize("fault", [per_tensor(), per_tensor([1]), weight_saturated(1), channel_scales_rolled(1)])
+def test_a_weight_on_a_grid_that_is_not_its_own_costs_more_than_it_need(given, symmetric, fault):
+    assert "weights" in failed(fault(reduced(given, symmetric=symmetric)), given)
+
+
+@SYMMETRIC
+def test_ranges_of_noise_cost_more_than_those_of_images(given, symmetric):
+    noisy = calibrated_on_noise(given, X.shape, symmetric=symmetric)
+    assert failed(noisy, given) >= {"activations"}
+    assert "activations" not in failed(noisy, given, sqnr_db=41.0)  # nobody sees it in the answers
+
+
+def test_what_another_tool_wrote_of_the_ranges_is_not_trusted(given):
+    right = reduced(given)
+    for told in ("none", {"r": 7}, {"r": [None, 1.0]}, {"r": ["a", "b"]}, {"r": [0.0, float("nan")]}):
+        other = copied(right)
+        record_origin(other, "", {"ranges": told})
+        assert faults_of(other) == ()
+
+
+def test_a_weight_in_float16_is_the_float32_number_rounded(given):
+    right = float16(given, {"x": X}).model
+    assert failed(right, given, "float16") == set()
+    assert failed(as_bfloat16(right), given, "float16") == {"weights"}
