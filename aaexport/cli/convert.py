@@ -100,8 +100,8 @@ EXAMPLES = (
 @click.option(
     "--weight-type",
     type=Word("uint8", "int8", "int7"),
-    help="How an int8 file stores weights: uint8, by default, is right on every CPU; int7, signed ones of 7 bits, too, "
-    "faster and coarser; int8 is as fast, and wrong on x86 without VNNI.",
+    help="How an int8 file stores weights: uint8, by default, is right on every CPU; so is int7, signed ones of 7 "
+    "bits, faster and coarser; int8 is as fast, and wrong on x86 without VNNI.",
 )
 @click.option("--verify/--no-verify", default=True, help="Whether parity must hold first; on by default.")
 @click.option("--random-weights", is_flag=True, help="Give an untrained model random weights first, by --seed.")

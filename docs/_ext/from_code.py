@@ -20,6 +20,8 @@ MAKERS: dict[str, Callable[[], str]] = {
     "exit-codes": tables.exit_codes,
     "folder": tables.folder,
     "graph-rules": tables.graph_rules,
+    "guard-faults": tables.guard_faults,
+    "guard-ways": tables.guard_ways,
     "kernels": tables.kernels,
     "messages": messages.as_markdown,
     "model-toml": tables.model_toml,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import types
 import typing
@@ -16,6 +17,7 @@ import aaexport
 from aaexport import errors
 
 PACKAGE = Path(aaexport.__file__).parent
+RESULTS = Path(__file__).parents[1] / "results"
 COMPUTED_BY = {
     "cpu": "CPU",
     "cuda": "CUDA",
@@ -92,6 +94,47 @@ def thresholds() -> str:
     rows = (
         (measure, kind, f"{'≥' if measure in AT_LEAST else '≤'} {shown(measure, row.bound)}", row.reason)
         for (measure, kind), row in THRESHOLDS.items()
+    )
+    return table(head, rows)
+
+
+def guard_ways() -> str:
+    """What right and wrong ways to fewer bits lost of trained networks, as measured."""
+    from aaexport.parity.thresholds import shown
+
+    head = ("network", "way", "should", "SQNR", "KL", "top-1", "accuracy, float32 → fewer bits", "guard")
+    should = {True: "pass", False: "fail", None: "as the CPU adds"}
+    rows = (
+        (
+            one["network"],
+            one["way"],
+            should[one["is_right"]],
+            *(shown(measure, one["worst"].get(measure)) for measure in ("SQNR", "KL", "top-1")),
+            f"{100 * one['float32']:.2f} → {100 * one['accuracy']:.2f} %",
+            "passes" if one["passed"] else "fails",
+        )
+        for one in json.loads((RESULTS / "guard_ways.json").read_text(encoding="utf-8"))["files"]
+    )
+    return table(head, rows)
+
+
+def guard_faults() -> str:
+    """Faults that were put into right files, how many of them the guard found, and by what."""
+    head = ("fault", "in a file for", "networks", "found", "by")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in map(json.loads, (RESULTS / "guard_sweep.jsonl").read_text(encoding="utf-8").splitlines()):
+        if "fault" in line:
+            name = re.sub(r", \d+ of \d+$", "", line["fault"])
+            kind = line["dtype"] + (", TensorRT" if line.get("target") == "cuda" else "")
+            found.setdefault((name, kind), []).append(line)
+    rows = (
+        (
+            *fault,
+            len({line["model"] for line in lines}),
+            f"{sum(not line['passed'] for line in lines)} of {len(lines)}",
+            ", ".join(sorted({measure for line in lines for measure in line["failed_by"]})),
+        )
+        for fault, lines in sorted(found.items())
     )
     return table(head, rows)
 

@@ -3,8 +3,8 @@
 Weights are symmetric around 0 in each type; what the types differ in is what CPUs make of them. x86 without VNNI adds
 two products of unsigned activations and signed weights in 16 bits, where 255 · 127 · 2 does not fit: what is too
 large becomes the largest number there, without a word (onnxruntime on AVX2: 6 dB instead of 36 for `aa_cnn3_digits`).
-255 · 64 · 2 does. Unsigned weights are multiplied in 16 bits and added in 32, on CPUs with VNNI too: onnxruntime takes
-its instructions for signed weights alone.
+255 · 64 · 2 does. Unsigned weights are multiplied in 16 bits and added in 32, on CPUs with VNNI too: onnxruntime
+takes its instructions for signed weights alone.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class ConvertOptions:
         dtype: `float32`, or `float16` for GPUs and `int8` for CPUs: then the folder's verified model.onnx, which is
             written first where it is not up to date, becomes model.fp16.onnx or model.int8.onnx beside it, as far as
             the guard lets it.
-        io_dtype, calibrate, keep, weight_type: of such a file, as of `aaexport.pipeline.reduce.options.ReduceOptions`.
+        io_dtype, calibrate, keep, weight_type: of such a file, as of
+            `aaexport.pipeline.reduce.options.ReduceOptions`.
     """
 
     opset: int | None = None
