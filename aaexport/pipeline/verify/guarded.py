@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -62,12 +62,14 @@ class Evidence:
         labels: of these, (N,); None where they have none.
         data: what they are, in words.
         is_noise: whether nobody meant the network for them.
+        warnings: what a user must be told of them.
     """
 
     images: Array
     labels: Array | None
     data: str
     is_noise: bool = False
+    warnings: tuple[str, ...] = ()
 
     def whole(self, batch: int | None) -> Evidence:
         """As many as make whole batches, for a file that fixes its batch; a few are taken twice if it must be."""
@@ -76,7 +78,7 @@ class Evidence:
         count = max(len(self.images) // batch, 1) * batch
         chosen = np.arange(count) % len(self.images)
         labels = None if self.labels is None else self.labels[chosen]
-        return Evidence(self.images[chosen], labels, self.data, self.is_noise)
+        return replace(self, images=self.images[chosen], labels=labels)
 
 
 def gather_evidence(
@@ -89,9 +91,9 @@ def gather_evidence(
     """
     count = ACCURACY_IMAGES if not macs else max(LEAST, int(ACCURACY_MACS / 4 / macs))
     if path is not None:
-        given, _ = read_inputs(Path(path), subject)
+        given, warnings = read_inputs(Path(path), subject)
         order = np.random.default_rng(seed).permutation(len(given))[:count]
-        return Evidence(given[order], None, f"{len(order)} images of {Path(path).name}")
+        return Evidence(given[order], None, f"{len(order)} images of {Path(path).name}", warnings=warnings)
     if subject.golden is None:
         inputs = gather_inputs(subject, None, seed)
         if inputs.labelled is not None and subject.recipe is not None:

@@ -79,7 +79,7 @@ def guarded_report(
         guard=judged,
         kept=() if origin is None else tuple(KeptNode(*row) for row in origin.kept),
         notes=(*report.notes, *notes),
-        warnings=(*report.warnings, *warnings),
+        warnings=(*report.warnings, *warnings, *guard.evidence.warnings),
     )
 
 

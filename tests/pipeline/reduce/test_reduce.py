@@ -78,6 +78,13 @@ def test_verify_judges_each_file_by_its_kind_and_names_the_others(reduced):
 
 
 @pytest.mark.slow
+def test_images_that_seem_not_to_be_normalised_are_warned_of(reduced, rng, tmp_path):
+    np.savez(tmp_path / "pixels.npz", rng.uniform(0, 255, (8, 1, 8, 8)).astype(np.float32))
+    report = aaexport.verify(reduced, dtype="int8", inputs=tmp_path / "pixels.npz")
+    assert any("pixels that were not normalised?" in line for line in report.warnings)
+
+
+@pytest.mark.slow
 def test_a_file_of_other_weights_or_of_another_model_onnx_is_stale(reduced, tmp_path):
     model = onnx.load(reduced.onnx_of("int8"))
     for entry in model.metadata_props:
