@@ -314,7 +314,7 @@ def _reduced(
         with temporary_folder(destination.parent) as room:
             source = room / destination.name
             convert_subject(subject, source, options.in_float32, say=say)
-            result = reduce_file(subject, source, destination, reduction, say)
+            result = reduce_file(subject, source, destination, reduction, say, stays=False)
     else:
         if stale is not None:
             say(f"converting to float32 first: {stale}")

@@ -45,9 +45,17 @@ COSTLY = ("Conv", "Gemm", "MatMul", "Einsum", "Attention", "Softmax", "ReduceMea
 
 
 def reduce_file(
-    subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say = lambda step: None
+    subject: Subject,
+    source: Path,
+    destination: Path,
+    options: ReduceOptions,
+    say: Say = lambda step: None,
+    *,
+    stays: bool = True,
 ) -> ConvertResult:
     """Writes the float32 file `source` of `subject` in fewer bits to `destination`.
+
+    The new file names the one that it was made of if that `stays` beside it.
 
     Raises:
         ArgumentError: an option breaks its rule, or `keep` names no layer that would be reduced.
@@ -59,7 +67,7 @@ def reduce_file(
     began = time.perf_counter()
     options.check()
     check_writable(destination)
-    job = _job(subject, source, destination, options, say)
+    job = _job(subject, source, destination, options, say, stays)
     reduced = job.converted(() if options.is_auto else options.keep)
     kept: tuple[KeptLayer, ...] = ()
     try:
@@ -101,6 +109,7 @@ class _Job:
 
     subject: Subject
     source: Path
+    stays: bool
     destination: Path
     options: ReduceOptions
     model: OnnxModel
@@ -146,7 +155,7 @@ class _Job:
 
     def write(self, reduced: Reduced) -> _Written:
         """The file in its place. ParityError, and none, if it is not right."""
-        source = file_digest(self.source, read_data_files(self.source))
+        source = file_digest(self.source, read_data_files(self.source)) if self.stays else ""
         record_origin(reduced.model, source, self.calibration.about | self._seen())
         with new_onnx(self.destination) as new:
             new.write(reduced.model)
@@ -215,7 +224,7 @@ class _Job:
         )
 
 
-def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say) -> _Job:
+def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool) -> _Job:
     say(f"reading {source}")
     model = read_onnx(source)
     require_float32(model, options.dtype)
@@ -232,6 +241,7 @@ def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptio
     return _Job(
         subject,
         source,
+        stays,
         destination,
         options,
         observed.model,

@@ -85,6 +85,15 @@ def test_images_that_seem_not_to_be_normalised_are_warned_of(reduced, rng, tmp_p
 
 
 @pytest.mark.slow
+def test_a_file_of_another_opset_is_not_said_to_be_of_another_float32_file(reduced):
+    aaexport.convert(reduced, dtype="int8", opset=21)
+    assert open_folder(reduced.path).onnx_of("int8").is_file()
+    report = aaexport.verify(reduced, dtype="int8")
+    assert report.passed
+    assert not any("must be made of" in line for line in report.warnings)
+
+
+@pytest.mark.slow
 def test_a_file_of_other_weights_or_of_another_model_onnx_is_stale(reduced, tmp_path):
     model = onnx.load(reduced.onnx_of("int8"))
     for entry in model.metadata_props:
