@@ -73,7 +73,7 @@ def gather_images(subject: Subject, options: ReduceOptions, macs: int | None) ->
         f"{len(chosen)} images of {path.name}",
         options.seed,
         tuple(called[number] for number in chosen),
-        notes=warnings,
+        notes=(*warnings, *_left_out(path, len(order), len(given))),
     )
     return _require_variety(calibration, str(path)), evidence
 
@@ -99,6 +99,11 @@ def _of_recipe(subject: Subject, options: ReduceOptions) -> Calibration:
     data = f"{len(index)} training images of {subject.recipe.data.dataset}"
     names = _numbered(f"the training part of {subject.recipe.data.dataset}", index.tolist())
     return _require_variety(Calibration(pixels, data, options.seed, names, notes=notes), data)
+
+
+def _left_out(path: Path, taken: int, of: int) -> tuple[str, ...]:
+    """A note where not all images that were given are looked at."""
+    return (f"{taken} of {of} images of {path} were taken, by the seed",) if taken < of else ()
 
 
 def _numbered(of: str, numbers: Iterable[int]) -> tuple[str, ...]:
