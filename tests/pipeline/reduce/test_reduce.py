@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from folders import edited, files_of
+from onnx import TensorProto, numpy_helper
 
 import aaexport
 from aaexport.errors import ArgumentError, DataError, GraphError, ParityError
@@ -82,6 +83,19 @@ def test_images_that_seem_not_to_be_normalised_are_warned_of(reduced, rng, tmp_p
     np.savez(tmp_path / "pixels.npz", rng.uniform(0, 255, (8, 1, 8, 8)).astype(np.float32))
     report = aaexport.verify(reduced, dtype="int8", inputs=tmp_path / "pixels.npz")
     assert any("pixels that were not normalised?" in line for line in report.warnings)
+
+
+@pytest.mark.slow
+def test_weights_of_seven_bits_are_judged_by_their_own_grid(reduced):
+    result = aaexport.convert(reduced, dtype="int8", weight_type="int7")
+    assert result.parity.passed
+    assert max(row.value for row in result.parity.guard.rows if row.measure == "weights") < 1
+    stored = [
+        numpy_helper.to_array(each)
+        for each in read_onnx(result.path).graph.initializer
+        if each.data_type == TensorProto.INT8
+    ]
+    assert max(np.abs(each.astype(int)).max() for each in stored) == 64
 
 
 @pytest.mark.slow
