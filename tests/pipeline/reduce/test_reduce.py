@@ -90,11 +90,8 @@ def test_weights_of_seven_bits_are_judged_by_their_own_grid(reduced):
     result = aaexport.convert(reduced, dtype="int8", weight_type="int7")
     assert result.parity.passed
     assert max(row.value for row in result.parity.guard.rows if row.measure == "weights") < 1
-    stored = [
-        numpy_helper.to_array(each)
-        for each in read_onnx(result.path).graph.initializer
-        if each.data_type == TensorProto.INT8
-    ]
+    held = read_onnx(result.path).graph.initializer
+    stored = [numpy_helper.to_array(each) for each in held if each.data_type == TensorProto.INT8]
     assert max(np.abs(each.astype(int)).max() for each in stored) == 64
 
 
