@@ -213,13 +213,12 @@ class Losses:
         tally.divergence += float(_divergences(expected, actual).sum())
         rows, ours, theirs = np.arange(len(expected)), expected.argmax(axis=1), actual.argmax(axis=1)
         gap = expected[rows, ours] - expected[rows, theirs]
-        bound = THRESHOLDS["SQNR", self.kind].bound
-        noise = expected.std(axis=1) * 10 ** (-bound / 20)
+        near = TIED[self.kind] * expected.std(axis=1)
         changed = ours != theirs
         tally.changed += int(changed.sum())
-        tally.tied += int((changed & (gap <= TIED * noise)).sum())
+        tally.tied += int((changed & (gap <= near)).sum())
         if expected.shape[1] >= 5:
-            tally.among += float(_same_of_five(expected, actual).sum())
+            tally.among += float(_same_of_five(expected, actual, near).sum())
 
     def rows(self) -> Iterator[GuardRow]:
         """What was measured, output by output."""
@@ -396,7 +395,8 @@ def _log_softmax(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def _same_of_five(expected: Array, actual: Array) -> Array:
-    """The share of each row's five largest that are the same."""
-    ours, theirs = (np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, actual))
-    return np.asarray((ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean(axis=1))
+def _same_of_five(expected: Array, actual: Array, near: Array) -> Array:
+    """The share of each row's five largest that are among the five largest, or tie with the fifth: are as `near`."""
+    theirs = np.argsort(-actual, axis=1, kind="stable")[:, :5]
+    fifth = -np.partition(-expected, 4, axis=1)[:, 4]
+    return np.asarray((np.take_along_axis(expected, theirs, axis=1) >= (fifth - near)[:, None]).mean(axis=1))

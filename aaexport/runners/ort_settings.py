@@ -52,6 +52,8 @@ class SessionSettings:
         profiles: the least, the usual and the largest shapes that TensorRT builds one engine for, each in its own
             notation, as `x:1x3x32x32,y:1x8`; None builds engines as shapes come.
         engine_cache: a folder where TensorRT's engines and timings are kept for the next session.
+        exact_sums: on x86 without VNNI, whether products with signed weights of 8 bits are added up in 32 bits, as
+            everything else adds them; onnxruntime's own is 16, where they may saturate, and is faster.
 
     Raises:
         ArgumentError: a value is out of its range, or two contradict each other.
@@ -76,6 +78,7 @@ class SessionSettings:
     tensorrt_fp16: bool = False
     profiles: tuple[str, str, str] | None = None
     engine_cache: Path | None = None
+    exact_sums: bool = False
 
     def __post_init__(self) -> None:
         for name in ("threads", "gpu_memory"):
@@ -120,7 +123,8 @@ class SessionSettings:
 
     def session_entries(self) -> dict[str, str]:
         """Of the session's configuration, by onnxruntime's keys."""
-        return {} if self.spinning else {"session.intra_op.allow_spinning": "0"}
+        spinning = {} if self.spinning else {"session.intra_op.allow_spinning": "0"}
+        return spinning | ({"session.x64quantprecision": "1"} if self.exact_sums else {})
 
     def provider_on(self, device: str) -> str:
         """The execution provider that must become active."""
@@ -169,4 +173,6 @@ def _plain(value: Any) -> Any:
 DEFAULTS = SessionSettings()
 AS_WRITTEN = SessionSettings(optimize=False)
 EXACT = SessionSettings(tf32=False)
+EXACT_SUMS = SessionSettings(exact_sums=True)
 OPTIMIZED, UNOPTIMIZED = "onnxruntime CPU", "onnxruntime CPU, unoptimized"  # DEFAULTS and AS_WRITTEN, in reports
+SUMMED_EXACTLY = "onnxruntime CPU, sums in 32 bits"  # EXACT_SUMS

@@ -147,6 +147,12 @@ def activations(model: onnx.ModelProto) -> Iterator[Activation]:
                 yield found
 
 
+def is_symmetric(model: onnx.ModelProto) -> bool:
+    """Whether every activation in 8 bits is signed, with 0 in the middle, as TensorRT wants it; False without any."""
+    found = list(activations(model))
+    return bool(found) and all(one.is_signed and one.zero_point == 0 for one in found)
+
+
 def _activation(node: ir.Node, reader: ir.Node, layers: dict[ir.Node, Layer]) -> Activation | None:
     """None where one has a scale for each channel, or one that is computed."""
     value, read = node.inputs[0], reader.outputs[0]

@@ -16,6 +16,7 @@ from aaexport.parity import Array
 from aaexport.parity.guard import sqnr_db
 from aaexport.pipeline.verify.feeding import fed
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_settings import DEFAULTS, SessionSettings
 
 Say = Callable[[str], None]
 Convert = Callable[[Collection[str]], Reduced]  # what stays in float32, by node → the model with all else reduced
@@ -49,11 +50,13 @@ def ranked(
     return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
 
 
-def ranked_at_once(switches: Switchable, answers: Answers, say: Say = lambda step: None) -> tuple[LayerCost, ...]:
+def ranked_at_once(
+    switches: Switchable, answers: Answers, say: Say = lambda step: None, settings: SessionSettings = DEFAULTS
+) -> tuple[LayerCost, ...]:
     """As `ranked`, of a model that holds every layer in both precisions: it is loaded once."""
     count = len(switches.layers)
     costs = []
-    with OrtRunner(serialized(switches.model)) as runner:
+    with OrtRunner(serialized(switches.model), settings) as runner:
         image = next(port for port in runner.inputs if port.name != switches.switches)
         for place, layer in enumerate(switches.layers):
             say(f" {layer} alone, {place + 1} of {count}")
@@ -69,12 +72,12 @@ def ranked_at_once(switches: Switchable, answers: Answers, say: Say = lambda ste
     return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
 
 
-def kept_db(reduced: Reduced, answers: Answers) -> float:
+def kept_db(reduced: Reduced, answers: Answers, settings: SessionSettings = DEFAULTS) -> float:
     """The SQNR of the model's answers to those of float32; infinite where they are the same, minus infinity where
     they are not finite or do not come.
     """
     try:
-        with OrtRunner(serialized(reduced.model)) as runner:
+        with OrtRunner(serialized(reduced.model), settings) as runner:
             found = [sqnr_db(expected, fed(runner, images)) for images, expected in answers]
     except RunnerError:
         return -math.inf

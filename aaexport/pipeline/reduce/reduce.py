@@ -34,6 +34,7 @@ from aaexport.pipeline.verify.matrix import fixed_batch
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.verify import judge_file, observed_as_converted
 from aaexport.results import ConvertResult, KeptLayer
+from aaexport.runners.ort_settings import DEFAULTS, EXACT_SUMS, SessionSettings
 from aaexport.writing import check_writable
 
 Say = Callable[[str], None]
@@ -146,7 +147,13 @@ class _Job:
             return ranked(candidates, self.converted, self.few, self.say)
         switches = switchable(self.model, self.ranges, **self.in_8_bits)
         nodes = {layer.node for layer in candidates}
-        return tuple(cost for cost in ranked_at_once(switches, self.few, self.say) if cost.layer.node in nodes)
+        costs = ranked_at_once(switches, self.few, self.say, self.settings)
+        return tuple(cost for cost in costs if cost.layer.node in nodes)
+
+    @property
+    def settings(self) -> SessionSettings:
+        """How onnxruntime computes what the guard judges."""
+        return EXACT_SUMS if self.options.target == "cuda" else DEFAULTS
 
     @property
     def few(self) -> Answers:
@@ -190,7 +197,7 @@ class _Job:
             for cost in costs[len(kept) : min(len(kept) + step, most)]:
                 names = [layer.node for layer in kept] + [cost.layer.node]
                 reduced = self.converted(names)
-                kept.append(_kept(cost, kept_db(reduced, self.few)))
+                kept.append(_kept(cost, kept_db(reduced, self.few, self.settings)))
             self.say(f" {len(kept)} layers in float32: {kept[-1].sqnr_db:.1f} dB")
             if (kept[-1].sqnr_db or 0.0) < bound and len(kept) < most:
                 continue

@@ -140,8 +140,7 @@ def _of_constant(one: Constant) -> TensorLoss:
     else:
         unit = np.where(one.unit > 0, one.unit, 1.0).reshape(-1, *[1] * (expected.ndim - 1))
         best = np.square(np.rint(expected / unit) * unit - expected)
-        count = error.shape[1]
-        least = np.maximum(_by_channel(best), count * np.square(one.unit) / UNIFORM)
+        least = np.maximum(_by_channel(best), _by_chance(error.shape[1]) * np.square(one.unit))
     noise, what = error.sum(axis=1), "bias" if one.what == "bias" else "weight"
     signal = float(np.square(expected).sum())
     return TensorLoss(
@@ -152,6 +151,11 @@ def _of_constant(one: Constant) -> TensorLoss:
         _db(signal, float(noise.sum())),
         excess_db(noise, least),
     )
+
+
+def _by_chance(count: int) -> float:
+    """The noise of so many numbers rounded to a unit of 1 that chance does not exceed: of one up to 1/4, not 1/12."""
+    return min(count / 4, count / UNIFORM + 3 * math.sqrt(count / 180))
 
 
 def _by_channel(numbers: Array) -> Array:

@@ -1,16 +1,12 @@
 """The passes against those of others on the same choice of nodes: as accurate, or more."""
 
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from graphs import convolution
-from onnxconverter_common import float16 as converter
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from precision_graphs import decibels, float16, images, int8, model, nodes_of, optimized, run
+from precision_oracles import by_converter, by_quantizer
 from sweeps import trained_models
 
 from aaexport.data.loading import evaluation_batch
@@ -22,32 +18,6 @@ from aaexport.pipeline.convert.convert import convert
 
 WITHIN = 1.0  # dB
 WANTED = {"float16": 55, "int8": 33}  # dB
-
-
-class Once(CalibrationDataReader):
-    def __init__(self, feeds):
-        self._feeds = iter([feeds])
-
-    def get_next(self):
-        return next(self._feeds, None)
-
-
-def by_converter(given):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that become 0
-        return converter.convert_float_to_float16(given, keep_io_types=True)
-
-
-def by_quantizer(given, feeds):
-    """onnxruntime's: convolutions with their ReLUs, a scale for each channel, unsigned throughout."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, path = Path(folder) / "given.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(given, source)
-        quantize_static(
-            source, path, Once(feeds), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "Relu"],
-            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
-        )  # fmt: skip
-        return onnx.load(path)
 
 
 def small():

@@ -17,6 +17,7 @@ from precision_mutants import (
     weight_saturated,
     zero_point_shifted,
 )
+from precision_oracles import by_quantizer
 
 from aaexport.graph.precision.kinds import record_origin
 from aaexport.parity.guard import tensor_rows
@@ -100,6 +101,12 @@ def test_ranges_of_noise_cost_more_than_those_of_images(given, symmetric):
     noisy = calibrated_on_noise(given, X.shape, symmetric=symmetric)
     assert failed(noisy, given) >= {"activations"}
     assert "activations" not in failed(noisy, given, sqnr_db=41.0)  # nobody sees it in the answers
+
+
+def test_a_grid_of_another_tool_that_is_as_fine_is_right(given):
+    """Its units are 1/255 of a channel's range, and not 1/254: single numbers, as biases, are rounded otherwise."""
+    rows = list(tensor_rows("int8", tensor_losses(by_quantizer(given, {"x": X}), given, "int8", SHOWN), 30.0))
+    assert [row.value for row in rows if row.measure == "weights"] < [1.0]
 
 
 def test_what_another_tool_wrote_of_the_ranges_is_not_trusted(given):
