@@ -120,7 +120,7 @@ def guard_ways() -> str:
 
 def guard_faults() -> str:
     """Faults that were put into right files, how many of them the guard found, and by what."""
-    head = ("fault", "in a file for", "networks", "found", "by")
+    head = ("fault", "in a file in", "networks", "found", "by")
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in map(json.loads, (RESULTS / "guard_sweep.jsonl").read_text(encoding="utf-8").splitlines()):
         if "fault" in line:
