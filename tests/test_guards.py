@@ -59,11 +59,11 @@ WINGS = {
         "convert": ("subject", "export", "verify", "reduce"),
         "bench": ("subject",),
         "look": ("subject",),
-        "deploy": ("subject",),
+        "deploy": ("subject", "export", "verify", "reduce", "convert"),
         "serve": ("subject",),
         "tune": ("subject", "export", "verify", "reduce", "convert", "bench"),
     },
-    "report": {"page": (), "parity": (), "bench": ("page",)},
+    "report": {"page": (), "parity": (), "bench": ("page",), "site": ("page",)},
 }
 WALLS = {
     "onnx": ("graph",),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from aaexport.cli.progress import steps
 from aaexport.cli.quantities import MEBIBYTES, MILLISECONDS
 from aaexport.cli.types import Model, PathTo, Whole, Word
 from aaexport.deployment.settings import TARGET_SETTINGS
-from aaexport.errors import DeploymentError
+from aaexport.errors import ArgumentError, DeploymentError, broken_rule, parameter
 from aaexport.folder import DTYPES, copies
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "The deployment": ("to", "out", "force", "check"),
+    "On a web page": ("runtime_files", "fetch_runtime", "preview"),
     "How it runs": (
         "dtype",
         "device",
@@ -46,6 +48,7 @@ EXAMPLES = (
         "An InferenceService, and what goes to its storage.",
     ),
     ("aaexport deploy aa_cnn3_digits --to ray --out served", "A Ray Serve application for several hosts."),
+    ("aaexport deploy aa_cnn3_digits --to web --out site --preview", "A page that runs the model, opened here."),
     ("aaexport deploy --check served", "Looks at a deployment as it lies there, and writes nothing."),
 )
 
@@ -84,14 +87,25 @@ EXAMPLES = (
 @click.option("--memory", type=MEBIBYTES, help="Of a replica; 2GiB by default.")
 @click.option("--storage", metavar="SCHEME://PLACE", help="kserve: where models lie; pvc://models by default.")
 @click.option("--namespace", metavar="NAME", help="kserve: default by default.")
+@click.option("--runtime-files", type=PathTo("FOLDER", file_okay=False),
+              help="web: npm's package onnxruntime-web; by default the one in node_modules here.")  # fmt: skip
+@click.option("--fetch-runtime", is_flag=True, default=None, help="web: let npm fetch that package.")
+@click.option("--preview", is_flag=True, help="web: serve the page to this machine's browsers, until Ctrl-C.")
 @options.as_json
 def command(
-    model: str | None, to: str | None, out: Path | None, check: Path | None, as_json: bool, **given: Any
+    model: str | None,
+    to: str | None,
+    out: Path | None,
+    check: Path | None,
+    preview: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Write what serves MODEL in production, checked before it appears; or check what was written.
 
     Targets: triton, a model repository; kserve, an InferenceService with its models; ray, a Ray Serve application;
-    container, a Containerfile that runs `aaexport serve`. A folder without model.onnx is converted first.
+    container, a Containerfile that runs `aaexport serve`; web, a page that runs the model in the visitor's browser. A
+    folder without model.onnx is converted first.
 
     Exits with 3, and writes nothing, if a check fails.
     """
@@ -103,6 +117,8 @@ def command(
             result = check_deployment(check)
             require_passed(result)
         _show(result, as_json)
+        if preview:
+            _preview(result)
         return
     for name, value in (("MODEL", model), ("--to", to), ("--out", out)):
         if value is None:
@@ -110,7 +126,25 @@ def command(
     assert model is not None
     assert to is not None
     assert out is not None
-    _show(_deployed(model, to, out, given, as_json), as_json)
+    if preview and to != "web":
+        raise ArgumentError(broken_rule("preview", "be left out but for web", f"{parameter('to')} {to}"))
+    result = _deployed(model, to, out, given, as_json)
+    _show(result, as_json)
+    if preview:
+        _preview(result)
+
+
+def _preview(result: DeployResult) -> None:
+    """Serves the folder to this machine alone, as it lies there, until somebody ends it."""
+    from aaexport.deployment.manifest import files_in
+    from aaexport.runners.loopback import serving
+
+    if result.target != "web":
+        raise ArgumentError(broken_rule("preview", "be left out but for web", f"a deployment for {result.target}"))
+    with serving(files_in(result.path)) as url:
+        say(f"serving {result.path} on {url} to this machine; Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bool) -> DeployResult:
@@ -123,6 +157,10 @@ def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bo
     wanted.check(to)
     check_model(model, None, needs_weights=True)
     require_room(out)
+    if to == "web" and not wanted.fetch_runtime:  # before anything is converted
+        from aaexport.runners.web_runtime import find_runtime
+
+        find_runtime(wanted.runtime_files)
     if wanted.unbatched is not None:
         from aaexport.pipeline.deploy.evidence import read_peak
 

@@ -28,11 +28,11 @@ class Target:
     """Where a model is deployed to.
 
     Attributes:
-        files: what is written, by paths in the artefact's folder.
+        files: what is written, by paths in the artefact's folder; None where that takes more than a model's facts.
         check: what lies in such a folder → what is found there; it never raises for what it finds.
     """
 
-    files: Callable[[ModelFacts, DeploySettings], Files]
+    files: Callable[[ModelFacts, DeploySettings], Files] | None
     check: Callable[[Path], Iterator[Check]]
 
 

@@ -22,6 +22,7 @@ TARGET_SETTINGS = {
         *("min_replicas", "max_replicas", "cpus", "memory"),
     ),
     "container": ("dtype", "instances", "threads", "max_batch", "max_delay", "memory"),
+    "web": ("dtype", "runtime_files", "fetch_runtime"),
 }
 STORAGES = ("pvc", "s3", "gs", "hf", "http", "https", "oci", "hdfs", "webhdfs", "file")  # that KServe fetches from
 NAMESPACE = "default"

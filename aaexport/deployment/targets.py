@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aaexport.deployment import container, kserve, ray, triton
+from aaexport.deployment import container, kserve, ray, triton, web
 from aaexport.deployment.artefact import Target
 
 TARGETS: dict[str, Target] = {
@@ -10,4 +10,5 @@ TARGETS: dict[str, Target] = {
     "kserve": kserve.TARGET,
     "ray": ray.TARGET,
     "container": container.TARGET,
+    "web": web.TARGET,
 }

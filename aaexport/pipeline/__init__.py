@@ -3,5 +3,5 @@
 One wing a verb. A wing imports only from wings that stand below it:
 
     tune → convert → verify → export → subject
-    tune → bench → subject          look → subject          deploy → subject          serve → subject
+    tune → bench → subject          look → subject          deploy → convert          serve → subject
 """

@@ -12,10 +12,11 @@ from aaexport.errors import GraphError
 from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
 from aaexport.graph.precision.kinds import kind_of, read_origin
-from aaexport.load.measurement import GuardRecord, KeptPart, ModelCard, ParityRecord
+from aaexport.load.measurement import GuardRecord, KeptPart, ModelCard
 from aaexport.parity.by_layer import by_layer
 from aaexport.parity.guard import TensorLoss
 from aaexport.parity.thresholds import REDUCED
+from aaexport.pipeline.subject.parity_record import parity_record
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,6 @@ def model_card(
         guard=guard,
         kept=of.kept,
     )
-
-
-def parity_record(path: Path, onnx_sha256: str) -> ParityRecord | None:
-    """What parity.json says, and whether of the file with that digest; None without a verdict that can be read."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        error, date = value["max_abs_error"], value.get("date")
-        return ParityRecord(
-            passed=value["passed"] is True,
-            max_abs_error=None if error is None else float(error),
-            date=None if date is None else str(date),
-            same_file=value.get("onnx_sha256") == onnx_sha256,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def guard_record(path: Path, onnx_sha256: str) -> GuardRecord | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,10 +31,16 @@ from aaexport.serving.facts import ModelFacts
 from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
-from aaexport.serving.repository import write_files
+from aaexport.serving.repository import Files, write_files
 
+Say = Callable[[str], None]
 NAMED = 3  # failed checks, in an error
-DECIDED_ELSEWHERE = ("force", "unbatched")  # of the options; all others are settings
+DECIDED_ELSEWHERE = (
+    "force",
+    "unbatched",
+    "runtime_files",
+    "fetch_runtime",
+)  # of the options; all others are settings
 
 
 @verb
@@ -43,14 +50,14 @@ def deploy(
     out: str | Path,
     *,
     options: DeployOptions | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     **overrides: Unpack[DeployOverrides],
 ) -> DeployResult:
     """Writes what serves a converted model elsewhere, once it has passed its check; else nothing is written.
 
     Args:
         model: a model folder, or a zoo name, with a model.onnx.
-        to: `triton`, `kserve`, `ray` or `container`.
+        to: `triton`, `kserve`, `ray` or `container`, or `web`, a static page that runs the model in the browser.
         out: the folder: new, empty, or a deployment that nobody has changed since, which is then replaced at once.
         options: how it is to run.
         say: is told each step as it begins, and each changed file that is replaced.
@@ -62,6 +69,8 @@ def deploy(
         DeploymentError: a check failed.
         FolderError: no model.onnx, or `out` holds what is not to be replaced, or cannot be written.
         GraphError, RunnerError: the file cannot be served, or not even run.
+        ProviderError: for the web, onnxruntime-web is not at hand.
+        ExportError, ParityError: for the web, the file with attention as outputs cannot be written, or is not right.
     """
     options = overridden(options or DeployOptions(), overrides, deploy)
     options.check(to)
@@ -74,9 +83,61 @@ def deploy(
     if options.tensorrt:
         require_symmetric(facts.onnx)
     settings, notes = _settings(facts, folder, to, options)
-    say("asking the golden vectors")
-    facts, answers = _answers(facts, dtype)
-    files = TARGETS[to].files(facts, settings)
+    with _material(folder, facts, to, settings, options, say) as material:
+        say("asking the golden vectors")
+        facts, answers = _answers(material.facts, dtype)
+        tried, about_trial = material.tried(facts)
+        said = (*about_golden, *notes, *material.notes, *about_trial)
+        return _written(
+            facts, material.files(facts), out, to, settings, options, (*guarded, *answers, *tried), said, say
+        )
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a target is made of: the facts of its file, what makes the target's files of them, and what else tries it.
+
+    `tried` gives checks and notes; `notes` are what a user should know before.
+    """
+
+    facts: ModelFacts
+    files: Callable[[ModelFacts], Files]
+    tried: Callable[[ModelFacts], tuple[tuple[Check, ...], tuple[str, ...]]] = lambda facts: ((), ())
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _material(
+    folder: ModelFolder, facts: ModelFacts, to: str, settings: DeploySettings, options: DeployOptions, say: Say
+) -> Iterator[_Material]:
+    """It may lie in a temporary folder, as long as the block lasts. Raises as `shown`, for the web."""
+    files = TARGETS[to].files
+    if files is not None:
+        yield _Material(facts, lambda facts: files(facts, settings))
+        return
+    from aaexport.pipeline.deploy.site import shown, tried_in_browser
+
+    with shown(folder, facts, options, say) as what:
+
+        def tried(facts: ModelFacts) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+            say("asking them in a browser")
+            return tried_in_browser(replace(what, facts=facts))
+
+        yield _Material(what.facts, lambda facts: replace(what, facts=facts).files(), tried, what.notes)
+
+
+def _written(
+    facts: ModelFacts,
+    files: Files,
+    out: Path,
+    to: str,
+    settings: DeploySettings,
+    options: DeployOptions,
+    checks: tuple[Check, ...],
+    notes: tuple[str, ...],
+    say: Say,
+) -> DeployResult:
+    """The folder, once what lies in it has passed its check."""
     replaced = replaced_files(out, files, force=options.force)
     for name in replaced:
         say(f"replacing {out / name}, which is not as it was written")
@@ -86,9 +147,7 @@ def deploy(
         _require_same(facts)
         digests = {name: sha256(path) for name, path in files_in(new).items()}
         Manifest(to, facts.name, facts.onnx_sha256, _told(settings, to), digests).write(new)
-        result = _result(
-            new, out, checks=(*guarded, *answers, *_checks(new)), notes=(*about_golden, *notes), replaced=replaced
-        )
+        result = _result(new, out, checks=(*checks, *_checks(new)), notes=notes, replaced=replaced)
         require_passed(result, "was not written")
     return result
 
@@ -132,7 +191,7 @@ def _settings(
     if options.batching is not None:
         notes = (f"{'batching' if settings.batching else 'no batching'}, as asked for",)
     notes = notes if facts.batched else ("no batching: the file fixes its batch",)
-    return settings, notes if to != "container" else ()
+    return settings, notes if to not in ("container", "web") else ()
 
 
 def _told(settings: DeploySettings, to: str) -> dict[str, Any]:

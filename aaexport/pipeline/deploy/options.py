@@ -37,6 +37,9 @@ class DeployOptions:
         cpus, memory: cores and MiB of a replica; 1 and 2048 by default.
         storage: where a cluster finds models: SCHEME://PLACE; `pvc://models` by default.
         namespace: of Kubernetes; `default` by default.
+        runtime_files: for the web, the folder of npm's package onnxruntime-web; by default that of node_modules here,
+            or of this repository's examples.
+        fetch_runtime: for the web, whether npm is to fetch that package: else nothing is asked of the network.
         force: whether files in the folder are replaced that were changed since they were written.
     """
 
@@ -58,6 +61,8 @@ class DeployOptions:
     memory: int | None = None
     storage: str | None = None
     namespace: str | None = None
+    runtime_files: str | Path | None = None
+    fetch_runtime: bool | None = None
     force: bool = False
 
     def check(self, target: str) -> None:
@@ -96,6 +101,8 @@ class DeployOptions:
         for name in ("fp16", "cuda_graph"):
             if getattr(self, name) and not self.tensorrt:
                 yield name, "be given with tensorrt, which does it", True
+        if self.runtime_files is not None and self.fetch_runtime:
+            yield "runtime_files", "be left out where onnxruntime-web is fetched", str(self.runtime_files)
         if self.unbatched is not None and self.batching is not None:
             yield "unbatched", "be left out where batching is decided", str(self.unbatched)
         yield from self._places()
@@ -134,4 +141,6 @@ class DeployOverrides(TypedDict, total=False):
     memory: int | None
     storage: str | None
     namespace: str | None
+    runtime_files: str | Path | None
+    fetch_runtime: bool | None
     force: bool

@@ -128,7 +128,11 @@ def test_a_changed_deployment_fails_its_check(folder, tmp_path):
 @pytest.mark.parametrize(
     ("to", "options", "complaint"),
     [
-        ("trition", {}, "to must be one of triton, kserve, ray, container, got 'trition'; did you mean 'triton'?"),
+        (
+            "trition",
+            {},
+            "to must be one of triton, kserve, ray, container, web, got 'trition'; did you mean 'triton'?",
+        ),
         ("ray", {"device": "cuda"}, "device must be left out for ray, got 'cuda'; it is for triton and kserve"),
         ("container", {"unbatched": "x.json"}, "unbatched must be left out for container"),
         ("triton", {"storage": "pvc://x"}, "storage must be left out for triton"),

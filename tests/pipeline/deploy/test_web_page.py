@@ -1,0 +1,218 @@
+"""A model as a web page: written, tried in a browser, and driven there as a visitor drives it."""
+
+import json
+
+import numpy as np
+import pytest
+from observed import OUTPUT, observed_folder
+from outcomes import error_of
+from pages import fake_runtime, opened
+
+import aaexport
+from aaexport.deployment.manifest import files_in
+from aaexport.errors import ArgumentError, DeploymentError, ProviderError
+from aaexport.pixels import network_input
+from aaexport.runners import web_runtime
+from aaexport.runners.browser import find_browser
+from aaexport.runners.loopback import serving
+from aaexport.runners.web_runtime import find_runtime
+from aaexport.serving.reading import read_facts
+
+EXACT = 1e-5  # of a probability
+SHARES = "JSON.stringify([...document.querySelectorAll('#bars meter')].map(meter => meter.value))"
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    try:
+        return find_runtime()
+    except ProviderError as error:
+        pytest.skip(f"{error}: no page is run")
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, runtime):
+    """(folder, its site, what the deployment told)."""
+    if find_browser() is None:
+        pytest.skip("no chromium or chrome is on the PATH: no page is run")
+    room = tmp_path_factory.mktemp("web")
+    folder = observed_folder(room / "digits")
+    return folder, room / "site", aaexport.deploy(folder, "web", room / "site")
+
+
+@pytest.fixture(scope="module")
+def page(deployed):
+    with opened(files_in(deployed[1])) as page:
+        yield page
+
+
+def softmax(scores):
+    shares = np.exp(scores - scores.max())
+    return shares / shares.sum()
+
+
+# What is written
+
+
+def test_a_page_is_written_once_a_browser_answers_right(deployed):
+    _, site, result = deployed
+    assert [check.name for check in result.checks] == ["answers", "browser", "files", "page", "site"]
+    assert result.passed
+    assert result.checks[1].found == "4 golden images right in onnxruntime-web WebAssembly"
+    assert aaexport.check_deployment(site).passed
+    assert any(note.startswith("onnxruntime-web 1.") for note in result.notes)
+    assert "the page tells no parity: `aaexport verify` has not judged this very file" in result.notes
+
+
+def test_what_a_browser_answers_wrongly_is_not_written(tmp_path, monkeypatch):
+    from aaexport.pipeline.deploy import site
+
+    class Wrong:
+        __enter__, infer = (lambda self: self), (lambda self, feeds: {"logits": np.ones((1, 10), np.float32)})
+        __exit__ = __init__ = lambda self, *given: None
+
+    monkeypatch.setattr(site, "find_browser", lambda: "chromium")
+    monkeypatch.setattr(site, "WebRunner", Wrong)
+    folder = observed_folder(tmp_path / "digits")
+    with pytest.raises(DeploymentError, match=r"was not written: browser: logits off by .* on golden vectors"):
+        aaexport.deploy(folder, "web", tmp_path / "site", runtime_files=fake_runtime(tmp_path / "package"))
+    assert not (tmp_path / "site").exists()
+
+
+def test_without_a_browser_that_is_said(tmp_path, monkeypatch):
+    from aaexport.pipeline.deploy import site
+
+    monkeypatch.setattr(site, "find_browser", lambda: None)
+    folder = observed_folder(tmp_path / "digits")
+    package = fake_runtime(tmp_path / "package")
+    result = aaexport.deploy(folder, "web", tmp_path / "site", runtime_files=package)
+    assert result.notes[-1] == "no browser was at hand to try it in: the page's own button does"
+    assert "browser" not in {check.name for check in result.checks}
+
+
+def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch, cli):
+    monkeypatch.setattr(web_runtime, "PLACES", ())
+    error = error_of(cli("deploy", "aa_cnn3_digits", "--to", "web", "--out", str(tmp_path / "site")), 5)
+    assert error.startswith("onnxruntime-web must be at hand, got none; run `npm install onnxruntime-web")
+    assert "by --runtime-files" in error
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "complaint"),
+    [
+        ("triton", {"runtime_files": "x"}, "runtime_files must be left out for triton, got 'x'; it is for web"),
+        ("web", {"threads": 2}, "threads must be left out for web"),
+        (
+            "web",
+            {"runtime_files": "x", "fetch_runtime": True},
+            "runtime_files must be left out where onnxruntime-web",
+        ),
+    ],
+)
+def test_options_that_mean_nothing_to_it(deployed, tmp_path, to, options, complaint):
+    with pytest.raises(ArgumentError) as caught:
+        aaexport.deploy(deployed[0], to, tmp_path / "out", **options)
+    assert str(caught.value).startswith(complaint)
+
+
+# What a visitor sees
+
+
+def test_it_begins_with_a_picture_and_says_where_it_runs(page):
+    assert "model checked" in page.text("state")
+    assert "Runs in WebAssembly in one thread, on this device; this browser’s WebGPU" in page.text("state")
+    assert page.js("document.title") == "digits: try it"
+
+
+def test_a_dropped_picture_is_seen_as_in_training(page, deployed, tmp_path, rng):
+    from PIL import Image
+
+    file = tmp_path / "scan.png"
+    Image.fromarray(rng.integers(0, 256, (29, 41, 3), dtype=np.uint8)).save(file)
+    before = page.js(SHARES)
+    page.drop(file)
+    page.wait(f"{SHARES} != {json.dumps(before)}")
+    image = read_facts(deployed[0]).image
+    fed = network_input(file.read_bytes(), image.shape, image.mean, image.std, image.crop_share, 10**6)
+    expected = softmax(fed.reshape(-1)[:10].astype(np.float64))
+    np.testing.assert_allclose(page.shares(), expected, atol=EXACT)
+    assert page.text("label") == str(expected.argmax())
+
+
+def test_a_drawing_is_followed_and_cleared(page):
+    page.click("clear")
+    page.draw("pad", [(0.5, 0.2), (0.5, 0.8)])
+    page.wait("document.getElementById('hint').hidden")
+    upright = page.js(SHARES)
+    page.draw("pad", [(0.1, 0.2), (0.9, 0.2)])
+    page.wait(f"{SHARES} != {json.dumps(upright)}")
+    page.click("clear")
+    assert not page.js("document.getElementById('hint').hidden")
+
+
+def test_one_can_draw_with_the_keyboard_alone(page):
+    page.click("clear")
+    page.js("document.getElementById('pad').focus()")
+    page.press("ArrowUp", "ArrowUp", " ", "ArrowDown", "ArrowDown", "ArrowDown", " ")
+    page.wait("document.getElementById('spoken').textContent.startsWith('It takes this for')")
+    assert page.js("document.getElementById('hint').hidden")
+
+
+def test_the_map_follows_the_place_that_is_looked_from(page, deployed):
+    """From a bright place this head attends to bright ones; a screen reader is told the same."""
+    page.js("document.querySelector('#samples button, #clear').click()")
+    page.js("document.getElementById('seen').focus()")
+    page.press(*["ArrowUp"] * 8, *["ArrowLeft"] * 8)
+    page.wait("document.getElementById('told').textContent.startsWith('From row 1, column 1:')")
+    page.press("ArrowRight")
+    page.wait("document.getElementById('told').textContent.startsWith('From row 1, column 2:')")
+    assert page.js(f"document.querySelector('#maps canvas').dataset.output === {OUTPUT!r}")
+    assert "uniform" in page.text("ticks")
+
+
+def test_golden_vectors_are_asked_in_this_very_browser(page):
+    page.click("prove")
+    page.wait("!document.getElementById('verdict').hidden")
+    assert page.text("verdict").startswith(
+        "Yes, the same numbers. 4 pictures, 40 numbers; the largest difference is "
+    )
+    assert page.js("document.getElementById('verdict').className") == "verdict good"
+
+
+def test_latency_is_told(page):
+    page.click("again")
+    page.wait("!document.getElementById('again').disabled")
+    assert page.js("document.querySelectorAll('#course svg').length") == 1
+    assert "p50" in page.text("runs")
+
+
+def test_another_kind_of_file_is_said_on_the_page(page, tmp_path):
+    (tmp_path / "letter.txt").write_text("no picture")
+    page.drop(tmp_path / "letter.txt")
+    page.wait("!document.getElementById('trouble').hidden")
+    assert page.text("trouble").startswith("That did not work. letter.txt cannot be read as a picture; JPEG, PNG,")
+
+
+def test_it_fits_on_a_phone_in_the_dark_and_no_request_leaves_it(page):
+    page.browser.call(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    page.browser.call("Emulation.setEmulatedMedia", {"features": [dark]})
+    assert page.js("document.documentElement.scrollWidth") == 390
+    assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(15, 20, 26)"
+    own = page.js("location.origin")
+    assert all(url.startswith((own, "data:", "blob:", "file:")) for url in page.asked())
+    assert page.js("fetch('https://example.org').then(() => 'sent', () => 'held back')") == "held back"
+    assert [said for said in page.complaints() if "Content Security Policy" not in str(said)] == []
+
+
+def test_a_changed_model_is_not_run(deployed, page):
+    files = dict(files_in(deployed[1]))
+    files["model.onnx"] = files["model.onnx"].read_bytes() + b"\x1a\x00"
+    with serving(files) as url:
+        page.visit(url)
+        assert page.text("state") == "The network does not run here."
+        assert "model.onnx is not the file that was written with this page" in page.text("trouble")
+        assert page.js("document.getElementById('app').hidden")
