@@ -24,6 +24,7 @@ from aaexport.graph.rules.convolutions_in_parallel import ConvolutionsInParallel
 from aaexport.graph.rules.einsum_as_matmul import EinsumAsMatmul
 from aaexport.graph.rules.einsum_in_batches import EinsumInBatches
 from aaexport.graph.rules.einsum_of_tables import EinsumOfTables
+from aaexport.graph.rules.lost_operators import LostOperators
 from aaexport.graph.rules.max_pool_of_slices import MaxPoolOfSlices
 from aaexport.graph.rules.normalization_into_convolution import NormalizationIntoConvolution
 from aaexport.graph.rules.normalization_through_concat import NormalizationThroughConcat
@@ -79,6 +80,7 @@ FILE_RULES: tuple[type[GraphRule], ...] = (
 CUDA_RULES: tuple[type[GraphRule], ...] = (
     AttentionInKernelDepths,
     MaxPoolOfSlices,
+    LostOperators,
     SlicesForSplit,
     StacksWithoutBroadcast,
 )

@@ -9,7 +9,7 @@ import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.nn import AugmentedConv2d
 from aaexport.nn.choice import AttentionSizes, Choice, blocks_within, choose, choose_eagerly
-from aaexport.pipeline.export.plan import plan_attention
+from aaexport.pipeline.export.plan import default_opset, plan_attention, unmeasured
 
 
 def sizes(side, heads=4, **changes):
@@ -202,3 +202,37 @@ def test_a_deep_network_takes_no_more_blocks_than_its_export_can_bear():
     layers = nn.Sequential(*(layer(side=32) for _ in range(4)))
     plan_attention(layers, opset=20, batch="dynamic")
     assert {str(Choice(one.decomposition, one.blocks)) for one in layers} == {"shift/4"}
+
+
+# The opset
+
+
+@pytest.mark.parametrize(
+    ("side", "target", "more", "opset"),
+    [
+        (32, "cuda", {}, 23),
+        (8, "cuda", {}, 20),  # few logits
+        (32, "cpu", {}, 20),
+        (32, "cuda", {"decomposition": "fold"}, 20),
+        (32, "cuda", {"with_attention": True}, 20),
+    ],
+)
+def test_the_opset_on_cuda_is_that_of_the_operator_where_there_are_many_logits(side, target, more, opset):
+    assert default_opset(layer(side), target, **more) == opset
+
+
+def test_without_attention_the_opset_is_the_same_everywhere():
+    assert default_opset(nn.Conv2d(3, 4, 3), "cuda") == 20
+
+
+def test_on_cuda_heads_that_no_fused_kernel_takes_are_not_left_to_the_operator():
+    deep = AttentionSizes(8, 8, dkh=1100, dvh=8, num_heads=1)
+    assert unmeasured(deep, 23, 4, "cuda") == Choice("fold")
+    assert unmeasured(deep, 23, 4, "cpu") == Choice("fused")
+    assert unmeasured(sizes(8), 23, 4, "cuda") == Choice("fused")
+
+
+def test_on_cuda_sums_pay_for_the_largest_maps_only():
+    assert choose(sizes(320), target="cuda") == Choice("fold")
+    assert choose(sizes(321), target="cuda") == Choice("table")
+    assert choose(sizes(400, relative=False), target="cuda") == Choice("fold")
