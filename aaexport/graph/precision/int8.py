@@ -4,6 +4,11 @@ Those are operators of ai.onnx: whoever has no kernel for a convolution in 8 bit
 rounded numbers; who has one replaces the three together. Weights have a scale for each output channel and 0 in the
 middle; activations are unsigned and have one scale and one zero point. Nothing but `Conv` with constant weights is
 quantized: attention in 8 bits is neither faster nor anywhere near as accurate.
+
+Queries, keys and values come from one convolution, whose result has one grid for all three, although the queries are
+a fifth as large as the keys. With a grid for each the answers had 0.9 dB less, 0.0 dB more and 0.9 dB less (trained
+`aa_cnn3` and `aa_wrn10_1` on digits, `aa_cnn3` on MNIST, held-out images); with none, which would leave the
+convolution in float32 in every runtime, 1.0, 0.6 and 0.7 dB more. So the one grid stays.
 """
 
 from __future__ import annotations
