@@ -188,7 +188,7 @@ def _wrong(check: AnswerCheck | None, comparisons: Sequence[Comparison]) -> tupl
             f"worst by {check.largest_error:.2g} of the largest number; look at `aaexport verify`"
         )
     reasons += [
-        f"model.onnx and {other.name} must answer alike, got different answers; look at `aaexport verify`"
+        f"the measured file and {other.name} must answer alike, got different answers; look at `aaexport verify`"
         for other in comparisons
         if other.same_answers is False
     ]

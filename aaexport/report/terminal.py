@@ -55,8 +55,9 @@ def convert_view(result: ConvertResult) -> RenderableType:
         rows["warning"] = Text("\n".join(warnings), style="yellow")
     facts = Facts(rows | ({"note": "\n".join(result.notes)} if result.notes else {}))
     more: list[RenderableType] = [Words(), _kept_layers(result.kept_layers)] if result.kept_layers else []
-    if result.parity is not None and result.parity.guard is not None:
-        more += [Words(), *layers_view(result.parity.guard)]
+    guard = None if result.parity is None else result.parity.guard
+    if guard is not None and (layers := layers_view(guard)) is not None:
+        more += [Words(), layers]
     return Group(facts, *more) if more else facts
 
 

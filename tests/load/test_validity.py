@@ -105,7 +105,7 @@ def test_a_rival_with_the_same_weights_must_answer_alike(same, count):
     rival = Comparison("eager", "PyTorch eager", 10.0, 0.1, Ratio(1.0, 1.0, 1.0, 1), None, (np.ones(3),), same)
     found = reasons(comparisons=[rival])
     assert len(found) == count
-    assert all(reason.startswith("model.onnx and eager must answer alike") for reason in found)
+    assert all(reason.startswith("the measured file and eager must answer alike") for reason in found)
 
 
 def test_nodes_on_the_cpu_are_a_reason_unless_they_are_allowed():

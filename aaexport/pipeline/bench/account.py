@@ -21,7 +21,7 @@ from aaexport.parity.report import Placement
 from aaexport.pipeline.bench.card import FileKind, known_accuracy, model_card
 from aaexport.pipeline.bench.contender import OURS
 from aaexport.pipeline.bench.options import ALLOWED_REGRESSION, BenchOptions
-from aaexport.pipeline.bench.rival_names import is_dtype
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_dtype
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.service import notes_on, with_counted
 from aaexport.pipeline.bench.session import BenchSession
@@ -84,9 +84,11 @@ class Account:
         return report if baseline is None else self._beside(baseline, report)
 
     def _with_accuracy(self, other: Comparison) -> Comparison:
-        if other.loss is None or not is_dtype(other.name):
-            return other
-        return replace(other, loss=self._known(other.loss, other.name))
+        if other.loss is not None and is_dtype(other.name):
+            return replace(other, loss=self._known(other.loss, other.name))
+        if other.loss is not None and other.name == IN_PROCESS:
+            return replace(other, loss=self._known(other.loss, self.options.dtype))
+        return other
 
     def _known(self, loss: Loss, dtype: Dtype) -> Loss:
         """The loss with the accuracy that the folder's records have of that file."""

@@ -13,7 +13,7 @@ from aaexport.parity.thresholds import REDUCED
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.feeding import ANSWERS_AGREE, disagreement, relative_error
 from aaexport.pipeline.bench.losses import Found, loss_of
-from aaexport.pipeline.bench.rival_names import is_autocast, is_dtype, is_other_model
+from aaexport.pipeline.bench.rival_names import IN_PROCESS, is_autocast, is_dtype, is_other_model
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 
 TRUTH_BATCH = 8
@@ -100,7 +100,8 @@ def agreement(name: str, path: Path, truth: Truth, terms: Terms) -> Agreement:
     """How a rival's answers, in `path`, are to the expected ones: in float16 or int8 as far as the guard asks."""
     found = terms.loss(name, path, truth)
     loss = None if found is None else found.loss
-    if (is_dtype(name) or is_autocast(name)) and terms.kinds[name] in REDUCED:
+    is_of_its_kind = is_dtype(name) or is_autocast(name) or name == IN_PROCESS
+    if is_of_its_kind and terms.kinds.get(name) in REDUCED:
         if found is None:
             return Agreement(False, (f"{name} answers with other outputs than {truth.against}",))
         return Agreement(found.loss.within, tuple(f"{name}: {line}" for line in found.failures), loss)

@@ -205,9 +205,14 @@ def check_source(
         ArgumentError: an option breaks its rule, or goes with another kind of source.
         ModuleError: `source` has another form, or its file is not there.
         WeightsError: the checkpoint is not there.
+        DataError: it is to become int8, and there are no images.
         FolderError: `out` holds something else.
     """
     options.check()
+    if options.reduction is not None and options.reduction.needs_images:
+        remedy = f"give images of your own with {parameter('calibrate')} FOLDER or FILE.npz"
+        got = "none" if options.calibrate is None else str(options.calibrate)
+        raise DataError(broken_rule("calibrate", "name images for int8 of a module without a data set", got, remedy))
     if options.with_attention:
         remedy = "the module itself gives no attention weights to judge them by"
         raise ArgumentError(broken_rule("with_attention", "be off for a module that is brought along", True, remedy))

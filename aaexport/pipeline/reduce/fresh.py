@@ -60,8 +60,15 @@ def differs(folder: ModelFolder, asked: Asked) -> str | None:
         if name == "target" and got is None:  # of older files, which knew no other
             got = "cpu"
         if wanted is not None and got != wanted:
-            return f"{name} {got} instead of {wanted}"
+            return f"{name} {_shown(got)} instead of {_shown(wanted)}"
     return None
+
+
+def _shown(value: object) -> str:
+    """Of an option, in words."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
 
 
 def outdated(folder: ModelFolder) -> tuple[str, ...]:

@@ -62,6 +62,11 @@ class ReduceOptions:
         return None if self.calibrate is None or isinstance(self.calibrate, int) else Path(self.calibrate)
 
     @property
+    def needs_images(self) -> bool:
+        """Whether it cannot be done without the images of a recipe's data set."""
+        return self.dtype == "int8" and self.images is None
+
+    @property
     def count(self) -> int:
         """How many of the data set's are taken."""
         return self.calibrate if isinstance(self.calibrate, int) else CALIBRATED_ON

@@ -7,8 +7,9 @@ by itself shows it: its numbers are known from the float32 file, and so is the f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -32,7 +33,8 @@ from aaexport.pipeline.verify.feeding import fed
 from aaexport.runners.ort import OrtRunner
 
 IMAGES = 64  # of fewer the range is narrower than that of as many others, on which the file was calibrated
-MOST_BYTES = 2**29  # of tensors that are held at once
+MOST_BYTES = 2**29  # of tensors that onnxruntime answers with at once
+MOST_HELD = 3 * 2**29  # of those of all images, which are kept to be looked at again
 ROUNDING = 1e-3  # of a scale
 Extent = tuple[float, float]  # the least and the greatest number of a tensor, 0 between them
 UNIFORM = 12  # the noise of rounding to a unit is unit² / 12
@@ -164,14 +166,15 @@ def _by_channel(numbers: Array) -> Array:
 
 def _of_activations(found: Sequence[Activation], source: OnnxModel, images: Sequence[Array]) -> list[TensorLoss]:
     """Those that share a grid, because numbers are moved from one to another, share the range that it must hold."""
+    tensors = _seen(found, source, images)
     seen: dict[str, Extent] = {}
-    for name, numbers in _seen(found, source, images):
+    for name, numbers in tensors():
         low, high = seen.get(name, (0.0, 0.0))
         seen[name] = min(low, float(numbers.min(initial=0.0))), max(high, float(numbers.max(initial=0.0)))
     known = [one for one in found if one.name in seen]
     held = {grid: _union(seen[one.name] for one in members) for grid, members in _sharing(known).items()}
     noises = [_Noise(one, held[one.grid]) for one in known]
-    for name, numbers in _seen(found, source, images):
+    for name, numbers in tensors():
         for noise in noises:
             if noise.one.name == name:
                 noise.add(numbers.astype(np.float64))
@@ -206,14 +209,34 @@ class _Noise:
         return TensorLoss(layer.path, layer.node, self.one.name, "activation", _db(self.signal, self.noise), excess)
 
 
-def _seen(found: Sequence[Activation], source: OnnxModel, images: Sequence[Array]) -> Iterator[tuple[str, Array]]:
-    """The tensors as float32 has them, each as often as there are batches of images."""
-    input_name = source.graph.input[0].name
+def _seen(
+    found: Sequence[Activation], source: OnnxModel, images: Sequence[Array]
+) -> Callable[[], Iterable[tuple[str, Array]]]:
+    """What gives the tensors as float32 has them, each as often as there are batches of images.
+
+    They are looked at twice, and computed once if there is room for all.
+    """
     written = {name for node in source.graph.node for name in node.output}
     names = list(dict.fromkeys(one.name for one in found if one.name in written))
-    if any(one.name == input_name for one in found):
-        yield from ((input_name, batch) for batch in images)
-    for part in plan_chunks(names, tensor_bytes(source, len(images[0])), MOST_BYTES):
+    if any(one.name == source.graph.input[0].name for one in found):
+        names.append(source.graph.input[0].name)
+    sizes = tensor_bytes(source, len(images[0]))
+    whole = len(images) * sum(sizes.get(name, MOST_HELD) for name in names if name in written)
+    once = partial(_computed, names, source, images, sizes)
+    if whole > MOST_HELD:
+        return once
+    held = list(once())
+    return lambda: held
+
+
+def _computed(
+    names: Sequence[str], source: OnnxModel, images: Sequence[Array], sizes: Mapping[str, int]
+) -> Iterator[tuple[str, Array]]:
+    """The tensors by name, a part of the file's at a time."""
+    given = source.graph.input[0].name
+    if given in names:
+        yield from ((given, batch) for batch in images)
+    for part in plan_chunks([name for name in names if name != given], sizes, MOST_BYTES):
         try:
             with OrtRunner(exposing(source, part)) as runner:
                 for batch in images:

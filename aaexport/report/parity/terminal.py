@@ -22,7 +22,8 @@ STYLES = {"pass": GOOD, "warn": WORTH_A_LOOK, "fail": BAD, "not run": "dim"}
 def parity_view(report: ParityReport) -> RenderableType:
     """The matrix, what is to be known of it, what is wrong and where, and the verdict."""
     parts: list[RenderableType] = [*_matrix(report)]
-    parts += [] if report.guard is None else layers_view(report.guard)
+    if report.guard is not None and (layers := layers_view(report.guard)) is not None:
+        parts += [layers, Words()]
     parts += _lines(wording.circumstances(report))
     parts += _lines((f"note: {note}" for note in report.notes), "dim")
     parts += _lines((f"warning: {warning}" for warning in wording.warnings(report)), WORTH_A_LOOK)
@@ -33,10 +34,10 @@ def parity_view(report: ParityReport) -> RenderableType:
     return Group(*parts, verdict_view(report))
 
 
-def layers_view(report: GuardReport) -> list[RenderableType]:
-    """How much is left of each layer, drawn; nothing where none was looked at."""
+def layers_view(report: GuardReport) -> Table | None:
+    """How much is left of each layer, drawn; None where none was looked at."""
     rows = layer_rows(report)
-    return [Table((layers_title(report), *HEADINGS), rows, texts=(0, 3)), Words()] if rows else []
+    return Table((layers_title(report), *HEADINGS), rows, texts=(0, 3)) if rows else None
 
 
 def verdict_view(report: ParityReport) -> Words:

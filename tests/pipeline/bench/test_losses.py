@@ -16,6 +16,7 @@ from aaexport.pipeline.bench.feeding import Feeder
 from aaexport.pipeline.bench.losses import loss_of
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.rival_names import IN_PROCESS
 from aaexport.pipeline.bench.specs import find_file, require_comparable_models, require_for_tensorrt
 from aaexport.runners.base import Port
 
@@ -120,6 +121,17 @@ def test_a_reduced_file_that_lost_too_much_makes_no_valid_measurement(tmp_path, 
     assert found.reasons[0].startswith("int8 must lose no more than its guard allows: SQNR of y by onnxruntime")
     assert found.agreements["float16"].same is False
     assert any(note.startswith("float16: SQNR of y by float16") for note in found.notes)
+
+
+def test_the_file_in_process_beside_its_service_is_judged_as_what_it_is(tmp_path, rng):
+    truth = 3 * rng.standard_normal(4)
+    ours = Pretended("ours", [], answer=noisy(truth, 36.0, rng))
+    for db, same in ((36.0, True), (12.0, False)):
+        rivals = {IN_PROCESS: Pretended(IN_PROCESS, [], answer=noisy(truth, db, rng))}
+        rivals["eager"] = Pretended("eager", [], answer=truth)
+        terms = Terms({OURS: "int8", IN_PROCESS: "int8"}, None, is_noise=False)
+        found = checked_answers(Asked(ours, rivals, terms, 1, None, tmp_path), object(), None, by_rival=True)
+        assert found.agreements[IN_PROCESS].same is same
 
 
 def test_noise_does_not_judge_int8_and_says_so(tmp_path, rng):

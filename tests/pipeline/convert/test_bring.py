@@ -15,8 +15,9 @@ from repository import ROOT
 from safetensors.torch import load_file
 
 import aaexport
-from aaexport.errors import ArgumentError, FolderError, GraphError
+from aaexport.errors import ArgumentError, DataError, FolderError, GraphError
 from aaexport.folder import zoo_root
+from aaexport.pipeline.convert.options import ConvertOptions, check_source
 from aaexport.pipeline.subject.golden import read_golden
 
 NETS = """
@@ -458,3 +459,10 @@ def test_errors_in_python(theirs):
         aaexport.convert_source("nets.py:Net", zoo_root() / "x", input_shape=(1, 8, 8))
     with pytest.raises(GraphError):
         aaexport.verify("out", "nets.py")
+
+
+@pytest.mark.parametrize("calibrate", [None, 64])
+def test_int8_without_images_is_refused_before_the_module_is_imported(calibrate):
+    asked = ConvertOptions(dtype="int8", calibrate=calibrate)
+    with pytest.raises(DataError, match="calibrate must name images for int8 of a module without a data set, got"):
+        check_source("no.py:Net", None, input_shape=(3, 8, 8), kwargs=(), checkpoint=None, options=asked)
