@@ -26,11 +26,14 @@ MASK_STEP = 4  # of the keys that a mask has a column for
 # Operators of opsets 18 to 25 that have no kernel for float32 or float16: from which opset on. What is not here has
 # one, or has it for some types and attributes (GRU, LSTM, RNN, OneHot, GridSample in float16).
 NO_KERNEL_SINCE = {
-    **dict.fromkeys(("Dropout", "Elu", "InstanceNormalization", "MaxPool", "Selu", "ThresholdedRelu"), 22),
     **dict.fromkeys((
-        "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Col2Im", "ConvInteger", "Cosh", "DFT", "Det",
-        "DynamicQuantizeLinear", "Hardmax", "LpPool", "MatMulInteger", "MaxUnpool", "Mean",
-        "MeanVarianceNormalization", "QLinearConv", "QLinearMatMul", "STFT", "Sinh", "Tan", "Unique",
+        "Dropout", "Elu", "EyeLike", "InstanceNormalization", "MaxPool", "Selu", "ThresholdedRelu",
+    ), 22),
+    **dict.fromkeys((
+        "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BlackmanWindow", "Celu", "Col2Im", "ConvInteger", "Cosh",
+        "DFT", "Det", "DynamicQuantizeLinear", "HammingWindow", "HannWindow", "Hardmax", "LpPool", "MatMulInteger",
+        "MaxUnpool", "Mean", "MeanVarianceNormalization", "MelWeightMatrix", "OptionalGetElement", "QLinearConv",
+        "QLinearMatMul", "STFT", "Sinh", "Tan", "TfIdfVectorizer", "Unique",
     ), 1),
     "AffineGrid": 20,
 }  # fmt: skip

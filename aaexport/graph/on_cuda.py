@@ -23,6 +23,7 @@ from aaexport.graph.light import light
 
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 MATRIX_AXES = 2
+OLDER = 20  # the opset that most runtimes know
 HAS_A_MASK = 4  # inputs
 
 
@@ -36,6 +37,7 @@ class OnCuda:
             of the file that `convert --dtype float16 --target cuda` makes of one in float32.
         logits_in_memory: names of those that no fused kernel computes.
         without_kernel: names of nodes that run on the CPU, as `MaxPool pool_1`.
+        has_kernel_at: an opset at which all these have one; None where there is none.
         copies_inside: how often a query waits for the host within the network: for numbers that a kernel is given by
             copies, and for tensors of nodes that run on the CPU.
         copies_at_its_ends: inputs and outputs.
@@ -45,6 +47,7 @@ class OnCuda:
     attention: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     logits_in_memory: tuple[str, ...] = ()
     without_kernel: tuple[str, ...] = ()
+    has_kernel_at: int | None = None
     copies_inside: int = 0
     copies_at_its_ends: int = 0
 
@@ -77,6 +80,7 @@ def foresee(model: OnnxModel) -> OnCuda:
         attention={dtype: dict(counts) for dtype, counts in kernels.items()},
         logits_in_memory=tuple(in_memory),
         without_kernel=tuple(f"{node.op_type} {_name(node)}" for node in left),
+        has_kernel_at=OLDER if left and all(has_kernel(node.op_type, OLDER) for node in left) else None,
         copies_inside=copies + _copied_for(left, model.graph),
         copies_at_its_ends=len(given) + len(model.graph.output),
     )

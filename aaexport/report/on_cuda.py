@@ -25,9 +25,8 @@ def rows_on_cuda(told: OnCuda | None) -> dict[str, Cell]:
     if told.logits_in_memory:
         slow.append(f"no fused kernel, so that all logits lie in memory: {_named(told.logits_in_memory)}")
     if told.without_kernel:
-        slow.append(
-            f"no kernel at this opset, so that the CPU runs it: {_named(told.without_kernel)}; --opset 20 has one"
-        )
+        remedy = "" if told.has_kernel_at is None else f"; --opset {told.has_kernel_at} has one"
+        slow.append(f"no kernel at this opset, so that the CPU runs it: {_named(told.without_kernel)}{remedy}")
     return rows | ({"slow there": Text("\n".join(slow), style="yellow")} if slow else {})
 
 

@@ -51,9 +51,16 @@ def test_nodes_without_a_kernel_and_the_copies_that_they_cost(opset, left):
         ("Neg", ["p"], ["y"], {}),
     ]
     told = foresee(graph(nodes, {"x": ["batch", 3, 8, 8]}, {}, opset=opset, dtype=np.float32))
-    assert told.without_kernel == left
+    assert (told.without_kernel, told.has_kernel_at) == (left, 20 if left else None)
     assert told.copies_inside == 2 * len(left)  # there and back
     assert told.copies_at_its_ends == 2
+
+
+def test_what_never_had_a_kernel_has_none_at_any_opset():
+    nodes = [("Acos", ["x"], ["a"], {}), ("Elu", ["a"], ["y"], {})]
+    told = foresee(graph(nodes, {"x": ["batch", 3]}, {}, opset=22, dtype=np.float32))
+    assert (told.without_kernel, told.has_kernel_at) == (("Acos Acos_0", "Elu Elu_1"), None)
+    assert "--opset" not in shown(told)
 
 
 def test_kernels_that_are_given_numbers_by_copies():
@@ -77,7 +84,8 @@ def shown(told):
 def test_a_person_reads_it_in_two_rows():
     told = OnCuda(
         attention={"float32": {"memory-efficient": 12, "math": 1}, "float16": {"flash": 13}},
-        logits_in_memory=("attention_3",), without_kernel=("MaxPool pool_1",), copies_inside=2, copies_at_its_ends=2,
+        logits_in_memory=("attention_3",), without_kernel=("MaxPool pool_1",), has_kernel_at=20,
+        copies_inside=2, copies_at_its_ends=2,
     )  # fmt: skip
     text = shown(told)
     assert "attention: 12 × memory-efficient and 1 × math in float32, 13 × flash in float16" in text

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from aaexport.graph.on_cuda import foresee
 
 CUDA = "CUDAExecutionProvider"
+Placements = dict[tuple[str, int, str], bool]  # operator, version, type → whether CUDA has it
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 ATTRIBUTES = {
     **{name: {"kernel_shape": [2, 2]} for name in ("MaxPool", "AveragePool", "LpPool")},
@@ -75,6 +76,56 @@ def copies_of_nodes() -> dict[str, tuple[int, int]]:
                                          {"w": np.ones((4, 5, 7), np.float32)}),
     }  # fmt: skip
     return {name: (look_at(model)["copied in"] - 1, foresee(model).copies_inside) for name, model in models.items()}
+
+
+def placements_of_cases(opsets: list[int], most: int = 4) -> list[list]:
+    """[operator, version, type, whether CUDA has it] of what onnx's own tests have of an operator, in both types.
+
+    Left out are those whose session cannot be made, or that onnxruntime has written out by others.
+    """
+    from onnx.backend.test.case.node import collect_testcases
+
+    found: Placements = {}
+    tried: Counter[str] = Counter()
+    for case in collect_testcases(None):
+        if case.model is None or len(case.model.graph.node) != 1 or not _is_of_float32(case.model):
+            continue
+        name = case.model.graph.node[0].op_type
+        tried[name] += 1
+        for opset in opsets if tried[name] <= most else ():
+            for dtype in ("float32", "float16"):
+                _place(case.model, name, opset, dtype, found)
+    return [[*key, is_there] for key, is_there in sorted(found.items())]
+
+
+def _place(model: onnx.ModelProto, name: str, opset: int, dtype: str, found: Placements) -> None:
+    """Notes where a case runs at that opset and in that type, if it does at all; once on CUDA is enough."""
+    try:
+        key = (name, onnx.defs.get_schema(name, opset).since_version, dtype)
+    except onnx.defs.SchemaError:
+        return
+    if found.get(key):
+        return
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    other.opset_import[0].version, other.ir_version = opset, 10
+    for value in (*other.graph.input, *other.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = ELEMENTS[dtype]
+    try:
+        with _Told():
+            there = placed(other)
+    # Whatever cannot be loaded is none of those that are asked for.
+    except Exception:  # noqa: BLE001
+        return
+    if any(name in operators for operators in there.values()):
+        found[key] = name in there.get(CUDA, ())
+
+
+def _is_of_float32(model: onnx.ModelProto) -> bool:
+    values = (*model.graph.input, *model.graph.output)
+    are_tensors = all(value.type.HasField("tensor_type") for value in values)
+    return are_tensors and any(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
 
 
 def look_at(model: onnx.ModelProto | Path) -> dict[str, object]:
