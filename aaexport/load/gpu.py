@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,8 @@ def management() -> Iterator[Any]:
         try:
             yield nvml
         finally:
-            nvml.nvmlShutdown()
+            with suppress(nvml.NVMLError):  # what was read is read
+                nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise UnreadableError(f"NVIDIA's management library does not work here: {error}") from error
 
@@ -138,10 +139,27 @@ def handles(nvml: Any, index: int) -> Handles:
             raise UnreadableError(f"GPU {index} must be one that is there, got one instance with {shown}")
         part = nvml.nvmlDeviceGetHandleByUUID(shown)
         return Handles(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part), part)
-    every = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-    gpus = [(_text(nvml.nvmlDeviceGetUUID(each)), _text(nvml.nvmlDeviceGetName(each))) for each in every]
-    gpu = every[nvml_index(index, gpus, os.environ)]
+    every = _usable(nvml)
+    gpu = every[nvml_index(index, [(uuid, name) for _, uuid, name in every], os.environ)][0]
     return Handles(gpu, _first_instance(nvml, gpu))
+
+
+def _usable(nvml: Any) -> list[tuple[Any, str, str]]:
+    """Handle, UUID and name of each GPU that may be asked: the library counts those as well that it then refuses.
+
+    Such are the other GPUs of the machine in a container, which CUDA does not count. What the library says of them is
+    raised if it refuses all.
+    """
+    found, refused = [], None
+    for number in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(number)
+            found.append((handle, _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))))
+        except nvml.NVMLError as error:
+            refused = error
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def _first_instance(nvml: Any, gpu: Any) -> Any:

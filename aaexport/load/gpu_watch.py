@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -179,14 +180,16 @@ def summary(samples: Sequence[GpuSample]) -> GpuLoad:
 def gpu_reader(index: int) -> Iterator[Callable[[], GpuSample] | None]:
     """What reads the GPU that CUDA counts as `index`, as long as the block lasts; None if it cannot be read."""
     with ExitStack() as stack:
+        read = None
         try:
-            nvml = stack.enter_context(management())
-            found = handles(nvml, index)
+            with ExitStack() as opening:  # what `handles` meets must reach `management`, which has the words for it
+                nvml = opening.enter_context(management())
+                found = handles(nvml, index)
+                stack.enter_context(opening.pop_all())
+                read = partial(_sample, nvml, found)
         except UnreadableError:
-            stack.close()
-            yield None
-            return
-        yield lambda: _sample(nvml, found)
+            pass  # `why_unreadable` tells it
+        yield read
 
 
 def _sample(nvml: Any, of: Handles) -> GpuSample:

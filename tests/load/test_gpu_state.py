@@ -128,6 +128,19 @@ def test_the_library_is_closed_whatever_happens(installed):
 # Which GPU it is
 
 
+def test_gpus_that_refuse_to_be_asked_are_not_among_those_that_cuda_counts(installed, monkeypatch):
+    """In a container the library counts all of the machine."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    installed(nvmlDeviceGetHandleByIndex=lambda number: number if number == 1 else refusing())
+    assert read_gpu(0).name == "H100"
+    assert why_unreadable(1) == "GPU 1 must be one that is there, got 1 of them"
+
+
+def test_where_all_refuse_it_is_the_reason(installed):
+    installed(nvmlDeviceGetHandleByIndex=refusing)
+    assert why_unreadable(0) == "NVIDIA's management library does not work here: Not Supported"
+
+
 @pytest.mark.parametrize(
     ("shown", "index", "number"),
     [

@@ -157,6 +157,25 @@ def test_without_a_library_nothing_is_read(monkeypatch):
         assert read is None
 
 
+def test_a_gpu_that_refuses_to_be_asked_is_not_read_and_ends_nothing(installed):
+    installed(nvmlDeviceGetHandleByIndex=refusing)
+    with gpu_reader(0) as read:
+        assert read is None
+
+
+def test_a_name_of_an_instance_that_is_not_there_ends_nothing(installed, monkeypatch):
+    installed(nvmlDeviceGetHandleByUUID=refusing)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-9")
+    with gpu_reader(0) as read:
+        assert read is None
+
+
+def test_a_library_that_cannot_be_closed_spoils_nothing(installed):
+    installed(nvmlShutdown=refusing)
+    with gpu_reader(0) as read:
+        assert read().sm_clock == 1500
+
+
 def test_memory_is_that_of_the_instance_that_cuda_sees(installed, monkeypatch):
     by_name = {
         "nvmlDeviceGetHandleByUUID": lambda name: {"MIG-7": "instance"}[name],
