@@ -35,6 +35,7 @@ _MARKED = re.compile("\0([^\0]+)\0")
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "CUDA out of memory"),  # torch
     *("out of memory", "Failed to allocate memory", "is smaller than requested bytes"),  # onnxruntime
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # CUDA's libraries, by way of both
 )
 _SUBJECT = re.compile(r"\A\w+(?= must )")
 

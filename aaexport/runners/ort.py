@@ -141,7 +141,11 @@ class OrtRunner:
         """Where the time of a query goes, for `count` queries on CUDA; None on the CPU, which copies nothing."""
         if parse_device(self.device)[0] == "cpu":
             return None
-        return self.phases_of(self.bound(feeds), feeds, count)
+        bound = self.bound(feeds)
+        try:
+            return self.phases_of(bound, feeds, count)
+        finally:
+            bound.release()
 
     def phases_of(self, bound: BoundRun, feeds: Arrays, count: int) -> PhaseTimes:
         """The same, through buffers that there are, for such feeds; on CUDA."""

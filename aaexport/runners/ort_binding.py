@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from aaexport.runners.ort_words import cause
 GRAPH_ID = "gpu_graph_id"  # of a captured CUDA graph; a run with -1 neither captures nor replays one
 NO_GRAPH = -1
 NOT_WAITING = "disable_synchronize_execution_providers"
+Described = tuple[tuple[int, ...], np.dtype[Any]]  # an array's shape and type
 
 
 def run_options(graph: int | None, waits: bool = True) -> onnxruntime.RunOptions:
@@ -39,8 +42,10 @@ class BoundRun:
         outputs: what the session answers to them, for the outputs' shapes and types.
         index: of the CUDA device.
         graph: the number of its CUDA graph, unlike any other's of the session; None without CUDA graphs.
-        locks: whether the arrays that are copied from and to are locked in their place: they must be the same ones
-            again and again.
+        locks: whether arrays are copied to the device and from it by way of memory that is locked in its place.
+
+    Raises:
+        RunnerError: the device has no room for them, or refuses.
     """
 
     def __init__(
@@ -58,8 +63,11 @@ class BoundRun:
         # An input elsewhere than its node wants it would be copied when it is bound, and never again.
         self._inputs = _buffers(session.get_inputs(), session.get_input_memory_infos(), feeds, index)
         self._outputs = _buffers(session.get_outputs(), session.get_output_memory_infos(), outputs, index)
-        self._shapes = {name: (array.shape, array.dtype) for name, array in feeds.items()}
-        self._locked = LockedArrays(index) if locks else None
+        self._shapes = _described(feeds)
+        self._in: LockedBuffers | None = None
+        self._out: LockedBuffers | None = None
+        if locks:
+            self._in, self._out = self._lock(index, outputs)
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -80,8 +88,8 @@ class BoundRun:
                 raise RunnerError(
                     broken_rule(name, f"be fed as it was bound, {_told(self._shapes[name])}", _told(given))
                 )
-            if self._locked is not None:
-                self._locked.hold(array)
+            if self._in is not None and not on_host(value):
+                array = self._in.filled(name, array)
             try:
                 value.update_inplace(array)
             except RuntimeError as error:
@@ -106,12 +114,7 @@ class BoundRun:
         """The outputs, as copies on the host. RunnerError if the device refuses."""
         # On the host it is a view of the buffer, which the next run would change.
         try:
-            if self._locked is not None:
-                return {name: self._locked.copied(name, value) for name, value in self._outputs.items()}
-            return {
-                name: value.numpy().copy() if on_host(value) else value.numpy()
-                for name, value in self._outputs.items()
-            }
+            return {name: self._copied(name, value) for name, value in self._outputs.items()}
         except RuntimeError as error:
             raise RunnerError(f"onnxruntime cannot copy outputs from the device: {cause(error)}") from error
 
@@ -122,12 +125,34 @@ class BoundRun:
         return self.copy_out()
 
     def release(self) -> None:
-        """Gives back what its CUDA graph holds, where this onnxruntime can; it must not be run again."""
+        """Gives back what its CUDA graph holds, where this onnxruntime can; it must not be run again.
+
+        RunnerError if onnxruntime refuses; memory that was locked is let go all the same.
+        """
+        for locked in filter(None, (self._in, self._out)):
+            locked.release()
         release = getattr(self._session, "release_captured_graph", None)  # since 1.31
         if self._graph is not None and release is not None:
-            release(self._graph)
-        if self._locked is not None:
-            self._locked.release()
+            try:
+                release(self._graph)
+            except Exception as error:
+                raise RunnerError(f"onnxruntime cannot give a CUDA graph back: {cause(error)}") from error
+
+    def _lock(self, index: int, outputs: Arrays) -> tuple[LockedBuffers, LockedBuffers]:
+        """Of what lies on the device; the rest is not copied by it."""
+        shapes = _described(outputs)
+        to = LockedBuffers(index, {n: self._shapes[n] for n, value in self._inputs.items() if not on_host(value)})
+        try:
+            wanted = {n: shapes[n] for n, value in self._outputs.items() if not on_host(value)}
+            return to, LockedBuffers(index, wanted)
+        except BaseException:
+            to.release()
+            raise
+
+    def _copied(self, name: str, value: onnxruntime.OrtValue) -> Array:
+        if on_host(value):
+            return np.array(value.numpy())
+        return value.numpy() if self._out is None else self._out.copied(name, value.data_ptr())
 
     def _run(self, options: onnxruntime.RunOptions) -> None:
         try:
@@ -137,34 +162,49 @@ class BoundRun:
             raise RunnerError(f"onnxruntime cannot run the model: {cause(error)}") from error
 
 
-class LockedArrays:
-    """Arrays of the host that a device copies from and to by itself; each is locked once, and held until the end."""
+class LockedBuffers:
+    """Memory of the host that is locked in its place, an array for each name: a device copies from and to it itself.
 
-    def __init__(self, index: int) -> None:
+    Arrays that come and go are copied by way of them, as a server does. They have whole pages, which nobody else
+    locks: CUDA refuses to lock a page twice.
+
+    RunnerError if the device refuses.
+    """
+
+    def __init__(self, index: int, wanted: Mapping[str, Described]) -> None:
         self._runtime = CudaRuntime(index)
-        self._held: dict[int, Array] = {}
-        self._answers: dict[str, Array] = {}
+        self._pages: list[Array] = []
+        self._arrays: dict[str, Array] = {}
+        try:
+            for name, (shape, dtype) in wanted.items():
+                self._arrays[name] = self._locked(shape, dtype)
+        except BaseException:
+            self.release()
+            raise
 
-    def hold(self, array: Array) -> None:
-        """Locks an array that queries are copied from. RunnerError if the device refuses."""
-        if id(array) not in self._held:
-            self._runtime.lock(array)
-            self._held[id(array)] = array
+    def filled(self, name: str, array: Array) -> Array:
+        """The one of that name, with what is in an array."""
+        np.copyto(self._arrays[name], array)
+        return self._arrays[name]
 
-    def copied(self, name: str, value: onnxruntime.OrtValue) -> Array:
-        """An output, by way of an array of ours that is locked."""
-        if on_host(value):
-            return np.array(value.numpy())
-        if name not in self._answers:
-            self._answers[name] = value.numpy()
-            self.hold(self._answers[name])
-        self._runtime.copy_to(self._answers[name], value.data_ptr())
-        return self._answers[name].copy()
+    def copied(self, name: str, source: int) -> Array:
+        """What lies on the device at that address, by way of the one of that name."""
+        self._runtime.copy_to(self._arrays[name], source)
+        return self._arrays[name].copy()
 
     def release(self) -> None:
         """Lets go of all of them."""
-        while self._held:
-            self._runtime.unlock(self._held.popitem()[1])
+        self._arrays.clear()
+        while self._pages:
+            self._runtime.unlock(self._pages.pop())
+
+    def _locked(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        size = math.prod(shape) * dtype.itemsize
+        whole = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = np.frombuffer(mmap.mmap(-1, whole), np.uint8)
+        self._runtime.lock(pages)
+        self._pages.append(pages)
+        return pages[:size].view(dtype).reshape(shape)
 
 
 def on_host(value: onnxruntime.OrtValue) -> bool:
@@ -191,5 +231,9 @@ def _buffers(
     return buffers
 
 
-def _told(array: tuple[tuple[int, ...], np.dtype[Any]] | None) -> str:
+def _described(arrays: Arrays) -> dict[str, Described]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
+def _told(array: Described | None) -> str:
     return "nothing" if array is None else f"{array[1]} of shape {array[0]}"

@@ -85,8 +85,10 @@ def with_gpu_time(times: PhaseTimes, open_bound: Callable[[int], BoundRun], inde
 
 
 def _taken(bound: BoundRun, timed: Callable[[Callable[[], None]], float], count: int) -> list[float]:
-    bound.run()
-    milliseconds = [timed(bound.submit) for _ in range(count)]
-    bound.wait()
-    bound.release()
+    try:
+        bound.run()
+        milliseconds = [timed(bound.submit) for _ in range(count)]
+        bound.wait()
+    finally:
+        bound.release()
     return milliseconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol
 
@@ -94,7 +94,7 @@ class BoundRunner:
         self._gate = (gate or CaptureGate()) if settings.cuda_graph else None
         self._sizes = tuple(sorted(settings.graph_sizes or ())) if runner.pads else ()
         self._bound: dict[Shapes, BoundRun] = {}
-        self._there: Arrays | None = None  # what lies on the device
+        self._there: dict[Shapes, Arrays] = {}  # what lies in the buffers for each shape, as it was given
         self.stays = settings.resident
 
     @property
@@ -114,34 +114,44 @@ class BoundRunner:
 
     def infer(self, feeds: Arrays) -> dict[str, Array]:
         """A whole query, from host arrays to host arrays."""
-        count, size = self._size(feeds)
-        if size != count:
-            feeds = {name: _filled_up(array, size) for name, array in feeds.items()}
-        bound = self._of_shape(feeds)
-        if self._gate is None:
+        feeds, count = self._filled(feeds)
+        shapes, bound = self._of_shape(feeds)
+        self._there.pop(shapes, None)
+        with self._turn():
             answers = bound.infer(feeds)
-        else:
-            with self._gate.serving():
-                answers = bound.infer(feeds)
-        return answers if size == count else {name: output[:count] for name, output in answers.items()}
+        return _first(answers, count)
 
-    def _where_it_lies(self, feeds: Arrays) -> Mapping[str, Array]:
+    def _where_it_lies(self, given: Arrays) -> Mapping[str, Array]:
         """Copies an input only if it is another than before, and the answer when somebody looks at it."""
-        bound = self._of_shape(feeds)
-        if feeds is not self._there:
-            bound.copy_in(feeds)
-            self._there = feeds
-        bound.run()
-        return _Left(bound)
+        feeds, count = self._filled(given)
+        shapes, bound = self._of_shape(feeds)
+        with self._turn():
+            if self._there.get(shapes) is not given:
+                self._there.pop(shapes, None)  # a copy that fails leaves neither
+                bound.copy_in(feeds)
+                self._there[shapes] = given
+            bound.run()
+        return _Left(bound, count, self._turn)
 
     def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
         """Where the time of a query goes, through the very buffers and graphs that serve; None on the CPU."""
         if self._runner.device == "cpu":
             return None
-        given, size = self._size(feeds)
-        if size != given:
-            feeds = {name: _filled_up(array, size) for name, array in feeds.items()}
-        return self._runner.phases_of(self._of_shape(feeds), feeds, count)
+        feeds, _ = self._filled(feeds)
+        shapes, bound = self._of_shape(feeds)
+        self._there.pop(shapes, None)
+        return self._runner.phases_of(bound, feeds, count)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Of a query: not while somebody records."""
+        return nullcontext() if self._gate is None else self._gate.serving()
+
+    def _filled(self, feeds: Arrays) -> tuple[Arrays, int | None]:
+        """The feeds in a size that is computed, and how many of the answers are wanted then; None for all."""
+        count, size = self._size(feeds)
+        if size == count:
+            return feeds, None
+        return {name: _filled_up(array, size) for name, array in feeds.items()}, count
 
     def _size(self, feeds: Arrays) -> tuple[int, int]:
         """How many images there are, and how many are computed."""
@@ -150,7 +160,7 @@ class BoundRunner:
             return 0, 0
         return len(first), next((size for size in self._sizes if size >= len(first)), len(first))
 
-    def _of_shape(self, feeds: Arrays) -> BoundRun:
+    def _of_shape(self, feeds: Arrays) -> tuple[Shapes, BoundRun]:
         shapes = tuple(feeds[port.name].shape for port in self.inputs if port.name in feeds)
         found = self._bound.get(shapes)
         if found is None:
@@ -160,7 +170,7 @@ class BoundRunner:
                 with self._gate.recording():
                     found = self._runner.bound(feeds)
             self._bound[shapes] = found
-        return found
+        return shapes, found
 
     def __enter__(self) -> BoundRunner:
         return self
@@ -168,26 +178,43 @@ class BoundRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for bound in self._bound.values():
-            bound.release()
+        with ExitStack() as stack:  # one that cannot be released keeps none of the others
+            stack.callback(self._runner.__exit__, kind, error, trace)
+            for bound in self._bound.values():
+                stack.callback(bound.release)
         self._bound.clear()
-        self._runner.__exit__(kind, error, trace)
 
 
 class _Left(Mapping[str, Array]):
-    """Answers that stayed on the device; they are those of the last run there."""
+    """Answers that stay on the device until somebody looks at them: those of the last run there, at that moment.
 
-    def __init__(self, bound: BoundRun) -> None:
-        self._bound = bound
+    Once looked at they are a copy, and what is run later does not change them.
+    """
+
+    def __init__(self, bound: BoundRun, count: int | None, turn: Callable[[], AbstractContextManager[None]]) -> None:
+        self._bound, self._count, self._turn = bound, count, turn
+        self._copied: dict[str, Array] | None = None
+
+    def copied(self) -> dict[str, Array]:
+        """Them, on the host."""
+        if self._copied is None:
+            with self._turn():
+                self._copied = _first(self._bound.copy_out(), self._count)
+        return self._copied
 
     def __getitem__(self, name: str) -> Array:
-        return self._bound.copy_out()[name]
+        return self.copied()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._bound.copy_out())
+        return iter(self.copied())
 
     def __len__(self) -> int:
-        return len(self._bound.copy_out())
+        return len(self.copied())
+
+
+def _first(answers: dict[str, Array], count: int | None) -> dict[str, Array]:
+    """Without those to what a batch was filled up with."""
+    return answers if count is None else {name: output[:count] for name, output in answers.items()}
 
 
 def _filled_up(array: Array, size: int) -> Array:

@@ -8,7 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_files import convolution, serialized
 
+from aaexport.errors import RunnerError
 from aaexport.runners.ort import OrtRunner
+from aaexport.runners.ort_binding import BoundRun
 from aaexport.runners.ort_serving import BoundRunner, CaptureGate
 from aaexport.runners.ort_settings import SessionSettings
 
@@ -67,6 +69,45 @@ def test_what_stays_on_the_device_is_copied_when_it_is_another_and_answered_when
     first["x"][:] = 0  # nobody looks at the host's array any more
     np.testing.assert_array_equal(serving.query(first)["y"], kept["y"])
     assert (list(kept), len(kept)) == (["y"], 1)
+
+
+def test_what_stays_on_the_device_is_filled_up_and_only_the_answers_asked_for_come(runner, rng, monkeypatch):
+    sizes = watched(runner, monkeypatch)
+    serving = BoundRunner(runner, SessionSettings(cuda_graph=True, graph_sizes=(2, 4), resident=True))
+    first, second = feeds_of(rng, 3), feeds_of(rng, 4)
+    for feeds in (first, first, second, first):
+        np.testing.assert_allclose(serving.query(feeds)["y"], runner.infer(feeds)["y"], rtol=1e-5, atol=1e-6)
+    assert sizes == [4]
+
+
+def test_what_lies_there_is_no_longer_that_of_a_query_that_came_before_another(runner, rng):
+    serving = BoundRunner(runner, SessionSettings(resident=True))
+    first, second = feeds_of(rng, 2), feeds_of(rng, 2)
+    serving.query(first)
+    serving.infer(second)
+    np.testing.assert_array_equal(serving.query(first)["y"], runner.infer(first)["y"])
+
+
+def test_an_answer_that_was_looked_at_stays_as_it_was(runner, rng):
+    serving = BoundRunner(runner, SessionSettings(resident=True))
+    first, second = feeds_of(rng, 2), feeds_of(rng, 2)
+    kept = serving.query(first).copied()
+    serving.query(second)
+    np.testing.assert_array_equal(kept["y"], runner.infer(first)["y"])
+
+
+def test_one_that_cannot_be_released_keeps_none_of_the_others(runner, rng, monkeypatch):
+    serving = BoundRunner(runner, SessionSettings(iobinding=True))
+    released = []
+    monkeypatch.setattr(BoundRun, "release", lambda bound: released.append(bound) or raising(RunnerError("refused")))
+    with pytest.raises(RunnerError, match="refused"), serving:
+        for batch in (1, 2):
+            serving.infer(feeds_of(rng, batch))
+    assert len(released) == 2
+
+
+def raising(error):
+    raise error
 
 
 def test_a_query_is_the_whole_of_it_unless_it_is_to_stay(runner):

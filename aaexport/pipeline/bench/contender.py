@@ -94,10 +94,11 @@ class Contender:
 
     Raises:
         AaexportError: what the worker raised, by its own class.
-        MeasurementError: the worker died or answered too late.
+        MeasurementError: the worker died or answered too late; it may take `start_timeout` seconds to start.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, start_timeout: float = START_TIMEOUT) -> None:
+        self._start_timeout = start_timeout
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -117,13 +118,12 @@ class Contender:
 
     def __enter__(self) -> Contender:
         try:
-            introduction = self._receive(START_TIMEOUT)
+            introduction = self._receive(self._start_timeout)
             self.started_in = time.perf_counter() - self._began
             self.label = str(introduction["label"])
             self.provider = str(introduction["provider"])
             self.fixed_batch: int | None = introduction["input_shape"][0] if introduction["input_shape"] else None
             self.load_seconds = float(introduction["load_s"])
-            self.build_seconds: float | None = introduction.get("build_s")
             self.max_batch: int | None = introduction.get("max_batch")
             self.settings: Mapping[str, Any] = introduction.get("settings") or {}
             self.placement: Mapping[str, tuple[str, ...]] | None = introduction.get("placement")
@@ -149,8 +149,7 @@ class Contender:
     def cold_start(self, batch: int) -> ColdStart:
         """As `first_query`, and before that the start of the process."""
         first = self.first_query(batch)
-        start = self.started_in - (self.build_seconds or 0.0)
-        return ColdStart(start + first, self.load_seconds, first, self.build_seconds)
+        return ColdStart(self.started_in + first, self.load_seconds, first, self._spec.build_s)
 
     def answers(self, path: Path, count: int, batch: int) -> Answers:
         """Writes the outputs for the first `count` samples, or as many as there is time for, to `path`, a .npz."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.samples import Samples
+
+SWEPT = 256  # images that a sweep of batches may come to where that must be known beforehand
 
 
 def with_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> BenchOptions:
@@ -19,12 +24,19 @@ def with_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]
     if session.get("cuda_graph") and options.shares_batches and not session.get("graph_sizes"):
         session["graph_sizes"] = recorded_sizes(options, samples, default)
     if session.get("tensorrt") and not session.get("profiles"):
-        sizes = asked_sizes(options, samples, default)
+        sizes = (*asked_sizes(options, samples, default), *((SWEPT,) if options.sweeps_batches else ()))
         usual = options.load(None).samples_per_query
         session["profiles"] = tuple(
             _shapes(samples, size) for size in (min(sizes), min(usual, max(sizes)), max(sizes))
         )
     return replace(options, session=session)
+
+
+def most_built_for(session: Mapping[str, Any]) -> int | None:
+    """The most images of TensorRT's profiles, beyond which no engine answers; None where there are none."""
+    profiles = session.get("profiles")
+    found = re.search(r":(\d+)", profiles[-1]) if profiles else None
+    return None if found is None else int(found[1])
 
 
 def recorded_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,7 +49,7 @@ def recorded_sizes(options: BenchOptions, samples: Samples, default: tuple[int, 
 def asked_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes that will surely come."""
     load = options.load(None, batched=samples.batched)
-    throughput = () if options.is_server else options.sizes or default
+    throughput = () if options.is_server or options.sweeps_batches else options.sizes or default
     most = load.max_batch if options.shares_batches else 1
     return tuple(sorted({1, load.samples_per_query, most, *throughput}))
 

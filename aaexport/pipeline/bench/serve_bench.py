@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -29,10 +30,11 @@ from aaexport.pipeline.bench.card import file_kind
 from aaexport.pipeline.bench.contender import OURS, Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
 from aaexport.pipeline.bench.device_memory import DeviceMemory
+from aaexport.pipeline.bench.engines import with_engines
 from aaexport.pipeline.bench.graph_sizes import with_sizes
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions, BenchOverrides
-from aaexport.pipeline.bench.samples import gather_samples
+from aaexport.pipeline.bench.samples import Samples, gather_samples
 from aaexport.pipeline.bench.service import LiveService, live_service, null_service
 from aaexport.pipeline.bench.session import BATCHES, BenchSession, left_out
 from aaexport.pipeline.bench.specs import (
@@ -126,18 +128,19 @@ def measured(
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aaexport-")))
         samples.save(room / "samples.npz")
         service = stack.enter_context(live_service(options, path.stem if folder is None else folder.name))
-        settled = Settled(options) if options.url else as_tuned(options, folder, samples)
-        if options.sweeps:
-            settled = swept(options, our_spec(path, room, samples, options), samples, tick)
+        engines = partial(with_engines, tick=tick)
+        plain = our_spec(path, room, samples, options)
+        spec = engines(plain)
+        settled = _settled(options, folder, samples, spec, tick)
         options = settled.options
-        spec = our_spec(path, room, samples, options)
+        plain, spec = (replace(each, threads=options.threads_each()) for each in (plain, spec))
         watch = stack.enter_context(_gpu_watch(device))
         memory = DeviceMemory(watch.memory)
         # Before anything slow: it may be the device that does not work.
         with memory.of(OURS):
             ours = stack.enter_context(_of_ours(spec, service, options))
-        specs = rival_specs(options, folder, spec, summary, room, tick)
-        rivals, missing = _rivals(specs, options, stack, memory)
+        specs = rival_specs(options, folder, plain, summary, room, tick)
+        rivals, missing = _rivals(specs, options, stack, memory, engines)
         null = None if service is None else stack.enter_context(_null(service, spec, options))
         session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms, watch, memory)
         session.measured.launches, session.measured.notes = settled.launches, [*settled.notes, *missing]
@@ -156,6 +159,15 @@ def measured(
                 raise
             raise Interrupted(bench.report()) from None
         return bench.report(baseline), path, folder
+
+
+def _settled(
+    options: BenchOptions, folder: ModelFolder | None, samples: Samples, spec: WorkerSpec, tick: Tick
+) -> Settled:
+    """How many threads: as was asked, as tuning.json has it, or of several the one that is fast and steady."""
+    if options.sweeps:
+        return swept(options, spec, samples, tick)
+    return Settled(options) if options.url else as_tuned(options, folder, samples)
 
 
 @contextmanager
@@ -178,14 +190,20 @@ def _of_ours(spec: WorkerSpec, service: LiveService | None, options: BenchOption
 
 
 def _rivals(
-    specs: Mapping[str, WorkerSpec], options: BenchOptions, stack: ExitStack, memory: DeviceMemory
+    specs: Mapping[str, WorkerSpec],
+    options: BenchOptions,
+    stack: ExitStack,
+    memory: DeviceMemory,
+    engines: Callable[[WorkerSpec], WorkerSpec],
 ) -> tuple[dict[str, Contender], list[str]]:
     """Those that start; and a note on each that does not, which must have been asked for by nobody."""
     rivals, missing = {}, []
     for name, spec in specs.items():
         try:
-            with blaming(name), memory.of(name):
-                rivals[name] = stack.enter_context(Contender(spec))
+            with blaming(name):
+                ready = engines(spec)
+                with memory.of(name):
+                    rivals[name] = stack.enter_context(Contender(ready))
         except AaexportError as error:
             if options.compare is not None:
                 raise

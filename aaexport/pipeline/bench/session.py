@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aaexport.device import parse_device
-from aaexport.errors import AaexportError, MeasurementError
+from aaexport.errors import AaexportError, MeasurementError, out_of_memory
 from aaexport.load.arrivals import mean_rate, trace
 from aaexport.load.gpu_watch import GpuWatch
 from aaexport.load.machine import Environment, MachineWatch
@@ -25,6 +25,7 @@ from aaexport.pipeline.bench.answer_check import Agreement, Asked, Terms, checke
 from aaexport.pipeline.bench.compared import compared
 from aaexport.pipeline.bench.contender import OURS, Contender, RunInterrupted, Served, blaming
 from aaexport.pipeline.bench.device_memory import DeviceMemory
+from aaexport.pipeline.bench.graph_sizes import most_built_for
 from aaexport.pipeline.bench.measured import Measured
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.peak_search import PeakSearch
@@ -110,7 +111,7 @@ class BenchSession:
                 self.measured.notes.append(left_out(error))
         self.first_runs[batch] = self.cold_starts[OURS].first_query
         for size in self._sizes():
-            self.first_run(size)
+            self._warm(size)
         self.measured.gpu_before = self.measured.gpu(self.options.device or "cpu")
         if self.options.trace is not None:
             self.measured.load = replace(self.measured.load, rate=mean_rate(trace(self.options.trace)))
@@ -145,12 +146,15 @@ class BenchSession:
         try:
             self._settle()
             self._run_scenario()
-            if OURS not in self.given_up:  # after that a session may still be at work on what was asked of it
-                self._throughput()
-                self._phases()
-                self._measure_null()
+            for name, part in self._parts_after().items():
+                try:
+                    part()
+                except MeasurementError:
+                    raise
+                except AaexportError as error:  # what the report is of is measured
+                    self.measured.notes.append(f"{name}: {error}")
             self.measured.complete = True
-        except MeasurementError as error:
+        except AaexportError as error:
             if not self.has_measured:
                 raise
             self.measured.aborted = str(error)  # what was measured before is not lost
@@ -161,12 +165,36 @@ class BenchSession:
             self.measured.gpu_load = self.watch.load()
             self._compare(self.measured.environment)
 
+    def _parts_after(self) -> dict[str, Callable[[], None]]:
+        """What is measured besides the scenario, by what a note says if it cannot be."""
+        if OURS in self.given_up:  # a session may still be at work on what was asked of it
+            return {}
+        return {
+            "throughput was not measured to its end": self._throughput,
+            "phases were not measured": self._phases,
+            "a server that computes nothing was not measured": self._measure_null,
+        }
+
+    def _warm(self, size: int) -> None:
+        """A first run of that size; what does not fit the memory is left out when its turn comes, and told then."""
+        try:
+            self.first_run(size)
+        except AaexportError as error:
+            if size == self.measured.load.samples_per_query or out_of_memory(error) is None:
+                raise
+
     def _settle(self) -> None:
         """Every contender is asked until its medians, and the clocks, stand still."""
         for name, contender in self.contenders.items() if self.options.settles_for else ():
             self.tick(f"{name}, until it stands still", 0.0)
-            with blaming(name), self.memory.of(name):
-                found = settle(partial(contender.block, self.fixed or 1), self.watch, self.options.settles_for)
+            try:
+                with blaming(name), self.memory.of(name):
+                    found = settle(partial(contender.block, self.fixed or 1), self.watch, self.options.settles_for)
+            except AaexportError as error:
+                if name == OURS:
+                    raise
+                self.given_up[name] = str(error)  # the others go on
+                continue
             if not found.still:
                 self.measured.notes.append(f"{name} did not stand still within {found.seconds:.0f} s (--settle)")
 
@@ -277,7 +305,7 @@ class BenchSession:
             if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
                 self.measured.add(interrupted.served)
             raise
-        except MeasurementError as error:
+        except AaexportError as error:
             if name == OURS:
                 raise
             self.given_up[name] = str(error)  # the others go on
@@ -389,7 +417,7 @@ class BenchSession:
         options, sizes, notes = self.options, self._sizes(), self.measured.notes
         most = self.ours.max_batch
         if options.sweeps_batches and self.batched and self.fixed is None:
-            sweep_sizes(self)
+            sweep_sizes(self, most_built_for(options.session))
         elif sizes and most is not None and max(options.sizes or BATCHES) > most:
             notes.append(f"the service takes {most} images a query: larger batches were not measured")
         elif sizes and options.batches is not None and set(options.sizes or ()) != set(sizes):

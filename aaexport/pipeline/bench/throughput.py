@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aaexport.errors import AaexportError, out_of_memory
+from aaexport.errors import AaexportError, MeasurementError, out_of_memory
 from aaexport.load.measurement import Throughput
 from aaexport.load.statistics import percentile
 from aaexport.pipeline.bench.contender import Served
@@ -39,9 +39,14 @@ class Loops(Protocol):
 
 
 def measure_sizes(loops: Loops, sizes: Sequence[int]) -> None:
-    """A row of one client for each size."""
+    """A row of one client for each size; a note in place of one that cannot be run."""
     for size in sizes:
-        _add(loops, size, 1, loops.first_run(size))
+        try:
+            _add(loops, size, 1, loops.first_run(size))
+        except MeasurementError:
+            raise  # whoever answers is gone
+        except AaexportError as error:
+            loops.measured.notes.append(f"batches of {size:,} were not measured: {error}")
 
 
 def measure_clients(loops: Loops, concurrency: Sequence[int], size: int) -> None:
@@ -50,15 +55,23 @@ def measure_clients(loops: Loops, concurrency: Sequence[int], size: int) -> None
         _add(loops, size, clients, None)
 
 
-def sweep_sizes(loops: Loops) -> None:
-    """Rows of 1, 2, 4 … images, until twice as many are not answered faster or do not fit; a note says which."""
+def sweep_sizes(loops: Loops, built_for: int | None = None) -> None:
+    """Rows of 1, 2, 4 … images, until twice as many are not answered faster or cannot be run; a note says which.
+
+    More than engines were `built_for` are not asked for.
+    """
     best, flat = 0.0, 0
     for size in _doubling():
+        if built_for is not None and size > built_for:
+            end = f"TensorRT's engines were built for at most {built_for:,}"
+            loops.measured.notes.append(f"the sweep of batches ended before {size:,}: {end}")
+            return
         try:
             first_run = loops.first_run(size)
             row = _add(loops, size, 1, first_run)
         except AaexportError as error:
-            if out_of_memory(error) is None or not loops.measured.throughput:
+            is_gone = isinstance(error, MeasurementError) and out_of_memory(error) is None
+            if is_gone or not loops.measured.throughput:
                 raise
             loops.measured.notes.append(f"the sweep of batches ended before {size:,}: {error}")
             return

@@ -41,6 +41,8 @@ class WorkerSpec:
     sessions: int = 1  # that answer at the same time
     batched: bool = True  # whether samples are stacked to a batch, or fed as they are
     session: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime's settings, as of SessionSettings
+    engines: str | None = None  # where TensorRT's are, which were built beforehand
+    build_s: float | None = None  # that they took; None where they were there already
     ways: Sequence[str] = ()  # PyTorch's, as of `rival_names.WAYS`
     flush: bool = False  # whether the GPU's L2 cache is written over between two queries
     module: str | None = None  # where a folder's module comes from, which is then imported
@@ -71,28 +73,17 @@ def _load_onnxruntime(spec: WorkerSpec, threads: Sequence[RunnerThread]) -> Load
     settings = SessionSettings(threads=spec.threads, **_as_set(spec.session))
     # On the CPU there is nothing to fall back from, and a record of it makes loading slower.
     record_placement = parse_device(spec.device)[0] != "cpu"
-
-    # TensorRT's engines are built once and kept: what a start takes is told of those that there are.
-    builds = settings.tensorrt
-    kept = replace(settings, engine_cache=settings.engine_cache or Path(str(spec.scratch))) if builds else settings
+    kept = settings if spec.engines is None else replace(settings, engine_cache=Path(spec.engines))
 
     def open_session() -> OrtRunner:
         return OrtRunner(Path(spec.model), kept, device=spec.device, record_placement=record_placement)
 
-    build_seconds = _built(open_session) if builds else None
     first, seconds = _timed(open_session)
     runners = (first, *(thread.run(open_session) for thread in threads[1:]))
     facts = {"provider": first.provider, "settings": settings.described(), "placement": first.placement}
     gate = CaptureGate()
     served = tuple(runner.serving(gate) for runner in runners)
-    return Loaded(served, {**facts, "load_s": seconds, "build_s": build_seconds})
-
-
-def _built(open_session: Callable[[], OrtRunner]) -> float:
-    """Seconds until a session is there that found no engines, and is gone again."""
-    runner, seconds = _timed(open_session)
-    with runner:
-        return float(seconds)
+    return Loaded(served, {**facts, "load_s": seconds})
 
 
 def _load_served(spec: WorkerSpec, _threads: Sequence[RunnerThread]) -> Loaded:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from aaexport.pipeline.bench.graph_sizes import with_sizes
+from aaexport.pipeline.bench.graph_sizes import most_built_for, with_sizes
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.samples import Samples
 
@@ -43,6 +43,18 @@ def test_engines_are_built_for_what_is_asked():
     found = session_of(batches=(1, 16), session={"tensorrt": True})
     assert found["profiles"] == ("x:1x3x8x8", "x:1x3x8x8", "x:16x3x8x8")
     assert session_of(**SERVER, max_batch=8, session={"tensorrt": True})["profiles"][2] == "x:8x3x8x8"
+
+
+def test_a_sweep_has_engines_for_more_than_the_sizes_of_every_day_and_ends_there():
+    found = session_of(batches="sweep", session={"tensorrt": True})
+    assert found["profiles"] == ("x:1x3x8x8", "x:1x3x8x8", "x:256x3x8x8")
+    assert most_built_for(found) == 256
+    assert most_built_for({}) is None
+
+
+def test_a_sweep_is_not_filled_up_to_sizes_that_nobody_asked_for():
+    found = session_of(**SERVER, max_batch=8, batches="sweep", session={"cuda_graph": True})
+    assert found["graph_sizes"] == (1, 2, 4, 8)
 
 
 def test_without_graphs_and_engines_nothing_is_added():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aaexport.errors import RunnerError
+from aaexport.errors import MeasurementError, RunnerError
 from aaexport.load.measurement import Load
 from aaexport.load.run import QueryLog
 from aaexport.pipeline.bench.contender import Served
@@ -63,6 +63,50 @@ def test_what_else_goes_wrong_ends_no_sweep_in_silence(monkeypatch):
     monkeypatch.setattr(session, "first_run", lambda size: (_ for _ in ()).throw(RunnerError("it broke")))
     with pytest.raises(RunnerError, match="it broke"):
         sweep_sizes(session)
+
+
+@pytest.mark.parametrize("text", ["CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", "it broke"])
+def test_whatever_ends_a_sweep_leaves_the_rows_before_it(monkeypatch, text):
+    session = Session(lambda size: 0.001)
+    first_run = session.first_run
+
+    def failing(size):
+        if size == 4:
+            raise RunnerError(text)
+        return first_run(size)
+
+    monkeypatch.setattr(session, "first_run", failing)
+    sweep_sizes(session)
+    assert session.sizes == [1, 2]
+    assert session.measured.notes == [f"the sweep of batches ended before 4: {text}"]
+
+
+def test_a_process_that_is_gone_is_no_end_of_a_sweep(monkeypatch):
+    session = Session(lambda size: 0.001)
+    monkeypatch.setattr(session, "first_run", lambda size: gone() if size == 4 else 0.5)
+    with pytest.raises(MeasurementError):
+        sweep_sizes(session)
+
+
+def gone():
+    raise MeasurementError("the process ended without an answer")
+
+
+def test_a_sweep_ends_with_the_engines_that_were_built():
+    session = Session(lambda size: 0.001)
+    sweep_sizes(session, built_for=8)
+    assert session.sizes == [1, 2, 4, 8]
+    assert session.measured.notes == [
+        "the sweep of batches ended before 16: TensorRT's engines were built for at most 8"
+    ]
+
+
+def test_a_size_that_cannot_be_run_is_a_note_and_the_others_have_their_rows():
+    session = Session(lambda size: 0.001, most=8)
+    measure_sizes(session, [8, 32, 1])
+    assert session.sizes == [8, 1]
+    (note,) = session.measured.notes
+    assert note.startswith("batches of 32 were not measured: onnxruntime cannot run the model: ")
 
 
 def test_a_row_has_what_a_batch_takes_of_the_gpu():
