@@ -3,7 +3,7 @@
 # make test-slow   runs those that take long: every zoo model, the pages, the compiler, several processes
 # make docs    builds the documentation, warnings being errors, into docs/_build/html
 # make docs-output   runs the commands that the pages show, and writes what they print now into the pages
-# make web     installs onnxruntime-web with npm; `make test` then runs exports in it too
+# make web     installs onnxruntime-web with npm; `make test` then runs exports in it too, and pages where a browser is
 # make costs   counts anew what the zoo's networks cost, after a model.toml has changed
 # make wheel   builds the wheel           make clean   removes the environment, onnxruntime-web and the demo folders
 

@@ -67,7 +67,7 @@ EXAMPLES = (
 @options.device("cpu", "For onnxruntime; PyTorch's side runs on the CPU.")
 @click.option(
     "--runtimes",
-    type=Names("reference", "unoptimized", "onnxruntime", "tf32", "tensorrt", "openvino"),
+    type=Names("reference", "unoptimized", "onnxruntime", "tf32", "tensorrt", "openvino", "web"),
     help="What computes; the usual ones by default.",
 )
 @click.option(

@@ -78,6 +78,15 @@ class WebRunner:
         self._stack.close()
 
 
+def why_no_webgpu() -> str | None:
+    """Why a headless browser here has no WebGPU, be it imitated; None if it has. ProviderError without a browser."""
+    # Browsers tell it to pages of this machine and of HTTPS only.
+    with serving({"index.html": PAGE, "run.js": b""}) as url, Browser(WITH_WEBGPU) as browser:
+        browser.open(url)
+        found = browser.evaluate("navigator.gpu?.requestAdapter().then(Boolean)")
+    return None if found else "the browser here has no WebGPU"
+
+
 def _port(port: Mapping[str, Any]) -> Port:
     sizes: Sequence[Any] = port["shape"]
     return Port(

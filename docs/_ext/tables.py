@@ -24,6 +24,7 @@ COMPUTED_BY = {
     "tf32": "CUDA with TF32",
     "tensorrt": "TensorRT",
     "openvino": "OpenVINO",
+    "webgpu": "WebGPU",
 }
 # A network as the paper prints it: its name, the zoo's, millions of parameters, GFLOPs.
 PAPER = (

@@ -38,8 +38,8 @@ class Page:
     def text(self, name):
         return self.js(f"document.getElementById({name!r}).textContent")
 
-    def wait(self, expression):
-        until = time.monotonic() + PATIENCE
+    def wait(self, expression, patience=PATIENCE):
+        until = time.monotonic() + patience
         while not (found := self.js(expression)):
             assert time.monotonic() < until, f"never {expression}: {self.text('state')} {self.text('trouble')}"
             time.sleep(0.05)

@@ -21,7 +21,8 @@ from aaexport.pipeline.verify.computations import Judge
 from aaexport.pipeline.verify.inputs import DEAR_MACS, gather_inputs
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
-from aaexport.pipeline.verify.rows import REFERENCE, Row, file_rows, suits_reference, torch_row
+from aaexport.pipeline.verify.rows import REFERENCE, Row, file_rows, for_webgpu, suits_reference, torch_row
+from aaexport.runners.web import LABELS, why_no_webgpu
 
 Say = Callable[[str], None]
 LEAST_CASES = 2
@@ -108,11 +109,24 @@ class Matrix:
             self.notes.append(f"onnx's reference evaluator is too slow for {macs}: not run")
         elif "reference" in runtimes:
             self._bound_evaluator()
-        of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, self.memory, stage)
+        webgpu = "web" in runtimes and self._has_webgpu()
+        of_file = file_rows(path, self.summary, runtimes, options.device, options.judged, self.memory, stage, webgpu)
         module = as_converted(self.subject, provenance)
         if module is None or (how := decompositions_of(module)) in ("skew", "none"):
             return of_file
         return (torch_row(self.subject, module, how, options.judged, self.judge.limited), *of_file)
+
+    def _has_webgpu(self) -> bool:
+        """Whether a browser here does WebGPU, and the file is small enough for one without a GPU; noted either way."""
+        why_not = "the CPU would imitate it for too long" if not suits_reference(self.summary) else why_no_webgpu()
+        if why_not is not None:
+            self.notes.append(f"{LABELS['webgpu']} was not run: {why_not}")
+            return False
+        asked = sum(for_webgpu(case) for case in self.cases)
+        self.notes.append(
+            f"{LABELS['webgpu']} is imitated by the CPU here: asked {asked} of {len(self.cases)} inputs"
+        )
+        return True
 
     def _bound_evaluator(self) -> None:
         """Notes what onnx's evaluator has no room for. ArgumentError if that is all and somebody asked for it."""

@@ -26,6 +26,7 @@ RUNTIMES = {
     "tf32": "onnxruntime on CUDA with TF32 on",
     "tensorrt": "onnxruntime's TensorRT provider",
     "openvino": "OpenVINO on the CPU, in float32",
+    "web": "onnxruntime-web in a headless browser: WebAssembly, and WebGPU where it starts",
 }
 # What is taken by itself; on the CPU `tf32` is not there to be taken.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -43,7 +44,7 @@ class Judged:
     rtol: float | Bounds | None = None
 
     def on(self, runtime: str) -> Tolerances:
-        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt` or `openvino`. ArgumentError as `tolerances`."""
+        """What holds for `cpu`, `cuda`, `tf32`, `tensorrt`, `openvino` or `webgpu`. ArgumentError as `tolerances`."""
         return tolerances(self.precision, runtime, self.atol, self.rtol)
 
 
@@ -154,6 +155,12 @@ def check_runtimes(runtimes: Sequence[str] | None, device: str) -> tuple[str, ..
         from aaexport.runners.openvino import require_openvino
 
         require_openvino()
+    if "web" in wanted:
+        from aaexport.runners.browser import require_browser
+        from aaexport.runners.web_runtime import find_runtime
+
+        require_browser()
+        find_runtime()
     return tuple(name for name in RUNTIMES if name in wanted)
 
 

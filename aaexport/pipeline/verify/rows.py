@@ -29,8 +29,10 @@ from aaexport.runners.openvino import OpenvinoRunner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import AS_WRITTEN, DEFAULTS, EXACT, OPTIMIZED, UNOPTIMIZED, SessionSettings
 from aaexport.runners.reference import ReferenceRunner
+from aaexport.runners.web import LABELS, WebRunner
 
 REFERENCE = "onnx reference"  # a row that others ask for by name
+WEBGPU_IMAGES = 2  # of a batch, where WebGPU is imitated by the CPU
 TENSORRT = SessionSettings(tensorrt=True)
 DEVICE_STAGES: tuple[Stage, ...] = ("device", "TF32")
 
@@ -77,6 +79,7 @@ def file_rows(
     judged: Judged,
     memory: Memory,
     stage: Stage = "file",
+    webgpu: bool = False,
 ) -> tuple[Row, ...]:
     """The rows of one ONNX file.
 
@@ -88,6 +91,7 @@ def file_rows(
         judged: what is allowed.
         memory: what they may take.
         stage: what is to blame if the file is wrong by whatever computes it.
+        webgpu: whether that works in the browser here.
     """
     kind, _ = parse_device(device)
     cpu, cuda, tf32 = judged.on("cpu"), judged.on("cuda"), judged.on("tf32")
@@ -101,11 +105,16 @@ def file_rows(
             _session("onnxruntime TensorRT", "device", judged.on("tensorrt"), path, TENSORRT, device=device)
         ],
         "openvino": [Row("OpenVINO CPU", "device", judged.on("openvino"), lambda: OpenvinoRunner(path))],
+        "web": [Row(LABELS["wasm"], "device", cpu, lambda: WebRunner(path))],
     }
     if kind == "cuda":
         rows["onnxruntime"].append(
             _session("onnxruntime CUDA", "device", cuda, path, EXACT, device=device, record_placement=True)
         )
+    if webgpu:
+        shaders = partial(WebRunner, path, "webgpu")
+        # The last row is what is served, and asked for images by the hundred: not this one, which the CPU imitates.
+        rows["web"].insert(0, Row(LABELS["webgpu"], "device", judged.on("webgpu"), shaders, for_webgpu))
     if not suits_reference(summary) or not memory.of_evaluator(1):
         rows["reference"] = []
     found = tuple(row for name in runtimes for row in rows[name])
@@ -118,6 +127,11 @@ def file_rows(
 
 def _as_written(model: Serialized) -> Runner:
     return OrtRunner(model, AS_WRITTEN)
+
+
+def for_webgpu(case: Case) -> bool:
+    """Whether it is asked a case: every number of images takes shaders of its own, which take seconds to compile."""
+    return case.kind == "ordinary" and not case.degenerate and len(case.batch) <= WEBGPU_IMAGES
 
 
 def suits_reference(summary: GraphSummary) -> bool:

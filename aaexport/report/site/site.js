@@ -45,8 +45,8 @@ async function begin() {
     throw new Trouble("The model’s digest cannot be checked here: browsers do that over HTTPS or from localhost only. Open the page by one of these.");
   }
   about = JSON.parse(new TextDecoder().decode(await fetched("site.json", named("site-sha256"))));
-  golden = readGolden(await fetched(about.golden));
-  await start("auto");
+  const [questions] = await Promise.all([fetched(about.golden), start("auto")]);
+  golden = readGolden(questions);
   at("app").hidden = false;
   setUpInput();
   setUpLooking();

@@ -1,6 +1,7 @@
 """A model as a web page: written, tried in a browser, and driven there as a visitor drives it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ from pages import fake_runtime, opened
 import aaexport
 from aaexport.deployment.manifest import files_in
 from aaexport.errors import ArgumentError, DeploymentError, ProviderError
+from aaexport.folder import checkout
+from aaexport.nn.attention_maps import outputs_and_attention
 from aaexport.pixels import network_input
 from aaexport.runners import web_runtime
-from aaexport.runners.browser import find_browser
+from aaexport.runners.browser import WITH_WEBGPU, find_browser
 from aaexport.runners.loopback import serving
 from aaexport.runners.web_runtime import find_runtime
 from aaexport.serving.reading import read_facts
 
 EXACT = 1e-5  # of a probability
+LARGEST = 15e6  # bytes of a small network's site
+PATIENCE_OF_SHADERS = 300.0  # seconds, to compile them for a GPU that the CPU imitates
 SHARES = "JSON.stringify([...document.querySelectorAll('#bars meter')].map(meter => meter.value))"
 
 
@@ -88,6 +93,27 @@ def test_without_a_browser_that_is_said(tmp_path, monkeypatch):
     result = aaexport.deploy(folder, "web", tmp_path / "site", runtime_files=package)
     assert result.notes[-1] == "no browser was at hand to try it in: the page's own button does"
     assert "browser" not in {check.name for check in result.checks}
+
+
+def test_a_page_is_served_to_this_machine_until_somebody_ends_it(tmp_path, monkeypatch, cli):
+    from aaexport.pipeline.deploy import site
+
+    class Ended:
+        def wait(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(site, "find_browser", lambda: None)
+    monkeypatch.setattr("aaexport.cli.deploy.threading.Event", Ended)
+    folder, package = observed_folder(tmp_path / "digits"), fake_runtime(tmp_path / "package")
+    aaexport.deploy(folder, "web", tmp_path / "site", runtime_files=package)
+    outcome = cli("deploy", "--check", tmp_path / "site", "--preview")
+    assert outcome.code == 0
+    assert re.search(r"serving \S+site on http://127\.0\.0\.1:\d+/ to this machine; Ctrl-C ends it", outcome.err)
+    aaexport.deploy(folder, "ray", tmp_path / "ray")
+    error = error_of(cli("deploy", "--check", tmp_path / "ray", "--preview"), 2)
+    assert error == "--preview must be left out but for web, got 'a deployment for ray'"
+    error = error_of(cli("deploy", folder.path, "--to", "ray", "--out", tmp_path / "other", "--preview"), 2)
+    assert error == "--preview must be left out but for web, got '--to ray'"
 
 
 def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch, cli):
@@ -208,6 +234,15 @@ def test_it_fits_on_a_phone_in_the_dark_and_no_request_leaves_it(page):
     assert [said for said in page.complaints() if "Content Security Policy" not in str(said)] == []
 
 
+def test_an_old_browser_is_told_what_it_lacks(deployed, page):
+    without = {"source": "WebAssembly.validate = () => false"}
+    script = page.browser.call("Page.addScriptToEvaluateOnNewDocument", without)
+    with serving(files_in(deployed[1])) as url:
+        page.visit(url)
+    page.browser.call("Page.removeScriptToEvaluateOnNewDocument", script)
+    assert "its WebAssembly lacks SIMD" in page.text("trouble")
+
+
 def test_a_changed_model_is_not_run(deployed, page):
     files = dict(files_in(deployed[1]))
     files["model.onnx"] = files["model.onnx"].read_bytes() + b"\x1a\x00"
@@ -216,3 +251,85 @@ def test_a_changed_model_is_not_run(deployed, page):
         assert page.text("state") == "The network does not run here."
         assert "model.onnx is not the file that was written with this page" in page.text("trouble")
         assert page.js("document.getElementById('app').hidden")
+
+
+# The zoo's own network
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, runtime):
+    """(folder, site) of aa_cnn3_digits as it was trained."""
+    if find_browser() is None:
+        pytest.skip("no chromium or chrome is on the PATH: no page is run")
+    room = tmp_path_factory.mktemp("digits")
+    folder = checkout("aa_cnn3_digits", room / "aa_cnn3_digits")
+    aaexport.convert(folder)
+    result = aaexport.deploy(folder, "web", room / "site")
+    assert sum(result.files.values()) <= LARGEST
+    return folder, room / "site"
+
+
+@pytest.mark.slow
+def test_probabilities_and_attention_are_those_of_pytorch(digits, tmp_path, rng):
+    import torch
+    from PIL import Image
+
+    folder, site = digits
+    file = tmp_path / "scan.png"
+    Image.fromarray(rng.integers(0, 256, (23, 31), dtype=np.uint8)).save(file)
+    image = read_facts(folder).image
+    fed = network_input(file.read_bytes(), image.shape, image.mean, image.std, image.crop_share, 10**6)
+    outputs, weights = outputs_and_attention(aaexport.build_model(folder), torch.from_numpy(fed))
+    with opened(files_in(site)) as page:
+        before = page.js(SHARES)
+        page.drop(file)
+        page.wait(f"{SHARES} != {json.dumps(before)}")
+        np.testing.assert_allclose(page.shares(), outputs[0].softmax(0), atol=EXACT)
+        page.js("document.getElementById('seen').focus()")
+        page.press(*["ArrowUp"] * 8, *["ArrowLeft"] * 8)
+        layer, head = page.js(
+            "document.querySelector('#maps canvas').dataset.output.match(/attention.(.*).head(.*)/).slice(1)"
+        )
+        seen = weights[layer][0, int(head), 0, 0]
+        row, column = np.unravel_index(int(seen.argmax()), seen.shape)
+        told = page.js("document.querySelector('#maps canvas').getAttribute('aria-label')")
+        assert (
+            f"counts row {row + 1}, column {column + 1} most, {float(seen.max()) * seen.numel():.3g} × as much"
+            in told
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_has_nothing_to_complain_of(digits, scheme, width):
+    script = find_runtime().folder.parent / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("axe-core is not installed: make web")
+    with opened(files_in(digits[1])) as page:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        page.browser.call("Emulation.setDeviceMetricsOverride", size)
+        media = {"name": "prefers-color-scheme", "value": scheme}
+        page.browser.call("Emulation.setEmulatedMedia", {"features": [media]})
+        page.click("prove")
+        page.wait("!document.getElementById('verdict').hidden")
+        page.js(f"{script.read_text(encoding='utf-8')};0")
+        found = "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(one => one.id))"
+        assert page.js(found) == []
+
+
+@pytest.mark.slow
+def test_webgpu_computes_the_same_on_the_page(digits):
+    """Chosen by hand: one that the processor imitates is not taken by itself, and the page says why."""
+    with opened(files_in(digits[1]), WITH_WEBGPU) as page:
+        assert "its WebGPU is only imitated by the processor here" in page.text("state")
+        page.js(
+            "(choice => (choice.value = 'webgpu', choice.dispatchEvent(new Event('change'))))(document.getElementById('backend'))"
+        )
+        page.wait(
+            "document.getElementById('state').textContent.includes('Runs in WebGPU')", patience=PATIENCE_OF_SHADERS
+        )
+        page.wait("!document.getElementById('backend').disabled", patience=PATIENCE_OF_SHADERS)
+        page.click("prove")
+        page.wait("!document.getElementById('verdict').hidden", patience=PATIENCE_OF_SHADERS)
+        assert page.text("verdict").startswith("Yes, the same numbers.")
