@@ -144,7 +144,11 @@ def _preview(result: DeployResult) -> None:
     with serving(files_in(result.path)) as url:
         say(f"serving {result.path} on {url} to this machine; Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+            _wait_for_ever()
+
+
+def _wait_for_ever() -> None:
+    threading.Event().wait()
 
 
 def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bool) -> DeployResult:

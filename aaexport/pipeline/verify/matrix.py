@@ -117,7 +117,7 @@ class Matrix:
         return (torch_row(self.subject, module, how, options.judged, self.judge.limited), *of_file)
 
     def _has_webgpu(self) -> bool:
-        """Whether a browser here does WebGPU, and the file is small enough for one without a GPU; noted either way."""
+        """Whether a browser here does WebGPU, and the CPU can imitate it for such a file; noted either way."""
         why_not = "the CPU would imitate it for too long" if not suits_reference(self.summary) else why_no_webgpu()
         if why_not is not None:
             self.notes.append(f"{LABELS['webgpu']} was not run: {why_not}")

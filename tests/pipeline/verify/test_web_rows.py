@@ -70,8 +70,8 @@ def test_without_a_browser_or_the_package_the_remedy_is_told(monkeypatch, tmp_pa
     monkeypatch.setattr(browser, "find_browser", lambda: None)
     error = error_of(cli("verify", "aa_cnn3_digits", "--runtimes", "web"), 5)
     assert error == (
-        "a browser must be on the PATH, chromium or chromium-browser or google-chrome or chrome, got none; install one: "
-        "apt-get install chromium"
+        "a browser must be on the PATH, chromium or chromium-browser or google-chrome or chrome, got none; install "
+        "one: apt-get install chromium"
     )
     assert not any(tmp_path.iterdir())
 
