@@ -71,6 +71,26 @@ def test_the_readme_tells_what_was_measured_of_networks_that_others_trained(labe
     assert f"| {label} | {told} |" in README
 
 
+FEWER_BITS = json.loads((ROOT / "docs/results/fewer_bits_amd_epyc_2cores.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", FEWER_BITS["rows"], ids=lambda row: row["what"])
+def test_the_pages_tell_what_was_measured_of_files_in_fewer_bits(row):
+    lowest, highest = f"{row['lowest']:.2f}", f"{row['highest']:.2f}"
+    assert f"| {row['what']} | {row['median']:.2f} | {lowest} – {highest} | {row['runs']} |" in RESULTS
+    assert f"{row['median']:.2f} ({lowest}–{highest})" in README
+
+
+@pytest.mark.parametrize("file", FEWER_BITS["files"], ids=lambda file: f"{file['model']}, {file['dtype']}")
+def test_the_pages_tell_what_files_in_fewer_bits_lost(file):
+    size = f"{file['bytes'] / file['of']:.2f}"
+    accuracy = "–" if file["float32"] is None else f"{file['float32']:.2f} → {file['reduced']:.2f} %"
+    told = f"| {size} | {file['sqnr_db']:.1f} dB | {accuracy} |"
+    assert f"| {file['model']}, {file['dtype']} {told}" in RESULTS
+    if "wrn" not in file["model"]:
+        assert told in README
+
+
 def test_as_many_right_exports_were_verified_as_the_readme_says():
     lines = (ROOT / "docs/results/false_alarms.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
