@@ -18,7 +18,7 @@ from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.kinds import record_origin, require_float32
 from aaexport.graph.precision.observe import observe
 from aaexport.graph.precision.ranges import Ranges
-from aaexport.graph.precision.reduced import Layer, Reduced
+from aaexport.graph.precision.reduced import Layer, Reduced, asked_to_stay
 from aaexport.graph.precision.switches import switchable
 from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.write import new_onnx
@@ -232,15 +232,17 @@ class _Job:
 
 
 def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool) -> _Job:
-    say(f"reading {source}")
+    say(f"reading {source}" if stays else "reading what was converted")
     model = read_onnx(source)
     require_float32(model, options.dtype)
     summary = summarize_model(model, source)
     subject = observed_as_converted(subject, read_metadata(summary.metadata))
+    observed = observe(model, options.dtype)
+    if not options.is_auto:
+        asked_to_stay(options.keep, observed.reducible, options.dtype)  # a name that is none is said before the work
     calibration, evidence = gather_images(subject, options, summary.macs)
     batch = fixed_batch(summary)
     say(f"calibrating on {calibration.data}")
-    observed = observe(model, options.dtype)
     # Who masks by infinity means it: float16 has it too, and 8 bits do not.
     infinite = options.dtype == "float16"
     ranges = ranges_of(observed, calibration.images, batch, say, infinite=infinite, names=calibration.names)

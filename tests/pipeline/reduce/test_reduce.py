@@ -167,6 +167,14 @@ def test_a_layer_that_is_named_stays_in_float32(reduced):
     assert (kept.operator, kept.reason) == ("Conv", "it was asked to stay in float32")
 
 
+def test_a_name_of_no_layer_is_refused_before_anything_is_calibrated(reduced):
+    for dtype in ("int8", "float16"):
+        steps = []
+        with pytest.raises(ArgumentError, match="keep must name a module or a node"):
+            aaexport.convert(reduced, dtype=dtype, keep=["features.7x"], say=steps.append)
+        assert not any(step.startswith("calibrating") for step in steps)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
