@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from aaexport.errors import ArgumentError, parameter
+from aaexport.errors import ArgumentError, broken_rule
 from aaexport.graph.check import STANDARD_DOMAINS, all_nodes
 from aaexport.graph.files import parse_onnx
 
@@ -18,9 +18,9 @@ def require_symmetric(path: Path) -> None:
     """ArgumentError, of the option that asks for TensorRT, if the file's 8 bits are not as TensorRT has them."""
     fault = why_not_tensorrt(parse_onnx(path))
     if fault is not None:
-        rule = f"{parameter('tensorrt')} must be given int8 that is signed and symmetric around 0"
         remedy = f"write it anew with `aaexport convert {path.parent} --dtype int8 --target cuda`"
-        raise ArgumentError(f"{rule}, got {path} with {fault}; {remedy}")
+        rule, got = "be given int8 that is signed and symmetric around 0", f"{path} with {fault}"
+        raise ArgumentError(broken_rule("tensorrt", rule, got, remedy))
 
 
 def why_not_tensorrt(model: onnx.ModelProto) -> str | None:
