@@ -9,6 +9,7 @@ import click
 
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
@@ -152,7 +153,8 @@ def command(
     with showing_parity(as_json=as_json):
         if is_module:
             with steps(f"importing {model}") as tell:
-                from aaexport.pipeline.convert.bring import convert_source
+                with loading():
+                    from aaexport.pipeline.convert.bring import convert_source
 
                 result = convert_source(model, out, **of_module, options=asked, say=tell)
         else:
@@ -183,8 +185,9 @@ def _convert_folder(
     if not random_weights and folder.module_recipe is None:
         folder.require_weights()
     with steps(f"reading {folder.path}") as tell:
-        from aaexport.pipeline.convert.convert import convert
-        from aaexport.pipeline.subject.subject import write_random_weights
+        with loading():
+            from aaexport.pipeline.convert.convert import convert
+            from aaexport.pipeline.subject.subject import write_random_weights
 
         if random_weights and folder.weights_path.is_file():
             say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from aaexport.cli.collector import loading
 from aaexport.cli.console import say
 from aaexport.cli.progress import steps
 from aaexport.errors import ArgumentError, broken_rule
@@ -24,7 +25,8 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None, d
     folder.require_weights()
     say(f"{folder.path} has no {path.name} yet: converting it first")
     with steps(f"reading {folder.path}") as tell:
-        from aaexport.pipeline.convert.convert import convert
+        with loading():
+            from aaexport.pipeline.convert.convert import convert
 
         convert(folder, size=size, dtype=dtype, say=tell)
 

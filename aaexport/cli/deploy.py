@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model, ensure_converted
@@ -112,7 +113,8 @@ def command(
     if check is not None:
         _require_alone(model, to, out, given)
         with _showing(as_json), steps(f"reading {check}"):
-            from aaexport.pipeline.deploy.deploy import check_deployment, require_passed
+            with loading():
+                from aaexport.pipeline.deploy.deploy import check_deployment, require_passed
 
             result = check_deployment(check)
             require_passed(result)
@@ -175,7 +177,8 @@ def _deployed(model: str, to: str, out: Path, given: dict[str, Any], as_json: bo
         folder = check_out(model, None)
         ensure_converted(folder, dtype=wanted.dtype or "float32")
         with steps(f"reading {model}") as tell:
-            from aaexport.pipeline.deploy.deploy import deploy
+            with loading():
+                from aaexport.pipeline.deploy.deploy import deploy
 
             return deploy(folder, to, out, options=wanted, say=tell)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import settings, show, show_json
 from aaexport.cli.types import PathTo, Pixel
@@ -60,7 +61,8 @@ def command(
     for option, value in given.items():
         if value:
             raise click.UsageError(f"{option} needs --attention IMAGE")
-    from aaexport.pipeline.look.inspect import inspect
+    with loading():
+        from aaexport.pipeline.look.inspect import inspect
 
     result = inspect(model)
     from aaexport.report.machine import inspect_json
@@ -84,7 +86,8 @@ def _draw(
     from aaexport.pipeline.look.options import check_picture
 
     check_picture(model, image, out, queries)
-    from aaexport.pipeline.look.attention import draw_attention
+    with loading():
+        from aaexport.pipeline.look.attention import draw_attention
     from aaexport.report.machine import attention_json
     from aaexport.report.terminal import attention_view
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from aaexport.cli.collector import end_without_collecting
 from aaexport.cli.command import Complaint, encoding_of_stdout
 from aaexport.cli.command_line import command_line
 from aaexport.cli.console import say_error, settings, show_text
@@ -112,6 +113,7 @@ def main() -> NoReturn:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     code = _run()
     _keep_exit_code()
+    end_without_collecting()
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import show, show_json
 from aaexport.cli.parity import showing_parity
@@ -91,7 +92,8 @@ def command(
     wanted.check()
     check_files(source, path)
     with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:
-        from aaexport.pipeline.convert.optimize import optimize
+        with loading():
+            from aaexport.pipeline.convert.optimize import optimize
 
         result = optimize(source, path, options=wanted, say=tell)
     from aaexport.report.machine import optimize_json

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
@@ -189,7 +190,9 @@ def command(
         ask_services(wanted.url, wanted.served_as or name, wanted.timeout, given["ca"])
     with steps(f"reading {model}"):
         from aaexport.load.regression import why_regressed
-        from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
+
+        with loading():
+            from aaexport.pipeline.bench.serve_bench import Interrupted, serve_bench
         from aaexport.report.bench.baseline import read_baseline
 
     if wanted.baseline is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import console, say, settings, show, show_json, show_text
 from aaexport.cli.progress import steps
@@ -122,7 +123,8 @@ class _Session:
 
     def train(self, processes: Processes) -> None:
         """Copies what must be copied, and trains; the first process shows how it goes."""
-        from aaexport.training import compare_training, train
+        with loading():
+            from aaexport.training import compare_training, train
 
         tell = say if processes.leads else _say_nothing
         with ExitStack() as stack:

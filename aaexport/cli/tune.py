@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aaexport.cli import options
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
@@ -87,7 +88,8 @@ def command(
     asked.check()
     check_model(model, size, needs_weights=dtype == "auto")
     with steps(f"reading {model}"):
-        from aaexport.pipeline.tune.tune import tune
+        with loading():
+            from aaexport.pipeline.tune.tune import tune
         from aaexport.report.tuning import tuning_json, tuning_view
 
     with (

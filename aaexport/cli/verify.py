@@ -12,6 +12,7 @@ import click
 from aaexport.capture.source import require_file, require_source
 from aaexport.cli import options
 from aaexport.cli.allocator import keep_freed_memory
+from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text
 from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
@@ -168,7 +169,8 @@ def command(
             _follow(folder, onnx, asked, EVERY if every is None else every, size)
             return
         with steps(f"reading {folder.path}") as tell:
-            from aaexport.pipeline.verify.verify import verify_folder
+            with loading():
+                from aaexport.pipeline.verify.verify import verify_folder
 
             report = verify_folder(folder, onnx, asked, size=size, source=source, say=tell)
     _show(report, as_json=as_json, markdown=markdown)
@@ -186,7 +188,8 @@ def _follow(
     """Looks until something is wrong; each event is a line on stdout."""
     import json
 
-    from aaexport.pipeline.verify.follow import follow
+    with loading():
+        from aaexport.pipeline.verify.follow import follow
     from aaexport.report.machine import observation_json
 
     follow(
