@@ -172,6 +172,8 @@ def command(
 
     session = {name: given.pop(name) for name in SESSION}
     session = {name: value for name, value in session.items() if value is not None}
+    if "gpu_memory" in session:
+        session["gpu_memory"] = int(session["gpu_memory"])
     wanted = BenchOptions(**given | {"dims": dict(given["dims"]), "session": session})
     validate(wanted)
     if raw and not as_json:

@@ -144,7 +144,7 @@ class SessionSettings:
     def _of_cuda(self) -> dict[str, Any]:
         options: dict[str, Any] = {"use_tf32": int(self.tf32), "cudnn_conv_algo_search": self.cudnn_search}
         if self.gpu_memory is not None:
-            options["gpu_mem_limit"] = self.gpu_memory
+            options["gpu_mem_limit"] = int(self.gpu_memory)  # onnxruntime refuses what has a point in it
         if self.copy_streams:
             options["do_copy_in_default_stream"] = 0
         asked = {

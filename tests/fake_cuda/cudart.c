@@ -165,6 +165,30 @@ static int give(void *at, const char *call) {
     return block ? SUCCESS : result(INVALID, call);
 }
 
+/* Memory of the caller's that is locked in its place: it counts as pinned, and stays the caller's. */
+int cudaHostRegister(void *at, size_t bytes, unsigned flags) {
+    int error = refused("cudaHostRegister");
+    if (error) return error;
+    Block *block = malloc(sizeof *block);
+    pthread_mutex_lock(&lock);
+    *block = (Block){at, bytes, HOST, device, blocks};
+    blocks = block;
+    pthread_mutex_unlock(&lock);
+    fake_log("cudaHostRegister", "%zu", bytes);
+    return SUCCESS;
+}
+int cudaHostUnregister(void *at) {
+    pthread_mutex_lock(&lock);
+    Block **found = &blocks;
+    while (*found && (*found)->at != at) found = &(*found)->next;
+    Block *block = *found;
+    if (block) *found = block->next;
+    pthread_mutex_unlock(&lock);
+    free(block);
+    fake_log("cudaHostUnregister", "");
+    return block ? SUCCESS : result(INVALID, "cudaHostUnregister");
+}
+
 static Block found_at(const void *at) {
     Block found = {0};
     pthread_mutex_lock(&lock);
@@ -228,7 +252,13 @@ int cudaMemcpy2DAsync(char *to, size_t to_pitch, const char *from, size_t from_p
     for (size_t row = 0; row < height; row++) memcpy(to + row * to_pitch, from + row * from_pitch, width);
     return SUCCESS;
 }
-int cudaMemset(void *at, int value, size_t bytes) { memset(at, value, bytes); return SUCCESS; }
+int cudaMemset(void *at, int value, size_t bytes) {
+    int error = refused("cudaMemset");
+    if (error) return error;
+    fake_log("cudaMemset", "bytes %zu", bytes);
+    memset(at, value, bytes);
+    return SUCCESS;
+}
 int cudaMemsetAsync(void *at, int value, size_t bytes, void *stream) { memset(at, value, bytes); return SUCCESS; }
 
 /* ---- devices and errors */
@@ -274,7 +304,7 @@ int cudaGetDeviceProperties(Properties *told, int number) {
     return result(absent() ? absent() : number < devices() ? SUCCESS : NO_SUCH_DEVICE, "cudaGetDeviceProperties");
 }
 int cudaDeviceGetAttribute(int *value, int attribute, int number) {
-    static const int known[][2] = {{1, 1024}, {8, 49152}, {10, 32}, {16, 132}, {39, 2048}, {75, 9}, {76, 0}, {81, 233472}, {97, 232448}};
+    static const int known[][2] = {{1, 1024}, {8, 49152}, {10, 32}, {16, 132}, {38, 62914560}, {39, 2048}, {75, 9}, {76, 0}, {81, 233472}, {97, 232448}};
     *value = 1;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) if (known[i][0] == attribute) *value = known[i][1];
     return result(absent(), "cudaDeviceGetAttribute");

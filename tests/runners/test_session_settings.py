@@ -71,6 +71,7 @@ def test_settings_become_the_options_of_cuda():
         "enable_cuda_graph": 1,
     }
     assert options_of(EXACT, "cuda")["use_tf32"] == 0
+    assert str(options_of(SessionSettings(gpu_memory=2.0**20), "cuda")["gpu_mem_limit"]) == "1048576"
 
 
 def test_settings_become_the_options_of_tensorrt_which_alone_records_graphs():
