@@ -62,6 +62,13 @@ class CudaRuntime:
             for event in (begin, end):
                 self._library.cudaEventDestroy(event)
 
+    def free_memory(self) -> int:
+        """Bytes of the whole device that nobody holds."""
+        self._select()
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._ask("tell its memory", "cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
     def lock(self, array: Array) -> None:
         """Keeps an array's memory in its place, until `unlock`: the device copies from there by itself."""
         self._select()

@@ -1,5 +1,6 @@
 """The examples that measure: what can be tested of them without a GPU and without believing a number."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,42 +9,13 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from repository import ROOT
 
+import aaexport
 from aaexport.folder import find_model
 from aaexport.nn.build import build_network
 from aaexport.runners.ort import best_device
-
-RESULTS = ROOT / "docs/results"
-SCRIPT = ROOT / "examples/04_measure_on_gpu/measure_gpu.py"
-
-
-def run(*arguments):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    """The script as a module, and those beside it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        import measure_gpu
-
-        yield measure_gpu
-
-
-@pytest.fixture
-def doubling(tmp_path):
-    """A file that answers 2·x, for one image."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "test", [x], [y])
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx"
-    )
-    return tmp_path / "m.onnx"
 
 
 def test_the_references_small_network_is_built_from_its_recipe():
@@ -61,98 +33,233 @@ def test_the_references_small_network_is_built_from_its_recipe():
     }
 
 
-@pytest.mark.slow
-def test_without_a_gpu_it_ends_with_5_and_one_line():
-    if best_device() == "cuda":
-        pytest.skip("CUDA works here")
-    before = sorted(RESULTS.iterdir())
-    outcome = run()
-    assert (outcome.returncode, outcome.stdout) == (5, "")
-    (line,) = outcome.stderr.splitlines()
-    assert line.startswith("Error: CUDAExecutionProvider ")
-    assert sorted(RESULTS.iterdir()) == before
+# Everything on a GPU, in stages
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("--device", "tpu"), 2, "Error: device must be cpu, cuda or cuda:N, got 'tpu'"),
-        (("--device", "cpu", "--opset", "99"), 2, "Error: opset must be between 18 and 25, got 99"),
-        (("--device", "cpu", "--rounds", "0"), 2, "rounds must be at least 1, got '0'"),
-        (("--device", "cpu", "--json", "/nowhere/x.json"), 1, "Error: /nowhere must be a folder, got none"),
-    ],
-)
-def test_a_wrong_argument_is_one_line_before_anything_is_measured(gpu, monkeypatch, capsys, arguments, code, words):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    try:
-        ended = gpu.main()
-    except SystemExit as end:  # argparse's own way
-        ended = end.code
-    printed = capsys.readouterr()
-    assert (ended, printed.out) == (code, "")
-    assert words in printed.err.splitlines()[-1]
+GPU = ROOT / "examples/04_measure_on_gpu"
 
 
-def test_results_are_named_after_the_hardware(gpu):
-    assert gpu.result_path("NVIDIA X100 80GB (PCIe)", 23).name == "attention_nvidia_x100_80gb_pcie_opset23.json"
-
-
-def test_a_halved_file_takes_and_gives_halves(gpu, doubling):
-    graph = onnx.load(gpu.halved(doubling, doubling.with_name("half.onnx"))).graph
-    types = {value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
-    assert types == {TensorProto.FLOAT16}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_latency_leaves_the_answer_that_sides_are_compared_by(gpu, doubling, precision):
-    path = doubling if precision == "fp32" else gpu.halved(doubling, doubling.with_name("half.onnx"))
-    assert gpu.CHILDREN["latency"](str(path), "cpu", "off", "0.01") > 0
-    images = np.random.default_rng(0).standard_normal((1, 1, 2, 2), dtype=np.float32)
-    np.testing.assert_allclose(np.load(path.with_suffix(".npy")), 2 * images, rtol=1e-2)
-
-
-def test_sides_that_answer_differently_are_found(gpu, tmp_path):
-    for name, answer in (("a", [1.0, 4.0]), ("b", [1.0, 5.0])):
-        np.save(tmp_path / f"{name}.npy", np.asarray(answer))
-    assert gpu.difference(tmp_path / "a.onnx", tmp_path / "b.onnx") == 0.2
-
-
-def test_nodes_are_counted_by_the_provider_that_ran_them(gpu, doubling):
-    found = gpu.CHILDREN["nodes"](str(doubling), "cpu")
-    assert found == {"CPUExecutionProvider": {"Add": 1}, "kernels": {}}
-    assert not list(doubling.parent.glob("*.json"))
-
-
-def test_torch_tells_what_its_attention_is_made_of(gpu):
-    assert "aten::softmax" in gpu.CHILDREN["sdpa"]("4", "2", "fp32", "cpu")["kernels"]
+@pytest.fixture(scope="module")
+def gpu():
+    """The scripts as modules, by their names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(GPU))
+        yield {name: importlib.import_module(name) for name in ("plan", "skeleton", "measure", "child", "table")}
 
 
 @pytest.fixture
-def session(gpu, tmp_path, monkeypatch):
-    """A measurement whose children are this script's."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", "--quick", "--rounds", "1"])
-    return gpu.Measurement(tmp_path, gpu.parsed())
+def weighted(tmp_path, rng):
+    """A file with a large weight, a small one, and a large one of zeros and ones."""
+    shapes = {"large": (40, 40), "small": (2, 40), "ones": (40, 40)}
+    arrays = {name: rng.normal(3.0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["ones"] = np.eye(40, dtype=np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "large"], ["a"]), helper.make_node("MatMul", ["a", "ones"], ["b"])]
+    nodes.append(helper.make_node("Add", ["b", "small"], ["y"]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 40]) for name in "xy"]
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "weighted", ends[:1], ends[1:], tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "w.onnx"
+    )
+    return tmp_path / "w.onnx"
+
+
+def test_a_skeleton_is_small_and_comes_back_with_noise_of_the_same_mean_and_spread(gpu, weighted):
+    skeleton, back = weighted.with_suffix(".skeleton"), weighted.with_name("back.onnx")
+    gpu["skeleton"].packed(weighted, skeleton)
+    gpu["skeleton"].unpacked(skeleton, back)
+    assert skeleton.stat().st_size < weighted.stat().st_size - 40 * 40 * 4 + 200
+    before, after = ({t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+                     for path in (weighted, back))  # fmt: skip
+    for name in ("small", "ones"):
+        np.testing.assert_array_equal(before[name], after[name])
+    assert after["large"].shape == (40, 40)
+    assert abs(after["large"].mean() - 3.0) < 0.1
+    assert abs(after["large"].std() - 0.5) < 0.1
+
+
+def test_a_file_comes_back_with_the_batch_that_is_asked_for(gpu, tmp_path):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "test", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "open.onnx")
+    gpu["skeleton"].packed(tmp_path / "open.onnx", tmp_path / "skeleton")
+    for batch, shape in ((None, ("batch", 4)), (8, (8, 4))):
+        gpu["skeleton"].unpacked(tmp_path / "skeleton", tmp_path / "back.onnx", batch)
+        assert aaexport.inspect(tmp_path / "back.onnx").graph.inputs[0].shape == shape
+
+
+@pytest.mark.parametrize("name", ["full", "quick"])
+def test_every_ratio_is_of_files_that_are_prepared(gpu, name):
+    plan = gpu["plan"].PLANS[name]
+    known = {(file.subject, file.side, file.opset) for file in plan.files()}
+    ratios = list(plan.ratios())
+    assert ratios
+    assert {side for _, first, second, _ in ratios for side in (first, second)} <= known
+    assert {file.dtype for file in plan.files()} == {"float32", "float16"}
+    assert len({file.name for file in plan.files()}) == len(plan.files())
+
+
+def test_findings_are_read_as_they_come_and_a_failure_has_its_reason(gpu):
+    code = (
+        "print('FOUND {\"ms\": 1.5}', flush=True); print('SdpaKernel=FLASH_ATTENTION'); raise ValueError('no room')"
+    )
+    found = list(gpu["measure"].findings([sys.executable, "-c", code], 60, os.environ))
+    assert found == [{"ms": 1.5}, {"attention": {"FLASH_ATTENTION": 1}}, {"failed": "ValueError: no room"}]
+
+
+def test_a_child_that_hangs_has_its_time_and_what_it_found_stays(gpu):
+    code = "import time; print('FOUND {\"ms\": 1.5}', flush=True); time.sleep(60)"
+    found = list(gpu["measure"].findings([sys.executable, "-c", code], 1.5, os.environ))
+    assert found == [{"ms": 1.5}, {"failed": "it had 2 s"}]
+
+
+def prepared(folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "prepared.json").write_text('{"plan": "quick"}')
+    return folder
+
+
+def test_without_a_gpu_a_stage_ends_with_5_and_one_line(gpu, tmp_path, capsys):
+    if best_device() == "cuda":
+        pytest.skip("CUDA works here")
+    asked = ["layers", "--files", str(prepared(tmp_path / "files")), "--out", str(tmp_path / "out")]
+    assert gpu["measure"].main(asked) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: CUDAExecutionProvider ")
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_without_files_a_stage_says_what_to_run_first(gpu, tmp_path, capsys):
+    asked = ["layers", "--files", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert gpu["measure"].main(asked) == 1
+    assert "must hold what prepare.py wrote" in capsys.readouterr().err
+
+
+def test_rows_are_written_one_by_one_and_a_stage_that_is_late_is_not_complete(gpu, tmp_path, monkeypatch):
+    seen, out = [], tmp_path / "out"
+
+    def findings(command, seconds, environment):
+        for number in range(2):
+            yield {"cuda_graph": bool(number), "ms": 1.0}
+            seen.append(json.loads((out / "layers.json").read_text())["rows"])
+
+    measure = gpu["measure"]
+    monkeypatch.setattr(measure, "findings", findings)
+    monkeypatch.setattr(measure.Stage, "path", lambda self, file, batch: tmp_path / file.name)
+    asked = ["layers", "--files", str(prepared(tmp_path / "files")), "--out", str(out), "--device", "cpu"]
+    assert measure.main(asked) == 0
+    assert [len(rows) for rows in seen[:3]] == [1, 2, 3]
+    assert json.loads((out / "layers.json").read_text())["complete"]
+    assert measure.main([*asked, "--limit", "0"]) == 0
+    late = json.loads((out / "layers.json").read_text())
+    assert (late["complete"], late["rows"]) == (False, [])
+
+
+def results(gpu, folder, **facts):
+    """Two files of a made-up GPU: a ratio in float16 with a graph, and a failure."""
+    folder.mkdir(exist_ok=True)
+    known = {"hardware": "NVIDIA X100 80GB (PCIe)", "driver": "600", "cuda": "13.0", "device": "cuda", "versions": {}}
+    names = {"subject": "layer_8x8", "opset": 20, "dtype": "float16", "batch": 2, "task": "latency", "tf32": False}
+    rows = [{**names, "side": side, "cuda_graph": True, "ms": ms} for side, ms in (("naive", 3.0), ("ours", 0.25))]
+    for stage, found in {"layers": rows, "parity": [{"task": "parity", "subject": "x", "failed": "no"}]}.items():
+        (folder / f"{stage}.json").write_text(json.dumps({**known, **facts, "rows": found}))
+    return folder
+
+
+def test_the_table_has_ratios_failures_and_what_was_not_measured(gpu, tmp_path, capsys):
+    table = gpu["table"]
+    assert table.main([str(results(gpu, tmp_path / "r")), "--plan", "quick", "--keep", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("| layer_8x8, batch 2: naive ÷ ours, opset 20"))
+    assert row.split(" | ")[-1] == "12.00 (3 ÷ 0.25 ms) |"
+    assert row.count("not measured") == 4
+    assert "- parity x: no" in out
+    assert (tmp_path / "gpu_nvidia_x100_80gb_pcie.json").is_file()
+
+
+def test_results_of_several_machines_make_no_table(gpu, tmp_path, capsys):
+    folder = results(gpu, tmp_path / "r")
+    other = json.loads((folder / "layers.json").read_text()) | {"driver": "601"}
+    (folder / "layers.json").write_text(json.dumps(other))
+    assert gpu["table"].main([str(folder)]) == 1
+    assert "got those of several" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--budget", "soon"), "--budget must be whole seconds, got soon"),
+        (("--only", "nothing"), "--only must be a stage of"),
+        (("--fast", "1"), "option must be one of"),
+        (("--budget",), "--budget must be followed by a value"),
+    ],
+)
+def test_a_wrong_option_of_the_run_is_one_line(tmp_path, arguments, words):
+    command = ["sh", str(GPU / "run.sh"), "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr.splitlines()[-1]
+
+
+def run_of(environment, out, files, *options):
+    command = ["sh", GPU / "run.sh", "--out", out, "--files", files, "--seconds", "0.05", *options]
+    environment = {"PYTHON": sys.executable, **environment}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What `prepare.py --quick` writes."""
+    files = tmp_path_factory.mktemp("gpu") / "files"
+    command = [sys.executable, str(GPU / "prepare.py"), "--quick", "--out", str(files)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return files
+
+
+def of_stage(out, stage):
+    return json.loads((out / f"{stage}.json").read_text())
 
 
 @pytest.mark.slow
-def test_a_row_that_cannot_be_measured_has_a_reason_instead(session):
-    order = ("latency", "missing.onnx", "cpu", "off", "0.01")
-    row = session.row("nothing", order, order)
-    assert row["what"] == "nothing"
-    assert "missing.onnx" in row["failed"]
-
-
-def test_what_was_not_measured_is_printed(gpu, capsys):
-    gpu.print_table([{"what": "this", "failed": "because of that"}])
-    assert "not measured: this: because of that" in capsys.readouterr().out
+def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(gpu, quick, tmp_path, capsys):
+    out = tmp_path / "out"
+    done = run_of(os.environ | {"PYTHONPATH": str(ROOT)}, out, quick, "--device", "cpu", "--budget", "1200")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = {stage: of_stage(out, stage) for stage in gpu["measure"].STAGES}
+    assert all(stage["complete"] for stage in stages.values())
+    compiled = {"compile", "max-autotune"}  # which takes a C++ compiler
+    failed = [row for stage in stages.values() for row in stage["rows"] if "failed" in row]
+    assert [row for row in failed if row.get("side") not in compiled] == []
+    assert all(row["apart"] == 0 for row in stages["parity"]["rows"])
+    assert gpu["table"].main([str(out), "--plan", "quick"]) == 0
+    table = capsys.readouterr().out
+    assert "naive ÷ ours" in table
+    assert "training step" in table
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(tmp_path):
-    target = tmp_path / "rows.json"
-    outcome = run("--device", "cpu", "--quick", "--rounds", 1, "--seconds", "0.02", "--json", target)
-    assert outcome.returncode == 0, outcome.stderr
-    value = json.loads(target.read_text())
-    assert [row["failed"] for row in value["rows"] if "failed" in row] == []
-    assert len(value["kernels"]) == 6
-    assert "not measured" not in outcome.stdout
+def test_on_a_gpu_that_computes_nothing_kernels_graphs_and_settings_are_the_real_ones(
+    gpu, quick, tmp_path, fake_cuda
+):
+    out = tmp_path / "out"
+    environment = fake_cuda.environment()
+    for stage in ("layers", "kernels", "networks", "torch"):
+        done = run_of(environment, out, quick, "--only", stage, "--budget", "600")
+        assert done.returncode == 0, (out / f"{stage}.log").read_text()
+    rows = of_stage(out, "layers")["rows"] + of_stage(out, "networks")["rows"]
+    assert [row for row in rows if "failed" in row] == []
+    assert {(row["cuda_graph"], row["tf32"]) for row in rows} == {
+        (a, b) for a in (True, False) for b in (True, False)
+    }
+    assert all(row["phases"]["gpu"] is not None for row in rows)
+    ours = [row for row in rows if row["side"] in ("ours", "plain")]
+    assert all(row["on_cpu"] == [] for row in ours)
+    chosen = {(row["side"], row["opset"], row["dtype"]): set(row["attention"])
+              for row in of_stage(out, "kernels")["rows"] if "attention" in row}  # fmt: skip
+    assert chosen["ours", 23, "float16"] == {"FLASH_ATTENTION"}
+    assert chosen["ours", 23, "float32"] == {"EFFICIENT_ATTENTION"}
+    assert chosen["unpadded", 23, "float16"] == {"EFFICIENT_ATTENTION"}
+    assert all("failed" in row for row in of_stage(out, "torch")["rows"])
