@@ -21,7 +21,6 @@ from aaexport.graph.cuda_kernels import (
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.light import light
 
-FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 MATRIX_AXES = 2
 OLDER = 20  # the opset that most runtimes know
 HAS_A_MASK = 4  # inputs
@@ -72,7 +71,7 @@ def foresee(model: OnnxModel) -> OnCuda:
             for dtype, kernel in taken:
                 kernels.setdefault(dtype, Counter())[kernel] += 1
             in_memory += [_name(node)] if taken[0][1] == "math" else []
-        if not has_kernel(node.op_type, opset) and _computes(node, tensors):
+        if not has_kernel(node.op_type, opset):
             left.append(node)
         copies += _copies(node, tensors)
     given = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
@@ -111,12 +110,6 @@ def _kernels(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> Iterator[t
     if dtype == "float32":
         padded = None if keys is not None else fused_depths("float16", depth, of_values)
         yield "float16", attention_kernel("float16", *(padded or (depth, of_values)), keys)
-
-
-def _computes(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> bool:
-    """Whether it has to do with numbers, rather than with sizes, which belong on the CPU."""
-    names = (*node.input, *node.output)
-    return any(tensors[name].dtype in FLOATS for name in names if name in tensors)
 
 
 def _copies(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> int:

@@ -15,9 +15,11 @@ DEPTHS = [
 TYPES = ("float32", "float16", "bfloat16")
 NAMES = {"FLASH_ATTENTION": "flash", "EFFICIENT_ATTENTION": "memory-efficient", "MATH": "math"}
 OPERATORS = (
-    *["Elu", "MaxPool", "InstanceNormalization", "Selu", "ThresholdedRelu", "Acos", "Hardmax", "Mean", "LpPool"],
+    *["Elu", "MaxPool", "InstanceNormalization", "Selu", "ThresholdedRelu", "Hardmax", "Mean", "LpPool", "Dropout"],
+    *["Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Cosh", "Det", "MeanVarianceNormalization", "Sinh"],
+    *["Tan", "Unique", "EyeLike"],
     *["AveragePool", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Max", "Pad", "ReduceMean", "Relu"],
-    *["Reshape", "Resize", "Slice", "Softmax", "Transpose", "Add", "Dropout"],
+    *["Reshape", "Resize", "Slice", "Softmax", "Transpose", "Add"],
 )
 
 CODE = """

@@ -63,6 +63,17 @@ def test_what_never_had_a_kernel_has_none_at_any_opset():
     assert "--opset" not in shown(told)
 
 
+def test_products_of_integers_are_told_too():
+    pair = {"x": np.ones((4, 5), np.uint8), "w": np.ones((5, 6), np.uint8)}
+    nodes = [
+        ("MatMulInteger", ["x", "w"], ["i"], {}),
+        ("Cast", ["i"], ["f"], {"to": 1}),
+        ("Add", ["f", "z"], ["y"], {}),
+    ]
+    told = foresee(graph(nodes, {"z": [4, 6]}, pair, dtype=np.float32))
+    assert told.without_kernel == ("MatMulInteger MatMulInteger_0",)
+
+
 def test_kernels_that_are_given_numbers_by_copies():
     nodes = [
         ("Split", ["x", "sizes"], ["a", "b"], {"axis": 1}),

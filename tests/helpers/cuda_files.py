@@ -196,7 +196,7 @@ def _one_node(name: str, opset: int) -> onnx.ModelProto:
     for numbers, kind in ((INTEGERS.get(name, ()), np.int64), (FLOATS.get(name, ()), np.float32)):
         for each in numbers:
             constants[f"c{len(constants)}"] = np.array(each, kind)
-    shape = [6, 4] if name == "Gemm" else list(SIZES)
+    shape = [6, 4] if name in ("Gemm", "EyeLike") else list(SIZES)
     return _model([(name, [*inputs, *constants], ["y"], ATTRIBUTES.get(name, {}))], {"x": shape}, constants, opset)
 
 

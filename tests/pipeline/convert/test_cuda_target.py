@@ -78,15 +78,17 @@ def test_a_large_network_has_a_fused_kernel_for_every_layer(fake_cuda, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo_models())
 def test_a_zoo_model_for_cuda_keeps_parity_and_stays_there(fake_cuda, name, tmp_path):
+    """Each attention as one operator, and in float16 too, whatever the opset is by default."""
     folder = checkout(name, tmp_path / name)
     folder.weights_path.unlink(missing_ok=True)
     write_random_weights(folder)
-    result = aaexport.convert(folder, target="cuda")
+    result = aaexport.convert(folder, target="cuda", opset=None if folder.recipe.attention is None else 23)
     assert result.parity.passed
     told = result.on_cuda
     assert (told.logits_in_memory, told.without_kernel, told.copies_inside) == ((), (), 0)
-    seen = seen_on(fake_cuda, {"it": result}, tmp_path / "log")["it"]
-    assert list(seen["placed"]) == ["CUDAExecutionProvider"]
-    assert {NAMES[kernel]: count for kernel, count in seen["attention"].items()} == told.attention.get("float32", {})
-    assert seen["copied in"] == 1
+    narrow = aaexport.optimize(result.path, tmp_path / "narrow.onnx", dtype="float16", target="cuda", verify=False)
+    for dtype, seen in seen_on(fake_cuda, {"float32": result, "float16": narrow}, tmp_path / "log").items():
+        assert list(seen["placed"]) == ["CUDAExecutionProvider"]
+        assert {NAMES[kernel]: count for kernel, count in seen["attention"].items()} == told.attention.get(dtype, {})
+        assert seen["copied in"] == 1
     print(f"{name}: opset {result.opset}, {result.decomposition}, {dict(told.attention)}, {result.seconds:.0f} s")
