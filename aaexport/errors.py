@@ -190,6 +190,13 @@ def broken_rule(name: str, rule: str, got: object, remedy: str = "") -> str:
     return f"{sentence}; {remedy}" if remedy else sentence
 
 
+def as_given(value: object) -> str:
+    """An option's value as somebody typed it: one that may be repeated, or is of one output, in its parts."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={part}" if name else str(part) for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def first_few(names: Sequence[str], most: int) -> str:
     """At most so many of them, and how many more there are."""
     rest = len(names) - most

@@ -12,7 +12,16 @@ from typing import Literal, TypedDict, get_args
 
 from aaexport.capture.source import Source, require_file, require_source
 from aaexport.device import TARGETS, Target
-from aaexport.errors import ArgumentError, DataError, FolderError, WeightsError, broken_rule, did_you_mean, parameter
+from aaexport.errors import (
+    ArgumentError,
+    DataError,
+    FolderError,
+    WeightsError,
+    as_given,
+    broken_rule,
+    did_you_mean,
+    parameter,
+)
 from aaexport.folder import Dtype, ModelFolder, require_outside_zoo
 from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.there import require_readable
@@ -296,7 +305,7 @@ class OptimizeOptions:
             raise ArgumentError(broken_rule("io_dtype", f"be one of {', '.join(known)}", str(self.io_dtype)))
         for name, given in (("io_dtype", self.io_dtype != "float32"), ("keep", bool(self.keep))):
             if given and self.dtype == "float32":
-                got = str(getattr(self, name))
+                got = as_given(getattr(self, name))
                 raise ArgumentError(broken_rule(name, f"go with {parameter('dtype')} float16", got))
         if self.dtype == "float16" and {self.atol, self.rtol} != {None}:
             rule = f"be left out with {parameter('dtype')} float16"

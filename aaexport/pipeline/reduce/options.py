@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from aaexport.device import Target
-from aaexport.errors import ArgumentError, broken_rule, parameter
+from aaexport.errors import ArgumentError, as_given, broken_rule, parameter
 from aaexport.folder import DTYPES, Dtype
 from aaexport.graph.precision.weight_types import WEIGHT_TYPES, WeightType
 from aaexport.parity.thresholds import REDUCED, ReducedKind
@@ -118,7 +118,7 @@ def check_unreduced(**given: object) -> None:
     for name, value in given.items():
         if value:
             rule = f"go with {parameter('dtype')} float16 or int8"
-            raise ArgumentError(broken_rule(name, rule, str(value)))
+            raise ArgumentError(broken_rule(name, rule, as_given(value)))
 
 
 def as_reduced(dtype: Dtype) -> ReducedKind | None:

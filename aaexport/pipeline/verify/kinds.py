@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeGuard
 
-from aaexport.errors import ArgumentError, FolderError, broken_rule, parameter
+from aaexport.errors import ArgumentError, FolderError, as_given, broken_rule, parameter
 from aaexport.folder import DTYPES, ModelFolder
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.precision.kinds import kind_of, read_origin
@@ -76,7 +76,7 @@ def check_guarded(options: VerifyOptions, kind: ReducedKind) -> None:
         value = getattr(options, name)
         if value is not None and value != ():
             rule = f"be left out for a file in {kind}"
-            raise ArgumentError(broken_rule(name, rule, str(value), "the guard has thresholds of its own"))
+            raise ArgumentError(broken_rule(name, rule, as_given(value), "the guard has thresholds of its own"))
 
 
 def others_of(folder: ModelFolder, path: Path) -> tuple[str, ...]:

@@ -131,7 +131,9 @@ def verify_folder(
     # A report on services too is of a moment: what the folder keeps is of its file.
     report = replace(report, notes=(*report.notes, *others_of(folder, path)))
     own = next((dtype for dtype in DTYPES if path == folder.onnx_of(dtype)), None)
-    return report if own is None or options.url else kept(report, folder, own)
+    if own is None or own not in ("float32", report.kind) or options.url:  # judged as another kind than its own
+        return report
+    return kept(report, folder, own)
 
 
 def kept(report: ParityReport, folder: ModelFolder, dtype: Dtype = "float32") -> ParityReport:

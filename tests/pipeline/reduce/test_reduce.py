@@ -79,6 +79,15 @@ def test_verify_judges_each_file_by_its_kind_and_names_the_others(reduced):
 
 
 @pytest.mark.slow
+def test_a_file_that_is_judged_as_another_kind_keeps_its_own_record(reduced):
+    before = files_of(reduced)
+    assert not aaexport.verify(reduced, reduced.onnx_of("int8"), dtype="float16").passed
+    assert files_of(reduced) == before
+    with pytest.raises(ArgumentError, match=r"atol must be left out for a file in int8, got '1\.0'"):
+        aaexport.verify(reduced, dtype="int8", atol=1.0)
+
+
+@pytest.mark.slow
 def test_images_that_seem_not_to_be_normalised_are_warned_of(reduced, rng, tmp_path):
     np.savez(tmp_path / "pixels.npz", rng.uniform(0, 255, (8, 1, 8, 8)).astype(np.float32))
     report = aaexport.verify(reduced, dtype="int8", inputs=tmp_path / "pixels.npz")
@@ -204,7 +213,7 @@ def test_a_name_of_no_layer_is_refused_before_anything_is_calibrated(reduced):
             "weight_type must be left out with target cuda",
         ),
         ({"calibrate": 64}, ArgumentError, "calibrate must go with dtype float16 or int8, got '64'"),
-        ({"keep": ["features"]}, ArgumentError, "keep must go with dtype float16 or int8"),
+        ({"keep": ["features"]}, ArgumentError, "keep must go with dtype float16 or int8, got 'features'$"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(reduced, changes, error, words):
