@@ -20,6 +20,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "exit-codes": tables.exit_codes,
     "folder": tables.folder,
     "graph-rules": tables.graph_rules,
+    "guard-accuracy": tables.guard_accuracy,
     "guard-faults": tables.guard_faults,
     "guard-ways": tables.guard_ways,
     "kernels": tables.kernels,

@@ -99,23 +99,49 @@ def thresholds() -> str:
     return table(head, rows)
 
 
-def guard_ways() -> str:
-    """What right and wrong ways to fewer bits lost of trained networks, as measured."""
-    from aaexport.parity.thresholds import shown
+def _ways() -> dict[str, list[dict[str, Any]]]:
+    """Way to fewer bits → what came of it, a network after the other."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in json.loads((RESULTS / "guard_ways.json").read_text(encoding="utf-8"))["files"]:
+        found.setdefault(one["way"], []).append(one)
+    return found
 
-    head = ("network", "way", "should", "SQNR", "KL", "top-1", "accuracy, float32 → fewer bits", "guard")
+
+def guard_ways() -> str:
+    """What right and wrong ways to fewer bits lost of trained networks: SQNR, KL and the same likeliest class."""
+    from aaexport.parity.thresholds import Measure, shown
+
+    measures: tuple[Measure, ...] = ("SQNR", "KL", "top-1")
     should = {True: "pass", False: "fail", None: "as the CPU adds"}
-    rows = (
-        (
-            one["network"],
-            one["way"],
-            should[one["is_right"]],
-            *(shown(measure, one["worst"].get(measure)) for measure in ("SQNR", "KL", "top-1")),
-            f"{100 * one['float32']:.2f} → {100 * one['accuracy']:.2f} %",
-            "passes" if one["passed"] else "fails",
-        )
-        for one in json.loads((RESULTS / "guard_ways.json").read_text(encoding="utf-8"))["files"]
-    )
+    ways = _ways()
+    networks = list(dict.fromkeys(one["network"] for found in ways.values() for one in found))
+    rows = []
+    for way, found in ways.items():
+        cells = {
+            one["network"]: " · ".join(shown(measure, one["worst"].get(measure)) for measure in measures)
+            + ("" if one["passed"] else " · fails")
+            for one in found
+        }
+        rows.append((way, should[found[0]["is_right"]], *(cells.get(network, "–") for network in networks)))
+    return table(("way", "should", *(f"`{network}`" for network in networks)), rows)
+
+
+def guard_accuracy() -> str:
+    """Accuracy on held-out images, with what is left of the answers, of the files that aaexport writes."""
+    from aaexport.binomial import exact_interval
+
+    head = ("network", "held-out images", "float32", "float16", "int8", "int8 for TensorRT")
+    kept = [_ways()[way] for way in ("float16, ours", "int8, ours", "int8 symmetric, ours")]
+    rows = []
+    for files in zip(*kept, strict=True):
+        count = files[0]["images"]
+
+        def share(right: float, count: int = count) -> str:
+            of = exact_interval(round(right * count), count)
+            return f"{100 * right:.2f} % ({100 * of.low:.1f}–{100 * of.high:.1f})"
+
+        reduced = (f"{share(one['accuracy'])}, {one['worst']['SQNR']:.1f} dB" for one in files)
+        rows.append((f"`{files[0]['network']}`", count, share(files[0]["float32"]), *reduced))
     return table(head, rows)
 
 

@@ -154,7 +154,7 @@ def figures(network: str, way: Way, images: int, report: GuardReport) -> Found:
     """What the guard says, in numbers."""
     worst: dict[Measure, float] = {}
     for row in report.rows:
-        if row.value is not None and math.isfinite(row.value):
+        if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
             choose = min if row.measure in AT_LEAST else max
             worst[row.measure] = choose(row.value, worst.get(row.measure, row.value))
     of = report.accuracy

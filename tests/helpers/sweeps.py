@@ -50,7 +50,7 @@ def figures(guard):
     """The worst of each measure that the guard took of a file, for a line."""
     worst = {}
     for row in guard.rows:
-        if row.value is not None and math.isfinite(row.value):
+        if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
             choose = min if row.measure in AT_LEAST else max
             worst[row.measure] = choose(row.value, worst.get(row.measure, row.value))
     of = guard.accuracy

@@ -23,6 +23,7 @@ from aaexport.graph.precision.switches import switchable
 from aaexport.graph.precision.weight_types import WeightType
 from aaexport.graph.write import new_onnx
 from aaexport.parity import ParityReport
+from aaexport.parity.guard import GuardReport
 from aaexport.parity.thresholds import THRESHOLDS
 from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.reduce.images import Calibration, gather_images
@@ -38,6 +39,9 @@ from aaexport.runners.ort_settings import DEFAULTS, EXACT_SUMS, SessionSettings
 from aaexport.writing import check_writable
 
 Say = Callable[[str], None]
+SATURATED = (
+    "onnxruntime adds products with signed weights of 8 bits in 16 bits on this CPU; take --weight-type uint8 or int7"
+)
 NAMED = 3  # layers that an error names
 RANKED_ON = 8  # images
 RANKED_MACS = 9e9  # of these images together, once for each layer: half a second each on one core
@@ -76,6 +80,8 @@ def reduce_file(
     except ParityError as error:
         if error.report.guard is None or error.report.guard.passed:
             raise
+        if options.weight_type == "int8" and _is_summed_otherwise(error.report.guard):
+            raise ParityError(f"{error}; {SATURATED}", error.report) from error
         say(f"ranking {len(job.candidates(reduced))} layers")
         costs = job.ranked(reduced)
         if not options.is_auto:
@@ -262,6 +268,11 @@ def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptio
         summary.macs,
         say,
     )
+
+
+def _is_summed_otherwise(guard: GuardReport) -> bool:
+    """Whether onnxruntime's fused products are not those that the file tells."""
+    return any(row.measure == "optimizer" and not row.passed for row in guard.rows)
 
 
 def _as_asked(reduced: Reduced) -> list[KeptLayer]:

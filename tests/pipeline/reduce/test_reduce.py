@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -102,6 +103,20 @@ def test_weights_of_seven_bits_are_judged_by_their_own_grid(reduced):
     held = read_onnx(result.path).graph.initializer
     stored = [numpy_helper.to_array(each) for each in held if each.data_type == TensorProto.INT8]
     assert max(np.abs(each.astype(int)).max() for each in stored) == 64
+
+
+@pytest.mark.slow
+def test_signed_weights_of_8_bits_pass_where_the_cpu_adds_them_in_32_and_are_refused_where_not(reduced):
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        pytest.skip("the system does not tell how the CPU adds")
+    if "vnni" in info.read_text():
+        assert aaexport.convert(reduced, dtype="int8", weight_type="int8").parity.passed
+        return
+    before = files_of(reduced)
+    with pytest.raises(ParityError, match=r"in 16 bits on this CPU; take --weight-type uint8 or int7$"):
+        aaexport.convert(reduced, dtype="int8", weight_type="int8")
+    assert files_of(reduced) == before
 
 
 @pytest.mark.slow
