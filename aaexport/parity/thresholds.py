@@ -48,15 +48,11 @@ THRESHOLDS: dict[tuple[Measure, ReducedKind], Threshold] = {
     ("not finite", "float16"): Threshold(0, "beyond 65504 float16 has infinity only, and a CPU may hide it"),
     ("not finite", "int8"): Threshold(0, "no integer is NaN: a scale is"),
     ("optimizer", "float16"): Threshold(45.0, "casts that the optimizer leaves out move answers by rounding only"),
-    ("optimizer", "int8"): Threshold(
-        25.0, "fused products of right files are 42 dB and more apart; saturating ones 7 to 19"
-    ),
+    ("optimizer", "int8"): Threshold(25.0, "sums in 32 bits agree to 42 dB and more, those in 16 to 7 to 19"),
     ("weights", "float16"): Threshold(0.1, "each is the float32 number, rounded: there is no other way to be right"),
     ("weights", "int8"): Threshold(3.0, "each channel has the finest grid that holds it; 3 dB is half a bit"),
     ("activations", "int8"): Threshold(1.5, "on other images −0.4 to 0.9 dB; calibrated on noise 1.9 to 8.2"),
-    ("worst activation", "int8"): Threshold(
-        15.0, "a rare large number on either side alone moves one by up to 11 dB"
-    ),
+    ("worst activation", "int8"): Threshold(15.0, "a rare large number on one side alone moves one by up to 11 dB"),
 }
 FEW = 1  # images that may always differ: of few, a single one is a larger share than any threshold allows
 CLEAR = 40.0  # dB of SQNR, from where on coarser grids than need be cost nothing that anybody sees
