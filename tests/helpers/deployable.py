@@ -10,8 +10,8 @@ from aaexport.serving.reading import read_facts
 CLASSES = 10
 
 
-def digits_folder(path, *, batch="N"):
-    """The digits' recipe, and a model.onnx that answers an image's first ten pixels."""
+def digits_folder(path, *, batch="N", shape=(1, 8, 8)):
+    """The digits' recipe, of images of that shape, and a model.onnx that answers an image's first ten pixels."""
     folder = checkout("aa_cnn3_digits", path)
     for trained in (folder.weights_path, folder.training_log_path):
         trained.unlink()
@@ -23,16 +23,21 @@ def digits_folder(path, *, batch="N"):
         helper.make_tensor("flat", TensorProto.INT64, [2], [0, -1]),
         helper.make_tensor("first", TensorProto.INT64, [CLASSES], range(CLASSES)),
     ]
-    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 1, 8, 8])]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, *shape])]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])]
     graph = helper.make_graph(nodes, "digits", inputs, outputs, numbers)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder.onnx_path)
-    write_golden(folder)
+    if shape != (1, 8, 8):
+        for old, new in zip(("channels = 1", "height = 8", "width = 8"), shape, strict=True):
+            edit(folder.recipe_path, old, f"{old.split()[0]} = {new}")
+        edit(folder.recipe_path, "mean = [0.305]", f"mean = {[0.3, 0.4, 0.5][: shape[0]]}")
+        edit(folder.recipe_path, "std = [0.376]", f"std = {[0.2, 0.25, 0.3][: shape[0]]}")
+    write_golden(folder, shape=shape)
     return folder
 
 
-def write_golden(folder, *, wrong_by=0.0):
-    images = np.random.default_rng(0).standard_normal((4, 1, 8, 8), dtype=np.float32)
+def write_golden(folder, *, wrong_by=0.0, shape=(1, 8, 8)):
+    images = np.random.default_rng(0).standard_normal((4, *shape), dtype=np.float32)
     logits = images.reshape(4, -1)[:, :CLASSES] + np.float32(wrong_by)
     save_file({"input": images, "logits": np.ascontiguousarray(logits)}, folder.golden_path)
 

@@ -54,7 +54,6 @@ async function begin() {
   setUpProof();
   setUpSamples();
   if (samples().length) await showSample(samples()[0]);
-  beginWhereMostHappens();
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }
 
@@ -164,8 +163,11 @@ async function look(picture) {
     while (waiting) {
       shown = waiting;
       waiting = null;
+      at("inverted").hidden = about.shape[0] !== 1 || !lastImage;
+      const isFirst = !answer;
       answer = await run(shown.input, [1, ...about.shape]);
       drawAnswer();
+      if (isFirst) beginWhereMostHappens();
       drawMaps();
       drawSpeed();
     }
@@ -318,7 +320,6 @@ function setUpInput() {
     : "Drop or paste an image anywhere on this page, or choose one.";
   at("hint").textContent = draws() ? "Draw here" : "Drop an image here";
   at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
-  at("inverted").hidden = about.shape[0] !== 1;
   pad.setAttribute("role", draws() ? "application" : "img");
   pad.setAttribute("aria-label", draws() ? "Drawing area. Arrow keys move the pen, Space puts it down or lifts it, Delete clears." : "The picture that is shown");
   if (draws()) setUpDrawing(pad);
@@ -566,7 +567,6 @@ const heads = () => [...new Set(about.attention.map(each => each.head))];
 
 function setUpLooking() {
   if (!about.attention.length) return;
-  at("look").hidden = false;
   chosen.layers.add(layers().at(-1));
   heads().forEach(head => chosen.heads.add(head));
   pickLayers();
@@ -597,6 +597,7 @@ function beginWhereMostHappens() {
   }
   const place = Math.floor(begin / (best.height * best.width));
   query = { y: (Math.floor(place / best.width) + 0.5) / best.height, x: ((place % best.width) + 0.5) / best.width };
+  at("look").hidden = false;
   chosen.layers.clear();
   chosen.layers.add(best.layer);
   pickLayers();

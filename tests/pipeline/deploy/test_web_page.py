@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from deployable import digits_folder
 from observed import OUTPUT, observed_folder
 from outcomes import error_of
 from pages import fake_runtime, opened
@@ -250,6 +251,24 @@ def test_a_changed_model_is_not_run(deployed, page):
         assert page.text("state") == "The network does not run here."
         assert "model.onnx is not the file that was written with this page" in page.text("trouble")
         assert page.js("document.getElementById('app').hidden")
+
+
+@pytest.mark.slow
+def test_a_photograph_is_cropped_and_resized_as_in_training(page, runtime, tmp_path, rng):
+    from PIL import Image
+
+    folder = digits_folder(tmp_path / "photos", shape=(3, 12, 16))
+    aaexport.deploy(folder, "web", tmp_path / "site")
+    file = tmp_path / "photo.png"
+    Image.fromarray(rng.integers(0, 256, (97, 75, 3), dtype=np.uint8)).save(file)
+    with serving(files_in(tmp_path / "site")) as url:
+        page.visit(url)
+        assert page.js("document.getElementById('look').hidden && document.getElementById('samples').hidden")
+        page.drop(file)
+        page.wait("document.querySelectorAll('#bars meter').length")
+    image = read_facts(folder).image
+    fed = network_input(file.read_bytes(), image.shape, image.mean, image.std, image.crop_share, 10**6)
+    np.testing.assert_allclose(page.shares(), softmax(fed.reshape(-1)[:10].astype(np.float64)), atol=EXACT)
 
 
 # The zoo's own network
