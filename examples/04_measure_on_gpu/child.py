@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aaexport.device import parse_device
+from aaexport.errors import AaexportError
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import PROVIDERS, SessionSettings
 
@@ -16,8 +17,11 @@ PHASES = 20  # queries
 
 
 def main(task, *arguments):
-    for found in TASKS[task](*arguments):
-        print(f"FOUND {json.dumps(found)}", flush=True)
+    try:
+        for found in TASKS[task](*arguments):
+            print(f"FOUND {json.dumps(found)}", flush=True)
+    except AaexportError as error:
+        sys.exit(str(error))
 
 
 def latency(path, device, batch, seconds):

@@ -199,9 +199,10 @@ def training(stage):
 
 
 def torch(stage):
+    on_gpu = parse_device(stage.asked.device)[0] == "cuda"
     for subject, (model, _, batches) in stage.plan.networks.items():
-        for way in ("eager", "compile", "max-autotune"):
-            for precision in ("float16", "float32") if stage.asked.device != "cpu" else ("float32",):
+        for way in ("eager", "compile", "max-autotune") if on_gpu else ("eager", "compile"):
+            for precision in ("float16", "float32") if on_gpu else ("float32",):
                 for batch in batches:
                     names = {"subject": subject, "side": way, "dtype": precision, "batch": batch}
                     rest = (batch, precision, stage.asked.device, stage.asked.seconds)

