@@ -8,15 +8,15 @@ files from bad ones stands in `thresholds`, a row with its reason for each measu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from aaexport.binomial import Interval, exact_interval
 from aaexport.parity.cases import Array
-from aaexport.parity.thresholds import AT_LEAST, CLEAR, FEW, THRESHOLDS, TIED, Measure, ReducedKind, shown
+from aaexport.parity.thresholds import AT_LEAST, FEW, THRESHOLDS, TIED, Measure, ReducedKind, shown
 
 
 @dataclass(frozen=True)
@@ -321,43 +321,6 @@ def accuracy_row(kind: ReducedKind, output: str, computation: str, found: GuardA
     detail = f"{', '.join(words)} of {n} images" + ("" if judged else ", not judged: the weights are random")
     passed = not judged or lost <= allowed
     return guard_row("accuracy", kind, output, computation, "the float32 file", lost / n, n, passed, detail)
-
-
-def tensor_rows(kind: ReducedKind, tensors: Sequence[TensorLoss], sqnr_db: float | None) -> Iterator[GuardRow]:
-    """The worst weight, the worst activation, and all activations together: one may be off by a rare number.
-
-    All together count where they cost something: not where the answers have an SQNR above `CLEAR`.
-    """
-    constants = [one for one in tensors if one.what != "activation"]
-    computed = [one for one in tensors if one.what == "activation"]
-    if constants:
-        yield _of_worst("weights", kind, constants)
-    if computed:
-        yield _of_worst("worst activation", kind, computed)
-        mean = sum(one.excess_db for one in computed) / len(computed)
-        row = _of_tensors("activations", kind, f"all {len(computed)}, mean", mean)
-        is_clear = sqnr_db is None or sqnr_db > CLEAR
-        said = f"not judged: the answers keep {shown('SQNR', sqnr_db)}" if is_clear else row.detail
-        yield replace(row, passed=row.passed or is_clear, detail=said)
-
-
-def _of_worst(measure: Measure, kind: ReducedKind, tensors: Sequence[TensorLoss]) -> GuardRow:
-    worst = max(tensors, key=lambda one: one.excess_db)
-    return _of_tensors(measure, kind, f"{worst.what} {worst.tensor} of {worst.path or worst.node}", worst.excess_db)
-
-
-def _of_tensors(measure: Measure, kind: ReducedKind, where: str, value: float) -> GuardRow:
-    passed = value <= THRESHOLDS[measure, kind].bound
-    return guard_row(measure, kind, where, "the file", "the finest grid", value, 0, passed, "")
-
-
-def excess_db(noise: Array | float, least: Array | float) -> float:
-    """How much more noise there is than need be, in dB; of several the most. 0 where both are nothing."""
-    some, need = np.asarray(noise, np.float64), np.asarray(least, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(some > 0, some / need, 1.0)
-    worst = float(np.nanmax(ratios, initial=0.0))
-    return 10 * math.log10(worst) if worst > 0 else 0.0
 
 
 def rightly(scores: Array, labels: Array) -> int:

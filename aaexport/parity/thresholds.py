@@ -55,6 +55,9 @@ THRESHOLDS: dict[tuple[Measure, ReducedKind], Threshold] = {
     ("worst activation", "int8"): Threshold(15.0, "a rare large number on one side alone moves one by up to 11 dB"),
 }
 FEW = 1  # images that may always differ: of few, a single one is a larger share than any threshold allows
+SEEN = 32  # images, from where on others reach about as far as these do: right files have up to 1.2 dB
+LEAST_SEEN = 8  # images: of fewer, a single one that shows nothing would tell the ranges
+NARROWER = 0.75  # dB of the mean of activations, for half as many images: right files have up to 1.6 of 16, 2.2 of 8
 CLEAR = 40.0  # dB of SQNR, from where on coarser grids than need be cost nothing that anybody sees
 # Of the spread of an image's scores, within which two of them tie: twice the noise of 45 and of 25 dB.
 TIED: dict[ReducedKind, float] = {"float16": 0.0112, "int8": 0.112}

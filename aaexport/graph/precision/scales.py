@@ -47,18 +47,25 @@ def grid_for(seen: Range, *, symmetric: bool) -> Grid:
 
 
 def weight_scales(weight: Array, kind: WeightType, bias: Array | None, input_scale: float) -> Array:
-    """One for each output channel, the first axis: so that the largest weight is stored as `LARGEST`, or less.
+    """One for each output channel, the first axis: `finest_scales`, and 1 where that is nothing."""
+    scales = finest_scales(weight, LARGEST[kind], bias, input_scale)
+    scales[scales == 0] = 1.0
+    return np.asarray(scales, np.float32)
+
+
+def finest_scales(weight: Array, most: int, bias: Array | None, input_scale: float) -> Array:
+    """(channels,) in float64: so that the largest weight of each channel is stored as `most`, or less.
 
     Less where a bias, which is stored in units of input scale · weight scale, would not fit into 32 bits otherwise:
-    that of a channel whose weights are next to nothing.
+    that of a channel whose weights are next to nothing. 0 where either unit would be smaller than runtimes divide by.
     """
     rows = weight.reshape(len(weight), -1)
     largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
-    scales = largest.astype(np.float64) / LARGEST[kind]
+    scales = largest.astype(np.float64) / most
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * MOST_BIAS))
-    scales[scales < SMALLEST] = 1.0  # of a channel that is nothing
-    return np.asarray(scales, np.float32)
+    smallest = scales if bias is None else scales * min(input_scale, 1.0)
+    return np.asarray(np.where(smallest < SMALLEST, 0.0, scales))
 
 
 def stored_weight(weight: Array, kind: WeightType, scales: Array) -> tuple[Array, Array]:

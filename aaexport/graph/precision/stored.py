@@ -6,6 +6,7 @@ by whoever compares the numbers themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from aaexport.graph.check import STANDARD_DOMAINS
 from aaexport.graph.optimize import editable
 from aaexport.graph.precision.int8 import convolutions, quantizable
 from aaexport.graph.precision.reduced import Layer, layers_of
-from aaexport.graph.precision.scales import MOST_BIAS
+from aaexport.graph.precision.scales import finest_scales
 from aaexport.graph.precision.stages import CONSTANTS
 from aaexport.graph.precision.weight_types import LARGEST
 
@@ -36,7 +37,8 @@ class Constant:
         layer: whose.
         what: `weight` or `bias`; in a float16 file the initializer's name.
         expected, held: the numbers, (channels, …).
-        unit: of the finest grid that would have held each channel, (channels,); None in a float16 file.
+        unit: of the finest grid that would have held each channel, (channels,) in float64; 0 where none does, because
+            the channel is nothing or runtimes have no unit as small. None in a float16 file.
     """
 
     layer: Layer
@@ -81,7 +83,9 @@ class Activation:
 
     def rounded(self, numbers: Array) -> Array:
         """What readers get for these numbers, in float64."""
-        stored = np.clip(np.rint(numbers.astype(np.float64) / self.scale) + self.zero_point, self.low, self.high)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a scale that is 0 or NaN makes NaN of all
+            units = np.rint(numbers.astype(np.float64) / self.scale)
+        stored = np.clip(units + self.zero_point, self.low, self.high)
         return np.asarray((stored - self.read_zero_point) * self.read_scale)
 
 
@@ -108,15 +112,20 @@ def constants_in_8_bits(model: onnx.ModelProto, source: onnx.ModelProto) -> Iter
         weight = _numbers(other.inputs[1])
         if weight is None:
             continue
-        unit = np.abs(weight.reshape(len(weight), -1)).max(axis=1, initial=0.0) / largest
-        for place, what in PARTS.items():
-            held = _dequantized(node.inputs[place]) if len(node.inputs) > place else None
-            expected = _numbers(other.inputs[place]) if len(other.inputs) > place else None
-            if held is None or expected is None or held.shape != expected.shape:
-                continue
-            yield Constant(
-                layers[node], what, expected, held, unit if place == 1 else _bias_unit(node, unit, expected)
-            )
+        parts = {place: _part(node, other, place) for place in PARTS}
+        bias, scale = parts[2], _input_scale(node)
+        unit = finest_scales(weight, largest, None if bias is None or scale is None else bias[1], scale or 1.0)
+        for place, part in parts.items():
+            if part is not None:
+                own = unit if place == 1 else None if scale is None else unit * scale
+                yield Constant(layers[node], PARTS[place], part[1], part[0], own)
+
+
+def _part(node: ir.Node, other: ir.Node, place: int) -> tuple[Array, Array] | None:
+    """(what a convolution in 8 bits holds there, what the float32 file does); None where there are not both."""
+    held = _dequantized(node.inputs[place]) if len(node.inputs) > place else None
+    expected = _numbers(other.inputs[place]) if len(other.inputs) > place else None
+    return None if held is None or expected is None or held.shape != expected.shape else (held, expected)
 
 
 def constants_in_float16(model: onnx.ModelProto, source: onnx.ModelProto) -> Iterator[Constant]:
@@ -209,14 +218,14 @@ def _stored(value: ir.Value | None) -> Array | None:
     return _numbers(node.inputs[0]) if node is not None and _is(node, "DequantizeLinear") else None
 
 
-def _bias_unit(node: ir.Node, unit: Array, bias: Array) -> Array | None:
-    """Input scale · weight scale, or what a bias takes that would not fit into 32 bits; None in float32."""
+def _input_scale(node: ir.Node) -> float | None:
+    """By which what a convolution reads was stored; None in float32, and of a scale that is none."""
     image = node.inputs[0]
     producer = None if image is None else image.producer()
-    scale = _scalar(producer.inputs[1]) if producer is not None and _is(producer, "DequantizeLinear") else None
-    if scale is None:
+    if producer is None or not _is(producer, "DequantizeLinear"):
         return None
-    return np.asarray(np.maximum(unit * scale, np.abs(bias) / MOST_BIAS))
+    scale = _scalar(producer.inputs[1])
+    return scale if scale is not None and math.isfinite(scale) and scale > 0 else None
 
 
 def _dequantized(value: ir.Value | None) -> Array | None:

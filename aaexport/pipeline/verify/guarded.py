@@ -24,6 +24,7 @@ from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.graph.precision.stored import is_symmetric
 from aaexport.parity import Array, Case
+from aaexport.parity.by_tensor import tensor_rows
 from aaexport.parity.guard import (
     GuardAccuracy,
     GuardReport,
@@ -32,7 +33,6 @@ from aaexport.parity.guard import (
     TensorLoss,
     accuracy_row,
     rightly,
-    tensor_rows,
 )
 from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.subject.subject import Subject
@@ -170,7 +170,8 @@ class Guard:
             return GuardReport(self.kind, self.evidence.data, tuple(losses.rows()))
         rows += self._against_float64(path, name, optimized)
         tensors, faults = self._by_themselves(model)
-        rows += tensor_rows(self.kind, tensors, GuardReport(self.kind, "", tuple(rows)).sqnr_db)
+        different = len({image.tobytes() for image in self.evidence.images[: self._whole(IMAGES)]})
+        rows += tensor_rows(self.kind, tensors, GuardReport(self.kind, "", tuple(rows)).sqnr_db, different)
         return GuardReport(self.kind, self.evidence.data, tuple(rows), accuracy, tensors, faults)
 
     @cached_property

@@ -27,7 +27,8 @@ from aaexport.graph.precision.stored import (
     stored_convolutions,
 )
 from aaexport.parity import Array
-from aaexport.parity.guard import TensorLoss, excess_db
+from aaexport.parity.by_tensor import excess_db
+from aaexport.parity.guard import TensorLoss
 from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.verify.feeding import fed
 from aaexport.runners.ort import OrtRunner
@@ -37,6 +38,7 @@ MOST_BYTES = 2**29  # of tensors that onnxruntime answers with at once
 MOST_HELD = 3 * 2**29  # of those of all images, which are kept to be looked at again
 ROUNDING = 1e-3  # of a scale
 Extent = tuple[float, float]  # the least and the greatest number of a tensor, 0 between them
+LARGEST = float(np.finfo(np.float16).max)
 UNIFORM = 12  # the noise of rounding to a unit is unit² / 12
 
 
@@ -135,24 +137,30 @@ def _grid(extent: Extent, *, is_signed: bool) -> tuple[float, int]:
 def _of_constant(one: Constant) -> TensorLoss:
     """Channel by channel: a grid that is right for the whole may be far too coarse for one."""
     expected = one.expected.astype(np.float64)
-    error = np.square(one.held - expected).reshape(len(expected) if expected.ndim else 1, -1)
+    noise = _by_channel(_squared_errors(one.held, expected))
     if one.unit is None:
-        best = np.square(expected.astype(np.float16).astype(np.float64) - expected)
-        least = _by_channel(best)
+        best = np.clip(expected, -LARGEST, LARGEST).astype(np.float16).astype(np.float64)
+        least = _by_channel(_squared_errors(best, expected))
     else:
         unit = np.where(one.unit > 0, one.unit, 1.0).reshape(-1, *[1] * (expected.ndim - 1))
-        best = np.square(np.rint(expected / unit) * unit - expected)
-        least = np.maximum(_by_channel(best), _by_chance(error.shape[1]) * np.square(one.unit))
-    noise, what = error.sum(axis=1), "bias" if one.what == "bias" else "weight"
-    signal = float(np.square(expected).sum())
+        least = _by_channel(np.square(np.rint(expected / unit) * unit - expected))
+        least = np.maximum(least, _by_chance(expected.size // max(len(least), 1)) * np.square(one.unit))
     return TensorLoss(
         one.layer.path,
         one.layer.node,
         one.what,
-        "bias" if what == "bias" else "weight",
-        _db(signal, float(noise.sum())),
+        "bias" if one.what == "bias" else "weight",
+        _db(float(np.square(expected[np.isfinite(expected)]).sum()), float(noise.sum())),
         excess_db(noise, least),
     )
+
+
+def _squared_errors(held: Array, expected: Array) -> Array:
+    """0 where both are the same infinity or NaN, infinity where they are not."""
+    with np.errstate(invalid="ignore"):
+        errors = np.square(held - expected)
+    same = (held == expected) | (np.isnan(held) & np.isnan(expected))
+    return np.where(same, 0.0, np.where(np.isnan(errors), np.inf, errors))
 
 
 def _by_chance(count: int) -> float:
@@ -161,7 +169,14 @@ def _by_chance(count: int) -> float:
 
 
 def _by_channel(numbers: Array) -> Array:
-    return np.asarray(numbers.reshape(len(numbers) if numbers.ndim else 1, -1).sum(axis=1))
+    channels = numbers if numbers.ndim else numbers[None]
+    return np.asarray(channels.sum(axis=tuple(range(1, channels.ndim))))
+
+
+def _finite(numbers: Array) -> Array:
+    """No grid holds infinity and NaN: what becomes of them, the answers tell."""
+    finite = np.isfinite(numbers)
+    return numbers if finite.all() else numbers[finite]
 
 
 def _of_activations(found: Sequence[Activation], source: OnnxModel, images: Sequence[Array]) -> list[TensorLoss]:
@@ -170,14 +185,15 @@ def _of_activations(found: Sequence[Activation], source: OnnxModel, images: Sequ
     seen: dict[str, Extent] = {}
     for name, numbers in tensors():
         low, high = seen.get(name, (0.0, 0.0))
-        seen[name] = min(low, float(numbers.min(initial=0.0))), max(high, float(numbers.max(initial=0.0)))
+        finite = _finite(numbers)
+        seen[name] = min(low, float(finite.min(initial=0.0))), max(high, float(finite.max(initial=0.0)))
     known = [one for one in found if one.name in seen]
     held = {grid: _union(seen[one.name] for one in members) for grid, members in _sharing(known).items()}
     noises = [_Noise(one, held[one.grid]) for one in known]
     for name, numbers in tensors():
         for noise in noises:
             if noise.one.name == name:
-                noise.add(numbers.astype(np.float64))
+                noise.add(_finite(numbers).astype(np.float64))
     return [noise.loss() for noise in noises]
 
 
@@ -248,4 +264,4 @@ def _computed(
 def _db(signal: float, noise: float) -> float | None:
     if noise == 0:
         return None
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from graphs import convolution
+from onnx import numpy_helper
 from precision_graphs import float16, images, int8, model, seen
 from precision_mutants import (
     as_bfloat16,
@@ -20,10 +21,12 @@ from precision_mutants import (
 from precision_oracles import by_quantizer
 
 from aaexport.graph.precision.kinds import record_origin
-from aaexport.parity.guard import tensor_rows
+from aaexport.parity.by_tensor import excess_db, tensor_rows
+from aaexport.parity.guard import TensorLoss
+from aaexport.parity.thresholds import LEAST_SEEN, SEEN
 from aaexport.pipeline.verify.stored import faults_of, tensor_losses
 
-X = images(16, 3, 8, 8)
+X = images(SEEN, 3, 8, 8)
 SHOWN = [X]  # what the ranges were taken from: how far those of other images reach is chance
 SYMMETRIC = pytest.mark.parametrize("symmetric", [False, True])
 
@@ -52,7 +55,7 @@ def reduced(given, **options):
 
 def failed(made, given, kind="int8", sqnr_db=30.0):
     """The measures of single tensors that a file breaks."""
-    rows = tensor_rows(kind, tensor_losses(made, given, kind, SHOWN), sqnr_db)
+    rows = tensor_rows(kind, tensor_losses(made, given, kind, SHOWN), sqnr_db, len(X))
     return {row.measure for row in rows if not row.passed}
 
 
@@ -105,7 +108,7 @@ def test_ranges_of_noise_cost_more_than_those_of_images(given, symmetric):
 
 def test_a_grid_of_another_tool_that_is_as_fine_is_right(given):
     """Its units are 1/255 of a channel's range, and not 1/254: single numbers, as biases, are rounded otherwise."""
-    rows = list(tensor_rows("int8", tensor_losses(by_quantizer(given, {"x": X}), given, "int8", SHOWN), 30.0))
+    rows = list(tensor_rows("int8", tensor_losses(by_quantizer(given, {"x": X}), given, "int8", SHOWN), 30.0, SEEN))
     assert [row.value for row in rows if row.measure == "weights"] < [1.0]
 
 
@@ -121,3 +124,64 @@ def test_a_weight_in_float16_is_the_float32_number_rounded(given):
     right = float16(given, {"x": X}).model
     assert failed(right, given, "float16") == set()
     assert failed(as_bfloat16(right), given, "float16") == {"weights"}
+
+
+def test_a_float16_constant_that_became_infinity_has_lost_all(given):
+    right = float16(given, {"x": X}).model
+    (bias,) = [each for each in right.graph.initializer if each.name == "b"]
+    for other, passes in ((np.inf, False), (65504, True)):
+        wide = copied(given)
+        (numbers,) = [each for each in wide.graph.initializer if each.name == "b"]
+        numbers.CopyFrom(numpy_helper.from_array(np.float32([1e6, -np.inf] + [0.5] * 6), "b"))
+        bias.CopyFrom(numpy_helper.from_array(np.float16([other, -np.inf] + [0.5] * 6), "b"))
+        assert (failed(right, wide, "float16") == set()) == passes
+    assert failed(right, given, "float16") == {"weights"}
+
+
+@pytest.mark.parametrize(("noise", "least"), [(np.inf, np.inf), (np.inf, 1.0), (np.nan, 1.0), (1.0, 0.0)])
+def test_noise_without_measure_is_more_than_any(noise, least):
+    assert excess_db(np.array([1.0, noise]), np.array([1.0, least])) == np.inf
+    assert excess_db(0.0, 0.0) == 0
+
+
+@SYMMETRIC
+def test_channels_of_which_next_to_nothing_is_left_are_as_right_as_bits_allow(given, symmetric):
+    """Their biases tell the unit, which must fit 32 bits; what is below the least of float32 is nothing."""
+    dead = copied(given)
+    for tensor in dead.graph.initializer:
+        if tensor.name in ("w", "b"):
+            numbers = numpy_helper.to_array(tensor).copy()
+            if tensor.name == "b":
+                numbers[:5] = 0.5, 0.05, 0.5, 0.0, 1e-33
+            else:
+                largest = np.abs(numbers[:5]).max(axis=(1, 2, 3), keepdims=True)
+                numbers[:5] *= np.float32([1e-7, 1e-9, 1e-20, 1e-42, 0]).reshape(-1, 1, 1, 1) / largest
+            tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
+    right = reduced(dead, symmetric=symmetric)
+    assert failed(right, dead) == set()
+    for fault in (per_tensor(), weight_saturated(1), channel_scales_rolled(1)):
+        assert "weights" in failed(fault(right), dead)
+
+
+def of_activations(images, *excesses, sqnr_db=30.0):
+    """Measure → row."""
+    tensors = [TensorLoss("", "n", "t", "activation", 30.0, excess) for excess in excesses]
+    return {row.measure: row for row in tensor_rows("int8", tensors, sqnr_db, images)}
+
+
+@pytest.mark.parametrize(("count", "bound"), [(8, 3.0), (16, 2.25), (32, 1.5), (64, 1.5)])
+def test_ranges_of_few_images_may_be_narrower(count, bound):
+    for value, passes in ((bound - 0.01, True), (bound + 0.01, False)):
+        row = of_activations(count, value)["activations"]
+        assert (row.bound, row.passed, row.images) == (bound, passes, count)
+        assert row.margin == pytest.approx(bound - value)
+        assert (f"because {count} images reach less far" in row.detail) == (count < SEEN)
+
+
+def test_ranges_of_very_few_images_judge_nothing_and_that_is_told():
+    rows = of_activations(LEAST_SEEN - 1, 20.0, 30.0)
+    assert [row.passed for row in rows.values()] == [True, True]
+    assert {row.detail for row in rows.values()} == {"not judged: at least 8 different images tell ranges, got 7"}
+    assert not of_activations(LEAST_SEEN, 20.0)["worst activation"].passed
+    for few, sqnr_db in ((1, 30.0), (64, 50.0)):  # but a scale that is none
+        assert not of_activations(few, np.inf, sqnr_db=sqnr_db)["activations"].passed

@@ -39,6 +39,7 @@ from aaexport.parity import (
     TensorFacts,
     made_up_cases,
 )
+from aaexport.parity.by_tensor import tensor_rows
 from aaexport.parity.guard import TensorLoss
 from aaexport.report.machine import parity_json
 from aaexport.report.parity.junit import parity_junit
@@ -260,6 +261,16 @@ def test_a_terminal_is_shown_the_noisiest_of_many_layers_and_markdown_all():
 def test_a_layer_without_signal_has_no_bar():
     assert [row[-1] for row in layer_rows(noisy(30.0, -3.0, float("-inf")).guard)] == ["█" * 24, "", ""]
     assert not layer_rows(dataclasses.replace(GUARD, tensors=()))
+
+
+def test_what_few_images_do_not_judge_is_told():
+    losses = [TensorLoss("stages.0", "conv", "t", "activation", 30.0, 4.0)]
+    guard = dataclasses.replace(LOSSY.guard, rows=(*LOSSY.guard.rows, *tensor_rows("int8", losses, 30.0, 3)))
+    for told in (
+        printed(dataclasses.replace(LOSSY, guard=guard)),
+        parity_markdown(dataclasses.replace(LOSSY, guard=guard)),
+    ):
+        assert "not judged: at least 8 different images tell ranges, got 3" in " ".join(told.split())
 
 
 # JSON
