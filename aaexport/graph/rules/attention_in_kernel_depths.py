@@ -78,6 +78,9 @@ class AttentionInKernelDepths(GraphRule):
         queries = inputs[0].shape
         assert queries is not None
         wider.told(wide, attended, [*queries[:2], wanted[1]])
+        for reader, _ in list(attended.uses()):
+            if _is_cut(reader, attended):
+                reader.replace_input_with(0, wide)
         result = wider.cut(wide, of_values)
         return result if len(q.shape or ()) == WITHOUT else _with_heads(wider, result, attended)
 
@@ -96,6 +99,19 @@ def _wanted(q: ir.Value, v: ir.Value) -> tuple[int, int] | None:
     if q.dtype is None:
         raise Refusal("the type of its heads is not known")
     return fused_depths(q.dtype.numpy().name, *_depths(q, v))
+
+
+def _is_cut(node: ir.Node, attended: ir.Value) -> bool:
+    """Whether it takes the first numbers of the last axis, as of what was padded for float32: of a wider one too."""
+    last = len(attended.shape or ()) - 1
+    told = [value.const_value for value in node.inputs[1:] if value is not None]
+    if node.op_type != "Slice" or last != WITHOUT - 1 or len(told) != len(node.inputs) - 1 or None in told:
+        return False
+    start, end, axis, *step = [each.numpy().tolist() for each in told if each is not None]
+    width = None if attended.shape is None else attended.shape[last]
+    return (
+        (start, axis, *step) in (([0], [last]), ([0], [last], [1])) and isinstance(width, int) and 0 < end[0] <= width
+    )
 
 
 def _without_heads(wider: Wider, value: ir.Value) -> ir.Value:
