@@ -15,6 +15,7 @@ from aaexport.load.statistics import Milliseconds
 from aaexport.report.bench.wording import cores, milliseconds, ratio
 from aaexport.report.launches import launches_json, launches_view
 from aaexport.report.layout import Table, Words
+from aaexport.report.machine import strict
 from aaexport.results import Candidate, PrecisionCandidate, TunedLayer, TunedPrecision, TuneResult
 
 TUNING_SCHEMA = "aaexport.tuning/1"
@@ -43,11 +44,17 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
         "notes": list(result.notes),
         "launches": None if result.launches is None else launches_json(result.launches, raw=raw),
         "layers": [_layer_json(layer, raw) for layer in result.layers],
-        "precision": None if result.precision is None else dataclasses.asdict(result.precision),
+        "precision": None if result.precision is None else precision_json(result.precision),
         "environment": dataclasses.asdict(result.environment),
         "tools": result.tools,
         "seconds": result.seconds,
     }
+
+
+def precision_json(found: TunedPrecision) -> dict[str, Any]:
+    """Every file with what it takes and loses. What a layer costs may be infinite, for which JSON has a word."""
+    value: dict[str, Any] = strict(dataclasses.asdict(found))
+    return value
 
 
 def tuning_view(result: TuneResult) -> RenderableType:

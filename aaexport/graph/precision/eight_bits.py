@@ -23,12 +23,13 @@ class EightBits:
     Args:
         graph: the outermost.
         names: of all values, to which those of the new ones are added.
-        weights: how weights are stored.
-        symmetric: whether biases stay as they are.
+        weights: how weights are stored, unless it is `symmetric`.
+        symmetric: whether weights are signed, and biases stay as they are.
     """
 
     def __init__(self, graph: ir.Graph, names: set[str | None], weights: WeightType, *, symmetric: bool) -> None:
-        self._graph, self._names, self._kind, self._symmetric = graph, names, weights, symmetric
+        self._kind: WeightType = "int8" if symmetric else weights
+        self._graph, self._names, self._symmetric = graph, names, symmetric
         self._made: dict[tuple[ir.Value, bytes], ir.Value] = {}
 
     def parameters(self, node: ir.Node, image: Grid) -> dict[int, ir.Value]:

@@ -80,9 +80,7 @@ def to_int8(
     chosen = [node for node in able if node not in stays]
     reduced = [layers[node] for node in chosen]
     kept = [*(Kept(layers[node], stays[node]) for node in graph if node in stays), *_inside(graph)]
-    _Quantizing(graph, "int8" if symmetric else weights, symmetric=symmetric).apply(
-        chosen, spots_for(chosen, ranges, symmetric=symmetric)
-    )
+    _Quantizing(graph, weights, symmetric=symmetric).apply(chosen, spots_for(chosen, ranges, symmetric=symmetric))
     return ended(whole, model, "int8", reduced, kept, room)
 
 

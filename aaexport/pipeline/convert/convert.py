@@ -324,10 +324,11 @@ def _reduced(
         elif not is_verified(folder):
             _verify_first(folder, subject, options, say)
         result = reduce_file(subject, folder.onnx_path, destination, reduction, say)
-    if folder is not None and destination == folder.onnx_of(options.dtype):
-        assert result.parity is not None
-        kept(result.parity, folder, options.dtype)
-    return result
+    if folder is None or destination != folder.onnx_of(options.dtype):
+        return result
+    assert result.parity is not None
+    remove(folder.bench_of(options.dtype))  # what was measured is of the file before
+    return dataclasses.replace(result, parity=kept(result.parity, folder, options.dtype))
 
 
 def _verify_first(folder: ModelFolder, subject: Subject, options: ConvertOptions, say: Say) -> None:

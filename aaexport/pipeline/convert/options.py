@@ -307,6 +307,9 @@ class OptimizeOptions:
             if given and self.dtype == "float32":
                 got = as_given(getattr(self, name))
                 raise ArgumentError(broken_rule(name, f"go with {parameter('dtype')} float16", got))
+        if self.dtype == "float16" and not self.verify:
+            remedy = "the guard is what keeps its losses from being silent"
+            raise ArgumentError(broken_rule("verify", "be on with dtype float16", "off", remedy))
         if self.dtype == "float16" and {self.atol, self.rtol} != {None}:
             rule = f"be left out with {parameter('dtype')} float16"
             got = str(self.atol if self.atol is not None else self.rtol)

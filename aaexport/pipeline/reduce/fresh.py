@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from aaexport.errors import GraphError
 from aaexport.folder import ModelFolder
@@ -78,15 +79,29 @@ def outdated(folder: ModelFolder) -> tuple[str, ...]:
         path = folder.onnx_of(kind)
         if not path.is_file():
             continue
-        try:
-            origin = read_origin(parse_onnx(path))
-        except GraphError:
-            origin = None
-        if origin is None or origin.source != file_digest(folder.onnx_path, read_data_files(folder.onnx_path)):
+        if not _is_of(path, folder):
             remove(folder.parity_of(kind))
             again = f"aaexport convert {folder.path} --dtype {kind}"
             notes.append(f"{path.name} was made of another model.onnx; write it anew with `{again}`")
     return tuple(notes)
+
+
+def _is_of(path: Path, folder: ModelFolder) -> bool:
+    """Whether the file is in fewer bits what model.onnx is.
+
+    One that names no source is of another opset, target or the like, and was made of a float32 file that was not
+    kept: of the same weights and recipe.
+    """
+    try:
+        model = parse_onnx(path)
+    except GraphError:
+        return False
+    origin, own, now = read_origin(model), provenance_of(model), _provenance(folder)
+    if origin is None or own is None:
+        return False
+    if origin.source:
+        return origin.source == file_digest(folder.onnx_path, read_data_files(folder.onnx_path))
+    return (own.weights_digest, own.recipe_digest) == (now.weights_digest, now.recipe_digest)
 
 
 def _provenance(folder: ModelFolder) -> Provenance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -84,6 +84,8 @@ def reduce_file(
             raise ParityError(f"{error}; {SATURATED}", error.report) from error
         say(f"ranking {len(job.candidates(reduced))} layers")
         costs = job.ranked(reduced)
+        if not costs:
+            raise
         if not options.is_auto:
             raise ParityError(f"{error}; {_worst(costs)}", error.report) from error
         written, kept = job.keep_until_right(reduced, costs, error)
@@ -191,12 +193,13 @@ class _Job:
     def keep_until_right(
         self, reduced: Reduced, costs: tuple[LayerCost, ...], nearest: ParityError
     ) -> tuple[_Written, tuple[KeptLayer, ...]]:
-        """Keeps the costliest layers, one more each time until the SQNR is enough, and then more until all is.
+        """Keeps the costliest layers: one more each time until the SQNR is enough, then more; at last as few as do.
 
         Raises:
             ParityError: no number of them passes; it tells what came nearest.
         """
         kept: list[KeptLayer] = []
+        failed = 0  # so many are not enough
         step, bound = 1, THRESHOLDS["SQNR", self.options.dtype].bound
         most = len(costs) - 1  # one in fewer bits at least, or it is the float32 file again
         while len(kept) < most:
@@ -206,13 +209,27 @@ class _Job:
                 kept.append(_kept(cost, kept_db(reduced, self.few, self.settings)))
             self.say(f" {len(kept)} layers in float32: {kept[-1].sqnr_db:.1f} dB")
             if (kept[-1].sqnr_db or 0.0) < bound and len(kept) < most:
+                failed = len(kept)
                 continue
             try:
-                return self.write(reduced), tuple(kept)
+                return self.fewest(self.write(reduced), kept, failed)
             except ParityError as error:
-                nearest, step = error, 2 * step
+                nearest, failed, step = error, len(kept), 2 * step
         rule = f"no choice of layers passes the guard, and {self.destination} was not written"
         raise ParityError(f"{rule}; nearest came {nearest.report.complaint}", nearest.report) from nearest
+
+    def fewest(
+        self, written: _Written, kept: Sequence[KeptLayer], failed: int
+    ) -> tuple[_Written, tuple[KeptLayer, ...]]:
+        """The file with as few of the first of `kept` as pass: all do, and are written; `failed` of them do not."""
+        enough = len(kept)
+        while enough - failed > 1:
+            middle = (enough + failed) // 2
+            try:
+                written, enough = self.write(self.converted([layer.node for layer in kept[:middle]])), middle
+            except ParityError:
+                failed = middle
+        return written, tuple(kept[:enough])
 
     def result(self, written: _Written, kept: tuple[KeptLayer, ...], seconds: float) -> ConvertResult:
         """What is told of it."""

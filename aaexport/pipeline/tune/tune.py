@@ -76,7 +76,7 @@ def tune(
         overrides: fields of `TuneOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
-        ArgumentError: an argument breaks its rule, or the network has no augmented layer.
+        ArgumentError: an argument breaks its rule, or the network has no augmented layer and `dtype` is `float32`.
         ModelNotFoundError, FolderError, RecipeError, WeightsError: the folder is not there, not one, or not whole.
         ProviderError: `device` does not work here.
         ParityError: no decomposition of a layer is inside the parity bound.
@@ -92,7 +92,7 @@ def tune(
         _require_for_precision(folder, size)
     recipe = folder.recipe.for_size(size)
     module = _network(folder, recipe)
-    groups = _attentions(folder, module)
+    groups = _attentions(folder, module, may_lack=options.dtype == "auto")
     for group in groups.values():
         require_memory(_most_frequent(group), recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
     device = best_device() if options.device is None else options.device
@@ -197,9 +197,12 @@ def _network(folder: ModelFolder, recipe: Recipe) -> nn.Module:
     return module
 
 
-def _attentions(folder: ModelFolder, module: nn.Module) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
+def _attentions(
+    folder: ModelFolder, module: nn.Module, *, may_lack: bool
+) -> dict[AttentionSizes, dict[str, AugmentedConv2d]]:
+    """By their sizes; ArgumentError if there are none and the network may not lack them."""
     groups = distinct_layers(module)
-    if not groups:
+    if not groups and not may_lack:
         raise ArgumentError(broken_rule("model", "have augmented layers to tune", f"{folder.name}, which has none"))
     return groups
 

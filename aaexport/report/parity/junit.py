@@ -1,8 +1,8 @@
 """ParityReport → JUnit XML, which CI systems show as tests.
 
-One suite; a test for each output of each case of each computation, for each measure of a file in fewer bits, for each
-failure of the file itself, and for each warning, which counts as skipped unless it is a failure. Times are left out:
-none was measured for one test.
+One suite; a test for each output of each case of each computation, for each measure of a file in fewer bits and each
+fault that its guard finds in it, for each failure of the file itself, and for each warning, which counts as skipped
+unless it is a failure. Times are left out: none was measured for one test.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def _cases(report: ParityReport) -> Iterator[Xml.Element]:
     for lost in () if report.guard is None else report.guard.rows:
         where = f"{lost.computation} against {lost.against}"
         yield _case(where, f"{lost.measure}: {lost.output}", lost.complaint, guard_figures(lost))
+    for fault in () if report.guard is None else report.guard.faults:
+        yield _case("guard", fault, fault)
     for warning in report.warnings:
         case = _case("warnings", warning, warning if report.strict else None)
         if not report.strict:

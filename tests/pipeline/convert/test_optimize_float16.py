@@ -79,7 +79,7 @@ def test_inputs_that_are_given_are_what_is_seen(tmp_path):
     given, path = tmp_path / "given.onnx", tmp_path / "half.onnx"
     onnx.save(attention(), given)
     np.savez(tmp_path / "loud.npz", x=images(2, 6, 16, scale=100))
-    result = optimize(given, path, dtype="float16", inputs=tmp_path / "loud.npz", verify=False)
+    result = optimize(given, path, dtype="float16", inputs=tmp_path / "loud.npz")
     assert [each.layer.node for each in result.kept] == ["MatMul_2", "Softmax_3"]
     assert read_origin(onnx.load(path)).calibration["inputs"] == "loud.npz"
 
@@ -125,6 +125,7 @@ def test_a_model_of_integers_and_several_inputs(tmp_path):
     ("options", "text"),
     [
         ({"dtype": "int8"}, "dtype must be one of float32, float16, got 'int8'; it needs images: "),
+        ({"dtype": "float16", "verify": False}, "verify must be on with dtype float16, got 'off'; the guard"),
         ({"dtype": "bfloat16"}, "dtype must be one of float32, float16, got 'bfloat16'; float16 is as small"),
         ({"dtype": "float64"}, "dtype must be one of float32, float16, got 'float64'"),
         ({"dtype": "float16", "io_dtype": "int8"}, "io_dtype must be one of float32, float16, got 'int8'"),
@@ -142,7 +143,7 @@ def test_what_does_not_go_together_is_refused(options, text, given, tmp_path):
 
 def test_a_file_that_is_no_float32_file_is_refused(given, tmp_path):
     path = tmp_path / "half.onnx"
-    optimize(given, path, dtype="float16", verify=False)
+    optimize(given, path, dtype="float16")
     with pytest.raises(GraphError, match="got one in float16; start from the float32 file"):
         optimize(path, tmp_path / "again.onnx", dtype="float16")
     assert not (tmp_path / "again.onnx").exists()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +17,9 @@ from aaexport.folder import open_folder
 from aaexport.graph.files import read_onnx
 from aaexport.graph.precision.kinds import read_origin
 from aaexport.parity.thresholds import THRESHOLDS, Threshold
+from aaexport.pipeline.reduce.fresh import outdated
+from aaexport.pipeline.reduce.reduce import _Job
+from aaexport.results import KeptLayer
 
 
 @pytest.fixture
@@ -299,3 +303,39 @@ def test_a_new_model_onnx_outdates_what_was_made_of_the_old_one(reduced):
         "must be made of the model.onnx beside it" in w for w in aaexport.verify(reduced, dtype="int8").warnings
     )
     assert any("model.int8.onnx lies beside it" in note for note in aaexport.verify(reduced).notes)
+
+
+@pytest.mark.parametrize("enough", range(3, 9))
+def test_no_more_layers_are_kept_than_it_takes(enough):
+    """Eight do, two do not."""
+    tried = []
+
+    def write(kept):
+        tried.append(kept)
+        if len(kept) < enough:
+            raise ParityError("too few", None)
+        return f"{len(kept)} kept"
+
+    job = SimpleNamespace(write=write, converted=lambda nodes: nodes)
+    layers = [KeptLayer("", f"conv_{n}", "Conv", "it cost most") for n in range(8)]
+    written, kept = _Job.fewest(job, "8 kept", layers, 2)
+    assert (written, len(kept)) == (f"{enough} kept", enough)
+    assert len(tried) <= 3
+
+
+def test_a_new_model_onnx_outdates_what_was_made_of_the_old_one_and_not_what_names_none(reduced):
+    def without_source(kind, digest=None):
+        model = onnx.load(reduced.onnx_of(kind))
+        for entry in model.metadata_props:
+            if entry.key == "aaexport.reduction":
+                entry.value = json.dumps(json.loads(entry.value) | {"source": ""})
+            if digest is not None and entry.key == "aaexport.weights_digest":
+                entry.value = digest
+        onnx.save(model, reduced.onnx_of(kind))
+
+    without_source("int8")
+    assert outdated(reduced) == ()
+    without_source("float16", digest="0")
+    (note,) = outdated(reduced)
+    assert note.startswith("model.fp16.onnx was made of another model.onnx")
+    assert [reduced.parity_of(kind).is_file() for kind in ("int8", "float16")] == [True, False]

@@ -18,7 +18,7 @@ from aaexport.pipeline.tune import precision_contest as contest
 from aaexport.pipeline.tune.options import TuneOptions
 from aaexport.pipeline.tune.precision_contest import Asked, may_be_taken, precision_contest
 from aaexport.pipeline.tune.tune import tune
-from aaexport.report.tuning import _precisions, _verdicts
+from aaexport.report.tuning import _precisions, _verdicts, precision_json
 from aaexport.results import ConvertResult, KeptLayer, PrecisionCandidate
 
 IMAGES = 1000
@@ -147,7 +147,10 @@ def test_what_is_told_has_loss_beside_speed(monkeypatch, tmp_path, capsys):
     assert "int8 4.00 MB 1.000 ms 0.45 (0.43–0.47) – 98.80 % chosen" in text
     assert "float32 4.00 MB 0.247 ms 1 – 99.00 %" in text
     assert "loses 0.20 points of accuracy" in " ".join(_verdicts(found))
-    json.dumps(dataclasses.asdict(found))
+    lossless = dataclasses.replace(found.candidates[1].kept[0], alone_db=float("inf"))
+    candidates = (found.candidates[0], dataclasses.replace(found.candidates[1], kept=(lossless,)))
+    written = json.dumps(precision_json(dataclasses.replace(found, candidates=candidates)), allow_nan=False)
+    assert json.loads(written)["candidates"][1]["kept"][0]["alone_db"] == "Infinity"
 
 
 @pytest.mark.parametrize(

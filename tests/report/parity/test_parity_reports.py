@@ -369,6 +369,13 @@ def test_a_warning_is_skipped_or_with_strict_failed():
     assert suite_of(STRICT).find("testcase[@classname='warnings']/failure") is not None
 
 
+def test_a_fault_that_the_guard_finds_is_a_failed_test():
+    suite = suite_of(dataclasses.replace(LOSSY, guard=GUARD))
+    (case,) = suite.findall("testcase[@classname='guard']")
+    assert case.find("failure").get("message") == GUARD.faults[0]
+    assert suite.get("failures") == "1"
+
+
 def test_the_suite_says_how_to_have_the_same_inputs_again():
     properties = {
         p.get("name"): p.get("value") for p in suite_of(dataclasses.replace(PASSED, seed=3)).iter("property")
