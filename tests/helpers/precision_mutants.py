@@ -200,6 +200,13 @@ INT8 = {
 }
 
 
+def _on_another_grid(model, index):
+    """The next tensor, around the end, that has another scale: where numbers are moved two share one."""
+    scales = [float(numbers(model.graph, quantize.input[1])) for quantize, _ in activations(model.graph)]
+    others = (*range(index + 1, len(scales)), *range(index))
+    return next(other for other in others if scales[other] != scales[index])
+
+
 def everywhere(model):
     """(what is wrong and where, file) of each fault of int8 in one place: the first, a middle and the last."""
     tensors, constants, added = (len(find(model.graph)) for find in (activations, weights, biases))
@@ -213,7 +220,10 @@ def everywhere(model):
         "a saturated weight": (weight_saturated, constants),
         "channels with the neighbour's scale": (channel_scales_rolled, constants),
         "a bias off by 2": (bias_off, added),
-        "scales of two tensors swapped": (lambda place: scales_swapped(place, place + 1), tensors - 1),
+        "scales of two tensors swapped": (
+            lambda place: scales_swapped(place, _on_another_grid(model, place)),
+            tensors,
+        ),
     }
     for name, (fault, count) in faults.items():
         for place in sorted({0, count // 2, count - 1}) if count > 0 else ():
