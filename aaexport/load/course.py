@@ -122,6 +122,7 @@ class Course:
             trouble=_sum(before, after, hung=self._stuck > self._scenario.patience),
             aborted=self._given_up or stopped or None,
             kept=counted.keep.result(),
+            began=counted.began,
         )
 
     def _in_words(self, reason: str) -> str:

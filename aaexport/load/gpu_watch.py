@@ -120,6 +120,12 @@ class GpuWatch:
                 self._periods.append(self.last_period)
             self._add()
 
+    def count(self, period: Period, *, alone: bool = False) -> None:
+        """Has a period that is known only afterwards count, beside the others or `alone`; moments are the clock's."""
+        if alone:
+            self._periods.clear()
+        self._periods.append(period)
+
     def memory(self) -> int | None:
         """Bytes of the whole GPU that are in use now."""
         return None if self._read is None else self._read().memory
@@ -136,13 +142,16 @@ class GpuWatch:
         return summary(found) if found else None
 
     def mean_power(self, period: Period) -> float | None:
-        """W over a period, by the driver's account of energy, or by its readings of power where it keeps none."""
-        around = [one for one in self._samples if one.energy is not None]
-        before = [one for one in around if one.moment <= period[0]]
-        after = [one for one in around if one.moment >= period[1]]
-        if before and after and after[0].moment > before[-1].moment:
-            first, last = before[-1], after[0]
-            return ((last.energy or 0.0) - (first.energy or 0.0)) / (last.moment - first.moment)
+        """W over a period, by the driver's account of energy, or by its readings of power where it keeps none.
+
+        The account is read some ten times a second, and taken to grow evenly in between.
+        """
+        moments = [one.moment for one in self._samples if one.energy is not None]
+        energies = [one.energy for one in self._samples if one.energy is not None]
+        began, ended = period
+        if moments and moments[0] <= began < ended <= moments[-1]:
+            first, last = np.interp([began, ended], moments, energies)
+            return float((last - first) / (ended - began))
         found = self.load([period])
         return None if found is None else found.power
 

@@ -47,6 +47,7 @@ class Phase:
         record.issue(query, due)
         try:
             self._system.issue(query, record)
+            record.hold(query.number)
         except FAILURES as error:
             record.failed(query.number, error)
         self.inside = None

@@ -86,6 +86,16 @@ class Record:
                 self.recent.append(now - self._scheduled[number])
             self._settle()
 
+    def hold(self, number: int) -> None:
+        """Copies an answer that was kept where the next query would overwrite it: one that has `copied` says so.
+
+        To be called when the answer has its time, and before the next query.
+        """
+        answer = self.keep.answers.get(number)
+        copied = getattr(answer, "copied", None)
+        if copied is not None:
+            self.keep.answers[number] = copied()
+
     def failed(self, number: int, error: BaseException) -> None:
         """A query that the system raised for; it is not lost."""
         text = f"{type(error).__name__}: {first_line(error)}"

@@ -24,12 +24,14 @@ class QueryLog:
         issued: when it was handed to the system under test.
         completed: when its answer came; `UNANSWERED` if none did.
         samples: how many images a query had.
+        apart: whether something was done between two queries that is no part of what is measured; one came at a time.
     """
 
     scheduled: Nanoseconds
     issued: Nanoseconds
     completed: Nanoseconds
     samples: npt.NDArray[np.int32]
+    apart: bool = False
 
     @classmethod
     def empty(cls) -> QueryLog:
@@ -56,10 +58,15 @@ class QueryLog:
         return (self.issued - self.scheduled) / 1e6
 
     @property
-    def seconds(self) -> float:
-        """From the first query's schedule to the last answer."""
+    def lasted(self) -> float:
+        """Seconds from the first query's schedule to the last answer."""
         done = self.completed[self.answered]
         return float(done.max() - self.scheduled[0]) / 1e9 if done.size else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """As `lasted`; without what lay between two queries, where that was something else."""
+        return float(self.latencies.sum()) / 1e3 if self.apart else self.lasted
 
     @property
     def throughput(self) -> float:
@@ -100,10 +107,12 @@ class Trouble:
 class Run:
     """One run. `kept` are the answers of the queries that were chosen to be checked, with the samples asked for.
 
-    `aborted` says why it ended before its plan: `interrupted`, or what was given up; None if it did not.
+    `began` is when its log begins, by the clock of the run. `aborted` says why it ended before its plan:
+    `interrupted`, or what was given up; None if it did not.
     """
 
     log: QueryLog
     trouble: Trouble = field(default_factory=Trouble)
     aborted: str | None = None
     kept: tuple[tuple[tuple[int, ...], Any], ...] = ()
+    began: int = 0

@@ -33,15 +33,19 @@ class BlockPlan:
     max_duration: float
 
 
-def run_block(query: Callable[[int], None], plan: BlockPlan) -> Nanoseconds:
+def run_block(
+    query: Callable[[int], None], plan: BlockPlan, between: Callable[[], None] = lambda: None
+) -> Nanoseconds:
     """Calls `query(0)`, `query(1)`, … and returns the counted latencies in nanoseconds.
 
-    A closed loop has no schedule to fall behind: a query counts from the moment it is sent.
+    A closed loop has no schedule to fall behind: a query counts from the moment it is sent. What is done `between`
+    two of them is in none.
     """
     number = 0
     began = time.perf_counter()
     while number == 0 or time.perf_counter() - began < plan.warmup:
         query(number)
+        between()
         number += 1
     latencies: list[int] = []
     counted = 0
@@ -51,6 +55,7 @@ def run_block(query: Callable[[int], None], plan: BlockPlan) -> Nanoseconds:
         query(number)
         latencies.append(time.perf_counter_ns() - sent)
         counted += latencies[-1]
+        between()
         number += 1
     return np.asarray(latencies, np.int64)
 

@@ -23,7 +23,10 @@ class Replies(Protocol):
     """Where a system delivers, from any thread, at any time. Neither raises, nor keeps the caller long."""
 
     def answered(self, number: int, answer: Any) -> None:
-        """The answer to a query: it is kept if it was chosen, so nobody may overwrite it later."""
+        """The answer to a query: it is kept if it was chosen, so nobody may overwrite it later.
+
+        One that stays where the next answer will be has a method `copied`, which is called before the next query.
+        """
         ...
 
     def failed(self, number: int, error: BaseException) -> None:

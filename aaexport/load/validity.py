@@ -276,7 +276,7 @@ def _answered(blocks: Sequence[QueryLog]) -> int:
 def _seconds(blocks: Sequence[QueryLog], load: Load) -> float:
     """How long the load lasted: in an open loop from the beginning to the last arrival, however late its answer."""
     if load.arrivals is None:
-        return sum(log.seconds for log in blocks)
+        return sum(log.lasted for log in blocks)
     return sum(float(log.scheduled[-1]) / 1e9 for log in blocks if len(log))
 
 

@@ -24,7 +24,7 @@ from aaexport.graph.serialized import Serialized
 from aaexport.runners.base import Array, Arrays, Port, Runner, for_native_code, numpy_type
 from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
 from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, run_options
-from aaexport.runners.ort_phases import PhaseTimes, measure_phases, with_gpu_time
+from aaexport.runners.ort_phases import Between, PhaseTimes, measure_phases, with_gpu_time
 from aaexport.runners.ort_serving import BoundRunner, CaptureGate
 from aaexport.runners.ort_settings import DEFAULTS, PROVIDERS, SessionSettings
 from aaexport.runners.ort_words import cause, reason
@@ -137,26 +137,29 @@ class OrtRunner:
         """
         return BoundRunner(self, self.settings, gate) if self.settings.binds else self
 
-    def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
-        """Where the time of a query goes, for `count` queries on CUDA; None on the CPU, which copies nothing."""
+    def phases(self, feeds: Arrays, count: int, between: Between = lambda: None) -> PhaseTimes | None:
+        """Where the time of a query goes, for `count` queries on CUDA; None on the CPU, which copies nothing.
+
+        `between` is called before each run, and is in no part.
+        """
         if parse_device(self.device)[0] == "cpu":
             return None
         bound = self.bound(feeds)
         try:
-            return self.phases_of(bound, feeds, count)
+            return self.phases_of(bound, feeds, count, between)
         finally:
             bound.release()
 
-    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int) -> PhaseTimes:
+    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int, between: Between = lambda: None) -> PhaseTimes:
         """The same, through buffers that there are, for such feeds; on CUDA."""
-        times = measure_phases(bound, feeds, count)
+        times = measure_phases(bound, feeds, count, between=between)
         if self.settings.tensorrt:
             return replace(times, untimed="TensorRT would build its engines once more for it")
 
         def open_bound(stream: int) -> BoundRun:
             return OrtRunner(self._model, self.settings, device=self.device, stream=stream).bound(feeds)
 
-        return with_gpu_time(times, open_bound, parse_device(self.device)[1], count)
+        return with_gpu_time(times, open_bound, parse_device(self.device)[1], count, between)
 
     def __enter__(self) -> OrtRunner:
         return self

@@ -12,7 +12,7 @@ import numpy as np
 
 from aaexport.runners.base import Array, Arrays, Port, Runner
 from aaexport.runners.ort_binding import BoundRun
-from aaexport.runners.ort_phases import PhaseTimes
+from aaexport.runners.ort_phases import Between, PhaseTimes
 from aaexport.runners.ort_settings import SessionSettings
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -76,7 +76,7 @@ class Bindable(Runner, Protocol):
     def bound(self, feeds: Arrays) -> BoundRun:
         """Such buffers, for feeds of these shapes."""
 
-    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int) -> PhaseTimes:
+    def phases_of(self, bound: BoundRun, feeds: Arrays, count: int, between: Between = ...) -> PhaseTimes:
         """Where the time of queries through them goes."""
 
 
@@ -133,14 +133,14 @@ class BoundRunner:
             bound.run()
         return _Left(bound, count, self._turn)
 
-    def phases(self, feeds: Arrays, count: int) -> PhaseTimes | None:
+    def phases(self, feeds: Arrays, count: int, between: Between = lambda: None) -> PhaseTimes | None:
         """Where the time of a query goes, through the very buffers and graphs that serve; None on the CPU."""
         if self._runner.device == "cpu":
             return None
         feeds, _ = self._filled(feeds)
         shapes, bound = self._of_shape(feeds)
         self._there.pop(shapes, None)
-        return self._runner.phases_of(bound, feeds, count)
+        return self._runner.phases_of(bound, feeds, count, between)
 
     def _turn(self) -> AbstractContextManager[None]:
         """Of a query: not while somebody records."""

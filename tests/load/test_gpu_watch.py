@@ -76,6 +76,28 @@ def test_power_is_what_the_account_of_energy_grew_by():
     assert watch.mean_power(watch.last_period) == pytest.approx(300)
 
 
+def test_energy_is_that_of_the_period_and_of_none_before_it():
+    """A warm-up at 600 W, then 300 W from 2 s on, with a reading every second."""
+    time = Time(energy=lambda now: 600.0 * min(now, 2) + 300.0 * max(now - 2, 0))
+    watch = GpuWatch(time.read, time)
+    during(watch, time, 6, counts=False)
+    assert watch.mean_power((2.5, 4.5)) == pytest.approx(300)
+    assert watch.mean_power((0.5, 1.5)) == pytest.approx(600)
+    assert watch.mean_power((2.0, 99.0)) is None  # no reading after it
+
+
+def test_a_period_that_is_known_afterwards_counts_beside_others_or_alone():
+    time = Time(temperature=round)
+    watch = GpuWatch(time.read, time)
+    during(watch, time, 6, counts=False)
+    assert watch.load() is None
+    watch.count((0.5, 2.5))
+    watch.count((2.5, 3.5))
+    assert (watch.load().samples, watch.load().temperature) == (3, 3)
+    watch.count((4.5, 5.5), alone=True)
+    assert (watch.load().samples, watch.load().temperature) == (1, 5)
+
+
 def test_without_such_an_account_power_is_the_mean_of_the_readings():
     time = Time(power=lambda now: 100.0 * now)
     watch = GpuWatch(time.read, time)

@@ -152,6 +152,19 @@ def test_what_was_submitted_is_waited_for_before_the_next_query():
     assert clockwork.calls == ["infer", *["copy_in", "run", "copy_out", "submit", "wait"] * 2]
 
 
+def test_what_is_done_between_two_runs_is_in_no_part():
+    clockwork = Clockwork()
+
+    def between():
+        clockwork.calls.append("between")
+        clockwork.now += 100_000_000
+
+    times = measure_phases(clockwork, {}, 2, clock=lambda: clockwork.now, between=between)
+    assert Phases(**times.medians()) == Phases(to_device=1, submit=2, compute=7, to_host=3)
+    one = ["between", "copy_in", "run", "copy_out", "between", "submit", "wait"]
+    assert clockwork.calls == ["infer", *one * 2]
+
+
 def test_the_cpu_has_no_phases(model, rng):
     with OrtRunner(model) as runner:
         assert runner.phases(feeds_of(rng, 1), 1) is None

@@ -59,6 +59,7 @@ class Served:
     wrong: int = 0
     largest_error: float = 0.0
     statistics: ModelStatistics | None = None  # of a live service, of what it counted meanwhile
+    counted: tuple[float, float] | None = None  # when what counts began and ended, by time.monotonic
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Contender:
             self.provider = str(introduction["provider"])
             self.fixed_batch: int | None = introduction["input_shape"][0] if introduction["input_shape"] else None
             self.load_seconds = float(introduction["load_s"])
+            self.stays = bool(introduction["stays"])  # whether its queries find their input on the device
             self.max_batch: int | None = introduction.get("max_batch")
             self.settings: Mapping[str, Any] = introduction.get("settings") or {}
             self.placement: Mapping[str, tuple[str, ...]] | None = introduction.get("placement")
@@ -180,7 +182,7 @@ class Contender:
                 reply = self._ask(value, order.patience + ANSWER_TIMEOUT, progress)
             except KeyboardInterrupt:
                 raise RunInterrupted(self._aborted(path)) from None
-            return _served(reply, path)
+            return _served(reply, path, apart=self._spec.flush)
 
     def abort(self) -> None:
         """Has a run that is under way end now, with what it measured."""
@@ -190,7 +192,7 @@ class Contender:
         """What a run leaves that is to end now; nothing if it does not end."""
         self.abort()
         try:
-            return _served(self._receive(ABORT_TIMEOUT), path)
+            return _served(self._receive(ABORT_TIMEOUT), path, apart=self._spec.flush)
         except MeasurementError:
             return Served(QueryLog.empty(), aborted=INTERRUPTED)
 
@@ -273,9 +275,10 @@ class Contender:
         self._stderr.close()
 
 
-def _served(reply: Mapping[str, Any], path: Path) -> Served:
+def _served(reply: Mapping[str, Any], path: Path, *, apart: bool) -> Served:
     with np.load(path, allow_pickle=False) as arrays:
-        log = QueryLog(**{name: arrays[name] for name in ("scheduled", "issued", "completed", "samples")})
+        times = {name: arrays[name] for name in ("scheduled", "issued", "completed", "samples")}
+        log = QueryLog(**times, apart=apart)
     checked = reply["checked"] or {"checked": 0, "wrong": 0, "error": 0.0}
     return Served(
         log,
@@ -284,4 +287,5 @@ def _served(reply: Mapping[str, Any], path: Path) -> Served:
         checked["checked"],
         checked["wrong"],
         float(checked["error"]),
+        counted=None if reply["counted"] is None else tuple(reply["counted"]),
     )

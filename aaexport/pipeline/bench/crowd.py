@@ -99,11 +99,16 @@ def merged(parts: Sequence[Served]) -> Served:
     """What several processes left, as if one had: queries in the order of their schedule."""
     logs = [part.log for part in parts]
     order = np.argsort(np.concatenate([log.scheduled for log in logs]), kind="stable")
-    names = ("scheduled", "issued", "completed", "samples")
-    log = QueryLog(**{name: np.concatenate([getattr(log, name) for log in logs])[order] for name in names})
+    log = QueryLog(
+        np.concatenate([log.scheduled for log in logs])[order],
+        np.concatenate([log.issued for log in logs])[order],
+        np.concatenate([log.completed for log in logs])[order],
+        np.concatenate([log.samples for log in logs])[order],
+    )
     trouble = Trouble()
     for part in parts:
         trouble += part.trouble
+    counted = [part.counted for part in parts if part.counted is not None]
     return Served(
         log,
         trouble,
@@ -111,4 +116,5 @@ def merged(parts: Sequence[Served]) -> Served:
         sum(part.checked for part in parts),
         sum(part.wrong for part in parts),
         max(part.largest_error for part in parts),
+        counted=(min(began for began, _ in counted), max(ended for _, ended in counted)) if counted else None,
     )

@@ -162,8 +162,14 @@ class BenchSession:
         finally:
             self.measured.environment = watch.environment()
             self.measured.gpu_after = self.measured.gpu(self.options.device or "cpu")
-            self.measured.gpu_load = self.watch.load()
+            self._look_at_gpu()
             self._compare(self.measured.environment)
+
+    def _look_at_gpu(self) -> None:
+        """What the GPU did while queries counted; a note where its readings are of a GPU at rest alone."""
+        self.measured.gpu_load = self.watch.load()
+        if self.measured.gpu_after is not None and self.measured.gpu_load is None and self.has_measured:
+            self.measured.notes.append("the GPU was read before and after queries, when it rested, and not meanwhile")
 
     def _parts_after(self) -> dict[str, Callable[[], None]]:
         """What is measured besides the scenario, by what a note says if it cannot be."""
@@ -202,6 +208,8 @@ class BenchSession:
         """Where the time of a query goes, with what the device itself took, or a note why not."""
         with self.memory.of(OURS):
             self.measured.phases = self.ours.phases(self.fixed or 1)
+        if self.measured.phases is not None and self.options.session.get("resident"):
+            self.measured.notes.append("a query copies nothing (--resident): its phases tell what copies would take")
         if self.measured.phases is not None and self.ours.untimed is not None:
             self.measured.notes.append(f"the GPU's own time was not measured: {self.ours.untimed}")
 
@@ -296,7 +304,7 @@ class BenchSession:
             order = self._warmed(order)
         before = self._counted(name)
         try:
-            with blaming(name), self.watch.period(counts=counts and name == OURS), self.memory.of(name):
+            with blaming(name), self.watch.period(counts=False), self.memory.of(name):
                 served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
                 self._most = self.memory.at_peak(name, self.watch.most_in_use())
             if before is not None and (after := self._counted(name)) is not None:
@@ -304,6 +312,7 @@ class BenchSession:
         except RunInterrupted as interrupted:
             if name == OURS and len(interrupted.served.log) and (counts or not self.has_measured):
                 self.measured.add(interrupted.served)
+                self.watch.count(interrupted.served.counted or self.watch.last_period)
             raise
         except AaexportError as error:
             if name == OURS:
@@ -318,6 +327,7 @@ class BenchSession:
         self.our_blocks.append(served.log.latencies)
         if counts:
             self.measured.add(served)
+            self.watch.count(served.counted or self.watch.last_period)
         return served
 
     def _warmed(self, order: RunOrder) -> RunOrder:
@@ -388,6 +398,8 @@ class BenchSession:
         self.measured.statistics = None
         self.measured.load, self.measured.peak = load, peak
         self.measured.add(served)
+        if served.counted is not None:
+            self.watch.count(served.counted, alone=True)
 
     def _latency_alone(self) -> float:
         """Of one query after the other, in milliseconds."""
@@ -442,7 +454,15 @@ class BenchSession:
         patience = max(order.answer_patience, SLOW_ANSWER * (first_run or 0.0))
         self._share = 0.95
         served = self._run(OURS, replace(order, answer_patience=patience), counts=False)
-        return Loop(served, self._most, self.watch.mean_power(self.watch.last_period))
+        # What lies between two queries takes energy too, which is none of theirs.
+        power = None if served.log.apart else self.watch.mean_power(served.counted or self.watch.last_period)
+        return Loop(served, self._most, power)
+
+    def _unlike(self, rival: Contender) -> str | None:
+        """Why its queries are others than ours; None if they are alike."""
+        if self.options.session.get("resident") and not rival.stays:
+            return "its queries copy inputs and answers, ours do not (--resident)"
+        return None
 
     def _compare(self, environment: Environment) -> None:
         withheld = why_no_ratio(environment)
@@ -455,7 +475,7 @@ class BenchSession:
                     self.our_blocks,
                     cold_start=self.cold_starts[name],
                     agreement=self.agreements.get(name, Agreement(None)),
-                    withheld=self.given_up.get(name) or withheld,
+                    withheld=self.given_up.get(name) or self._unlike(rival) or withheld,
                 )
             )
 

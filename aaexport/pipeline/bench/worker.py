@@ -29,6 +29,7 @@ import numpy as np
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError
 from aaexport.load.memory import peak_memory
+from aaexport.load.run import Run
 from aaexport.load.single_stream import BlockPlan, run_block
 from aaexport.load.threads import RunnerThread
 from aaexport.pipeline.bench.feeding import Checker, Feeder
@@ -116,7 +117,8 @@ class _Worker:
 
     def introduction(self) -> Order:
         shape = list(self.runner.inputs[0].shape)
-        return {"label": self.runner.label, "input_shape": shape, **self.loaded.facts}
+        stays = bool(getattr(self.runner, "stays", False))
+        return {"label": self.runner.label, "input_shape": shape, "stays": stays, **self.loaded.facts}
 
     def first_query(self, batch: int) -> Order:
         feeds = self._feeds(0, batch)
@@ -151,12 +153,17 @@ class _Worker:
 
     def block(self, batch: int, **plan: Any) -> Order:
         # Batches are cut beforehand: a server gets its input as an array, it does not gather it from a data set.
-        feeds = [self._feeds(number, batch) for number in range(max(1, len(self.feeder) // batch))]
+        # What stays on the device is the input of one query, as under load.
+        different = 1 if getattr(self.runner, "stays", False) else max(1, len(self.feeder) // batch)
+        feeds = [self._feeds(number, batch) for number in range(different)]
+        infer = getattr(self.runner, "query", self.runner.infer)
 
         def query(number: int) -> None:
-            self.runner.infer(feeds[number % len(feeds)])
+            infer(feeds[number % len(feeds)])
 
-        return {"nanoseconds": run_block(query, BlockPlan(**plan)).tolist()}
+        with self._flusher() as flush:
+            taken = run_block(query, BlockPlan(**plan), *filter(None, (flush,)))
+        return {"nanoseconds": taken.tolist()}
 
     def run(self, into: str, progress: bool, **order: Any) -> Order:
         wanted = RunOrder.read(order)
@@ -173,7 +180,8 @@ class _Worker:
         log = run.log
         np.savez(into, scheduled=log.scheduled, issued=log.issued, completed=log.completed, samples=log.samples)
         checked = None if self.checker is None else self.checker.take_result()
-        return {"trouble": dataclasses.asdict(run.trouble), "aborted": run.aborted, "checked": checked}
+        trouble = dataclasses.asdict(run.trouble)
+        return {"trouble": trouble, "aborted": run.aborted, "checked": checked, "counted": _counted(run)}
 
     def memory(self, batch: int) -> Order:
         feeds = self._feeds(0, batch)
@@ -185,7 +193,9 @@ class _Worker:
 
     def phases(self, batch: int) -> Order:
         measure = getattr(self.runner, "phases", None)  # PyTorch has none
-        found = None if measure is None else measure(self._feeds(0, batch), PHASE_QUERIES)
+        with self._flusher() as flush:
+            given = {} if flush is None else {"between": flush}
+            found = None if measure is None else measure(self._feeds(0, batch), PHASE_QUERIES, **given)
         if found is None:
             return {"phases": None, "untimed": None}
         return {"phases": found.medians(), "untimed": found.untimed}
@@ -202,6 +212,15 @@ class _Worker:
 
     def _feeds(self, number: int, batch: int) -> dict[str, Array]:
         return self.feeder.feeds(self.feeder.of_query(number, batch))
+
+
+def _counted(run: Run) -> tuple[float, float] | None:
+    """When the counted part began and ended, by the monotonic clock, which all processes share; None without any."""
+    if not len(run.log):
+        return None
+    ahead = time.monotonic() - time.perf_counter_ns() / 1e9
+    began = run.began / 1e9 + ahead
+    return began + float(run.log.scheduled[0]) / 1e9, began + float(run.log.scheduled[0]) / 1e9 + run.log.lasted
 
 
 def _private_stdout() -> TextIO:

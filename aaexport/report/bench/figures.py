@@ -87,7 +87,7 @@ def series(report: BenchReport) -> Series | None:
         starts.append(end)
         seconds.append(begun[order] + end)
         latencies.append(block.latencies[order])
-        end += max(block.seconds, float(begun.max()))
+        end += max(block.lasted, float(begun.max()))
     if not seconds:
         return None
     # A span of no length cannot be drawn.
