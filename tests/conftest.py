@@ -126,9 +126,20 @@ def cuda():
     from aaexport.runners.ort_settings import PROVIDERS
 
     state = working_providers().get(PROVIDERS["cuda"], "not part of this onnxruntime")
-    if state == WORKS:
+    return "cuda" if state == WORKS else _without_cuda(f"CUDA does not work here: {state}")
+
+
+@pytest.fixture(scope="session")
+def torch_cuda():
+    """As `cuda`, of PyTorch, which may be built for the CPU on a machine with a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
         return "cuda"
-    reason = f"CUDA does not work here: {state}"
+    return _without_cuda(f"PyTorch {torch.__version__} finds no CUDA device; install a build of it for CUDA")
+
+
+def _without_cuda(reason):
     if os.environ.get("AAEXPORT_REQUIRE_CUDA") == "1":
         pytest.fail(reason)
     pytest.skip(reason)

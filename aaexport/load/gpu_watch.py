@@ -88,7 +88,6 @@ class GpuWatch:
 
     def __init__(self, read: Callable[[], GpuSample] | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._read, self._clock = read, clock
-        self._began = 0.0
         self._samples: list[GpuSample] = []
         self._periods: list[Period] = []
         self._ended = threading.Event()
@@ -111,7 +110,7 @@ class GpuWatch:
     def period(self, *, counts: bool = True) -> Iterator[None]:
         """One in which something is at work, and whether it counts; what it took is read at both its ends."""
         self._add()
-        self._began = began = self._clock()
+        began = self._clock()
         try:
             yield
         finally:
@@ -129,11 +128,6 @@ class GpuWatch:
     def memory(self) -> int | None:
         """Bytes of the whole GPU that are in use now."""
         return None if self._read is None else self._read().memory
-
-    def most_in_use(self) -> int | None:
-        """The most bytes of the whole GPU since the last period began, now among it."""
-        self._add()
-        return max((one.memory for one in self._samples if one.moment >= self._began and one.memory), default=None)
 
     def load(self, periods: Sequence[Period] | None = None) -> GpuLoad | None:
         """Of all periods that counted, or of some; None if nothing was read in them."""

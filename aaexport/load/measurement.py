@@ -66,8 +66,8 @@ class Throughput:
     """Closed loops at one batch size and number of clients.
 
     `first_run` is the first query of that shape in milliseconds, apart from the steady state; `p50` and `p99` are in
-    milliseconds, None if withheld. `memory` are the bytes of a GPU that the session held at most, buffers that it
-    keeps for other batches included, and `energy` the J of the whole GPU for an image; None where no driver tells.
+    milliseconds, None if withheld. `memory` are the bytes of a GPU that a session holds for such queries alone,
+    without what CUDA takes by itself, and `energy` the J of the whole GPU for an image; None where no driver tells.
     """
 
     batch: int

@@ -10,11 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
+from aaexport.errors import RunnerError
 from aaexport.runners.base import Array, Arrays, Port, Runner
 from aaexport.runners.ort_binding import BoundRun
 from aaexport.runners.ort_phases import Between, PhaseTimes
 from aaexport.runners.ort_settings import SessionSettings
 
+PATIENCE = 300.0  # seconds: an engine may be built, or algorithms searched, while a graph is recorded
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -23,9 +25,12 @@ class CaptureGate:
 
     onnxruntime records in a mode in which CUDA refuses what other threads of the process ask of it meanwhile, their
     copies among it: their queries would be lost.
+
+    RunnerError, where it is entered, if who is inside has not left within so many seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._changed = threading.Condition()
         self._serving = 0
         self._waiting = 0  # to record: whoever comes later waits for them
@@ -34,8 +39,7 @@ class CaptureGate:
     def serving(self) -> Iterator[None]:
         """A query."""
         with self._changed:
-            while self._waiting:
-                self._changed.wait()
+            self._await(lambda: not self._waiting, "a CUDA graph must be recorded")
             self._serving += 1
         try:
             yield
@@ -50,8 +54,12 @@ class CaptureGate:
         """What nobody else may be beside."""
         with self._changed:
             self._waiting += 1
-            while self._serving:
-                self._changed.wait()
+            try:
+                self._await(lambda: not self._serving, "a query must return for a CUDA graph to be recorded")
+            except RunnerError:
+                self._waiting -= 1
+                self._changed.notify_all()
+                raise
             self._serving += 1
         try:
             yield
@@ -60,6 +68,10 @@ class CaptureGate:
                 self._waiting -= 1
                 self._serving -= 1
                 self._changed.notify_all()
+
+    def _await(self, free: Callable[[], bool], what: str) -> None:
+        if not self._changed.wait_for(free, self._patience):
+            raise RunnerError(f"{what} within {self._patience:g} s, and did not")
 
 
 class Bindable(Runner, Protocol):

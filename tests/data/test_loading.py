@@ -184,13 +184,13 @@ def test_stored_images_are_copied_to_a_device_once(digits):
 @pytest.mark.cuda
 @pytest.mark.parametrize("view", [VARIED, RESIZED], ids=["padded crop", "resized crop"])
 @pytest.mark.parametrize("kind", ["stored", "decoded"])
-def test_batches_on_a_gpu_are_those_on_the_cpu(cuda, kind, view):
+def test_batches_on_a_gpu_are_those_on_the_cpu(torch_cuda, kind, view):
     arrays = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     stored = StoredImages(torch.from_numpy(arrays).permute(0, 3, 1, 2), torch.arange(5), white=255)
     images = stored if kind == "stored" else decoded_images(map(encoded, arrays))
     recipe, draws, indices = for_pictures(**view), epoch_draws(images, 0), torch.arange(5).split(2)
     here = torch.cat([batch for batch, _ in batches(images, recipe, indices, draws=draws)])
-    there = [batch for batch, _ in batches(images, recipe, indices, draws=draws, device=torch.device(cuda))]
+    there = [batch for batch, _ in batches(images, recipe, indices, draws=draws, device=torch.device(torch_cuda))]
     torch.testing.assert_close(torch.cat(there).cpu(), here, atol=1e-4, rtol=0)
 
 

@@ -49,7 +49,7 @@ def test_without_a_reader_there_is_nothing_and_without_a_reading_neither():
     with GpuWatch(None) as watch:
         with watch.period():
             pass
-        assert (watch.load(), watch.memory(), watch.most_in_use()) == (None, None, None)
+        assert (watch.load(), watch.memory()) == (None, None)
         assert watch.mean_power(watch.last_period) is None
 
 
@@ -105,17 +105,11 @@ def test_without_such_an_account_power_is_the_mean_of_the_readings():
     assert watch.mean_power(watch.last_period) == pytest.approx(200)
 
 
-def test_memory_is_the_most_that_was_in_use_since_the_period_began():
+def test_memory_is_the_most_that_was_in_use_in_what_counts():
     time = Time(memory=lambda now: round(100 - 10 * abs(now - 2)))
     watch = GpuWatch(time.read, time)
-    with watch.period():
-        for _ in range(4):
-            time.now += 1
-            watch._add()
-        assert watch.most_in_use() == 100
-    time.now += 1
-    with watch.period():
-        assert watch.most_in_use() == 70
+    during(watch, time, 4)
+    assert (watch.memory(), watch.load().memory) == (70, 100)
 
 
 def test_throttling_is_a_share_of_the_readings_and_clocks_have_a_first_and_a_last_part():

@@ -137,6 +137,17 @@ def test_many_serve_at_a_time_and_one_records_alone():
     assert all(len(others) == 1 for others in seen if "record" in others)
 
 
+def test_nobody_waits_for_ever_for_a_query_that_hangs():
+    gate = CaptureGate(patience=0.01)
+    with gate.serving():
+        with pytest.raises(RunnerError, match="a query must return for a CUDA graph to be recorded within"):
+            gate.recording().__enter__()
+        with gate.serving():  # nobody waits to record any more
+            pass
+    with gate.recording(), pytest.raises(RunnerError, match="a CUDA graph must be recorded within"):
+        gate.serving().__enter__()
+
+
 def test_who_fails_while_serving_or_recording_lets_the_others_in():
     gate = CaptureGate()
     for door in (gate.serving, gate.recording, gate.serving):

@@ -445,9 +445,9 @@ def test_pytorch_under_autocast_computes_in_float16_and_answers_in_float32(image
 
 
 @pytest.mark.cuda
-def test_nothing_is_left_on_the_device_when_pytorch_has_answered(cuda):
+def test_nothing_is_left_on_the_device_when_pytorch_has_answered(torch_cuda):
     """A clock around `infer` is honest only then."""
     module = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), *(nn.Conv2d(64, 64, 3, padding=1) for _ in range(20)))
-    with TorchRunner(module, ("input",), ("output",), input_shape=(1, 256, 256), device=cuda) as runner:
+    with TorchRunner(module, ("input",), ("output",), input_shape=(1, 256, 256), device=torch_cuda) as runner:
         runner.infer({"input": np.zeros((8, 1, 256, 256), np.float32)})
         assert torch.cuda.current_stream().query()

@@ -27,7 +27,7 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.pipeline.bench.account import Account
 from aaexport.pipeline.bench.card import file_kind
-from aaexport.pipeline.bench.contender import OURS, Contender, blaming
+from aaexport.pipeline.bench.contender import Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
 from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.engines import with_engines
@@ -135,12 +135,11 @@ def measured(
         options = settled.options
         plain, spec = (replace(each, threads=options.threads_each()) for each in (plain, spec))
         watch = stack.enter_context(_gpu_watch(device))
-        memory = DeviceMemory(watch.memory)
+        memory = None if options.url else DeviceMemory(watch.memory, spec, room)
         # Before anything slow: it may be the device that does not work.
-        with memory.of(OURS):
-            ours = stack.enter_context(_of_ours(spec, service, options))
+        ours = stack.enter_context(_of_ours(spec, service, options))
         specs = rival_specs(options, folder, plain, summary, room, tick)
-        rivals, missing = _rivals(specs, options, stack, memory, engines)
+        rivals, missing = _rivals(specs, options, stack, engines)
         null = None if service is None else stack.enter_context(_null(service, spec, options))
         session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms, watch, memory)
         session.measured.launches, session.measured.notes = settled.launches, [*settled.notes, *missing]
@@ -193,7 +192,6 @@ def _rivals(
     specs: Mapping[str, WorkerSpec],
     options: BenchOptions,
     stack: ExitStack,
-    memory: DeviceMemory,
     engines: Callable[[WorkerSpec], WorkerSpec],
 ) -> tuple[dict[str, Contender], list[str]]:
     """Those that start; and a note on each that does not, which must have been asked for by nobody."""
@@ -201,9 +199,7 @@ def _rivals(
     for name, spec in specs.items():
         try:
             with blaming(name):
-                ready = engines(spec)
-                with memory.of(name):
-                    rivals[name] = stack.enter_context(Contender(ready))
+                rivals[name] = stack.enter_context(Contender(engines(spec)))
         except AaexportError as error:
             if options.compare is not None:
                 raise

@@ -74,7 +74,7 @@ class BenchSession:
     ) -> None:
         self.terms = Terms() if terms is None else terms
         self.watch = GpuWatch(None) if watch is None else watch
-        self.memory = DeviceMemory(self.watch.memory) if memory is None else memory
+        self.memory = memory
         self.ours, self.rivals, self.options = ours, dict(rivals), options
         self.service, self.null = service, null
         self.contenders = {OURS: ours, **rivals}
@@ -88,7 +88,6 @@ class BenchSession:
         self.first_runs: dict[int, float] = {}
         self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
-        self._most: int | None = None  # bytes of the GPU that the last run held at its peak
 
     @property
     def has_measured(self) -> bool:
@@ -101,7 +100,7 @@ class BenchSession:
         for name, contender in list(self.contenders.items()):
             self.tick(f"cold start of {name}", 0.0)
             try:
-                with blaming(name), self.memory.of(name):
+                with blaming(name):
                     self.cold_starts[name] = contender.cold_start(batch)
             except AaexportError as error:
                 if name == OURS or self.options.compare is not None:
@@ -194,7 +193,7 @@ class BenchSession:
         for name, contender in self.contenders.items() if self.options.settles_for else ():
             self.tick(f"{name}, until it stands still", 0.0)
             try:
-                with blaming(name), self.memory.of(name):
+                with blaming(name):
                     found = settle(partial(contender.block, self.fixed or 1), self.watch, self.options.settles_for)
             except AaexportError as error:
                 if name == OURS:
@@ -206,8 +205,7 @@ class BenchSession:
 
     def _phases(self) -> None:
         """Where the time of a query goes, with what the device itself took, or a note why not."""
-        with self.memory.of(OURS):
-            self.measured.phases = self.ours.phases(self.fixed or 1)
+        self.measured.phases = self.ours.phases(self.fixed or 1)
         if self.measured.phases is not None and self.options.session.get("resident"):
             self.measured.notes.append("a query copies nothing (--resident): its phases tell what copies would take")
         if self.measured.phases is not None and self.ours.untimed is not None:
@@ -304,9 +302,8 @@ class BenchSession:
             order = self._warmed(order)
         before = self._counted(name)
         try:
-            with blaming(name), self.watch.period(counts=False), self.memory.of(name):
+            with blaming(name), self.watch.period(counts=False):
                 served = self.contenders[name].run(order, lambda state: self.tick(_running(what, state), self._share))
-                self._most = self.memory.at_peak(name, self.watch.most_in_use())
             if before is not None and (after := self._counted(name)) is not None:
                 served = replace(served, statistics=after - before)
         except RunInterrupted as interrupted:
@@ -440,8 +437,7 @@ class BenchSession:
     def first_run(self, size: int) -> float:
         """Seconds of the first query of so many images, which is asked now if it was not before."""
         if size not in self.first_runs:
-            with self.memory.of(OURS):
-                self.first_runs[size] = self.ours.first_query(size)
+            self.first_runs[size] = self.ours.first_query(size)
         return self.first_runs[size]
 
     def closed_loop(self, size: int, clients: int, first_run: float | None) -> Loop:
@@ -456,7 +452,17 @@ class BenchSession:
         served = self._run(OURS, replace(order, answer_patience=patience), counts=False)
         # What lies between two queries takes energy too, which is none of theirs.
         power = None if served.log.apart else self.watch.mean_power(served.counted or self.watch.last_period)
-        return Loop(served, self._most, power)
+        return Loop(served, None if shared else self._memory(size), power)
+
+    def _memory(self, size: int) -> int | None:
+        """What so many images take of the GPU; None where nobody tells, or with a note if it cannot be measured."""
+        if self.memory is None:
+            return None
+        try:
+            return self.memory.of(size)
+        except AaexportError as error:
+            self.measured.notes.append(f"the GPU memory of batches of {size:,} was not measured: {error}")
+            return None
 
     def _unlike(self, rival: Contender) -> str | None:
         """Why its queries are others than ours; None if they are alike."""

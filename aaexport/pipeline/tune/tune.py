@@ -29,7 +29,7 @@ from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
-from aaexport.pipeline.export.plan import default_opset
+from aaexport.pipeline.export.plan import ATTENTION_OPSET, default_opset
 from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
 from aaexport.pipeline.tune.precision_contest import Asked, precision_contest
@@ -128,7 +128,7 @@ def tune(
         tools=tool_versions(),
         seconds=time.perf_counter() - began,
         warnings=(*_about(settled.launches), *warnings_about_the_machine(environment)),
-        notes=(*settled.notes, *_notes(folder)),
+        notes=(*settled.notes, *_of_one_opset(conditions), *_notes(folder)),
     )
     kept = _kept(result, folder)
     if options.dtype == "float32" or kept.not_kept is not None:
@@ -205,6 +205,15 @@ def _attentions(
     if not groups and not may_lack:
         raise ArgumentError(broken_rule("model", "have augmented layers to tune", f"{folder.name}, which has none"))
     return groups
+
+
+def _of_one_opset(conditions: Conditions) -> tuple[str, ...]:
+    """What was not timed of what decides on a GPU: there opset and type change which kernels run."""
+    if parse_device(conditions.device)[0] == "cpu":
+        return ()
+    others = "20" if conditions.opset >= ATTENTION_OPSET else str(ATTENTION_OPSET)
+    told = f"layers were timed in float32 at opset {conditions.opset} alone, and no other was looked at"
+    return (f"{told}: with --opset {others} attention takes other kernels",)
 
 
 def _notes(folder: ModelFolder) -> tuple[str, ...]:

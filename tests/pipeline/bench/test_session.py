@@ -8,9 +8,11 @@ from aaexport.load.gpu_watch import GpuSample, GpuWatch
 from aaexport.load.measurement import ColdStart, Peak
 from aaexport.load.run import QueryLog
 from aaexport.pipeline.bench.contender import OURS, Served
+from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.session import BenchSession
+from aaexport.pipeline.bench.worker_models import WorkerSpec
 
 SAMPLES = Samples({"x": np.zeros((4, 1), np.float32)}, True, None, "numbers")
 
@@ -141,6 +143,17 @@ def test_energy_is_of_the_queries_and_of_nothing_where_something_else_lies_betwe
     session = session_of(Scripted(served=[served(counted=(2.5, 5.5)), apart]), watch=read)
     assert session.closed_loop(1, 1, 0.1).power == pytest.approx(300)
     assert session.closed_loop(1, 1, 0.1).power is None
+
+
+def test_memory_that_cannot_be_measured_is_a_note_and_the_row_stays(session_of):
+    session = session_of()
+    session.memory = DeviceMemory(lambda: 1, WorkerSpec("onnxruntime", "m", "s", "cuda", 1), session.room, failing)
+    assert session._memory(8) is None
+    assert session.measured.notes == ["the GPU memory of batches of 8 was not measured: out of memory"]
+
+
+def failing(spec):
+    raise RunnerError("out of memory")
 
 
 def test_a_gpu_that_was_read_at_rest_alone_is_said(session_of, monkeypatch):

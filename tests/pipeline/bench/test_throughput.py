@@ -7,7 +7,6 @@ from aaexport.errors import MeasurementError, RunnerError
 from aaexport.load.measurement import Load
 from aaexport.load.run import QueryLog
 from aaexport.pipeline.bench.contender import Served
-from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.measured import Measured
 from aaexport.pipeline.bench.throughput import Loop, measure_clients, measure_sizes, sweep_sizes
 
@@ -124,25 +123,3 @@ def test_clients_have_no_first_run():
         (2, None, None),
         (4, None, None),
     ]
-
-
-# Whose memory it is
-
-
-def test_what_changed_while_a_contender_was_at_work_is_its_own():
-    readings = iter([100, 150, 150, 400, 400, 390])
-    memory = DeviceMemory(lambda: next(readings))
-    for name in ("ours", "eager"):
-        with memory.of(name):
-            pass
-    assert memory.held == {"ours": 50, "eager": 250}
-    with memory.of("ours"):
-        assert memory.at_peak("ours", 460) == 110
-    assert memory.held["ours"] == 40
-
-
-def test_where_nobody_tells_nothing_is_held():
-    memory = DeviceMemory(lambda: None)
-    with memory.of("ours"):
-        assert memory.at_peak("ours", None) is None
-    assert not memory.held

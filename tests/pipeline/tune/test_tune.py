@@ -27,7 +27,7 @@ from aaexport.pipeline.export.tuned import read_tuning
 from aaexport.pipeline.tune import layer_contest
 from aaexport.pipeline.tune.layer_contest import ROUNDS, Conditions, LayerContest, candidates
 from aaexport.pipeline.tune.threads import SettledThreads
-from aaexport.pipeline.tune.tune import _most_frequent, distinct_layers
+from aaexport.pipeline.tune.tune import _most_frequent, _of_one_opset, distinct_layers
 from aaexport.report.tuning import tuning_json, tuning_view
 from aaexport.results import Candidate
 from aaexport.runners.ort import best_device
@@ -40,6 +40,15 @@ def sizes(height, width=None, heads=4, **changes):
 
 
 # What is tried
+
+
+@pytest.mark.parametrize(("opset", "other"), [(20, "--opset 23"), (23, "--opset 20")])
+def test_on_a_gpu_it_is_said_that_one_opset_and_type_were_timed(opset, other):
+    on_gpu = Conditions(opset, 1, "cuda:1", None, 1.0, 0)
+    (note,) = _of_one_opset(on_gpu)
+    assert note.startswith(f"layers were timed in float32 at opset {opset} alone")
+    assert other in note
+    assert _of_one_opset(replace(on_gpu, device="cpu")) == ()
 
 
 SEVERAL = [sizes(1), sizes(2, 3), sizes(7, heads=8), sizes(32), sizes(64), sizes(16, relative=False)]

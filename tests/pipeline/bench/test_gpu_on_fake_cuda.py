@@ -1,0 +1,70 @@
+"""What a GPU's driver tells while serve-bench and tune are at work: all but the numbers is as on a real one."""
+
+import json
+import os
+import shutil
+
+import pytest
+from repository import ROOT
+
+pytestmark = pytest.mark.slow
+SHORT = (
+    "--device",
+    "cuda",
+    "--compare",
+    "none",
+    "--no-check",
+    "--duration",
+    "3",
+    "--warmup",
+    "0.05",
+    "--settle",
+    "0s",
+)
+
+
+@pytest.fixture
+def beside(fake_cuda):
+    """The environment of a process that finds the management library as well."""
+    path = fake_cuda.environment()["PYTHONPATH"]
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "fake_cuda" / "nvml"), path])}
+
+
+def test_clocks_energy_and_memory_are_told_of_a_gpu_among_others_that_refuse(fake_cuda, converted, tmp_path, beside):
+    folder = shutil.copytree(converted.path, tmp_path / "model")
+    command = ["-m", "aaexport", "-q", "serve-bench", folder, *SHORT, "--batch", "1,2", "--json"]
+    ran = fake_cuda.run(command, tmp_path / "log", env={**beside, "FAKE_NVML_REFUSED": "2"})
+    value = json.loads(ran.out)
+    assert (value["gpu_before"]["name"], value["gpu_load"]["sm_clock"]) == ("NVIDIA H200 (fake)", 1980)
+    assert value["gpu_load"]["samples"] >= 3
+    for row in value["throughput"]:
+        # 300 W by the account of energy, whatever lies before and after the queries
+        assert row["energy"] * row["images_per_second"] == pytest.approx(300, rel=0.05)
+        assert row["memory"] == 0  # this one's account never changes
+
+
+TUNE = """
+import json, sys
+from pathlib import Path
+from aaexport.errors import ParityError
+from aaexport.nn import AugmentedConv2d
+from aaexport.nn.choice import Choice
+from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest
+layer = AugmentedConv2d(4, 8, 3, dk=4, dv=4, num_heads=2, height=4, width=4)
+conditions = Conditions(opset=20, images=1, device="cuda", threads=1, duration=0.1, seed=0)
+steps = []
+try:
+    LayerContest(layer, conditions, Path(sys.argv[1])).run(("layer",), lambda step, share: steps.append(step),
+                                                           [Choice("skew"), Choice("table")])
+except ParityError as error:
+    print(json.dumps({"steps": steps, "error": str(error)}))
+"""
+
+
+def test_tune_times_a_layer_on_it_and_takes_no_wrong_answers(fake_cuda, tmp_path):
+    """It computes nothing: every decomposition runs, and none is inside the parity bound."""
+    ran = fake_cuda.run(["-c", TUNE, tmp_path], tmp_path / "log")
+    assert ran.json["steps"] == ["first look at skew", "first look at table"]
+    assert ran.json["error"].startswith("no decomposition of layer is inside the parity bound")
+    assert ran.count("kernel") > 0
+    assert ran.count("error") == 0
