@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { SUCCESS, INVALID = 1, NO_MEMORY = 2, OLD_DRIVER = 35, NO_DEVICE = 100, NO_SUCH_DEVICE = 101,
-       ILLEGAL_ADDRESS = 700, CAPTURING = 900, INVALIDATED = 901 };
+       ILLEGAL_ADDRESS = 700, ALREADY_LOCKED = 712, CAPTURING = 900, INVALIDATED = 901 };
 enum { HOST = 1, DEVICE = 2 };           /* kinds of memory, as cudaMemoryType has them */
 enum { TO_DEVICE = 1, TO_HOST = 2 };     /* kinds of copies, as cudaMemcpyKind has them */
 #define RUNTIME 13000
@@ -165,9 +165,21 @@ static int give(void *at, const char *call) {
     return block ? SUCCESS : result(INVALID, call);
 }
 
+/* Whether a page of these bytes is locked already, which CUDA refuses. */
+static int overlaps(const char *at, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), first = (size_t)at / page, last = ((size_t)at + bytes - 1) / page;
+    int found = 0;
+    pthread_mutex_lock(&lock);
+    for (Block *block = blocks; block; block = block->next)
+        found |= block->kind == HOST && (size_t)block->at / page <= last && ((size_t)block->at + block->bytes - 1) / page >= first;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 /* Memory of the caller's that is locked in its place: it counts as pinned, and stays the caller's. */
 int cudaHostRegister(void *at, size_t bytes, unsigned flags) {
     int error = refused("cudaHostRegister");
+    if (!error && overlaps(at, bytes)) error = result(ALREADY_LOCKED, "cudaHostRegister");
     if (error) return error;
     Block *block = malloc(sizeof *block);
     pthread_mutex_lock(&lock);
@@ -330,6 +342,7 @@ const char *cudaGetErrorString(int error) { /* in NVIDIA's words */
     case NO_SUCH_DEVICE: return "invalid device ordinal";
     case ILLEGAL_ADDRESS: return "an illegal memory access was encountered";
     case CAPTURING: return "operation not permitted when stream is capturing";
+    case ALREADY_LOCKED: return "part or all of the requested memory range is already mapped";
     case INVALIDATED: return "operation failed due to a previous error during capture";
     default: return "invalid argument";
     }

@@ -42,3 +42,19 @@ def test_what_goes_wrong_on_it_onnxruntime_tells(fake_cuda, tmp_path, settings, 
     assert ran.code == 1
     assert complaint in ran.err
     assert ran.count("error") > 0
+
+
+LOCKED_TWICE = """
+import ctypes, sys
+cuda = ctypes.CDLL(sys.argv[1])
+room = ctypes.create_string_buffer(200_000)
+page = (ctypes.addressof(room) + 65_535) // 65_536 * 65_536
+lock = lambda offset: cuda.cudaHostRegister(ctypes.c_void_p(page + offset), ctypes.c_size_t(100), 0)
+unlock = lambda: cuda.cudaHostUnregister(ctypes.c_void_p(page))
+print(lock(0), lock(100), lock(0), lock(50_000), unlock(), lock(0))
+"""
+
+
+def test_a_page_that_is_locked_is_not_locked_again_as_on_a_real_one(fake_cuda, tmp_path):
+    ran = fake_cuda.run(["-c", LOCKED_TWICE, fake_cuda.libraries / "libcudart.so.13"], tmp_path / "log")
+    assert (ran.out, ran.err) == ("0 712 712 0 0 0\n", "")
