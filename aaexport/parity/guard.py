@@ -18,6 +18,8 @@ from aaexport.binomial import Interval, exact_interval
 from aaexport.parity.cases import Array
 from aaexport.parity.thresholds import AT_LEAST, FEW, THRESHOLDS, TIED, Measure, ReducedKind, shown
 
+UNSCORED = "not judged: a score is NaN or infinite, or none is finite"
+
 
 @dataclass(frozen=True)
 class GuardRow:
@@ -146,8 +148,11 @@ class _Tally:
 
     signal: float = 0.0
     noise: float = 0.0
-    lost: int = 0  # numbers that are finite in the reference alone
+    lost: int = 0  # numbers that are finite on one side alone, or another infinity
     images: int = 0
+    scored: int = 0  # of these, whose scores have classes to compare
+    unscored: int = 0  # those with NaN or infinity as a score
+    ranked: bool = False  # whether there are five
     divergence: float = 0.0
     changed: int = 0  # images with another likeliest class
     tied: int = 0  # of these, where both classes tie
@@ -201,23 +206,28 @@ class Losses:
             tally.equal += int((truth == given).sum())
             return
         expected, actual = truth.astype(np.float64), given.astype(np.float64)
-        finite = np.isfinite(expected)
-        tally.lost += int((finite & ~np.isfinite(actual)).sum())
-        both = finite & np.isfinite(actual)
+        both = np.isfinite(expected) & np.isfinite(actual)
+        same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+        tally.lost += int((~both & ~same).sum())
         tally.signal += float(np.square(expected[both]).sum())
         tally.noise += float(np.square(actual[both] - expected[both]).sum())
-        if name in self.scores and expected.ndim == 2 and expected.shape[1] > 1 and both.all():
-            self._compare_scores(tally, expected, actual)
+        if name in self.scores and expected.ndim == 2 and expected.shape[1] > 1:
+            scored = _have_likeliest(expected) & _have_likeliest(actual)
+            tally.unscored += int((~scored).sum())
+            self._compare_scores(tally, expected[scored], actual[scored])
 
     def _compare_scores(self, tally: _Tally, expected: Array, actual: Array) -> None:
+        """Minus infinity is the score of a class that cannot be: softmax makes 0 of it."""
+        tally.scored += len(expected)
         tally.divergence += float(_divergences(expected, actual).sum())
         rows, ours, theirs = np.arange(len(expected)), expected.argmax(axis=1), actual.argmax(axis=1)
         gap = expected[rows, ours] - expected[rows, theirs]
-        near = TIED[self.kind] * expected.std(axis=1)
+        near = TIED[self.kind] * _spreads(expected)
         changed = ours != theirs
         tally.changed += int(changed.sum())
         tally.tied += int((changed & (gap <= near)).sum())
         if expected.shape[1] >= 5:
+            tally.ranked = True
             tally.among += float(_same_of_five(expected, actual, near).sum())
 
     def rows(self) -> Iterator[GuardRow]:
@@ -237,14 +247,19 @@ class Losses:
             return
         yield self._measured("SQNR", name, _sqnr_db(tally), tally)
         yield self._measured("not finite", name, float(tally.lost), tally)
-        if name not in self.scores or not tally.images or tally.lost:
+        if name not in self.scores or not tally.images:
             return
-        yield self._measured("KL", name, tally.divergence / tally.images, tally)
-        tied = f"{tally.tied} of the others between classes that tie" if tally.tied else ""
-        yield self._share("top-1", name, tally.changed - tally.tied, tally.images, tally, "images", tied)
-        if tally.among:
-            differ = round(5 * (tally.images - tally.among))
-            yield self._share("top-5", name, differ, 5 * tally.images, tally, "places", few=5 * FEW)
+        if not tally.scored:
+            if tally.unscored:
+                yield self._row("top-1", name, None, tally, passed=True, detail=UNSCORED)
+            return
+        yield self._measured("KL", name, tally.divergence / tally.scored, tally)
+        also = [f"{tally.tied} of the others between classes that tie"] if tally.tied else []
+        also += [f"{tally.unscored} more {UNSCORED}"] if tally.unscored else []
+        yield self._share("top-1", name, tally.changed - tally.tied, tally.scored, tally, "images", ", ".join(also))
+        if tally.ranked:
+            differ = round(5 * (tally.scored - tally.among))
+            yield self._share("top-5", name, differ, 5 * tally.scored, tally, "places", few=5 * FEW)
 
     def _share(
         self,
@@ -347,10 +362,25 @@ def _sqnr_db(tally: _Tally) -> float | None:
     return -math.inf if tally.signal == 0 else 10 * math.log10(tally.signal / tally.noise)
 
 
+def _have_likeliest(scores: Array) -> Array:
+    """Whether softmax gives classes of each row: no score is NaN or infinity, and not all are minus infinity."""
+    largest = scores.max(axis=1)  # NaN if one is
+    return np.asarray(np.isfinite(largest))
+
+
+def _spreads(scores: Array) -> Array:
+    """The standard deviation of what is finite in each row; one class at least is."""
+    finite = np.isfinite(scores)
+    count, known = finite.sum(axis=1, keepdims=True), np.where(finite, scores, 0.0)
+    apart = np.where(finite, known - known.sum(axis=1, keepdims=True) / count, 0.0)
+    return np.asarray(np.sqrt(np.square(apart).sum(axis=1) / count[:, 0]))
+
+
 def _divergences(expected: Array, actual: Array) -> Array:
-    """KL(softmax(expected) ‖ softmax(actual)) of each row, in nats."""
+    """KL(softmax(expected) ‖ softmax(actual)) of each row, in nats: infinite where what can be no longer can."""
     ours, theirs = _log_softmax(expected), _log_softmax(actual)
-    return np.asarray((np.exp(ours) * (ours - theirs)).sum(axis=1))
+    with np.errstate(invalid="ignore"):  # 0 · −∞ of what cannot be
+        return np.asarray(np.where(np.isneginf(ours), 0.0, np.exp(ours) * (ours - theirs)).sum(axis=1))
 
 
 def _log_softmax(scores: Array) -> Array:

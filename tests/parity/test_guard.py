@@ -114,6 +114,48 @@ def test_what_cannot_be_compared_fails_with_its_reason(actual, words):
     assert not report.passed
 
 
+def of_which_none_can_be(changed=0, given=-np.inf):
+    """100 images of five classes, the last of which cannot be; of so many the answer is another."""
+    expected = np.tile([5.0, 0.0, 0.0, 0.0, -np.inf], (100, 1))
+    actual = expected.copy()
+    actual[:changed, :2] = [0.0, 5.0]
+    actual[:, 4] = given
+    return losses(expected, actual)
+
+
+def test_a_score_of_minus_infinity_hides_no_other_answer():
+    rows = of_which_none_can_be(50)
+    assert (rows["top-1"].value, rows["top-1"].passed) == (0.5, False)
+    assert not rows["KL"].passed
+    assert all(row.passed for row in of_which_none_can_be().values())
+    assert "top-5" in of_which_none_can_be()
+
+
+def test_what_can_be_in_the_file_alone_is_counted_and_judged():
+    rows = of_which_none_can_be(given=6.0)
+    assert (rows["not finite"].value, rows["not finite"].passed) == (100, False)
+    assert (rows["top-1"].value, rows["top-1"].passed) == (0, False)
+    assert losses([[1.0, 0.0]], [[1.0, -np.inf]])["KL"].value == math.inf
+    assert not losses([[np.inf, 0.0]], [[-np.inf, 0.0]])["not finite"].passed
+
+
+def test_images_without_scores_are_counted_apart():
+    expected = np.tile([5.0, 0.0, 0.0], (4, 1))
+    expected[0, 0] = np.nan
+    row = losses(expected, expected)["top-1"]
+    assert row.passed
+    assert "3 of 3 images" in row.detail
+    assert "1 more not judged: a score is NaN or infinite" in row.detail
+    (row,) = [each for name, each in losses(expected[:1], expected[:1]).items() if name == "top-1"]
+    assert (row.value, row.detail) == (None, "not judged: a score is NaN or infinite, or none is finite")
+
+
+def test_five_classes_of_which_none_is_the_same_are_told():
+    scores = np.tile(np.arange(10.0), (20, 1))
+    row = losses(scores, -scores)["top-5"]
+    assert (row.value, row.passed) == (0, False)
+
+
 def test_classes_and_positions_are_the_same_or_not():
     row = losses(np.arange(1000), np.where(np.arange(1000) < 20, -1, np.arange(1000)))["same"]
     assert (row.value, row.passed) == (0.98, False)
