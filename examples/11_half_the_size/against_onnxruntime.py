@@ -23,7 +23,7 @@ from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.subject.subject import write_random_weights
 
 LATENCY = Path(__file__).with_name("latency.py")
-IMAGES = 8  # of noise: what the numbers are changes no latency
+IMAGES = 2  # of noise: what the numbers are changes no latency
 WEIGHTS = ("uint8", "int8", "int7")
 
 
