@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from aaexport.errors import first_few
 from aaexport.parity.cases import Array
 from aaexport.parity.guard import GuardRow, TensorLoss, guard_row
 from aaexport.parity.thresholds import CLEAR, LEAST_SEEN, NARROWER, SEEN, Measure, ReducedKind, shown
+
+NAMED = 3  # tensors that are told by name
 
 
 def tensor_rows(
@@ -59,6 +62,12 @@ def _with_room(row: GuardRow) -> GuardRow:
 def _judged(row: GuardRow) -> GuardRow:
     assert row.value is not None
     return replace(row, passed=row.value <= row.bound, margin=row.bound - row.value)
+
+
+def lone_row(kind: ReducedKind, names: Sequence[str]) -> GuardRow:
+    """Tensors that nothing could be compared with: it passes, and tells them."""
+    detail = f"not compared with the float32 file, which does not tell them: {first_few(names, NAMED)}"
+    return guard_row("weights", kind, "single tensors", "the file", "the float32 file", None, 0, True, detail)
 
 
 def _excused(row: GuardRow, why: str) -> GuardRow:

@@ -143,6 +143,11 @@ def constants_in_float16(model: onnx.ModelProto, source: onnx.ModelProto) -> Ite
             yield Constant(layers[reader], name, wide, held.astype(np.float64), None)
 
 
+def holds_float16(model: onnx.ModelProto) -> bool:
+    """Whether a constant of it is in float16."""
+    return any(one.data_type == onnx.TensorProto.FLOAT16 for one in model.graph.initializer)
+
+
 def activations(model: onnx.ModelProto) -> Iterator[Activation]:
     """Every tensor that a QuantizeLinear rounds by one scale, once for each that reads it again."""
     whole = _readable(model).graph

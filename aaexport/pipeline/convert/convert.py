@@ -36,10 +36,11 @@ from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import default_opset, plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices
-from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated, why_stale
+from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated
 from aaexport.pipeline.reduce.options import ReduceOptions
 from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.costs import cost_of, zoo_costs
+from aaexport.pipeline.subject.float32_file import why_stale
 from aaexport.pipeline.subject.subject import (
     ImageShape,
     Subject,

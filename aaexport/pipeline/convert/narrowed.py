@@ -95,25 +95,40 @@ def judged(model: OnnxModel, source: Path, written: Path, options: OptimizeOptio
             told.append(fed.name)
             if macs is not None and macs * _images(fed) <= REFERENCE_MACS:
                 small.append((fed, expected))
-    slow, notes = _evaluated(written, small)
+    slow, notes = _evaluated(source, written, small, is_known=macs is not None)
     rows = [row for each in (*losses, slow, between) for row in each.rows()]
     guard = GuardReport("float16", ", ".join(told), tuple(rows))
     return ParityReport(str(written), notes=notes, baseline=GIVEN, seed=options.seed, kind="float16", guard=guard)
 
 
-def _evaluated(written: Path, cases: Sequence[tuple[Fed, Mapping[str, Array]]]) -> tuple[Losses, tuple[str, ...]]:
-    """What the evaluator loses, and a note if it was not asked."""
+def _evaluated(
+    source: Path, written: Path, cases: Sequence[tuple[Fed, Mapping[str, Array]]], *, is_known: bool
+) -> tuple[Losses, tuple[str, ...]]:
+    """What the evaluator loses, and a note if it was not asked, or knows not even the file in float32."""
     losses = Losses("float16", EVALUATOR, GIVEN)
     if not cases:
-        return losses, (f"{EVALUATOR} was not asked: a network of this size takes it long",)
-    try:
-        with ReferenceRunner(written) as runner:
-            answers = [_fed(runner, fed) for fed, _ in cases]
-    except RunnerError as error:
-        return losses, (f"{EVALUATOR} was not asked: {error}",)
+        why = "a network of this size takes it long" if is_known else "it is not known how long it takes"
+        return losses, (f"{EVALUATOR} was not asked: {why}; a CPU may hide an overflow of float16",)
+    answers = _by_evaluator(written, cases)
+    if isinstance(answers, RunnerError):
+        if isinstance(_by_evaluator(source, cases), RunnerError):
+            return losses, (f"{EVALUATOR} was not asked: {answers}",)
+        losses.fail(cases[0][1], str(answers))
+        return losses, ()
     for (_, expected), found in zip(cases, answers, strict=True):
         losses.learn(expected, found)
     return losses, ()
+
+
+def _by_evaluator(
+    path: Path, cases: Sequence[tuple[Fed, Mapping[str, Array]]]
+) -> list[dict[str, Array]] | RunnerError:
+    """Its answers, or why there are none."""
+    try:
+        with ReferenceRunner(path) as runner:
+            return [_fed(runner, fed) for fed, _ in cases]
+    except RunnerError as error:
+        return error
 
 
 def _fed(runner: Runner, fed: Fed) -> dict[str, Array]:

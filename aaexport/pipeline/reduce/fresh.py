@@ -8,39 +8,13 @@ from pathlib import Path
 
 from aaexport.errors import GraphError
 from aaexport.folder import ModelFolder
-from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import file_digest, parse_onnx, read_data_files, read_onnx
 from aaexport.graph.metadata import Provenance, provenance_of
-from aaexport.graph.precision.kinds import kind_of, read_origin
+from aaexport.graph.precision.kinds import read_origin
 from aaexport.parity.thresholds import REDUCED
-from aaexport.pipeline.subject.subject import Subject
 from aaexport.writing import remove
 
 Asked = Mapping[str, object]  # field of the file's provenance → what it must be, of what was asked for
-
-
-def why_stale(folder: ModelFolder, subject: Subject) -> str | None:
-    """Why model.onnx must be written anew; None if it is whole, of this recipe and these weights, and in float32."""
-    path = folder.onnx_path
-    if not path.is_file():
-        return f"{folder.path} has no {path.name} yet"
-    try:
-        model = read_onnx(path)
-    except GraphError as error:
-        return str(error)
-    provenance = provenance_of(model)
-    if provenance is None:
-        return f"{path} is not of aaexport"
-    if provenance.weights_digest != subject.weights_digest:
-        return f"{path} is of other weights"
-    is_ours = subject.folder is not None and subject.recipe is not None
-    if is_ours and provenance.recipe_digest != folder.recipe.digest():
-        return f"{path} is of another recipe"
-    recorded = read_digests(model)
-    now = digests_of(model)
-    if recorded is None or recorded.graph != now.graph or now.changed_since(recorded):
-        return f"{path} was written to since it was converted"
-    return None if kind_of(model) == "float32" else f"{path} is not in float32"
 
 
 def is_verified(folder: ModelFolder) -> bool:

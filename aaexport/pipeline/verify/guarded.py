@@ -24,7 +24,7 @@ from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.graph.precision.stored import is_symmetric
 from aaexport.parity import Array, Case
-from aaexport.parity.by_tensor import tensor_rows
+from aaexport.parity.by_tensor import lone_row, tensor_rows
 from aaexport.parity.guard import (
     GuardAccuracy,
     GuardReport,
@@ -39,7 +39,7 @@ from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
 from aaexport.pipeline.verify.feeding import fed
 from aaexport.pipeline.verify.inputs import ACCURACY_IMAGES, ACCURACY_MACS, gather_inputs, read_inputs
-from aaexport.pipeline.verify.stored import IMAGES, faults_of, tensor_losses
+from aaexport.pipeline.verify.stored import IMAGES, faults_of, tensor_losses, uncompared
 from aaexport.runners.base import Runner
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import (
@@ -59,6 +59,7 @@ Answers = Mapping[str, Array] | str  # outputs by name, or why there are none
 FEW = 7  # images that are computed in float64, and by the slow runtimes
 LEAST = 16  # images that are judged by the float32 file, however large the network is
 BATCH = 8
+OVERFLOW_MACS = 10 * REFERENCE_MACS  # of a single image, for what a CPU hides: about ten seconds of the evaluator
 NOISE = 64  # images of it, for what can be judged on noise
 FLOAT64, FLOAT32 = "PyTorch in float64", "the float32 file"
 SATURATES = "not judged: for TensorRT; session.x64quantprecision=1 has a CPU that adds in 16 bits add in 32"
@@ -147,6 +148,7 @@ class Guard:
         device: str = "cpu",
     ) -> None:
         self.subject, self.kind, self.evidence = subject, kind, evidence.whole(batch)
+        self._given = len(evidence.images)
         self._sibling, self._macs, self._batch, self._say, self._device = sibling, macs, batch, say, device
 
     def report(self, path: Path) -> GuardReport:
@@ -172,7 +174,35 @@ class Guard:
         tensors, faults = self._by_themselves(model)
         different = len({image.tobytes() for image in self.evidence.images[: self._whole(IMAGES)]})
         rows += tensor_rows(self.kind, tensors, GuardReport(self.kind, "", tuple(rows)).sqnr_db, different)
-        return GuardReport(self.kind, self.evidence.data, tuple(rows), accuracy, tensors, faults)
+        if self._source is not None and (lone := uncompared(model, self.kind, tensors)):
+            rows.append(lone_row(self.kind, lone))
+        return GuardReport(self.kind, self.data, tuple(rows), accuracy, tensors, faults)
+
+    @property
+    def data(self) -> str:
+        """What the file was judged on: fewer than there are, if more answers than these found no room."""
+        seen = sum(len(images) for images, _ in self.answers)
+        return self.evidence.data if seen >= self._given else f"{seen} of {self.evidence.data}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Who was not asked."""
+        if self.evaluated:
+            return ()
+        why = "it is not known how long it takes" if self._macs is None else "a network of this size takes it long"
+        hidden = "; a CPU computes parts of float16 in float32 and may hide an overflow" * (self.kind == "float16")
+        return (f"{EVALUATOR} was not asked: {why}{hidden}",)
+
+    @property
+    def evaluated(self) -> int:
+        """How many images onnx's evaluator is asked about; of a large network in float16 a single one."""
+        few = self._batch or FEW
+        if self._macs is None:
+            return 0
+        if self._macs * few <= REFERENCE_MACS:
+            return few
+        least = self._batch or 1
+        return least if self.kind == "float16" and self._macs * least <= OVERFLOW_MACS else 0
 
     @cached_property
     def answers(self) -> list[tuple[Array, dict[str, Array]]]:
@@ -260,19 +290,23 @@ class Guard:
         answers = {first: optimized}
         for name, open_runner in self._others(path):
             self._say(f" {name}")
-            answers[name] = _all_answers(open_runner, few)
+            answers[name] = _all_answers(open_runner, [images[: self._asked(name)] for images in few])
         for name, given in answers.items():
             if self._truth == self._float32 and name == first:
                 continue  # on all images already
             losses = self._losses(name, self._truth)
             for (_, expected), actual in zip(self._truths, given, strict=True):
-                _learn(losses, expected, actual)
+                _learn(losses, {output: array[: self._asked(name)] for output, array in expected.items()}, actual)
             yield from losses.rows()
         yield from self._between(first, answers[UNOPTIMIZED], optimized)
         if first != OPTIMIZED:
             by_default = _all_answers(lambda: OrtRunner(path), few)
             for row in self._between(OPTIMIZED, answers[UNOPTIMIZED], by_default):
                 yield replace(row, passed=True, detail=SATURATES)
+
+    def _asked(self, name: str) -> int | None:
+        """How many of the few images; None for all."""
+        return self.evaluated if name == EVALUATOR else None
 
     def _between(self, name: str, plain: list[Answers], optimized: list[Answers]) -> Iterator[GuardRow]:
         losses = self._losses(name, UNOPTIMIZED, between_runtimes=True)
@@ -298,7 +332,7 @@ class Guard:
 
     def _others(self, path: Path) -> Iterator[tuple[str, Callable[[], Runner]]]:
         yield UNOPTIMIZED, lambda: OrtRunner(path, AS_WRITTEN)
-        if self._macs is not None and self._macs * (self._batch or FEW) <= REFERENCE_MACS:
+        if self.evaluated:
             yield EVALUATOR, lambda: ReferenceRunner(path)
         if parse_device(self._device)[0] != "cpu":
             yield "onnxruntime CUDA", lambda: OrtRunner(path, EXACT, device=self._device)

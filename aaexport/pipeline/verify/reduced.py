@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from aaexport.errors import GraphError
-from aaexport.graph.files import GraphSummary, file_digest, parse_onnx, read_data_files
-from aaexport.graph.metadata import provenance_of
+from aaexport.graph.files import GraphSummary, file_digest, read_data_files
 from aaexport.graph.precision.kinds import Origin
 from aaexport.parity import ParityReport
 from aaexport.parity.report import KeptNode
 from aaexport.parity.thresholds import ReducedKind
+from aaexport.pipeline.subject.float32_file import why_stale
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.guarded import Guard, gather_evidence
 from aaexport.pipeline.verify.kinds import check_guarded
@@ -78,24 +77,19 @@ def guarded_report(
         kind=kind,
         guard=judged,
         kept=() if origin is None else tuple(KeptNode(*row) for row in origin.kept),
-        notes=(*report.notes, *notes),
+        notes=(*report.notes, *notes, *guard.notes),
         warnings=(*report.warnings, *warnings, *guard.evidence.warnings),
     )
 
 
 def _sibling(subject: Subject, path: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """The folder's float32 file, if it holds the same weights; a note where it cannot be compared with."""
+    """The folder's float32 file, if it is whole and of this model; a note where it cannot be compared with."""
     alone = "judged by PyTorch in float32, as there is no float32 file to compare with"
     if subject.folder is None or not subject.folder.onnx_path.is_file() or subject.folder.onnx_path == path:
         return None, (alone,)
     sibling = subject.folder.onnx_path
-    try:
-        provenance = provenance_of(parse_onnx(sibling))
-    except GraphError:
-        provenance = None
-    if provenance is None or provenance.weights_digest != subject.weights_digest:
-        return None, (f"{alone}: {sibling.name} is not of these weights",)
-    return sibling, ()
+    stale = why_stale(subject.folder, subject)
+    return (sibling, ()) if stale is None else (None, (f"{alone}: {stale}",))
 
 
 def _made_of_another(origin: Origin, sibling: Path) -> tuple[str, ...]:

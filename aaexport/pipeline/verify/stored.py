@@ -24,6 +24,7 @@ from aaexport.graph.precision.stored import (
     activations,
     constants_in_8_bits,
     constants_in_float16,
+    holds_float16,
     stored_convolutions,
 )
 from aaexport.parity import Array
@@ -61,6 +62,17 @@ def tensor_losses(
         return ()  # it is no float32 file that could have become one in 8 bits
     found = list(activations(model))
     return (*constants, *_of_activations(found, source, images))
+
+
+def uncompared(model: OnnxModel, kind: ReducedKind, tensors: Sequence[TensorLoss]) -> tuple[str, ...]:
+    """What is in fewer bits and has no partner in the float32 file, in words: no loss is known of it."""
+    if kind == "float16":
+        return () if tensors or not holds_float16(model) else ("all constants in float16",)
+    weights = {one.node for one in tensors if one.what == "weight"}
+    computed = {one.tensor for one in tensors if one.what == "activation"}
+    lone = [f"weight of {layer}" for layer in stored_convolutions(model) if layer.node not in weights]
+    unseen = [f"activation {name}" for name in {one.name: None for one in activations(model)} if name not in computed]
+    return (*lone, *unseen)
 
 
 def faults_of(model: OnnxModel) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def guard_circumstances(report: GuardReport) -> Iterator[str]:
     if more:
         yield f"noise by itself against the finest grid: {', '.join(more)}"
     told = dict.fromkeys(row.detail for row in report.rows if row.measure in BY_ITSELF and row.detail)
-    yield from (f"activations by themselves: {why}" for why in told)
+    yield from (f"tensors by themselves: {why}" for why in told)
 
 
 def guard_figures(row: GuardRow) -> str:

@@ -11,13 +11,14 @@ from onnx import TensorProto, helper
 from precision_graphs import images, model, types_of
 from precision_mutants import louder_attention
 
-from aaexport.errors import ArgumentError, GraphError, ParityError
+from aaexport.errors import ArgumentError, GraphError, ParityError, RunnerError
 from aaexport.graph.files import file_digest
 from aaexport.graph.precision.kinds import read_origin
 from aaexport.graph.precision.ranges import Range
 from aaexport.graph.write import write_onnx
 from aaexport.pipeline.convert import narrowed
 from aaexport.pipeline.convert.optimize import optimize
+from aaexport.runners.reference import ReferenceRunner
 
 
 def attention():
@@ -97,6 +98,29 @@ def test_an_overflow_that_the_cpu_hides_is_found_and_no_file_is_written(tmp_path
     assert path.read_bytes() == b"before"
 
 
+@pytest.mark.parametrize(("macs", "why"), [(None, "it is not known how long"), (10**12, "a network of this size")])
+def test_an_evaluator_that_is_not_asked_is_told(given, tmp_path, monkeypatch, macs, why):
+    monkeypatch.setattr(narrowed, "count_macs", lambda model: macs)
+    (note,) = optimize(given, tmp_path / "half.onnx", dtype="float16").parity.notes
+    assert f"onnx's reference evaluator was not asked: {why}" in note
+    assert note.endswith("a CPU may hide an overflow of float16")
+
+
+@pytest.mark.parametrize("unknown", [("half",), ("half", "given")])
+def test_a_file_that_the_evaluator_cannot_run_fails_unless_the_given_one_is_no_better(given, monkeypatch, unknown):
+    def runner(path):
+        if path.stem in unknown:
+            raise RunnerError(f"no {path.stem}")
+        return ReferenceRunner(path)
+
+    monkeypatch.setattr(narrowed, "ReferenceRunner", runner)
+    feeds = {"x": images(2, 6, 16)}
+    cases = [(narrowed.Fed("made up", feeds, is_optional=False), {"y": images(2, 6, 128)})]
+    losses, notes = narrowed._evaluated(given, given.with_name("half.onnx"), cases, is_known=True)
+    assert [row.passed for row in losses.rows()] == ([] if "given" in unknown else [False])
+    assert bool(notes) == ("given" in unknown)
+
+
 def test_a_model_of_integers_and_several_inputs(tmp_path):
     nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["rows"]),
@@ -130,7 +154,7 @@ def test_a_model_of_integers_and_several_inputs(tmp_path):
         ({"dtype": "float64"}, "dtype must be one of float32, float16, got 'float64'"),
         ({"dtype": "float16", "io_dtype": "int8"}, "io_dtype must be one of float32, float16, got 'int8'"),
         ({"io_dtype": "float16"}, "io_dtype must go with dtype float16, got 'float16'"),
-        ({"keep": ["a"]}, "keep must go with dtype float16, got \"['a']\""),
+        ({"keep": ["a"]}, "keep must go with dtype float16, got 'a'"),
         ({"dtype": "float16", "atol": 1e-3}, "atol must be left out with dtype float16, got '0.001'"),
         ({"dtype": "float16", "rtol": 1e-3}, "rtol must be left out with dtype float16, got '0.001'"),
     ],

@@ -56,6 +56,13 @@ def test_what_is_told_names_the_kind_the_guard_and_what_it_was_judged_on(reduced
         assert "not judged: the weights are random" in text
 
 
+def test_a_model_onnx_that_is_no_float32_file_is_not_compared_with(reduced):
+    """It says that it holds these weights, and does: in float16."""
+    shutil.copy(reduced.onnx_of("float16"), reduced.onnx_path)
+    report = aaexport.verify(reduced, dtype="float16")
+    assert any("judged by PyTorch in float32" in note and "is not in float32" in note for note in report.notes)
+
+
 @pytest.mark.slow
 def test_it_is_the_same_file_every_time(reduced, reduced_once):
     before = reduced.onnx_of("int8").read_bytes()

@@ -21,10 +21,10 @@ from precision_mutants import (
 from precision_oracles import by_quantizer
 
 from aaexport.graph.precision.kinds import record_origin
-from aaexport.parity.by_tensor import excess_db, tensor_rows
+from aaexport.parity.by_tensor import excess_db, lone_row, tensor_rows
 from aaexport.parity.guard import TensorLoss
 from aaexport.parity.thresholds import LEAST_SEEN, SEEN
-from aaexport.pipeline.verify.stored import faults_of, tensor_losses
+from aaexport.pipeline.verify.stored import faults_of, tensor_losses, uncompared
 
 X = images(SEEN, 3, 8, 8)
 SHOWN = [X]  # what the ranges were taken from: how far those of other images reach is chance
@@ -185,3 +185,20 @@ def test_ranges_of_very_few_images_judge_nothing_and_that_is_told():
     assert not of_activations(LEAST_SEEN, 20.0)["worst activation"].passed
     for few, sqnr_db in ((1, 30.0), (64, 50.0)):  # but a scale that is none
         assert not of_activations(few, np.inf, sqnr_db=sqnr_db)["activations"].passed
+
+
+def test_what_the_float32_file_has_not_is_told(given):
+    right = reduced(given)
+    assert uncompared(right, "int8", tensor_losses(right, given, "int8", SHOWN)) == ()
+    other = copied(given)
+    for tensor in other.graph.initializer:
+        if tensor.name == "v":
+            tensor.CopyFrom(numpy_helper.from_array(images(8, 8, 1, 1), "v"))
+    assert uncompared(right, "int8", tensor_losses(right, other, "int8", SHOWN))[0] == "weight of Conv Conv_2"
+    for kind, file in (("int8", right), ("float16", float16(given, {"x": X}).model)):
+        none = tensor_losses(file, right, kind, SHOWN)
+        assert none == ()
+        assert uncompared(file, kind, none)
+    row = lone_row("int8", ("weight of a", "weight of b", "weight of c", "weight of d"))
+    assert (row.passed, row.value) == (True, None)
+    assert row.detail.endswith("which does not tell them: weight of a, weight of b, weight of c and 1 more")
