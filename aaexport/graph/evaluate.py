@@ -20,6 +20,7 @@ from aaexport.graph.serialized import Serialized
 Array = npt.NDArray[Any]
 EVALUATOR = "onnx's reference evaluator"
 REFERENCE_MACS = 500_000_000  # of a case; the evaluator takes about a second for them
+OVERFLOW_MACS = 10 * REFERENCE_MACS  # of a single case, where only the evaluator sees what a CPU hides
 
 
 class Evaluator:

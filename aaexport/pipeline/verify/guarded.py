@@ -20,7 +20,7 @@ import numpy as np
 from aaexport.data import evaluation_batch
 from aaexport.device import parse_device
 from aaexport.errors import DataError, RunnerError
-from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
+from aaexport.graph.evaluate import EVALUATOR, OVERFLOW_MACS, REFERENCE_MACS
 from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.graph.precision.stored import is_symmetric
 from aaexport.parity import Array, Case
@@ -59,7 +59,6 @@ Answers = Mapping[str, Array] | str  # outputs by name, or why there are none
 FEW = 7  # images that are computed in float64, and by the slow runtimes
 LEAST = 16  # images that are judged by the float32 file, however large the network is
 BATCH = 8
-OVERFLOW_MACS = 10 * REFERENCE_MACS  # of a single image, for what a CPU hides: about ten seconds of the evaluator
 NOISE = 64  # images of it, for what can be judged on noise
 FLOAT64, FLOAT32 = "PyTorch in float64", "the float32 file"
 SATURATES = "not judged: for TensorRT; session.x64quantprecision=1 has a CPU that adds in 16 bits add in 32"

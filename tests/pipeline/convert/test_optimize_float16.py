@@ -12,6 +12,7 @@ from precision_graphs import images, model, types_of
 from precision_mutants import louder_attention
 
 from aaexport.errors import ArgumentError, GraphError, ParityError, RunnerError
+from aaexport.graph.evaluate import OVERFLOW_MACS
 from aaexport.graph.files import file_digest
 from aaexport.graph.precision.kinds import read_origin
 from aaexport.graph.precision.ranges import Range
@@ -104,6 +105,15 @@ def test_an_evaluator_that_is_not_asked_is_told(given, tmp_path, monkeypatch, ma
     (note,) = optimize(given, tmp_path / "half.onnx", dtype="float16").parity.notes
     assert f"onnx's reference evaluator was not asked: {why}" in note
     assert note.endswith("a CPU may hide an overflow of float16")
+
+
+@pytest.mark.parametrize(("macs", "asked"), [(OVERFLOW_MACS, True), (OVERFLOW_MACS + 1, False)])
+def test_of_a_large_network_the_evaluator_sees_one_image(given, tmp_path, monkeypatch, macs, asked):
+    monkeypatch.setattr(narrowed, "count_macs", lambda model: macs)
+    report = optimize(given, tmp_path / "half.onnx", dtype="float16").parity
+    rows = [row for row in report.guard.rows if row.computation == "onnx's reference evaluator"]
+    assert {row.images for row in rows} == ({1} if asked else set())
+    assert bool(report.notes) != asked
 
 
 @pytest.mark.parametrize("unknown", [("half",), ("half", "given")])

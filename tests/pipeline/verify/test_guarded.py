@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from aaexport.graph.evaluate import REFERENCE_MACS
-from aaexport.pipeline.verify.guarded import FEW, OVERFLOW_MACS, Evidence, Guard
+from aaexport.graph.evaluate import OVERFLOW_MACS, REFERENCE_MACS
+from aaexport.pipeline.verify.guarded import FEW, Evidence, Guard
 
 
 def guard(kind="float16", macs=10**6, batch=None, count=16):
