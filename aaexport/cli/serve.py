@@ -13,7 +13,7 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show_text
-from aaexport.cli.converted import check_model, ensure_converted
+from aaexport.cli.converted import check_model, ensure_converted_apart
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.errors import ArgumentError, broken_rule
@@ -113,7 +113,7 @@ def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     with copies(say) as check_out:
         folders = [check_out(model) for model in models]
         for folder in folders:
-            ensure_converted(folder, dtype=dtype)
+            ensure_converted_apart(folder, dtype)
     return folders
 
 

@@ -1,0 +1,51 @@
+"""A folder's conversion in a process of its own, for commands that go on for long.
+
+Run as `python -m aaexport.cli.conversion`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aaexport.cli.collector import end_without_collecting
+from aaexport.cli.console import settings
+from aaexport.cli.converted import convert_with_steps
+from aaexport.cli.streams import prepare_streams
+from aaexport.folder import Dtype, ModelFolder
+from aaexport.serving.apart import Apart, do_as_told
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be converted, and how much is said of it."""
+
+    folder: ModelFolder
+    dtype: Dtype
+    verbose: bool
+    quiet: bool
+
+
+def convert_apart(folder: ModelFolder, dtype: Dtype) -> None:
+    """Converts it, its steps told on stderr; the process is gone when this returns.
+
+    Raises:
+        AaexportError: as `aaexport.convert`.
+        RunnerError: the process died, as of a lack of memory.
+    """
+    order = Conversion(folder, dtype, settings.verbose, settings.quiet)
+    work = Apart[None]("aaexport.cli.conversion", order, f"{folder.path} must be converted")
+    try:
+        work.result()
+    finally:
+        work.stop()
+
+
+def _converted(order: Conversion) -> None:
+    settings.verbose, settings.quiet = order.verbose, order.quiet
+    convert_with_steps(order.folder, None, order.dtype)
+
+
+if __name__ == "__main__":
+    prepare_streams()
+    do_as_told(_converted)
+    end_without_collecting()

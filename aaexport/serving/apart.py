@@ -1,0 +1,94 @@
+"""Work in a process of its own: an order on its stdin, what came of it on its stdout, both pickled.
+
+A service stays small: what loads PyTorch, onnx or onnxruntime for it is gone when it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from aaexport.errors import AaexportError, RunnerError
+from aaexport.serving.process import die_with_parent
+
+SECOND = 1.0
+ENDED = 143  # as a shell tells SIGTERM
+
+Result = TypeVar("Result")
+
+
+class Apart(Generic[Result]):
+    """A module that calls `do_as_told` when it is run, and what came of its order; it has begun when this is there.
+
+    To be begun by the thread that outlives it: the process is killed when that is gone.
+
+    Args:
+        module: what is run, by its name.
+        order: what it is told.
+        called: whose work it is, for the error that it died of.
+    """
+
+    def __init__(self, module: str, order: object, called: str) -> None:
+        self._called = called
+        command = [sys.executable, "-P", "-m", module]
+        # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's to say.
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._out = b""
+        self._talk = threading.Thread(target=self._read, args=(pickle.dumps(order),), daemon=True)
+        self._talk.start()
+
+    def _read(self, order: bytes) -> None:
+        self._out, _ = self._child.communicate(order)
+
+    def is_done(self) -> bool:
+        """Whether `result` has it already."""
+        return not self._talk.is_alive()
+
+    def result(self) -> Result:
+        """What came of it, when it has come.
+
+        Raises:
+            AaexportError: as the work itself.
+            RunnerError: the process died, as of a lack of memory.
+        """
+        self._talk.join()
+        code = self._child.returncode
+        if code != 0:
+            raise RunnerError(f"{self._called}, but: its process ended with {code}")
+        result: Result | AaexportError = pickle.loads(self._out)
+        if isinstance(result, AaexportError):
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """Ends it, done or not; what it has begun to write goes, if it has a second for that."""
+        self._child.terminate()
+        self._talk.join(SECOND)
+        self._child.kill()
+        self._talk.join()
+
+
+def do_as_told(work: Callable[[Any], object]) -> None:
+    """What the module's process does, once: order → `work` → what came of it, or the AaexportError that it raised."""
+    die_with_parent()
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ENDED))
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no reply
+    order = pickle.load(sys.stdin.buffer)
+    result: object
+    try:
+        result = work(order)
+    except AaexportError as error:
+        result = error.with_traceback(None)
+        result.__cause__ = result.__context__ = None
+    with replies, contextlib.suppress(BrokenPipeError):
+        replies.write(pickle.dumps(result))
