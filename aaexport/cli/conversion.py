@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aaexport.cli.collector import end_without_collecting
 from aaexport.cli.console import settings
-from aaexport.cli.converted import convert_with_steps
+from aaexport.cli.converted import convert_with_steps, say_that_it_is_converted
 from aaexport.cli.streams import prepare_streams
 from aaexport.folder import Dtype, ModelFolder
 from aaexport.serving.apart import Apart, do_as_told
@@ -23,6 +23,13 @@ class Conversion:
     dtype: Dtype
     verbose: bool
     quiet: bool
+
+
+def ensure_converted_apart(folder: ModelFolder, dtype: Dtype = "float32") -> None:
+    """As `ensure_converted`, in a process of its own: PyTorch would stay in this one. Raises as `convert_apart`."""
+    if not folder.onnx_of(dtype).is_file():
+        say_that_it_is_converted(folder, dtype)
+        convert_apart(folder, dtype)
 
 
 def convert_apart(folder: ModelFolder, dtype: Dtype) -> None:

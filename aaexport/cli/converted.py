@@ -22,20 +22,12 @@ def ensure_converted(folder: ModelFolder, size: tuple[int, int] | None = None, d
         if size is not None:
             _check_size(folder, path, size)
         return
-    _say_that_it_is_converted(folder, dtype)
+    say_that_it_is_converted(folder, dtype)
     convert_with_steps(folder, size, dtype)
 
 
-def ensure_converted_apart(folder: ModelFolder, dtype: Dtype = "float32") -> None:
-    """As `ensure_converted`, in a process of its own: this one goes on for long, and PyTorch would stay in it."""
-    from aaexport.cli.conversion import convert_apart
-
-    if not folder.onnx_of(dtype).is_file():
-        _say_that_it_is_converted(folder, dtype)
-        convert_apart(folder, dtype)
-
-
-def _say_that_it_is_converted(folder: ModelFolder, dtype: Dtype) -> None:
+def say_that_it_is_converted(folder: ModelFolder, dtype: Dtype) -> None:
+    """Before a folder is converted that was to be had converted. NoWeightsError if it has no weights."""
     folder.require_weights()
     say(f"{folder.path} has no {folder.onnx_of(dtype).name} yet: converting it first")
 

@@ -13,7 +13,7 @@ import click
 from aaexport.cli import options
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show_text
-from aaexport.cli.converted import check_model, ensure_converted_apart
+from aaexport.cli.converted import check_model
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.errors import ArgumentError, broken_rule
@@ -106,6 +106,8 @@ def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: 
 
 
 def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
+    from aaexport.cli.conversion import ensure_converted_apart
+
     for model in models:
         check_model(model, None, needs_weights=True)
         if models.count(model) > 1:

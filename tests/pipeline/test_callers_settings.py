@@ -109,6 +109,7 @@ def test_a_module_without_numbers_is_refused_with_the_remedy(tmp_path):
         aaexport.convert(module, tmp_path / "x.onnx", input_shape=(1, 6, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["the module", "layer"])
 def test_a_compiled_module_is_converted_and_verified_as_what_it_was(module, plain, tmp_path, what):
     note = f"{what} was taken out of its OptimizedModule"

@@ -128,6 +128,7 @@ def test_without_a_name_the_first_is_taken_and_it_is_said(script, monkeypatch):
     assert settled.notes == (note,)
 
 
+@pytest.mark.slow
 def test_several_numbers_are_launched_and_compared_by_real_processes(cli, converted):
     outcome = cli("serve-bench", converted.path, *SHORT, "--threads", "1,2", "--launches", "2", "--json")
     value = json.loads(outcome.out)

@@ -341,6 +341,7 @@ def test_the_compiled_network_is_measured_for_real(converted):
 # The report
 
 
+@pytest.mark.slow
 def test_comparisons_come_in_the_order_asked_for(report):
     assert [(other.name, other.label) for other in report.comparisons] == [
         ("skew", "plain skew, onnxruntime CPU"),
@@ -392,6 +393,7 @@ def test_what_was_asked_for_and_cannot_be_compared_is_refused(folder, tmp_path):
         serve_bench(path, device="cpu", duration=0.2, warmup=0.0, batches=[1], compare=("skew", "eager"))
 
 
+@pytest.mark.slow
 def test_nothing_is_compared_where_nothing_was_asked_for(folder):
     report = serve_bench(folder, device="cpu", duration=0.2, warmup=0.0, batches=[1], compare=())
     assert report.comparisons == ()

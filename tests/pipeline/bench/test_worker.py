@@ -402,6 +402,7 @@ ANYTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ANYTHING.values(), ids=ANYTHING)
 def test_a_file_that_takes_no_images_is_measured_with_what_fits_its_inputs(tmp_path, parts):
     report = bench(write(tmp_path / "model.onnx", *parts), duration=0.1, batches=None)

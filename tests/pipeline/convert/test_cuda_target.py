@@ -16,7 +16,7 @@ def converted(folder, opset, *, verify):
     path = folder.path / f"opset{opset}.onnx"
     results = {f"float32 at {opset}": aaexport.convert(folder, path, target="cuda", opset=opset, verify=verify)}
     narrow = path.with_suffix(".fp16.onnx")
-    results[f"float16 at {opset}"] = aaexport.optimize(path, narrow, dtype="float16", target="cuda", verify=False)
+    results[f"float16 at {opset}"] = aaexport.optimize(path, narrow, dtype="float16", target="cuda")
     return results
 
 
@@ -86,7 +86,7 @@ def test_a_zoo_model_for_cuda_keeps_parity_and_stays_there(fake_cuda, name, tmp_
     assert result.parity.passed
     told = result.on_cuda
     assert (told.logits_in_memory, told.without_kernel, told.copies_inside) == ((), (), 0)
-    narrow = aaexport.optimize(result.path, tmp_path / "narrow.onnx", dtype="float16", target="cuda", verify=False)
+    narrow = aaexport.optimize(result.path, tmp_path / "narrow.onnx", dtype="float16", target="cuda")
     for dtype, seen in seen_on(fake_cuda, {"float32": result, "float16": narrow}, tmp_path / "log").items():
         assert list(seen["placed"]) == ["CUDAExecutionProvider"]
         assert {NAMES[kernel]: count for kernel, count in seen["attention"].items()} == told.attention.get(dtype, {})

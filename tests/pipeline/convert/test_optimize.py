@@ -48,6 +48,7 @@ def operators(path):
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
+@pytest.mark.slow
 def test_a_file_of_another_tool_loses_what_makes_it_slow(naive_file, tmp_path):
     result = aaexport.optimize(naive_file, tmp_path / "fast.onnx")
     assert {"Einsum", "Tile"} <= operators(naive_file)

@@ -64,6 +64,7 @@ def planned(folder, decomposition="auto", opset=20, batch="dynamic", size=None, 
 # Where it holds
 
 
+@pytest.mark.slow
 def test_convert_takes_what_was_measured_and_says_so(folder, tune):
     steps = []
     result = aaexport.convert(folder, say=steps.append)

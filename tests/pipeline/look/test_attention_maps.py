@@ -295,6 +295,7 @@ def test_convert_refuses_attention_of_a_model_without(cli, tmp_path):
     assert not (tmp_path / "conv_cnn3_digits/model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_convert_refuses_a_limit_that_whole_weights_would_break(cli, converted):
     outcome = cli("convert", converted.path, "--with-attention", "--max-attention-memory", "1")
     assert outcome.code == 2

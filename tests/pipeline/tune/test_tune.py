@@ -321,6 +321,7 @@ def stored(tuned):
     return json.loads(tuned[0].tuning_path.read_text())
 
 
+@pytest.mark.slow
 def test_every_candidate_has_its_rounds(tuned):
     assert [len(one.rounds) for one in tuned[1].layers[0].candidates] == [ROUNDS, ROUNDS]
 
