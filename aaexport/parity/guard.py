@@ -141,6 +141,16 @@ class GuardReport:
         values = [row.value for row in self.rows if row.measure == "SQNR" and row.value is not None]
         return min(values, default=None)
 
+    @property
+    def worst(self) -> dict[Measure, float]:
+        """By measure, the worst number of its rows; absent where none is finite, or none is judged at all."""
+        found: dict[Measure, float] = {}
+        for row in self.rows:
+            if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
+                choose = min if row.measure in AT_LEAST else max
+                found[row.measure] = choose(row.value, found.get(row.measure, row.value))
+        return found
+
 
 @dataclass
 class _Tally:

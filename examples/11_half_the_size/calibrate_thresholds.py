@@ -1,7 +1,6 @@
 """Trained model folders → what right and wrong ways to fewer bits lose, and whether the guard tells them apart."""
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -152,14 +151,11 @@ def tried(model: str, place: Path) -> Iterator[Found]:
 
 def figures(network: str, way: Way, images: int, report: GuardReport) -> Found:
     """What the guard says, in numbers."""
-    worst: dict[Measure, float] = {}
-    for row in report.rows:
-        if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
-            choose = min if row.measure in AT_LEAST else max
-            worst[row.measure] = choose(row.value, worst.get(row.measure, row.value))
     of = report.accuracy
     shares = (None, None) if of is None else (of.reduced / of.images, of.float32 / of.images)
-    return Found(network, way.name, way.kind, way.is_right, images, worst, *shares, report.passed, report.failures)
+    return Found(
+        network, way.name, way.kind, way.is_right, images, report.worst, *shares, report.passed, report.failures
+    )
 
 
 def line(found: Found) -> tuple[str, ...]:

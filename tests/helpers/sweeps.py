@@ -1,11 +1,8 @@
 """What long sweeps over many networks share: a part of them, sizes that can be afforded, lines that they leave."""
 
 import json
-import math
 import os
 from pathlib import Path
-
-from aaexport.parity.thresholds import AT_LEAST
 
 SMALL, SMALLEST = 64, 16  # multiples of the total strides of the networks that take them
 
@@ -48,12 +45,7 @@ def trained_models():
 
 def figures(guard):
     """The worst of each measure that the guard took of a file, for a line."""
-    worst = {}
-    for row in guard.rows:
-        if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
-            choose = min if row.measure in AT_LEAST else max
-            worst[row.measure] = choose(row.value, worst.get(row.measure, row.value))
     of = guard.accuracy
     shares = {} if of is None else {"accuracies": [of.float32 / of.images, of.reduced / of.images]}
     by = sorted({row.measure for row in guard.rows if not row.passed} | ({"faults"} if guard.faults else set()))
-    return {"data": guard.data, "passed": guard.passed, "failed_by": by, "worst": worst, **shares}
+    return {"data": guard.data, "passed": guard.passed, "failed_by": by, "worst": guard.worst, **shares}

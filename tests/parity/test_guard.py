@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from aaexport.parity.guard import GuardAccuracy, GuardReport, Losses, accuracy_row, sqnr_db
+from aaexport.parity.guard import GuardAccuracy, GuardReport, GuardRow, Losses, accuracy_row, sqnr_db
 from aaexport.parity.thresholds import AT_LEAST, REDUCED, THRESHOLDS, Measure
 
 
@@ -193,3 +193,14 @@ def test_the_bounds_are_on_the_side_that_they_say():
             THRESHOLDS[measure, kind].bound for kind in REDUCED if (measure, kind) in THRESHOLDS
         ]  # int8 may lose more than float16
         assert (bounds == sorted(bounds, reverse=True)) if measure in AT_LEAST else (bounds == sorted(bounds))
+
+
+def test_the_worst_of_a_measure_is_that_of_its_judged_and_finite_rows():
+    def row(measure, value, detail=""):
+        return GuardRow(measure, "logits", "onnxruntime CPU", "float32", value, 0.0, True, None, 8, detail, "")
+
+    rows = (
+        row("SQNR", 40.0), row("SQNR", 30.0), row("SQNR", math.inf), row("SQNR", 5.0, "not judged: for TensorRT"),
+        row("KL", 1e-4), row("KL", 1e-3), row("top-1", None),
+    )  # fmt: skip
+    assert GuardReport("int8", "images", rows).worst == {"SQNR": 30.0, "KL": 1e-3}
