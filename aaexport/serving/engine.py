@@ -29,6 +29,8 @@ LEAST_VERSION = (2, 40)  # of the server: the first whose command line has the f
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 SHARED_MEMORY = 2**22  # bytes that each process of the Python backend begins with
 MOST_BYTES = "http-max-input-size"  # a flag of newer servers
+# The configurations say all: without this each model's process is started twice, once to be asked what is missing.
+AS_WRITTEN = "--disable-auto-complete-config"
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
 
 
@@ -125,6 +127,7 @@ def command_line(
     return [
         str(engine.binary),
         *closing_flags(secret),
+        AS_WRITTEN,
         *(f"--{name}={value}" for name, value in flags.items()),
     ]
 

@@ -113,6 +113,13 @@ def test_the_server_listens_where_it_is_told_and_keeps_its_controls_to_us():
     assert not [flag for flag in line if "queue" in flag or "input-size" in flag]
 
 
+def test_the_server_takes_configurations_as_they_are_written():
+    """Else it starts a process for each model only to ask it what its configuration lacks: half of its start."""
+    line = command_line(Engine(Path("tritonserver"), None, None, "python", ""), Path("models"), None, "127.0.0.1",
+                        Ports(1, 2, 3), "secret", 5)  # fmt: skip
+    assert "--disable-auto-complete-config" in line
+
+
 def test_an_address_of_ipv6_is_written_as_each_part_of_the_server_reads_it():
     made = Engine(Path("tritonserver"), None, None, "python", "")
     line = command_line(made, Path("models"), None, "::1", Ports(1, 2, 3), "secret", 5)
