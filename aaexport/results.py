@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aaexport.errors import first_few
-from aaexport.outcome import Outcome
+from aaexport.outcome import Outcome, presenter
 
 if TYPE_CHECKING:  # heavy libraries stand behind most of these, and not every result has all of them
     import numpy as np
@@ -48,6 +49,54 @@ class KeptLayer:
     reason: str
     alone_db: float | None = None
     sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """How the attention of a layer is written out, and why so.
+
+    Attributes:
+        choice: the decomposition, with its blocks.
+        why: a sentence; "" where nobody knows.
+        sizes: what its cost depends on; None where a file alone is there.
+        channels: of the layer's outputs, those of the convolution and those of attention; None likewise.
+        costs: what each decomposition costs a logit beside q·k, by the cost model; empty where it was not asked.
+    """
+
+    choice: str
+    why: str = ""
+    sizes: AttentionSizes | None = None
+    channels: tuple[int, int] | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a model has of one PyTorch module, or of a stretch of nodes where its file names no modules.
+
+    Attributes:
+        path: of the module, "" for the model itself; of a stretch the name of its first node.
+        kind: the module's class; "" where nobody knows.
+        reads, writes: shapes for one image; None where they are not known.
+        parameters: numbers in it.
+        macs: multiply-accumulates of one image; None where they are not known.
+        before, after: operators of the file before the graph rules and as it is; None where that is not known.
+        applied: the rules that were, and how often.
+        left: why other rules were not.
+        written: of an augmented layer, its attention.
+    """
+
+    path: str
+    kind: str = ""
+    reads: tuple[int, ...] | None = None
+    writes: tuple[int, ...] | None = None
+    parameters: int = 0
+    macs: int | None = None
+    before: Mapping[str, int] | None = None
+    after: Mapping[str, int] | None = None
+    applied: Mapping[str, int] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    written: Written | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +148,12 @@ class OptimizeResult(Outcome):
     reduced: tuple[Layer, ...] = ()  # nodes in float16, where that was asked for
     kept: tuple[Kept, ...] = ()  # nodes that stay in float32 in such a file, and why
     on_cuda: OnCuda | None = None  # as of ConvertResult
+    source: Path | None = None  # the file that it was made of
+    parts: tuple[Part, ...] = ()  # module by module, for the page
+
+    def to_html(self) -> str:
+        """The page that `aaexport optimize --page FILE` writes, for a file in UTF-8; it needs nothing else."""
+        return presenter().page(self)
 
     @property
     def headline(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
 from onnx import shape_inference
@@ -15,19 +16,22 @@ Shape = tuple[int, ...]
 
 def count_macs(model: onnx.ModelProto) -> int | None:
     """MACs of convolutions and matrix products at batch 1; None where a shape they need is not known."""
-    shapes = _shapes_at_batch_1(model)
-    total = 0.0
-    for node in model.graph.node:
-        if node.op_type not in _FORMULAS or node.domain not in STANDARD_DOMAINS:
-            continue
-        inputs, output = [shapes.get(name) for name in node.input[:2]], shapes.get(node.output[0])
-        if output is None or None in inputs:
-            return None
-        first, second = inputs
-        assert first is not None
-        assert second is not None
-        total += math.prod(output) * _FORMULAS[node.op_type](node, first, second, output)
-    return round(total)
+    shapes = shapes_at_batch_1(model)
+    counted = [macs_of(node, shapes) for node in model.graph.node]
+    return None if None in counted else round(sum(macs for macs in counted if macs is not None))
+
+
+def macs_of(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> float | None:
+    """Those of one node; 0 for what multiplies no matrices, None where a shape is not known."""
+    if node.op_type not in _FORMULAS or node.domain not in STANDARD_DOMAINS:
+        return 0.0
+    inputs, output = [shapes.get(name) for name in node.input[:2]], shapes.get(node.output[0])
+    if output is None or None in inputs:
+        return None
+    first, second = inputs
+    assert first is not None
+    assert second is not None
+    return math.prod(output) * float(_FORMULAS[node.op_type](node, first, second, output))
 
 
 def _products_of_gemm(node: onnx.NodeProto, a: Shape, b: Shape, output: Shape) -> float:
@@ -49,7 +53,7 @@ _FORMULAS = {
 }
 
 
-def _shapes_at_batch_1(model: onnx.ModelProto) -> dict[str, Shape]:
+def shapes_at_batch_1(model: onnx.ModelProto) -> dict[str, Shape]:
     """Every shape that is known once the dynamic first dimension of the inputs is 1."""
     try:
         fixed = shape_inference.infer_shapes(light_at_batch(model, 1), data_prop=True)

@@ -191,14 +191,14 @@ def summarize(path: Path) -> GraphSummary:
 
 def summarize_model(model: onnx.ModelProto, path: Path, beside: tuple[Path, ...] = ()) -> GraphSummary:
     """As `summarize`, of a model that was read from `path` and the data files `beside` it already."""
-    operators = Counter(_qualified(node) for node in all_nodes(model.graph))
+    operators = Counter(qualified(node) for node in all_nodes(model.graph))
     return GraphSummary(
         path=path,
         bytes=path.stat().st_size + sum(file.stat().st_size for file in beside),
         opset=declared_opset(model),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         operators=dict(operators.most_common()),
-        parameters=sum(_size(t) for t in model.graph.initializer if t.data_type in _FLOATING),
+        parameters=sum(size_of(t) for t in model.graph.initializer if t.data_type in FLOATING),
         macs=count_macs(model),
         inputs=model_inputs(model),
         outputs=tuple(tensor_info(v) for v in model.graph.output),
@@ -212,7 +212,7 @@ def _narrows(node: onnx.NodeProto) -> bool:
     """Whether it casts to a floating type of fewer bits than float32, or to one that only another tensor tells."""
     wide = (TensorProto.FLOAT, TensorProto.DOUBLE)
     to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
-    floating = to is None or (to in _FLOATING and to not in wide)
+    floating = to is None or (to in FLOATING and to not in wide)
     return node.op_type in ("Cast", "CastLike") and floating
 
 
@@ -227,7 +227,7 @@ def coarsest_type(model: onnx.ModelProto) -> Literal["float32", "float16", "bflo
     return "float16" if TensorProto.FLOAT16 in held else "float32"
 
 
-_FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -250,11 +250,13 @@ def _locations(tensor: TensorProto) -> list[str]:
     return [entry.value for entry in tensor.external_data if entry.key == "location"] or [""]
 
 
-def _qualified(node: onnx.NodeProto) -> str:
+def qualified(node: onnx.NodeProto) -> str:
+    """Its operator, with the domain where that is not ai.onnx."""
     return f"{node.domain}.{node.op_type}" if node.domain not in STANDARD_DOMAINS else str(node.op_type)
 
 
-def _size(tensor: TensorProto) -> int:
+def size_of(tensor: TensorProto) -> int:
+    """How many numbers it has."""
     count = 1
     for dimension in tensor.dims:
         count *= dimension

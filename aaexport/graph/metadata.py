@@ -38,6 +38,21 @@ def module_path(scopes: str) -> str | None:
     return found[-2]
 
 
+def path_of(scopes: str, name: str) -> str | None:
+    """As `module_path`, or by the node's name as older exporters give it; None where neither tells.
+
+    `/features/features.0/conv/Conv_1` is of `features.0.conv`: a scope that begins with the one before it replaces it.
+    """
+    path = module_path(scopes)
+    if path is not None or "/" not in name:
+        return path
+    *modules, _ = name.strip("/").split("/")
+    path = ""
+    for module in filter(None, modules):
+        path = module if not path or module.startswith(f"{path}.") else f"{path}.{module}"
+    return path
+
+
 @dataclass(frozen=True)
 class Provenance:
     """The origin of an exported file. Digests are SHA-256; `recipe_digest` is None for a module without recipe."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from aaexport.device import Target
 from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
 from aaexport.graph.light import is_large, light
-from aaexport.graph.metadata import MODULE_PATH, module_path
+from aaexport.graph.metadata import MODULE_PATH, path_of
 from aaexport.graph.outside import Room, move_out
 from aaexport.graph.rules import RULES, GraphRule
 
@@ -43,13 +44,15 @@ INITIALIZERS_ARE_INPUTS = 3  # the last version of the format in which they must
 class RuleReport:
     """What one rule did: how often it was applied, and how often it was refused for which reason.
 
-    `left` tells the reasons by the path of the PyTorch module whose part was left, where the file tells its nodes'.
+    `left` tells the reasons by the path of the PyTorch module whose part was left, where the file tells its nodes';
+    `where`, how often it was applied, likewise.
     """
 
     title: str
     applied: int
     refused: dict[str, int]
     left: dict[str, str] = field(default_factory=dict)
+    where: dict[str, int] = field(default_factory=dict)
 
 
 def optimize_model(
@@ -75,14 +78,18 @@ def optimize_model(
         raise GraphError(broken_rule("opset", f"be at least {OLDEST_OPSET}", declared_opset(model), remedy))
     graph = editable(model)
     applied: Counter[str] = Counter()
+    where: dict[str, Counter[str]] = defaultdict(Counter)
     bound: list[GraphRule] = []
     for stage in (rules, then):
         bound += (tried := [rule(target) for rule in stage])
-        applied.update(apply_rules(tried, graph))
+        applied.update(apply_rules(tried, graph, where))
     tidy(graph)
     move_out(graph, room)
     reports = tuple(
-        RuleReport(r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals)) for r in bound
+        RuleReport(
+            r.title, applied[r.title], dict(Counter(r.refusals.values())), _left(r.refusals), dict(where[r.title])
+        )
+        for r in bound
     )
     return ir.serde.serialize_model(graph), reports
 
@@ -103,10 +110,15 @@ def _left(refusals: Mapping[ir.Node, str]) -> dict[str, str]:
     """The path of each module in which something was refused → the reasons."""
     reasons: dict[str, list[str]] = {}
     for node, reason in refusals.items():
-        path = module_path(node.metadata_props.get(MODULE_PATH, ""))
-        if path is not None:
-            reasons.setdefault(path or ROOT, []).append(reason)
+        if (path := _path_of(node)) is not None:
+            reasons.setdefault(path, []).append(reason)
     return {path: "; ".join(dict.fromkeys(each)) for path, each in reasons.items()}
+
+
+def _path_of(node: ir.Node) -> str | None:
+    """Of the module that it came from; None where the file does not tell."""
+    path = path_of(node.metadata_props.get(MODULE_PATH, ""), node.name or "")
+    return ROOT if path == "" else path
 
 
 def _with_shapes(model: onnx.ModelProto) -> ir.Model:
@@ -188,11 +200,17 @@ def _in_newer_format(model: onnx.ModelProto) -> onnx.ModelProto:
     return newer
 
 
-def apply_rules(rules: Sequence[GraphRule], graph: ir.Model) -> Counter[str]:
-    """Wherever they can be applied, until there is nothing left to do; how often each was, by its title."""
+def apply_rules(
+    rules: Sequence[GraphRule], graph: ir.Model, where: dict[str, Counter[str]] | None = None
+) -> Counter[str]:
+    """Wherever they can be applied, until there is nothing left to do; how often each was, by its title.
+
+    `where` is told the same by the paths of modules, rule by rule.
+    """
     applied: Counter[str] = Counter()
+    where = defaultdict(Counter) if where is None else where
     for _ in range(MAX_ROUNDS):
-        counts = {rule.title: apply_rule(rule, graph) for rule in rules}
+        counts = {rule.title: apply_rule(rule, graph, where[rule.title]) for rule in rules}
         applied.update(counts)
         if not any(counts.values()):
             break
@@ -200,11 +218,19 @@ def apply_rules(rules: Sequence[GraphRule], graph: ir.Model) -> Counter[str]:
     return applied
 
 
-def apply_rule(rule: GraphRule, graph: ir.Model) -> int:
-    """Wherever it can be applied, once; how often that was."""
+def apply_rule(rule: GraphRule, graph: ir.Model, where: Counter[str] | None = None) -> int:
+    """Wherever it can be applied, once; how often that was, and in `where` of which modules."""
     rule.begin(graph)
+
+    def rewrite(*given: Any, **matched: Any) -> Any:
+        path = None if rule.accepted is None else _path_of(rule.accepted)
+        result = rule.rewrite(*given, **matched)
+        if where is not None and path is not None and result is not None:
+            where[path] += 1
+        return result
+
     rewritings = [
-        RewriteRule(pattern, rule.rewrite, rule.check, name=rule.title, remove_nodes=False)
+        RewriteRule(pattern, rewrite, rule.check, name=rule.title, remove_nodes=False)
         for pattern in rule.patterns()
     ]
     count: int = RewriteRuleSet(rewritings, commute=rule.commutes).apply_to_model(graph)

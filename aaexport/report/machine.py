@@ -65,8 +65,10 @@ def convert_json(result: ConvertResult) -> dict[str, Any]:
 
 def optimize_json(result: OptimizeResult) -> dict[str, Any]:
     """What each rule did, with the whole comparison."""
-    value = dataclasses.asdict(result) | _files(result)
+    value = dataclasses.asdict(dataclasses.replace(result, parts=())) | _files(result)
     value["parity"] = None if result.parity is None else parity_json(result.parity)
+    value["source"] = None if result.source is None else str(result.source)
+    del value["parts"]  # for the page alone
     return {"schema": OPTIMIZE_SCHEMA, **value}
 
 

@@ -37,6 +37,7 @@ class GraphRule(RewriteRuleClassBase):
         super().__init__(remove_nodes=False)
         self.target = target
         self.refusals: dict[ir.Node, str] = {}
+        self.accepted: ir.Node | None = None  # the root of the match that is rewritten next
         self.names: set[str | None] = set()  # of all values of the graph
         self.model: ir.Model
 
@@ -73,6 +74,7 @@ class GraphRule(RewriteRuleClassBase):
             self.refusals[node] = str(refusal)
             return result.fail(str(refusal))
         self.refusals.pop(node, None)
+        self.accepted = node
         return result
 
     def new_constant(self, op: Builder, numbers: NDArray[Any], name: str) -> ir.Value:

@@ -26,6 +26,7 @@ from aaexport.parity import ParityReport
 from aaexport.parity import tolerances as tolerances_of
 from aaexport.pipeline.convert.comparison import compare_files
 from aaexport.pipeline.convert.narrowed import judged, narrowed
+from aaexport.pipeline.convert.compared_parts import compared_parts
 from aaexport.pipeline.convert.options import OptimizeOptions, OptimizeOverrides, check_files
 from aaexport.results import OptimizeResult
 
@@ -93,7 +94,8 @@ def optimize(
     counts = dict(before.most_common()), dict(after.most_common())
     return OptimizeResult(
         path, options.target, *counts, rules, parity, new.data, tuple(new.notes),
-        dtype=options.dtype, reduced=reduced.reduced, kept=reduced.kept, on_cuda=on_cuda,
+        dtype=options.dtype, reduced=reduced.reduced, kept=reduced.kept, on_cuda=on_cuda, source=source,
+        parts=compared_parts(model, rewritten, rules),
     )  # fmt: skip
 
 
