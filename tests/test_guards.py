@@ -63,7 +63,7 @@ WINGS = {
         "serve": ("subject",),
         "tune": ("subject", "export", "verify", "reduce", "convert", "bench"),
     },
-    "report": {"page": (), "parity": (), "bench": ("page",), "site": ("page",)},
+    "report": {"page": (), "parity": (), "bench": ("page",), "site": ("page",), "model": ("page", "parity", "bench")},
 }
 WALLS = {
     "onnx": ("graph",),

@@ -11,6 +11,8 @@ from aaexport.cli import options
 from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import show, show_json
+from aaexport.cli.page import check_page, write_page
+from aaexport.cli.page import page as page_option
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
 from aaexport.cli.types import PathTo
@@ -31,6 +33,7 @@ EXAMPLES = (
         "aaexport optimize model.onnx half.onnx --dtype float16",
         "The same in float16, half as large, and which nodes must stay in float32.",
     ),
+    ("aaexport optimize naive.onnx fast.onnx --page fast.html", "Draws what became of the operators, and where."),
 )
 
 
@@ -66,6 +69,7 @@ EXAMPLES = (
 @options.atol
 @options.rtol
 @options.seed
+@page_option
 @options.as_json
 def command(
     source: Path,
@@ -80,6 +84,7 @@ def command(
     atol: float | None,
     rtol: float | None,
     seed: int,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Rewrite any ONNX file by the graph rules that pay, and tell which were applied and why the rest was not.
@@ -91,6 +96,7 @@ def command(
     wanted = OptimizeOptions(target, verify, atol, rtol, seed, max_attention_memory, inputs, dtype, io_dtype, keep)
     wanted.check()
     check_files(source, path)
+    check_page(page, source, path)
     with showing_parity(as_json=as_json), steps(f"reading {source}") as tell:
         with loading():
             from aaexport.pipeline.convert.optimize import optimize
@@ -103,3 +109,5 @@ def command(
         show_json(optimize_json(result))
     else:
         show(optimize_view(result))
+    if page is not None:
+        write_page(page, result.to_html())

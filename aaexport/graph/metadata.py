@@ -41,7 +41,7 @@ def module_path(scopes: str) -> str | None:
 def path_of(scopes: str, name: str) -> str | None:
     """As `module_path`, or by the node's name as older exporters give it; None where neither tells.
 
-    `/features/features.0/conv/Conv_1` is of `features.0.conv`: a scope that begins with the one before it replaces it.
+    `/features/features.0/conv/Conv_1` is of `features.0.conv`: a scope that begins with the one before replaces it.
     """
     path = module_path(scopes)
     if path is not None or "/" not in name:

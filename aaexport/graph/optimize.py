@@ -230,8 +230,7 @@ def apply_rule(rule: GraphRule, graph: ir.Model, where: Counter[str] | None = No
         return result
 
     rewritings = [
-        RewriteRule(pattern, rewrite, rule.check, name=rule.title, remove_nodes=False)
-        for pattern in rule.patterns()
+        RewriteRule(pattern, rewrite, rule.check, name=rule.title, remove_nodes=False) for pattern in rule.patterns()
     ]
     count: int = RewriteRuleSet(rewritings, commute=rule.commutes).apply_to_model(graph)
     if count:

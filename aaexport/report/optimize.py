@@ -29,16 +29,16 @@ def optimize_view(result: OptimizeResult) -> RenderableType:
         **({} if result.data_file is None else {"data": beside(result.data_file)}),
         "before": histogram(result.before),
         "after": histogram(result.after),
-        **_precision(result),
+        **precision(result),
         **rows_on_cuda(result.on_cuda),
-        "comparison": _comparison(result),
+        "comparison": compared(result),
         **({"note": "\n".join(result.notes)} if result.notes else {}),
     }
     rules = Table(("rule", "applied", "left alone, because"), table, prose=True)
     return Group(rules, Words(), Facts(rows))
 
 
-def _precision(result: OptimizeResult) -> dict[str, str]:
+def precision(result: OptimizeResult) -> dict[str, str]:
     """How many nodes are in another type, and which are not; empty for a file in float32."""
     if result.dtype == "float32":
         return {}
@@ -49,7 +49,8 @@ def _precision(result: OptimizeResult) -> dict[str, str]:
     return {result.dtype: f"{len(result.reduced)} nodes, {len(result.kept)} stay in float32", **kept}
 
 
-def _comparison(result: OptimizeResult) -> str:
+def compared(result: OptimizeResult) -> str:
+    """What came of the comparison."""
     if result.parity is None:
         return "none (--no-verify)"
     if result.parity.guard is not None:

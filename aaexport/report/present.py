@@ -19,6 +19,7 @@ from aaexport.report.bench.html import bench_html
 from aaexport.report.bench.terminal import bench_view
 from aaexport.report.deployment import deploy_view
 from aaexport.report.layout import as_text
+from aaexport.report.model.optimize_page import optimize_html
 from aaexport.report.optimize import optimize_view
 from aaexport.report.page.markup import join
 from aaexport.report.parity.junit import parity_junit
@@ -71,6 +72,8 @@ def junit(result: Outcome) -> str:
 
 def page(result: Outcome) -> str:
     """As the command's --report writes it."""
+    if isinstance(result, OptimizeResult):
+        return optimize_html(result)
     if not isinstance(result, BenchReport):
         raise _unknown(result)
     return bench_html(result)

@@ -22,9 +22,7 @@ def compared_parts(before: OnnxModel, after: OnnxModel, rules: Sequence[RuleRepo
     return tuple(_part(path, was.get(path, {}) if known else None, parts.get(path), rules) for path in paths)
 
 
-def _part(
-    path: str, before: dict[str, int] | None, after: GraphPart | None, rules: Sequence[RuleReport]
-) -> Part:
+def _part(path: str, before: dict[str, int] | None, after: GraphPart | None, rules: Sequence[RuleReport]) -> Part:
     called = path or ROOT
     applied = {rule.title: rule.where[called] for rule in rules if called in rule.where}
     left = tuple(f"{rule.title}: {rule.left[called]}" for rule in rules if called in rule.left)

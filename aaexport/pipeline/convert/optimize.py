@@ -24,9 +24,9 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import ParityReport
 from aaexport.parity import tolerances as tolerances_of
+from aaexport.pipeline.convert.compared_parts import compared_parts
 from aaexport.pipeline.convert.comparison import compare_files
 from aaexport.pipeline.convert.narrowed import judged, narrowed
-from aaexport.pipeline.convert.compared_parts import compared_parts
 from aaexport.pipeline.convert.options import OptimizeOptions, OptimizeOverrides, check_files
 from aaexport.results import OptimizeResult
 

@@ -13,10 +13,10 @@ from aaexport.report.page.markup import Html, element, join
 FITS = 4  # columns in a narrow card, as on a phone
 
 
-def page(title: str, *content: Html) -> str:
-    """The whole page, to be written in UTF-8."""
+def page(title: str, *content: Html | None, sheet: str = "") -> str:
+    """The whole page, to be written in UTF-8; `sheet` is a style sheet of its own, behind that of all pages."""
     body = element("body", element("main", *content))
-    return f"<!DOCTYPE html>\n{element('html', _head(title), body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{element('html', _head(title, Html(style() + sheet)), body, lang='en')}\n"
 
 
 def card(title: str, *content: Html | None) -> Html:
@@ -81,9 +81,9 @@ def _heading(name: str, kind: str | None) -> Html:
     return element("th", name, scope="col", class_=kind) if name else element("td")
 
 
-def _head(title: str) -> Html:
+def _head(title: str, sheet: Html) -> Html:
     """Its policy lets a browser apply this one style, and fetch, run and send nothing."""
-    digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return element(
         "head",
@@ -93,11 +93,11 @@ def _head(title: str) -> Html:
         element("meta", name="color-scheme", content="light dark"),
         element("link", rel="icon", href="data:,"),  # else a browser asks its server for one
         element("title", title),
-        element("style", style()),
+        element("style", sheet),
     )
 
 
 @cache
 def style() -> Html:
-    """The page's one style sheet."""
+    """The style sheet that all pages have."""
     return Html(files("aaexport.report.page").joinpath("page.css").read_text(encoding="utf-8"))

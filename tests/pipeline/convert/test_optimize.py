@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx_files import convolution
 from repository import ROOT
 
 import aaexport
@@ -266,3 +267,30 @@ def test_converted_files_scale_no_queries_and_normalise_nothing(converted):
 def test_convert_refuses_another_target(converted, tmp_path):
     with pytest.raises(ArgumentError, match="target must be one of cpu, cuda, got 'tpu'"):
         aaexport.convert(converted, tmp_path / "model.onnx", target="tpu")
+
+
+# The page
+
+
+@pytest.fixture
+def plain(tmp_path, rng):
+    path = tmp_path / "plain.onnx"
+    path.write_bytes(convolution(rng))
+    return path
+
+
+def test_a_page_is_written_beside_the_json(plain, tmp_path, cli):
+    outcome = cli("optimize", plain, tmp_path / "fast.onnx", "--page", "fast.html", "--json")
+    assert json.loads(outcome.out)["after"] == {"Conv": 1, "Relu": 1}
+    page = (tmp_path / "fast.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>") and "plain.onnx → fast.onnx" in page and "2 operators → 2" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast.html", "fast.onnx", "plain.onnx"]
+
+
+@pytest.mark.parametrize("page", ["gone/fast.html", ".", "plain.onnx", "fast.onnx"])
+def test_a_page_that_cannot_be_is_refused_before_any_work(plain, tmp_path, cli, page):
+    before = plain.read_bytes()
+    outcome = cli("optimize", plain, tmp_path / "fast.onnx", "--page", page)
+    assert outcome.code in (1, 2) and outcome.out == ""
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["plain.onnx"] and plain.read_bytes() == before
