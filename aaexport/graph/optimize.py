@@ -222,9 +222,11 @@ def apply_rule(rule: GraphRule, graph: ir.Model, where: Counter[str] | None = No
     """Wherever it can be applied, once; how often that was, and in `where` of which modules."""
     rule.begin(graph)
 
+    rewrite_match: Callable[..., Any] = rule.rewrite
+
     def rewrite(*given: Any, **matched: Any) -> Any:
         path = None if rule.accepted is None else _path_of(rule.accepted)
-        result = rule.rewrite(*given, **matched)
+        result = rewrite_match(*given, **matched)
         if where is not None and path is not None and result is not None:
             where[path] += 1
         return result

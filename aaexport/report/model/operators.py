@@ -79,8 +79,8 @@ def _row(said: str, kinds: Counter[str], longest: int, top: int) -> Html:
     for kind, _ in KINDS:
         if kinds[kind]:
             width = kinds[kind] / longest
-            place = {"x": percent(begin / longest), "y": top + TEXT, "width": percent(width), "height": ROW - 8}
-            parts.append(element("rect", **place, class_=kind))
+            place = {"x": percent(begin / longest), "width": percent(width)}
+            parts.append(element("rect", y=top + TEXT, height=ROW - 8, class_=kind, **place))
             if width > 0.05:
                 parts.append(label_inside(f"{kinds[kind]:,}", (begin + kinds[kind] / 2) / longest, top + TEXT + 18))
             begin += kinds[kind]
