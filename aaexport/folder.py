@@ -124,6 +124,11 @@ class ModelFolder:
         return self.path / "train.jsonl"
 
     @property
+    def training_page_path(self) -> Path:
+        """train.html: the curves of the last training, written by `aaexport train` after every epoch."""
+        return self.path / "train.html"
+
+    @property
     def checkpoint_path(self) -> Path:
         """checkpoint.pt: where an interrupted training goes on."""
         return self.path / "checkpoint.pt"

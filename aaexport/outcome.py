@@ -72,7 +72,7 @@ class Presenter(Protocol):
         """As the command's --junit writes it."""
 
     def page(self, result: Outcome) -> str:
-        """As the command's --report writes it."""
+        """As the command's --report writes it, or `train` its train.html."""
 
     def fragment(self, result: Outcome) -> str:
         """For a cell of a notebook."""

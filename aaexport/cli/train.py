@@ -18,6 +18,7 @@ from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import console, say, settings, show, show_json, show_text
 from aaexport.cli.progress import steps
+from aaexport.cli.training_page import TrainingPage
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, ArgumentError
@@ -81,9 +82,10 @@ def command(
 ) -> None:
     """Train MODEL from its recipe, on the training part of its data set.
 
-    Writes weights.safetensors, golden.safetensors, train.jsonl and, after every epoch, checkpoint.pt and
-    best.safetensors. Under torchrun several processes train together. With --compare, models with one data set,
-    batch size and number of epochs are trained in turn, and the table says what attention costs.
+    Writes weights.safetensors, golden.safetensors and, after every epoch, train.jsonl, train.html with the curves,
+    checkpoint.pt and best.safetensors. Under torchrun several processes train together. With --compare, models with
+    one data set, batch size and number of epochs are trained in turn, the table says what attention costs, and one
+    page has all curves.
     """
     _check_number(models, compare)
     given |= {"compile": compiled}
@@ -120,6 +122,7 @@ class _Session:
         self.folders: list[ModelFolder] = []
         self.epochs_saved = 0
         self.result: Any = None
+        self.page: TrainingPage | None = None
 
     def train(self, processes: Processes) -> None:
         """Copies what must be copied, and trains; the first process shows how it goes."""
@@ -133,15 +136,18 @@ class _Session:
             progress = _Bars(self) if sys.stderr.isatty() and not settings.quiet else _Lines(self)
             if processes.leads:
                 stack.enter_context(progress)
+            self.page = page = TrainingPage(self.folders, progress.note)
             if self.compare:
-                self.result = compare_training(self.folders, watcher=progress.watcher, **self.given)
+                self.result = compare_training(self.folders, watcher=progress.watcher, on_epoch=page, **self.given)
             else:
-                self.result = train(self.folders[0], watcher=progress.watcher(""), **self.given)
+                self.result = train(self.folders[0], watcher=progress.watcher(""), on_epoch=page, **self.given)
 
     def report(self, as_json: bool) -> None:
         """The result, on stdout."""
         from aaexport.report import training
 
+        for path in self.page.written if self.page is not None else ():
+            say(f"wrote {path}")
         if self.compare and as_json:
             show_json(training.comparison_json(self.result))
         elif self.compare:
@@ -231,6 +237,9 @@ class _Progress(Protocol):
     def watcher(self, name: str) -> Watcher:
         """Who watches the model of that name; the name is empty where there is one model only."""
 
+    def note(self, line: str) -> None:
+        """Something to know of all of them."""
+
 
 class _Lines:
     """One line an epoch, for logs."""
@@ -245,6 +254,10 @@ class _Lines:
     def watcher(self, name: str) -> Watcher:
         """Its lines begin with the name."""
         return _LinesOfOne(self.session, name)
+
+    def note(self, line: str) -> None:
+        """A line of its own."""
+        say(f"note: {line}")
 
 
 class _LinesOfOne:
@@ -319,6 +332,10 @@ class _Bars:
     def watcher(self, name: str) -> Watcher:
         """Its bar begins with the name."""
         return _Bar(self.session, name, self.progress)
+
+    def note(self, line: str) -> None:
+        """A line above the bars."""
+        self.progress.console.print(f"note: {line}")
 
 
 class _Bar(_LinesOfOne):

@@ -36,9 +36,12 @@ def attention_weights(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def outputs_and_attention(module: nn.Module, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    """What `module` returns, and `attention_weights`, of one run."""
+def outputs_and_attention(
+    module: nn.Module, images: Tensor, only: str | None = None
+) -> tuple[Any, dict[str, Tensor]]:
+    """What `module` returns, and `attention_weights`, of one run; of the layer `only`, if one is named."""
     layers = require_augmented_layers(module)
+    layers = layers if only is None else {only: layers[only]}
     with _told(layers) as weights:
         outputs = module(images)
     return outputs, {path: weights[path].unflatten(3, layer.attention_size).unflatten(2, layer.attention_size)

@@ -25,6 +25,7 @@ from aaexport.report.page.markup import join
 from aaexport.report.parity.junit import parity_junit
 from aaexport.report.parity.markdown import parity_markdown
 from aaexport.report.parity.terminal import parity_view
+from aaexport.report.training_page import training_page
 from aaexport.results import AttentionPicture, ConvertResult, DeployResult, InspectResult, OptimizeResult, TuneResult
 from aaexport.training import TrainingComparison, TrainResult
 
@@ -70,13 +71,10 @@ def junit(result: Outcome) -> str:
     return parity_junit(result)
 
 
+@singledispatch
 def page(result: Outcome) -> str:
-    """As the command's --report writes it."""
-    if isinstance(result, OptimizeResult):
-        return optimize_html(result)
-    if not isinstance(result, BenchReport):
-        raise _unknown(result)
-    return bench_html(result)
+    """As the command's --report or --page writes it, or `train` its train.html."""
+    raise _unknown(result)
 
 
 @singledispatch
@@ -112,3 +110,8 @@ values.register(TuneResult, lambda result: tuning.tuning_json(result, raw=False)
 
 markdown.register(ParityReport, parity_markdown)
 markdown.register(TrainingComparison, training.comparison_markdown)
+
+page.register(BenchReport, bench_html)
+page.register(OptimizeResult, optimize_html)
+page.register(TrainResult, lambda result: training_page([result]))
+page.register(TrainingComparison, lambda comparison: training_page([model.result for model in comparison.models]))

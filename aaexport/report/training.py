@@ -91,7 +91,7 @@ def _model_json(model: TrainedModel) -> dict[str, Any]:
 def _row(model: TrainedModel, accuracies: int) -> list[str]:
     result = model.result
     shares = [f"{share:.2%}" for share in (result.test_accuracy, result.test_top5)[:accuracies]]
-    times = [_duration(result.seconds), _short_duration(model.epoch_seconds), _ratio(model.ratio)]
+    times = [_duration(result.seconds), short_duration(model.epoch_seconds), _ratio(model.ratio)]
     return [model.name, f"{model.parameters:,}", *shares, str(len(result.epochs)), *times]
 
 
@@ -135,6 +135,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _short_duration(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """Three digits of an epoch that takes less than a minute."""
     return f"{seconds:#.3g} s" if seconds < 60 else _duration(seconds)

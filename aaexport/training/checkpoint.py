@@ -16,6 +16,7 @@ from aaexport.training.options import TrainOptions
 from aaexport.writing import atomic_path
 
 KEYS = {"identity", "finished", "learner", "records", "notes", "processes"}
+GLIMPSES = "glimpses"  # of a training that somebody followed; older checkpoints have none
 REMEDY = "resume with the options and the model.toml that it was begun with, or delete it to begin anew"
 ABSENT = "not given"
 
@@ -63,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     # Of a damaged file the unpickler raises whatever the damage leads it to.
     except Exception as error:
         raise TrainingError(f"{path} must be a whole checkpoint, but: {_cause(error)}; delete it") from error
-    if not isinstance(state, dict) or set(state) != KEYS:
+    if not isinstance(state, dict) or set(state) - {GLIMPSES} != KEYS:
         raise TrainingError(f"{path} must be a checkpoint of this version's `aaexport train`; delete it")
     return state
 

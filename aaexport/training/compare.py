@@ -87,6 +87,10 @@ class TrainingComparison(Outcome):
         """The table that `aaexport train --compare` prints."""
         return presenter().markdown(self)
 
+    def to_html(self) -> str:
+        """The page with the curves of all models, as `aaexport train --compare` writes it into every folder."""
+        return presenter().page(self)
+
 
 @verb
 @own_settings()
@@ -95,6 +99,7 @@ def compare_training(
     *,
     options: TrainOptions | None = None,
     watcher: Callable[[str], Watcher] | None = None,
+    on_epoch: Callable[[TrainResult], None] | None = None,
     **overrides: Unpack[TrainOverrides],
 ) -> TrainingComparison:
     """Trains models epoch by epoch in turn, each in its folder, and compares accuracy and time.
@@ -107,6 +112,7 @@ def compare_training(
         options: as of `train`, the same for all models; `resume` goes on with each from its own checkpoint, and
             begins those that have none.
         watcher: makes, of a model's name, who watches its training.
+        on_epoch: as of `train`; `folder` tells whose epoch it was.
         overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
@@ -117,7 +123,7 @@ def compare_training(
     asked = overridden(options or TrainOptions(), overrides, compare_training)
     with joined(asked.device) as processes, torch_threads(asked.threads):
         folders = by_name([folder_to_train(model) for model in models])
-        runs = _prepared(folders, asked, processes, watcher)
+        runs = _prepared(folders, asked, processes, watcher, on_epoch)
         done = [len(run.records) for run in runs.values()]
         for epoch in range(min(done) + 1, _any(runs).recipe.training.epochs + 1):
             for name, run in _turns(runs, epoch):
@@ -132,6 +138,7 @@ def _prepared(
     options: TrainOptions,
     processes: Processes,
     watcher: Callable[[str], Watcher] | None,
+    on_epoch: Callable[[TrainResult], None] | None,
 ) -> dict[str, Run]:
     """All runs, where their next epoch begins; nothing is written before every one of them can start."""
     resumed = {name for name, folder in folders.items() if options.resume and folder.checkpoint_path.is_file()}
@@ -142,7 +149,8 @@ def _prepared(
     images = load_parts(first, options.applied_to(first.recipe), options, processes)
     runs = {}
     for name, folder in folders.items():
-        runs[name] = Run(folder, options, processes, None if watcher is None else watcher(name), images)
+        own = None if watcher is None else watcher(name)
+        runs[name] = Run(folder, options, processes, own, images, on_epoch)
         runs[name].start(name in resumed)
     return runs
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aaexport.outcome import Outcome
+from aaexport.outcome import Outcome, presenter
+
+if TYPE_CHECKING:
+    from aaexport.training.glimpses import AttentionCourse
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def best_epoch(records: Sequence[Epoch]) -> int:
 
 @dataclass(frozen=True, repr=False)
 class TrainResult(Outcome):
-    """What a finished training left behind.
+    """What a training left behind, or has come to so far (`on_epoch`).
 
     The saved weights are the last epoch's. Those of `best_epoch` lie beside them, in best.safetensors: because the
     test part chose them, their accuracy on it is optimistic.
@@ -53,6 +56,10 @@ class TrainResult(Outcome):
         processes: how many trained together.
         resumed: whether an earlier call did some of the epochs.
         notes: what a reader of the numbers should know of images, weights and processes.
+        dataset: the name of what it is trained on.
+        planned: how many epochs it is to have; None where nobody has said.
+        attention: where an augmented layer looks by epoch; None of a network without one, and where nobody
+            followed the training.
     """
 
     folder: Path
@@ -63,6 +70,9 @@ class TrainResult(Outcome):
     processes: int = 1
     resumed: bool = False
     notes: tuple[str, ...] = ()
+    dataset: str = ""
+    planned: int | None = None
+    attention: AttentionCourse | None = field(default=None, compare=False)
 
     @property
     def test_accuracy(self) -> float:
@@ -89,6 +99,10 @@ class TrainResult(Outcome):
         """Where the weights are, and how good."""
         done = f"{len(self.epochs)} epochs in {self.seconds:.1f} s on {self.device}"
         return f"of {self.folder}: test accuracy {self.test_accuracy:.2%}, {done}"
+
+    def to_html(self) -> str:
+        """The page that `aaexport train` writes as train.html, for a file in UTF-8; it needs nothing else."""
+        return presenter().page(self)
 
 
 class Watcher(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn, Unpack
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aaexport.data import Images, batches, epoch_draws, load_images
-from aaexport.errors import TrainingError, broken_rule
+from aaexport.errors import TrainingError, broken_rule, first_line
 from aaexport.folder import ModelFolder
 from aaexport.nn.build import build_network
 from aaexport.nn.memory import BYTES_IN_FLOAT32, require_memory
@@ -23,6 +23,7 @@ from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.recipe import Recipe
 from aaexport.training.checkpoint import (
+    GLIMPSES,
     identity,
     read_checkpoint,
     records_as_dicts,
@@ -32,6 +33,7 @@ from aaexport.training.checkpoint import (
 )
 from aaexport.training.distributed import Processes, joined
 from aaexport.training.evaluation import accuracies, golden_vectors
+from aaexport.training.glimpses import Onlooker
 from aaexport.training.learner import Learner
 from aaexport.training.options import TrainOptions, TrainOverrides, folder_to_train
 from aaexport.training.randomness import seeded, stream_seed
@@ -51,6 +53,7 @@ def train(
     *,
     options: TrainOptions | None = None,
     watcher: Watcher | None = None,
+    on_epoch: Callable[[TrainResult], None] | None = None,
     **overrides: Unpack[TrainOverrides],
 ) -> TrainResult:
     """Trains a model folder by its recipe, from fresh weights or on from its checkpoint.
@@ -66,6 +69,9 @@ def train(
         model: a model folder; a zoo model must be checked out first (`aaexport.folder.checkout`).
         options: how to train.
         watcher: is told every batch and epoch, and what is worth a note.
+        on_epoch: is called whenever an epoch is saved, and when a training is resumed, with what it has come to so
+            far; `result.to_html()` is then its page up to there. What it raises ends the training. Of some epochs the
+            result tells where an augmented layer looks, which costs a run of a few images.
         overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
@@ -79,7 +85,7 @@ def train(
     """
     options = overridden(options or TrainOptions(), overrides, train)
     with joined(options.device) as processes, torch_threads(options.threads):
-        run = Run(folder_to_train(model), options, processes, watcher)
+        run = Run(folder_to_train(model), options, processes, watcher, on_epoch=on_epoch)
         run.start(options.resume)
         for epoch in run.epochs_to_come():
             run.train_epoch(epoch)
@@ -97,16 +103,19 @@ class Run:
         processes: Processes,
         watcher: Watcher | None = None,
         images: tuple[Images, Images] | None = None,
+        on_epoch: Callable[[TrainResult], None] | None = None,
     ) -> None:
         self.folder, self.processes = folder, processes
         self.recipe = options.applied_to(folder.recipe)
         self.parts = processes.count * options.accumulate
         self._require_image_for_each_part()
         self.watcher = watcher if watcher is not None and processes.leads else NobodyWatches()
+        self.on_epoch = on_epoch if processes.leads else None
         self.images, self.test_images = images or load_parts(folder, self.recipe, options, processes)
         self._require_a_batch()
         self.learner = Learner(self.recipe, options, processes)
         self._require_memory()
+        self.onlooker = Onlooker(self.recipe, self.test_images)
         loaded = len(self.images), len(self.test_images)
         self.identity = identity(folder, self.recipe, options, self.learner.precision, loaded)
         self.records: list[Epoch] = []
@@ -119,8 +128,11 @@ class Run:
             self._resume()
         else:
             self._require_none_unfinished()
+            self._look_on()
         for note in self.notes:
             self.watcher.note(note)
+        if self.records:
+            self._tell_result()
         if not resume and self.folder.weights_path.is_file():
             self.watcher.note(f"{self.folder.weights_path} stays the former one until this training ends")
 
@@ -140,8 +152,10 @@ class Run:
         seconds = time.perf_counter() - began
         self.records.append(Epoch(epoch, tally.loss, tally.accuracy, top1, top5, rate, speed, seconds))
         if self.processes.leads:
+            self._look_on()
             self._save()
             self._keep_best()
+        self._tell_result()
         self.watcher.epoch(self.records[-1])
 
     def finish(self) -> None:
@@ -159,7 +173,27 @@ class Run:
             processes=self.processes.count,
             resumed=self.resumed,
             notes=self.notes,
+            dataset=self.recipe.data.dataset,
+            planned=self.recipe.training.epochs,
+            attention=self.onlooker.course,
         )
+
+    def _tell_result(self) -> None:
+        """What the training has come to, to who wants to know; before the watcher, whom Ctrl-C may hit."""
+        if self.on_epoch is not None and self.records:
+            self.on_epoch(self.result())
+
+    def _look_on(self) -> None:
+        """Glances at where the network looks, if somebody wants to know."""
+        if self.on_epoch is None or not self.onlooker.wants(len(self.records)):
+            return
+        try:
+            self.onlooker.look(self.learner.result, len(self.records), self.processes.device)
+        except Exception as error:  # noqa: BLE001  whatever it is, hours of training must not end with it
+            self.onlooker.is_blind = True
+            note = f"attention is not drawn: {first_line(error)}"
+            self.notes += (note,)
+            self.watcher.note(note)
 
     @property
     def steps(self) -> int:
@@ -266,6 +300,7 @@ class Run:
         try:
             self.learner.load_state_dict(state["learner"])
             self.records = [Epoch(**record) for record in state["records"]]
+            self.onlooker.load_state(state.get(GLIMPSES, []))
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             refuse(path, error)
         if state["processes"] != self.processes.count:
@@ -312,6 +347,7 @@ class Run:
             "records": records_as_dicts(self.records),
             "notes": list(self.notes),
             "processes": self.processes.count,
+            **({GLIMPSES: self.onlooker.state()} if self.onlooker.glimpses else {}),
         }
         write_checkpoint(self.folder.checkpoint_path, state)
         self._write_log()

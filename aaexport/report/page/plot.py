@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aaexport.report.page.markup import Html, element, join
 
@@ -22,23 +22,32 @@ STEPS = (1, 2, 5)
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of numbers, linear or logarithmic."""
+    """A range of numbers, linear or logarithmic; `whole` numbers have ticks at such only."""
 
     name: str
     low: float
     high: float
     logarithmic: bool = False
+    whole: bool = False
 
     @classmethod
     def around(cls, name: str, values: Iterable[float], *, from_zero: bool = True) -> Axis:
         """Wide enough for all of them, none of which is negative; logarithmic where they differ too much."""
         values = list(values)
-        smallest, largest = min(values), max(values)
+        largest = max(values)
         least_above_zero = min((value for value in values if value > 0), default=largest)
         if largest > WIDE_RANGE * least_above_zero:
             return cls(f"{name} (logarithmic)", least_above_zero / 1.2, largest * 1.4, logarithmic=True)
+        found = cls.linear(name, values)
+        return replace(found, low=0.0) if from_zero else found
+
+    @classmethod
+    def linear(cls, name: str, values: Iterable[float], *, most: float = math.inf) -> Axis:
+        """The same, linear however much they differ; no wider than from 0 to `most`."""
+        values = list(values)
+        smallest, largest = min(values), max(values)
         margin = (largest - smallest or largest or 1.0) * 0.05
-        return cls(name, 0.0 if from_zero else max(smallest - margin, 0.0), largest + margin)
+        return cls(name, max(smallest - margin, 0.0), min(largest + margin, most))
 
     def place(self, value: float) -> float:
         """Between 0 and 1."""
@@ -62,7 +71,8 @@ class Axis:
             return fine if len(fine) <= MOST_TICKS else coarse[:: -(-len(coarse) // MOST_TICKS)]
         power = 10.0 ** math.floor(math.log10(self.high - self.low)) / 10
         steps = (step * power * scale for scale in (1, 10, 100) for step in STEPS)
-        step = next(step for step in steps if (self.high - self.low) / step < MOST_TICKS)
+        least = 1.0 if self.whole else 0.0
+        step = next(step for step in steps if step >= least and (self.high - self.low) / step < MOST_TICKS)
         first = math.ceil(self.low / step)
         return self._inside(number * step for number in range(first, first + MOST_TICKS))
 
