@@ -26,9 +26,9 @@ def attention_course(course: AttentionCourse) -> Html:
     heads = course.glimpses[0].weights.shape[1]
     some = "" if heads == course.num_heads else f"; {heads} of its {course.num_heads} heads"
     caption = (
-        f"Layer {course.layer or '(the network)'}, map {height} × {width}{some}. How much the framed place takes from "
-        "every other one; below each map its largest weight. 1 × uniform: all places alike. Epoch 0: before training; below "
-        "each epoch what the image is taken for."
+        f"Layer {course.layer or '(the network)'}, map {height} × {width}{some}. How much the framed place takes "
+        "from every other one; below each map its largest weight. 1 × uniform: all places alike. Epoch 0: before "
+        "training; below each epoch what the image is taken for."
     )
     blocks = [_of_image(course, number, largest) for number in range(len(course.images))]
     return join([figure(_scale(largest), caption), element("div", *blocks, class_="courses")])

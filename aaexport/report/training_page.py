@@ -29,7 +29,7 @@ def training_page(results: Sequence[TrainResult]) -> str:
     drawn = element("div", *(card(name, of(named)) for name, of in CURVES), class_="cards")
     beside = _beside(named) if len(named) > 1 else _tiles(results[0])
     looks = [card(f"Where {name} looks", attention_course(one.attention)) for name, one in named if one.attention]
-    parts = (_heading(title, results), _under_way(named), beside, drawn, *looks, _numbers(named), _footer(results[0]))
+    parts = (_heading(title, results), _under_way(named), beside, drawn, *looks, _numbers(named), _footer())
     return page(f"{title}: training", *(part for part in parts if part is not None))
 
 
@@ -124,10 +124,10 @@ def _rows(result: TrainResult) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _footer(result: TrainResult) -> Html:
+def _footer() -> Html:
     best = (
         "The best epoch is optimistic: the held-out images that judge it have chosen it. Accuracy on training images "
         "is counted on the way, while the network changes and the images are varied."
     )
-    written = f"Written after every epoch by aaexport train; {result.folder.name}/train.jsonl has the same figures."
+    written = "Written after every epoch by aaexport train; train.jsonl beside it has the same figures."
     return element("footer", join([element("p", best), element("p", written)]))

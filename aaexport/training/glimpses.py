@@ -1,7 +1,7 @@
 """(network as it trains, a few held-out images) → where one of its augmented layers looks, epoch by epoch.
 
-The layer is that of the finest map, of equals the last. What is kept of an epoch is small: of a few images and heads
-the weights of one query, the middle of the map.
+The layer is the last one; where its weights take too much memory, the last that takes less. What is kept of an epoch
+is small: of a few images and heads the weights of one query, the middle of the map.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Onlooker:
             DataError: an image cannot be decoded.
         """
         network.eval()
-        name, layer = _finest(augmented_layers(network))
+        name, layer = _last(augmented_layers(network))
         row, column = _middle(layer.attention_size)
         maps, classes, shares = [], [], []
         for image in evaluation_batch(self.images, self.recipe, self._chosen).split(1):
@@ -179,18 +179,18 @@ class Onlooker:
 
 
 def looked_at(epochs: int) -> frozenset[int]:
-    """Of so many epochs a few, the first and the last among them, and 0; at first all, then fewer, as less changes."""
+    """Of so many epochs a few: 0, the first and the last, and between them at first all, then fewer and fewer."""
     if epochs < MOST_EPOCHS:
         return frozenset(range(epochs + 1))
     return frozenset({0, *(round(epochs ** (place / (MOST_EPOCHS - 2))) for place in range(MOST_EPOCHS - 1))})
 
 
-def _finest(layers: Mapping[str, AugmentedConv2d]) -> tuple[str, AugmentedConv2d]:
+def _last(layers: Mapping[str, AugmentedConv2d]) -> tuple[str, AugmentedConv2d]:
     small = {name: layer for name, layer in layers.items() if layer.sizes.logits * BYTES_IN_FLOAT32 <= MOST_BYTES}
     if not small:
         rule = f"have a layer whose attention is at most {MOST_BYTES:,} bytes an image for a picture by epoch"
         raise ArgumentError(broken_rule("the network", rule, f"none of {len(layers)}"))
-    return max(reversed(small.items()), key=lambda item: item[1].sizes.positions)
+    return next(reversed(small.items()))
 
 
 def _middle(size: tuple[int, int]) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def train(
         watcher: is told every batch and epoch, and what is worth a note.
         on_epoch: is called whenever an epoch is saved, and when a training is resumed, with what it has come to so
             far; `result.to_html()` is then its page up to there. What it raises ends the training. Of some epochs the
-            result tells where an augmented layer looks, which costs a run of a few images.
+            result tells where the last augmented layer looks, which costs a run of a few images.
         overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:
@@ -128,13 +128,13 @@ class Run:
             self._resume()
         else:
             self._require_none_unfinished()
-            self._look_on()
         for note in self.notes:
             self.watcher.note(note)
-        if self.records:
-            self._tell_result()
+        self._tell_result()
         if not resume and self.folder.weights_path.is_file():
             self.watcher.note(f"{self.folder.weights_path} stays the former one until this training ends")
+        if not resume:
+            self._look_on()
 
     def epochs_to_come(self) -> range:
         """The numbers of the epochs that are not done."""

@@ -98,3 +98,14 @@ def opened(files, options=WITHOUT_GPU):
         page = Page(browser)
         page.visit(url)
         yield page
+
+
+def scrolls_sideways(text, width, scheme):
+    """Whether a page that needs nothing else is wider than a window of so many pixels."""
+    with serving({"index.html": text.encode()}) as url, Browser() as browser:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.call("Emulation.setDeviceMetricsOverride", size)
+        media = {"name": "prefers-color-scheme", "value": scheme}
+        browser.call("Emulation.setEmulatedMedia", {"features": [media]})
+        browser.open(url)
+        return browser.evaluate("document.documentElement.scrollWidth") > width
