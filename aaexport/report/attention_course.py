@@ -63,7 +63,8 @@ def _row(course: AttentionCourse, glimpse: Glimpse, number: int, largest: float)
 
 def _times_uniform(glimpse: Glimpse) -> npt.NDArray[np.float64]:
     height, width = glimpse.weights.shape[-2:]
-    return np.multiply(glimpse.weights, height * width, dtype=np.float64)
+    shares: npt.NDArray[np.float64] = glimpse.weights.astype(np.float64)
+    return shares * (height * width)
 
 
 def _cell(course: AttentionCourse, pixels: Pixels, said: str) -> Html:
