@@ -63,8 +63,8 @@ def _row(course: AttentionCourse, glimpse: Glimpse, number: int, largest: float)
 
 def _times_uniform(glimpse: Glimpse) -> npt.NDArray[np.float64]:
     height, width = glimpse.weights.shape[-2:]
-    shares: npt.NDArray[np.float64] = glimpse.weights.astype(np.float64)
-    return shares * (height * width)
+    times: npt.NDArray[np.float64] = glimpse.weights.astype(np.float64) * (height * width)
+    return times
 
 
 def _cell(course: AttentionCourse, pixels: Pixels, said: str) -> Html:
