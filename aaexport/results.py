@@ -376,10 +376,11 @@ class TunedPrecision:
 class TuneResult(Outcome):
     """What `tune` measured, and wrote to `path`, unless `not_kept` says why that failed.
 
-    `label` and `provider` are the runtime and the execution provider that really ran, `batch` the images a query,
-    `threads` of a session, None for the runtime's default, `launches` what they were chosen by, None if they were not
-    measured, `duration` the seconds of a candidate that took all turns, `precision` the whole network's in several
-    precisions, None unless that was asked for.
+    `label` and `provider` are the runtime and the execution provider that really ran, `opset` what the choices are
+    for, `timed_opset` that of the files that were timed, None for the same, `batch` the images a query, `threads` of
+    a session, None for the runtime's default, `launches` what they were chosen by, None if they were not measured,
+    `duration` the seconds of a candidate that took all turns, `precision` the whole network's in several precisions,
+    None unless that was asked for.
     """
 
     path: Path
@@ -399,6 +400,7 @@ class TuneResult(Outcome):
     not_kept: str | None = None
     launches: Launches | None = None
     precision: TunedPrecision | None = None
+    timed_opset: int | None = None
 
     @property
     def headline(self) -> str:

@@ -35,6 +35,7 @@ def tuning_json(result: TuneResult, *, raw: bool) -> dict[str, Any]:
         "device": result.label,
         "provider": result.provider,
         "opset": result.opset,
+        "timed_opset": result.timed_opset or result.opset,
         "batch": result.batch,
         "threads": result.threads,
         "duration": result.duration,
@@ -86,7 +87,8 @@ def _and_threads(result: TuneResult) -> str:
 def _conditions(result: TuneResult) -> str:
     machine = result.environment
     where = f"{machine.cpu}, {cores(machine)}; {result.provider}, {called(result.threads)}"
-    what = f"opset {result.opset}, batch {result.batch}, attention without the convolution beside it"
+    opset = f"opset {result.timed_opset or result.opset}"
+    what = f"{opset}, batch {result.batch}, attention without the convolution beside it"
     return f"{where}; {what}; took {result.seconds:.0f} s"
 
 

@@ -35,7 +35,7 @@ from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import default_opset, plan_attention
-from aaexport.pipeline.export.tuned import tuned_choices
+from aaexport.pipeline.export.tuned import tuned_choices, tuned_opset
 from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated
 from aaexport.pipeline.reduce.options import ReduceOptions
 from aaexport.pipeline.reduce.reduce import reduce_file
@@ -220,6 +220,8 @@ def _settled(subject: Subject, options: ConvertOptions) -> _Settings:
         opset = export.opset if opset is None else opset
         decomposition = export.decomposition if decomposition is None else decomposition
         batch = export.batch if batch is None else batch
+    if opset is None and not options.with_attention:
+        opset = tuned_opset(subject, decomposition, "dynamic" if batch is None else batch, options.target)
     if opset is None:
         opset = default_opset(subject.module, options.target, decomposition, with_attention=options.with_attention)
     return _Settings(

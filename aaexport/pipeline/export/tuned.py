@@ -18,11 +18,21 @@ from aaexport.report.tuned import not_as_written, tuning_values
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `convert` needs of a tuning.json. `device` says in words what was measured."""
+    """What `convert` needs of a tuning.json.
+
+    Attributes:
+        device: says in words what was measured.
+        target: the kind of it.
+        opset: of the file that the choices are for.
+        timed_opset: of the files that were timed.
+        batch: images a query.
+        choices: by the sizes of a layer's attention.
+    """
 
     device: str
     target: Target
     opset: int
+    timed_opset: int
     batch: int
     choices: dict[AttentionSizes, Choice]
 
@@ -51,6 +61,21 @@ def tuned_choices(
     return tuning.choices, (note,)
 
 
+def tuned_opset(
+    subject: Subject, decomposition: DecompositionName | None, batch: Batch, target: Target
+) -> int | None:
+    """The opset that a tuning on a GPU decided for, where it holds for this conversion, which names none; else None.
+
+    On the CPU tuning does not look at opsets. FolderError as `tuned_choices`.
+    """
+    path = None if subject.folder is None else subject.folder.tuning_path
+    if target == "cpu" or path is None or decomposition != DEFAULT_DECOMPOSITION or not path.exists():
+        return None
+    opset = read_tuning(path).opset
+    choices, _ = tuned_choices(subject, decomposition, opset, batch, target)
+    return opset if choices else None
+
+
 def read_tuning(path: Path) -> Tuning:
     """FolderError if the file cannot be read, or holds something else than `aaexport tune` writes."""
     value = tuning_values(path)
@@ -63,7 +88,9 @@ def read_tuning(path: Path) -> Tuning:
 def _why_not(tuning: Tuning, opset: int, batch: Batch, target: Target) -> str | None:
     if target != tuning.target:
         return f"it is for {tuning.target}"
-    if (opset >= ATTENTION_OPSET) != (tuning.opset >= ATTENTION_OPSET):
+    # What was timed with the operator Attention at hand, and came out without it, holds with and without.
+    has_operator = opset >= ATTENTION_OPSET
+    if has_operator not in (tuning.opset >= ATTENTION_OPSET, tuning.timed_opset >= ATTENTION_OPSET):
         return f"it is for opset {tuning.opset}, and {opset} has other candidates"
     if batch not in ("dynamic", tuning.batch):
         return f"it is for batch {tuning.batch}"
@@ -72,10 +99,11 @@ def _why_not(tuning: Tuning, opset: int, batch: Batch, target: Target) -> str | 
 
 def _parsed(value: dict[str, Any]) -> Tuning:
     opset, batch = _whole(value["opset"], "opset"), _whole(value["batch"], "batch")
-    _require(opset in OPSETS, "opset", opset)
+    timed_opset = _whole(value.get("timed_opset", opset), "timed_opset")
+    _require(opset in OPSETS and timed_opset in OPSETS and timed_opset >= opset, "opset", opset)
     choices = {AttentionSizes(**layer["sizes"]): _choice(layer["chosen"], opset) for layer in value["layers"]}
     device = f"{value['device']}, {value['environment']['cpu']}"
-    return Tuning(device, "cuda" if "CUDA" in value["provider"] else "cpu", opset, batch, choices)
+    return Tuning(device, "cuda" if "CUDA" in value["provider"] else "cpu", opset, timed_opset, batch, choices)
 
 
 def _choice(value: dict[str, Any], opset: int) -> Choice:

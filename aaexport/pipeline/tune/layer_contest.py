@@ -56,7 +56,11 @@ Tick = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which all candidates are timed; `duration` is of each one's rounds together, in seconds."""
+    """Under which all candidates are timed; `duration` is of each one's rounds together, in seconds.
+
+    `opset` is that of their files, `untuned_opset` that of a file without a tuning, which says who the incumbent is,
+    if it is another.
+    """
 
     opset: int
     images: int
@@ -64,6 +68,7 @@ class Conditions:
     threads: int | None
     duration: float
     seed: int
+    untuned_opset: int | None = None
 
     @property
     def block(self) -> BlockPlan:
@@ -110,9 +115,11 @@ class LayerContest:
             ProviderError: the device does not work here.
         """
         conditions = self.conditions
-        incumbent = unmeasured(self.sizes, conditions.opset, conditions.images, parse_device(conditions.device)[0])
+        target = parse_device(conditions.device)[0]
+        incumbent = unmeasured(self.sizes, conditions.untuned_opset or conditions.opset, conditions.images, target)
         if choices is None:
             choices = candidates(self.sizes, conditions.opset, conditions.images)
+            choices = tuple(dict.fromkeys((*choices, incumbent)))
         expected, baseline = self._torch_answers(torch.float64), self._torch_answers(torch.float32)
         tried: dict[Choice, Candidate] = {}
         for number, choice in enumerate(choices):

@@ -20,7 +20,8 @@ class TuneOptions:
     """What is asked of a tuning.
 
     Attributes:
-        opset: 18–25; the recipe's by default. From 23 on `fused` is a candidate.
+        opset: 18–25; the recipe's by default. From 23 on `fused` is a candidate. Where neither names one it is 20,
+            and on CUDA what the measurement decides.
         device: `cpu`, `cuda` or `cuda:N`; by default `cuda` where its provider ran a session.
         batch: images a query; by default the recipe's, or 4 where that is dynamic.
         threads: intra-op threads of the sessions that are timed and deployed. Several numbers are launched in turns,

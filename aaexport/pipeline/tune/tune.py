@@ -9,13 +9,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from torch import nn
 
-from aaexport.device import parse_device
+from aaexport.device import Target, parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
 from aaexport.folder import ModelFolder, find_model, tool_versions
 from aaexport.graph.probe import probe_model
@@ -34,7 +35,7 @@ from aaexport.pipeline.tune.layer_contest import Conditions, LayerContest, Tick
 from aaexport.pipeline.tune.options import TuneOptions, TuneOverrides
 from aaexport.pipeline.tune.precision_contest import Asked, precision_contest
 from aaexport.pipeline.tune.threads import settled_threads
-from aaexport.recipe import DEFAULT_DECOMPOSITION, Recipe
+from aaexport.recipe import DEFAULT_DECOMPOSITION, DEFAULT_OPSET, Recipe
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
 from aaexport.runners.ort import OrtRunner, best_device
@@ -62,6 +63,9 @@ def tune(
 
     With `dtype` `auto` the whole network is then written and measured in float32, int8 and, on a GPU, float16
     (`precision_contest` beside this file).
+
+    On CUDA, where neither the recipe nor the user names an opset, the layers are timed at 23, which has all ways to
+    write them out, and 20 is kept unless the operator Attention is best somewhere.
 
     `convert` takes the winners from the folder's tuning.json for layers that are left to `auto`. A winner is inside
     the parity bound, and is another than the cost model's choice only if it is faster beyond doubt
@@ -101,23 +105,28 @@ def tune(
     fixed = recipe.export.batch if isinstance(recipe.export.batch, int) else TYPICAL_BATCH
     watch = MachineWatch()
     settled = settled_threads(module, recipe, options, device, _part(tick, 0.0, THREADS_SHARE))
+    target, named_opset = parse_device(device)[0], options.opset or recipe.export.opset
+    untuned_opset = named_opset or default_opset(module, target)
     conditions = Conditions(
-        opset=options.opset or recipe.export.opset or default_opset(module, parse_device(device)[0]),
+        opset=untuned_opset if target == "cpu" else named_opset or ATTENTION_OPSET,
         images=options.batch or fixed,
         device=device,
         threads=settled.threads,
         duration=options.duration,
         seed=options.seed,
+        untuned_opset=untuned_opset,
     )
     end = 1.0 if options.dtype == "float32" else PRECISION_FROM
     begin = 0.0 if settled.launches is None else THREADS_SHARE * end
     layers = _contests(groups, conditions, _part(tick, begin, end))
     environment = watch.environment()
+    opset = untuned_opset if named_opset or target == "cpu" else _opset_for(layers)
     result = TuneResult(
         path=folder.tuning_path,
         label=label,
         provider=provider,
-        opset=conditions.opset,
+        opset=opset,
+        timed_opset=conditions.opset,
         batch=conditions.images,
         threads=conditions.threads,
         duration=options.duration,
@@ -128,7 +137,7 @@ def tune(
         tools=tool_versions(),
         seconds=time.perf_counter() - began,
         warnings=(*_about(settled.launches), *warnings_about_the_machine(environment)),
-        notes=(*settled.notes, *_of_one_opset(conditions), *_notes(folder)),
+        notes=(*settled.notes, *_on_a_gpu(target, named_opset, opset), *_notes(folder)),
     )
     kept = _kept(result, folder)
     if options.dtype == "float32" or kept.not_kept is not None:
@@ -207,13 +216,24 @@ def _attentions(
     return groups
 
 
-def _of_one_opset(conditions: Conditions) -> tuple[str, ...]:
-    """What was not timed of what decides on a GPU: there opset and type change which kernels run."""
-    if parse_device(conditions.device)[0] == "cpu":
+def _opset_for(layers: Sequence[TunedLayer]) -> int:
+    """The one that most runtimes know, unless a layer is best with the operator Attention, which came later.
+
+    All else has the same kernels of CUDA at both, so that the layers' winners, timed at the later one, say it all.
+    """
+    return ATTENTION_OPSET if any(layer.chosen.decomposition == "fused" for layer in layers) else DEFAULT_OPSET
+
+
+def _on_a_gpu(target: Target, named_opset: int | None, opset: int) -> tuple[str, ...]:
+    """What was decided by measurement there, and what was not: opset and type change which kernels run."""
+    if target == "cpu":
         return ()
-    others = "20" if conditions.opset >= ATTENTION_OPSET else str(ATTENTION_OPSET)
-    told = f"layers were timed in float32 at opset {conditions.opset} alone, and no other was looked at"
-    return (f"{told}: with --opset {others} attention takes other kernels",)
+    told = "layers were timed in float32, and in float16 attention takes other kernels"
+    if named_opset is None:
+        which = "a layer" if opset >= ATTENTION_OPSET else "no layer"
+        return (f"opset {opset} by measurement: {which} is best as the operator Attention", told)
+    other = DEFAULT_OPSET if named_opset >= ATTENTION_OPSET else ATTENTION_OPSET
+    return (f"opset {named_opset} was named, and {other}, where attention takes other kernels, not looked at", told)
 
 
 def _notes(folder: ModelFolder) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import aaexport
 from aaexport.errors import FolderError
 from aaexport.folder import checkout, open_folder
 from aaexport.pipeline.export.plan import plan_attention
-from aaexport.pipeline.export.tuned import read_tuning, tuned_choices
+from aaexport.pipeline.export.tuned import read_tuning, tuned_choices, tuned_opset
 from aaexport.pipeline.subject.subject import as_subject, decompositions_of, write_random_weights
 
 SIZES = {"height": 4, "width": 4, "dkh": 20, "dvh": 1, "num_heads": 2, "relative": True}  # of the tiny network's end
@@ -83,6 +83,12 @@ def test_what_was_measured_at_another_opset_of_its_class_holds_too(folder, tune)
     assert planned(folder, opset=18) == ("table/2", (NOTE,))
 
 
+@pytest.mark.parametrize("opset", [20, 23])
+def test_what_won_without_the_operator_attention_although_it_was_timed_holds_at_both(folder, tune, opset):
+    tune(timed_opset=23)
+    assert planned(folder, opset=opset) == ("table/2", (NOTE,))
+
+
 def test_one_operator_is_taken_where_the_opset_has_it(folder, tune):
     tune("fused", 2, opset=23)
     assert planned(folder, opset=25) == ("fused/2", (NOTE,))
@@ -110,6 +116,23 @@ def test_layers_of_other_sizes_are_left_to_the_cost_model(folder, tune):
 
 def test_a_copy_of_a_folder_has_its_tuning(folder, tune, tmp_path):
     assert checkout(folder.path, tmp_path / "copy").tuning_path.is_file()
+
+
+# The opset, which a GPU decides
+
+
+@pytest.mark.parametrize(("changes", "asked", "opset"), [
+    ({}, {}, 23),
+    ({}, {"decomposition": "fold"}, None),
+    ({}, {"batch": 3}, None),
+    ({}, {"target": "cpu"}, None),
+    ({"provider": "CPUExecutionProvider"}, {"target": "cpu"}, None),
+    ({"layers": []}, {}, None),
+], ids=["as it is", "decomposition", "batch", "target", "measured on a CPU", "other sizes"])  # fmt: skip
+def test_a_tuning_on_a_gpu_says_the_opset_where_it_holds(folder, tune, changes, asked, opset):
+    tune("fused", **{"opset": 23, "timed_opset": 23, "provider": "CUDAExecutionProvider", **changes})
+    wanted = {"decomposition": "auto", "batch": "dynamic", "target": "cuda", **asked}
+    assert tuned_opset(as_subject(folder), **wanted) == opset
 
 
 # Where it does not
@@ -152,6 +175,7 @@ SPOILT = {
     "no such size": ({"layers": [{"sizes": {"depth": 3}, "chosen": {}}]}, AS_WRITTEN),
     "no processor": ({"environment": {}}, f"{AS_WRITTEN}it has no 'cpu'"),
     "no such opset": ({"opset": 99}, f"{AS_WRITTEN}its opset is 99"),
+    "timed at an older opset": ({"timed_opset": 19}, f"{AS_WRITTEN}its opset is 20"),
     "no batch": ({"batch": 0}, f"{AS_WRITTEN}its batch is 0"),
     "no such decomposition": ({"decomposition": "magic"}, f"{AS_WRITTEN}its chosen is 'magic'"),
     "no choice": ({"decomposition": "auto"}, f"{AS_WRITTEN}its chosen is 'auto'"),

@@ -24,15 +24,16 @@ from aaexport.nn import AugmentedConv2d
 from aaexport.nn.choice import MAX_BLOCKS, AttentionSizes, Choice
 from aaexport.pipeline.export.plan import unmeasured
 from aaexport.pipeline.export.tuned import read_tuning
+from aaexport.pipeline.subject.subject import write_random_weights
 from aaexport.pipeline.tune import layer_contest
 from aaexport.pipeline.tune.layer_contest import ROUNDS, Conditions, LayerContest, candidates
 from aaexport.pipeline.tune.threads import SettledThreads
-from aaexport.pipeline.tune.tune import _most_frequent, _of_one_opset, distinct_layers
+from aaexport.pipeline.tune.tune import _most_frequent, distinct_layers
 from aaexport.report.tuning import tuning_json, tuning_view
-from aaexport.results import Candidate
+from aaexport.results import Candidate, TunedLayer
 from aaexport.runners.ort import best_device
 
-SKEW, TABLE, FOLD = (Choice(name) for name in ("skew", "table", "fold"))
+SKEW, TABLE, FOLD, FUSED = (Choice(name) for name in ("skew", "table", "fold", "fused"))
 
 
 def sizes(height, width=None, heads=4, **changes):
@@ -40,15 +41,6 @@ def sizes(height, width=None, heads=4, **changes):
 
 
 # What is tried
-
-
-@pytest.mark.parametrize(("opset", "other"), [(20, "--opset 23"), (23, "--opset 20")])
-def test_on_a_gpu_it_is_said_that_one_opset_and_type_were_timed(opset, other):
-    on_gpu = Conditions(opset, 1, "cuda:1", None, 1.0, 0)
-    (note,) = _of_one_opset(on_gpu)
-    assert note.startswith(f"layers were timed in float32 at opset {opset} alone")
-    assert other in note
-    assert _of_one_opset(replace(on_gpu, device="cpu")) == ()
 
 
 SEVERAL = [sizes(1), sizes(2, 3), sizes(7, heads=8), sizes(32), sizes(64), sizes(16, relative=False)]
@@ -216,6 +208,13 @@ def test_what_is_no_faster_beyond_doubt_yields_to_the_cost_model(script, contest
     script.milliseconds["table"] = 1.29
     tuned = contest()
     assert (tuned.chosen, tuned.rival) == (FOLD, TABLE)
+
+
+def test_the_incumbent_is_what_a_file_without_a_tuning_has_at_its_own_opset(script, layer, tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_contest, "candidates", lambda *_: (SKEW, TABLE))
+    conditions = Conditions(opset=23, images=2, device="cpu", threads=1, duration=0.1, seed=0, untuned_opset=20)
+    tuned = LayerContest(layer, conditions, tmp_path).run(("the.layer",), lambda step, share: None)
+    assert (tuned.by_cost_model, candidate(tuned, FOLD).failure) == (FOLD, None)
 
 
 def test_every_candidate_is_inside_the_parity_bound(script, contest):
@@ -412,6 +411,63 @@ def test_what_is_stored_is_what_convert_reads(tuned):
     read = read_tuning(tuned[0].tuning_path)
     assert (read.opset, read.batch, read.choices) == (20, 2, {layer.sizes: layer.chosen})
     assert read.device == f"onnxruntime CPU, {tuned[1].environment.cpu}"
+
+
+# On a GPU, where opsets have kernels of their own
+
+
+class Probe:
+    """A session on CUDA that only tells where it runs."""
+
+    label, provider = "onnxruntime CUDA", "CUDAExecutionProvider"
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.fixture
+def on_gpu(one_layer, tmp_path, monkeypatch):
+    """(winner, options) → the folder, the tuning, and under which conditions its layer was timed."""
+    folder, asked = checkout(one_layer.path, tmp_path / "tiny"), []
+
+    def tune(winner, **options):
+        def contests(groups, conditions, tick):
+            asked.append(conditions)
+            ((size, layers),) = groups.items()
+            return (TunedLayer(size, tuple(layers), (), winner, FOLD, None, None),)
+
+        monkeypatch.setattr("aaexport.pipeline.tune.tune._contests", contests)
+        monkeypatch.setattr("aaexport.pipeline.tune.tune.OrtRunner", Probe)
+        return folder, aaexport.tune(folder.path, device="cuda", threads=1, **options), asked[-1]
+
+    return tune
+
+
+@pytest.mark.parametrize(("winner", "opset", "words"), [
+    (FUSED, 23, "opset 23 by measurement: a layer is best as the operator Attention"),
+    (FOLD, 20, "opset 20 by measurement: no layer is best as the operator Attention"),
+])  # fmt: skip
+def test_the_measurement_decides_the_opset_and_convert_takes_it(on_gpu, winner, opset, words):
+    folder, result, conditions = on_gpu(winner)
+    assert (conditions.opset, conditions.untuned_opset) == (23, 20)
+    assert (result.opset, result.timed_opset, result.notes[0]) == (opset, 23, words)
+    write_random_weights(folder)
+    done = aaexport.convert(folder, target="cuda", verify=False)
+    assert (done.opset, done.decomposition) == (opset, str(winner))
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_an_opset_that_is_named_is_kept_and_it_is_said_what_was_not_looked_at(on_gpu, opset):
+    _, result, conditions = on_gpu(FOLD, opset=opset)
+    assert conditions.opset == conditions.untuned_opset == result.opset == opset
+    assert result.notes[0].startswith(f"opset {opset} was named, and {43 - opset}, ")
+    assert "float16" in result.notes[1]
 
 
 # The command, and what is refused
