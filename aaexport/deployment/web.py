@@ -90,8 +90,7 @@ def site_files(facts: ModelFacts, site: Site) -> Files:
     """
     image = required_image(facts)
     require_golden(facts, "the proof on its page that it answers right")
-    _require_small(facts)
-    _require_operators(facts)
+    require_runnable(facts)
     files: Files = {MODEL: facts.onnx}
     files |= {path.relative_to(facts.onnx.parent).as_posix(): path for path in facts.data_files}
     files[GOLDEN] = _golden(facts)
@@ -111,6 +110,12 @@ def required_image(facts: ModelFacts) -> ImageInput:
         rule = "take one image of 1 or 3 channels and tell classes for a web page"
         raise FolderError(broken_rule("model", rule, "another one", "name a folder with a recipe that classifies"))
     return facts.image
+
+
+def require_runnable(facts: ModelFacts) -> None:
+    """DeploymentError for a model that is too large for a browser, or has an operator that its runtime lacks."""
+    _require_small(facts)
+    _require_operators(facts)
 
 
 def _require_small(facts: ModelFacts) -> None:

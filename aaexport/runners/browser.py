@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,10 +77,12 @@ class Browser:
         self._log = Path(self._profile.name) / "stderr.txt"
         self._left, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
-        self._start([executable, *own, *sandbox, *QUIET, *options, "about:blank"])
+        self._process: subprocess.Popen[bytes] | None = None
+        self._send = self._receive = -1
         try:
+            self._start([executable, *own, *sandbox, *QUIET, *options, "about:blank"])
             self._attach()
-        except RunnerError as error:
+        except (RunnerError, OSError) as error:
             self.close()
             raise ProviderError(f"{executable} does not start: {error}") from error
         except BaseException:
@@ -90,15 +92,14 @@ class Browser:
     def _start(self, command: Sequence[str]) -> None:
         """A group of processes, which is ended as one."""
         theirs_in, self._send = _pipe()
-        self._receive, theirs_out = _pipe()
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", BECOME, str(theirs_in), str(theirs_out), *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs_in, theirs_out),
-                start_new_session=True,
-            )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        with _closed_afterwards(theirs_in):
+            self._receive, theirs_out = _pipe()
+            with _closed_afterwards(theirs_out), self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", BECOME, str(theirs_in), str(theirs_out), *command],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs_in, theirs_out),
+                    start_new_session=True,
+                )  # fmt: skip
 
     def _attach(self) -> None:
         """To the page that it begins with."""
@@ -190,16 +191,19 @@ class Browser:
         return f"the browser ended{f', and said: {said.splitlines()[0]}' if said else ''}"
 
     def close(self) -> None:
-        """Ends it, and all that belongs to it."""
+        """Ends it, and all that belongs to it, as far as it has been started. A second time does nothing."""
         for end in (self._send, self._receive):
-            with suppress(OSError):
+            if end >= 0:
                 os.close(end)
-        # Without its pipe it ends by itself; what has not is made to.
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._send = self._receive = -1
+        process, self._process = self._process, None
+        if process is not None:
+            # Without its pipe it ends by itself; what has not is made to.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_TIMEOUT)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self._profile.cleanup()
 
     def __enter__(self) -> Browser:
@@ -209,6 +213,15 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _closed_afterwards(end: int) -> Iterator[None]:
+    """Theirs, of which they have a copy when the block ends."""
+    try:
+        yield
+    finally:
+        os.close(end)
 
 
 def _pipe() -> tuple[int, int]:

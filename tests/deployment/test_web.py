@@ -4,9 +4,8 @@ import gzip
 import json
 from dataclasses import replace
 
-import onnx
 import pytest
-from deployable import digits_facts, edit, failed, write
+from deployable import digits_facts, edit, failed, somebody_elses, write
 from observed import OUTPUT, observed_folder
 from pages import fake_runtime
 from safetensors.numpy import load
@@ -116,9 +115,6 @@ def test_what_a_browser_could_not_run_is_refused(facts, site, tmp_path, monkeypa
 
 def test_an_operator_that_the_runtime_lacks_is_named(site, tmp_path):
     facts = digits_facts(tmp_path / "odd")
-    model = onnx.load(facts.onnx)
-    model.graph.node[0].domain = "somebody.else"
-    model.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
-    onnx.save(model, facts.onnx)
+    somebody_elses(facts.onnx)
     with pytest.raises(DeploymentError, match=r"operators that onnxruntime-web knows, got 'somebody\.else\.Reshape'"):
         site_files(facts, site)

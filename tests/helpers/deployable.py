@@ -1,7 +1,7 @@
 """A model folder that takes no training and no export: a file made by hand, and what it answers."""
 
 import numpy as np
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, helper, load, save
 from safetensors.numpy import save_file
 
 from aaexport.folder import checkout
@@ -44,6 +44,14 @@ def write_golden(folder, *, wrong_by=0.0, shape=(1, 8, 8)):
 
 def digits_facts(path, **settings):
     return read_facts(digits_folder(path, **settings))
+
+
+def somebody_elses(path):
+    """Makes the file's first operator one of a domain that no runtime has."""
+    model = load(path)
+    model.graph.node[0].domain = "somebody.else"
+    model.opset_import.append(helper.make_opsetid("somebody.else", 1))
+    save(model, path)
 
 
 def write(files, root):

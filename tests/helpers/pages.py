@@ -1,5 +1,6 @@
 """A page that is driven as a visitor drives it, and stand-ins for npm's package onnxruntime-web."""
 
+import base64
 import json
 import time
 from contextlib import contextmanager
@@ -75,6 +76,23 @@ class Page:
         for kind in ("dragEnter", "dragOver", "drop"):
             at = {"x": left + width / 2, "y": top + height / 2}
             self.browser.call("Input.dispatchDragEvent", {"type": kind, "data": data, **at})
+
+    def copy(self, png):
+        """Puts a picture on the browser's clipboard."""
+        self.browser.call(
+            "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        )
+        self.browser.call("Emulation.setFocusEmulationEnabled", {"enabled": True})
+        self.wait("document.hasFocus()")
+        data = base64.b64encode(png).decode()
+        blob = f"new Blob([Uint8Array.from(atob('{data}'), sign => sign.charCodeAt(0))], {{type: 'image/png'}})"
+        self.js(f"navigator.clipboard.write([new ClipboardItem({{'image/png': {blob}}})])")
+
+    def paste(self):
+        """Control and V."""
+        key = {"key": "v", "code": "KeyV", "modifiers": 2, "windowsVirtualKeyCode": 86, "commands": ["paste"]}
+        for kind in ("rawKeyDown", "keyUp"):
+            self.browser.call("Input.dispatchKeyEvent", {"type": kind, **key})
 
     def shares(self):
         return self.js("[...document.querySelectorAll('#bars meter')].map(meter => meter.value)")

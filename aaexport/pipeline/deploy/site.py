@@ -16,6 +16,7 @@ from aaexport.deployment.web import (
     Site,
     attention_bytes,
     attention_of,
+    require_runnable,
     required_image,
     site_files,
 )
@@ -77,10 +78,12 @@ def shown(folder: ModelFolder, facts: ModelFacts, options: DeployOptions, say: S
 
     Raises:
         FolderError: the model does not take one image and tell classes.
+        DeploymentError: it is too large for a browser, or has an operator that its runtime lacks.
         ProviderError: onnxruntime-web is not at hand.
         ParityError, ExportError: the file with attention is not right, or cannot be written.
     """
     required_image(facts)
+    require_runnable(facts)  # before the minutes of an export
     dtype = options.dtype or "float32"
     with runtime_of(options, say) as runtime, tempfile.TemporaryDirectory(prefix="aaexport-") as room:
         record = parity_record(folder.parity_of(dtype), facts.onnx_sha256)

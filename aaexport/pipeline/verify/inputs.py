@@ -19,6 +19,7 @@ from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.options import check_inputs
+from aaexport.serving.golden import golden_queries
 
 BATCHES = (7, 3, 2, 1)
 FEW = (2, 1)  # of a file that is dear
@@ -71,6 +72,22 @@ class Inputs:
             yield from given_cases("images", images, sizes)
         side = min(1 if dear else SIDE_BATCH, most) if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
+
+    def golden_cases(self, fixed: int | None, most: int) -> Iterator[Case]:
+        """The folder's golden images, for who is to be asked those too: all but one together, and that one alone.
+
+        Of a file that fixes its batch as many as it takes; none where they are of another size, or there are none.
+        """
+        folder = self.subject.folder
+        if folder is None or self.subject.golden is not None:
+            return
+        asked = golden_queries(folder.golden_path, [INPUT_NAME], self.subject.output_names)
+        known = [query.inputs[INPUT_NAME] for query in asked]
+        fitting = [each for each in known if each.dtype == np.float32 and each.shape[1:] == self.subject.input_shape]
+        if fitting:
+            images = np.concatenate(fitting)
+            wanted = (min(len(images) - 1, most), 1) if fixed is None else (fixed,)
+            yield from given_cases("golden vectors", images, [size for size in wanted if size])
 
     def drawn(self, count: int, chance: np.random.Generator) -> Array | None:
         """So many images that were not fed yet, held-out ones where there are any; None beside golden vectors."""

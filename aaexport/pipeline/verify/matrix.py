@@ -77,7 +77,11 @@ class Matrix:
                 f"{self._cost} an image: no batch of {' and '.join(left)} was tried (`aaexport verify --batch N` "
                 "does), and what is not about the batch was one image"
             )
-        return self.inputs.cases(self.fixed, self.options.batch, most, dear=self.is_dear)
+        cases = self.inputs.cases(self.fixed, self.options.batch, most, dear=self.is_dear)
+        if "web" not in (self.options.runtimes or ()):
+            return cases
+        # What a page proves itself by on its button is asked here too.
+        return chain(cases, self.inputs.golden_cases(self.fixed, 1 if self.is_dear and self.fixed is None else most))
 
     @property
     def _cost(self) -> str:

@@ -10,6 +10,7 @@ from aaexport.parity import Computation, OutputParity, ParityReport
 
 # Kinds of cases whose names are too long above a column of figures.
 HEADINGS = {
+    "golden vectors": "golden",
     "constant": "const",
     "one pixel": "pixel",
     "random × 1000": "×1000",

@@ -67,7 +67,7 @@ async function fetched(name, digest = about.files[name].sha256) {
     if (!response.ok) throw new Error(`the server says ${response.status}`);
     bytes = await response.arrayBuffer();
   } catch (error) {
-    throw new Trouble(`${name} cannot be loaded: ${error.message}.`);
+    throw new Trouble(`${name} cannot be loaded: ${cause(error)}.`);
   }
   const found = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)), byte => byte.toString(16).padStart(2, "0"));
   if (found.join("") !== digest) {
@@ -123,7 +123,7 @@ async function load(wanted) {
     made = await loaded.InferenceSession.create(new Uint8Array(model), { executionProviders: [wanted], externalData });
   } catch (error) {
     if (wanted === "webgpu") throw error;
-    throw new Trouble(`The network cannot be loaded here: ${typeof error === "number" ? "this browser has too little memory for it" : firstLine(error)}.`);
+    throw new Trouble(`The network cannot be loaded here: ${cause(error)}.`);
   }
   await session?.release();
   [ort, session, backend] = [loaded, made, wanted];
@@ -180,7 +180,12 @@ async function look(picture) {
 async function run(numbers, dims) {
   const feeds = { [about.input]: new ort.Tensor("float32", numbers, dims) };
   const began = performance.now();
-  const outputs = await session.run(feeds);
+  let outputs;
+  try {
+    outputs = await session.run(feeds);
+  } catch (error) {
+    throw new Trouble(`The network cannot be run here: ${cause(error)}.`);
+  }
   const took = performance.now() - began;
   if (uncounted) uncounted -= 1;
   else if (runs.push(took) > MOST_RUNS) runs.shift();
@@ -849,6 +854,13 @@ function drawing(name, attributes) {
 const bold = text => element("b", {}, text);
 
 const firstLine = error => String(error?.message ?? error).split("\n")[0].replace(/\.$/, "");
+
+/** What went wrong, in words; of memory the runtime tells a number, and browsers each something else. */
+function cause(error) {
+  const told = firstLine(error);
+  const isMemory = typeof error === "number" || /\bmemory\b|allocat|bad_alloc/i.test(told);
+  return isMemory ? "this browser has too little memory for it" : told;
+}
 
 const timers = {};
 

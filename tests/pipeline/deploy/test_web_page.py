@@ -1,23 +1,29 @@
 """A model as a web page: written, tried in a browser, and driven there as a visitor drives it."""
 
+import hashlib
+import io
 import json
 import re
 
 import numpy as np
+import onnx
 import pytest
-from deployable import digits_folder
+from deployable import digits_folder, somebody_elses, write
 from observed import OUTPUT, observed_folder
 from outcomes import error_of
 from pages import fake_runtime, opened
 
 import aaexport
+from aaexport.deployment import web
 from aaexport.deployment.manifest import files_in
+from aaexport.deployment.web import Site, site_files
 from aaexport.errors import ArgumentError, DeploymentError, ProviderError
 from aaexport.folder import checkout
 from aaexport.nn.attention_maps import outputs_and_attention
 from aaexport.pixels import network_input
+from aaexport.report.site.site import page_files
 from aaexport.runners import web_runtime
-from aaexport.runners.browser import WITH_WEBGPU, find_browser
+from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, find_browser
 from aaexport.runners.loopback import serving
 from aaexport.runners.web_runtime import find_runtime
 from aaexport.serving.reading import read_facts
@@ -350,3 +356,115 @@ def test_webgpu_computes_the_same_on_the_page(digits):
         page.click("prove")
         page.wait("!document.getElementById('verdict').hidden", patience=PATIENCE_OF_SHADERS)
         assert page.text("verdict").startswith("Yes, the same numbers.")
+
+
+# Browsers that lack something, for real: Chromium's own switches take it away
+
+CAMERA = (*WITHOUT_GPU, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+DEAF = (*WITHOUT_GPU, "--js-flags=--no-enable-sse4-1")  # V8 has no SIMD in WebAssembly without it
+PAGES_OF_MEMORY = "--js-flags=--wasm-max-mem-pages"  # of 64 KiB
+
+
+@pytest.mark.slow
+def test_a_browser_without_simd_says_so(deployed):
+    with opened(files_in(deployed[1]), DEAF) as page:
+        assert page.text("state") == "The network does not run here."
+        assert "its WebAssembly lacks SIMD" in page.text("trouble")
+        assert page.js("document.getElementById('app').hidden")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pages", [100, 600], ids=["too few to begin", "too few for the model"])
+def test_a_browser_that_has_too_little_memory_says_so(runtime, tmp_path, pages):
+    if find_browser() is None:
+        pytest.skip("no chromium or chrome is on the PATH: no page is run")
+    folder = digits_folder(tmp_path / "heavy")
+    add_ballast(folder.onnx_path, 6_000_000)
+    facts = read_facts(folder)
+    files = site_files(facts, Site(runtime))
+    digest = hashlib.sha256(files["site.json"].encode()).hexdigest()
+    written = write(files | page_files("heavy", "", digest), tmp_path / "site")
+    with opened(files_in(written), (*WITHOUT_GPU, f"{PAGES_OF_MEMORY}={pages}")) as page:
+        assert page.text("state") == "The network does not run here."
+        assert page.text("trouble") == (
+            "That did not work. The network cannot be loaded here: this browser has too little memory for it."
+        )
+
+
+def add_ballast(path, numbers):
+    """A product with so many zeros, which changes no answer, and which no optimizer can know to be nothing."""
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "few"
+    zeros = np.zeros((10, numbers // 10), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, "ballast"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("MatMul", ["few", "ballast"], ["wide"]),
+            onnx.helper.make_node("ReduceMax", ["wide"], ["nothing"], keepdims=1),
+            onnx.helper.make_node("Add", ["few", "nothing"], ["logits"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+@pytest.mark.slow
+def test_what_the_camera_sees_is_shown(deployed):
+    with opened(files_in(deployed[1]), CAMERA) as page:
+        before = page.js(SHARES)
+        page.click("camera")
+        page.wait("document.getElementById('shot').open && document.getElementById('video').videoWidth")
+        page.click("take")
+        page.wait(f"{SHARES} != {json.dumps(before)}")
+        assert not page.js("document.getElementById('shot').open")
+        assert page.js(
+            "document.getElementById('video').srcObject.getTracks().every(track => track.readyState == 'ended')"
+        )
+        assert sum(page.shares()) == pytest.approx(1, abs=EXACT)
+        page.click("camera")
+        page.wait("document.getElementById('shot').open")
+        page.click("close")
+        assert not page.js("document.getElementById('shot').open")
+        assert page.complaints() == []
+
+
+@pytest.mark.slow
+def test_without_a_camera_that_is_said(page):
+    page.click("camera")
+    page.wait("!document.getElementById('trouble').hidden")
+    assert page.text("trouble").startswith("That did not work. The camera cannot be used: ")
+
+
+@pytest.mark.slow
+def test_a_pasted_picture_is_seen_as_in_training(page, deployed, rng):
+    """Copied and pasted by the keys, through the browser's own clipboard."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (29, 41, 3), dtype=np.uint8)).save(content, "PNG")
+    before = page.js(SHARES)
+    page.copy(content.getvalue())
+    page.paste()
+    page.wait(f"{SHARES} != {json.dumps(before)}")
+    image = read_facts(deployed[0]).image
+    fed = network_input(content.getvalue(), image.shape, image.mean, image.std, image.crop_share, 10**6)
+    np.testing.assert_allclose(page.shares(), softmax(fed.reshape(-1)[:10].astype(np.float64)), atol=EXACT)
+
+
+# What no browser could run is refused first of all
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda patch, _: patch.setattr(web, "MOST_BYTES", 100), "model must be at most 100 bytes for a browser"),
+        (lambda _, path: somebody_elses(path), "operators that onnxruntime-web knows, got 'somebody.else.Reshape'"),
+    ],
+)
+def test_a_model_that_no_browser_could_run_is_refused_before_anything(tmp_path, monkeypatch, cli, spoil, complaint):
+    folder, package = digits_folder(tmp_path / "digits"), fake_runtime(tmp_path / "package")
+    spoil(monkeypatch, folder.onnx_path)
+    asked = ("--to", "web", "--out", tmp_path / "site", "--runtime-files", package)
+    outcome = cli("deploy", folder.path, *asked)
+    assert complaint in error_of(outcome, 3)
+    assert "exporting" not in outcome.err
+    assert not (tmp_path / "site").exists()

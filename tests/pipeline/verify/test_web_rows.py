@@ -2,12 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from outcomes import error_of
+from safetensors.numpy import save_file
 
 import aaexport
 from aaexport.errors import ArgumentError, ProviderError
 from aaexport.pipeline.verify import matrix, rows
+from aaexport.pipeline.verify.inputs import Inputs
+from aaexport.report.parity.matrix import matrix as parity_matrix
 from aaexport.runners import browser, web_runtime
 from aaexport.runners.browser import find_browser
 from aaexport.runners.ort import OrtRunner
@@ -34,6 +38,49 @@ def played(monkeypatch):
 def cases_of(report, name):
     (computation,) = (done for done in report.computations if done.name == name)
     return {output.case for output in computation.outputs}
+
+
+def test_golden_vectors_are_asked_where_a_page_is_proved_by_them(converted, played, monkeypatch, rng):
+    """All of them in WebAssembly, and one in WebGPU; no other verification has that column."""
+    monkeypatch.setattr(matrix, "why_no_webgpu", lambda: None)
+    asked = rng.standard_normal((4, 1, 8, 8), dtype=np.float32)
+    save_file({"input": asked, "logits": np.zeros((4, 10), np.float32)}, converted.golden_path)
+    report = aaexport.verify(converted, runtimes=("web",))
+    assert report.passed
+    golden = {"golden vectors, batch 3", "golden vectors, batch 1"}
+    assert golden <= cases_of(report, WASM)
+    assert golden & cases_of(report, WEBGPU) == {"golden vectors, batch 1"}
+    assert parity_matrix(report).headings[-1] == "golden"
+    assert len(parity_matrix(report).headings) <= 10
+    assert not any("golden" in output.case for output in aaexport.verify(converted).outputs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "fixed", "most", "sizes"),
+    [
+        ((4, 1, 8, 8), np.float32, None, 64, [3, 1]),
+        ((4, 1, 8, 8), np.float32, None, 2, [2, 1]),
+        ((1, 1, 8, 8), np.float32, None, 64, [1]),
+        ((4, 1, 8, 8), np.float32, 6, 6, [6]),
+        ((4, 1, 9, 9), np.float32, None, 64, []),
+        ((4, 1, 8, 8), np.float64, None, 64, []),
+    ],
+)
+def test_golden_images_are_asked_as_the_file_takes_them(tmp_path, rng, shape, dtype, fixed, most, sizes):
+    folder = SimpleNamespace(golden_path=tmp_path / "golden.safetensors")
+    images = rng.standard_normal(shape).astype(dtype)
+    save_file({"input": images, "logits": np.zeros((len(images), 10), np.float32)}, folder.golden_path)
+    subject = SimpleNamespace(folder=folder, golden=None, output_names=("logits",), input_shape=(1, 8, 8))
+    asked = Inputs(subject, None, "", None, None, (), (), 0)
+    cases = list(asked.golden_cases(fixed, most))
+    assert [len(case.batch) for case in cases] == sizes
+    if sizes == [3, 1]:
+        assert (np.concatenate([case.batch for case in cases]) == images).all()
+
+
+def test_without_golden_vectors_none_are_asked(tmp_path):
+    subject = SimpleNamespace(folder=None, golden=None)
+    assert not list(Inputs(subject, None, "", None, None, (), (), 0).golden_cases(None, 64))
 
 
 def test_webgpu_is_a_row_of_few_inputs_before_webassembly(converted, played, monkeypatch):
