@@ -5,9 +5,11 @@ import json
 import time
 from contextlib import contextmanager
 
+import pytest
+
 from aaexport.runners.browser import WITHOUT_GPU, Browser
 from aaexport.runners.loopback import serving
-from aaexport.runners.web_runtime import FILES, PACKAGE
+from aaexport.runners.web_runtime import FILES, PACKAGE, PLACES
 
 READY = "document.documentElement.dataset.ready || !document.getElementById('trouble').hidden"
 PATIENCE = 60.0  # seconds; none of them is a measurement
@@ -118,12 +120,27 @@ def opened(files, options=WITHOUT_GPU):
         yield page
 
 
-def scrolls_sideways(text, width, scheme):
-    """Whether a page that needs nothing else is wider than a window of so many pixels."""
+@contextmanager
+def shown(text, width, scheme):
+    """A browser that shows a page which needs nothing else, in a window of so many pixels."""
     with serving({"index.html": text.encode()}) as url, Browser() as browser:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.call("Emulation.setDeviceMetricsOverride", size)
-        media = {"name": "prefers-color-scheme", "value": scheme}
-        browser.call("Emulation.setEmulatedMedia", {"features": [media]})
+        on_screen(browser, width, scheme)
         browser.open(url)
-        return browser.evaluate("document.documentElement.scrollWidth") > width
+        yield browser
+
+
+def on_screen(browser, width, scheme):
+    """In a window of so many pixels, light or dark."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.call("Emulation.setDeviceMetricsOverride", size)
+    browser.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+
+def axe_violations(browser):
+    """The rules of accessibility that the page breaks; skips where axe-core is not installed."""
+    script = PLACES[-1].parent / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("axe-core is not installed: make web")
+    browser.evaluate(f"{script.read_text(encoding='utf-8')};0")
+    found = "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(one => one.id))"
+    return browser.evaluate(found)

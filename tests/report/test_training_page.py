@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import scrolls_sideways
+from pages import axe_violations, shown
 
 from aaexport.report.attention_course import attention_course
 from aaexport.report.attention_picture import VIRIDIS
@@ -199,10 +199,13 @@ def test_results_have_their_page_in_python():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_on_a_phone(scheme):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_and_axe_has_nothing_to_complain_of(width, scheme):
     if find_browser() is None:
         pytest.skip("no chromium or chrome is on the PATH: no page is shown")
     long = "a_network_with_a_name_that_is_much_longer_than_a_telephone_is_wide_and_goes_on"
-    page = training_page([result(long, 12, attention=course()), result("conv", 12)])
-    assert not scrolls_sideways(page, 390, scheme)
-    assert not scrolls_sideways(page, 1280, scheme)
+    page = training_page([result(long, 12, attention=course(), planned=30), result("conv", 12)])
+    with shown(page, width, scheme) as browser:
+        browser.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+        assert axe_violations(browser) == []

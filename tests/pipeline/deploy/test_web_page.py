@@ -11,7 +11,7 @@ import pytest
 from deployable import digits_folder, somebody_elses, write
 from observed import OUTPUT, observed_folder
 from outcomes import error_of
-from pages import fake_runtime, opened
+from pages import axe_violations, fake_runtime, on_screen, opened
 
 import aaexport
 from aaexport.deployment import web
@@ -327,19 +327,11 @@ def test_probabilities_and_attention_are_those_of_pytorch(digits, tmp_path, rng)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_has_nothing_to_complain_of(digits, scheme, width):
-    script = find_runtime().folder.parent / "axe-core" / "axe.min.js"
-    if not script.is_file():
-        pytest.skip("axe-core is not installed: make web")
     with opened(files_in(digits[1])) as page:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        page.browser.call("Emulation.setDeviceMetricsOverride", size)
-        media = {"name": "prefers-color-scheme", "value": scheme}
-        page.browser.call("Emulation.setEmulatedMedia", {"features": [media]})
+        on_screen(page.browser, width, scheme)
         page.click("prove")
         page.wait("!document.getElementById('verdict').hidden")
-        page.js(f"{script.read_text(encoding='utf-8')};0")
-        found = "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(one => one.id))"
-        assert page.js(found) == []
+        assert axe_violations(page.browser) == []
 
 
 @pytest.mark.slow
@@ -428,26 +420,28 @@ def test_what_the_camera_sees_is_shown(deployed):
 
 
 @pytest.mark.slow
-def test_without_a_camera_that_is_said(page):
-    page.click("camera")
-    page.wait("!document.getElementById('trouble').hidden")
-    assert page.text("trouble").startswith("That did not work. The camera cannot be used: ")
+def test_without_a_camera_that_is_said(deployed):
+    with opened(files_in(deployed[1])) as page:
+        page.click("camera")
+        page.wait("!document.getElementById('trouble').hidden")
+        assert page.text("trouble").startswith("That did not work. The camera cannot be used: ")
 
 
 @pytest.mark.slow
-def test_a_pasted_picture_is_seen_as_in_training(page, deployed, rng):
+def test_a_pasted_picture_is_seen_as_in_training(deployed, rng):
     """Copied and pasted by the keys, through the browser's own clipboard."""
     from PIL import Image
 
     content = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (29, 41, 3), dtype=np.uint8)).save(content, "PNG")
-    before = page.js(SHARES)
-    page.copy(content.getvalue())
-    page.paste()
-    page.wait(f"{SHARES} != {json.dumps(before)}")
     image = read_facts(deployed[0]).image
     fed = network_input(content.getvalue(), image.shape, image.mean, image.std, image.crop_share, 10**6)
-    np.testing.assert_allclose(page.shares(), softmax(fed.reshape(-1)[:10].astype(np.float64)), atol=EXACT)
+    with opened(files_in(deployed[1])) as page:
+        before = page.js(SHARES)
+        page.copy(content.getvalue())
+        page.paste()
+        page.wait(f"{SHARES} != {json.dumps(before)}")
+        np.testing.assert_allclose(page.shares(), softmax(fed.reshape(-1)[:10].astype(np.float64)), atol=EXACT)
 
 
 # What no browser could run is refused first of all
