@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import onnx_ir as ir
 
 from aaexport.graph.rules.fixed_batch import sizes
@@ -30,7 +32,7 @@ class Product:
         left, right: the operands.
         rows: (G, M, S), which number of `left` each factor is.
         columns: (G, P, S), which number of `right`.
-        numbering: in the shape of `value`, (g · M + m) · P + p of each of its numbers.
+        axes: which axes of `value` make up G, M and P, in this order.
     """
 
     value: ir.Value
@@ -38,20 +40,19 @@ class Product:
     right: ir.Value
     rows: Entries
     columns: Entries
-    numbering: Entries
+    axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    @cached_property
+    def numbering(self) -> Entries:
+        """In the shape of `value`, (g · M + m) · P + p of each of its numbers: as large as it, and made on demand."""
+        ordered = [axis for part in self.axes for axis in part]
+        lengths = [sizes(self.value)[axis] for axis in ordered]
+        return numbered(math.prod(lengths)).reshape(lengths).transpose(np.argsort(ordered).tolist())
 
     def turned(self) -> Product:
         """The same with its operands exchanged."""
-        groups, rows, columns = self.shape
-        turned = numbered(self.numbering.size).reshape(groups, columns, rows).swapaxes(1, 2).reshape(-1)
-        return replace(
-            self,
-            left=self.right,
-            right=self.left,
-            rows=self.columns,
-            columns=self.rows,
-            numbering=turned[self.numbering],
-        )
+        groups, rows, columns = self.axes
+        return Product(self.value, self.right, self.left, self.columns, self.rows, (groups, columns, rows))
 
     @property
     def operands(self) -> tuple[ir.Value, ir.Value]:
@@ -132,15 +133,16 @@ def _as_matrices(equation: _Equation, left: ir.Value, right: ir.Value, value: ir
         turned = entries.transpose([list(axes).index(letter) for part in wanted for letter in part])
         return turned.reshape([math.prod(known[letter] for letter in part) for part in wanted])
 
-    ordered = [*groups, *rows, *columns]
-    numbering = numbered(math.prod(result.values())).reshape([known[letter] for letter in ordered])
+    def places(letters: Sequence[str]) -> tuple[int, ...]:
+        return tuple(equation.result.index(letter) for letter in letters)
+
     return Product(
         value,
         left,
         right,
         stacked(left_axes, groups, rows, summed),
         stacked(right_axes, groups, columns, summed),
-        numbering.transpose([ordered.index(letter) for letter in equation.result]),
+        (places(groups), places(rows), places(columns)),
     )
 
 

@@ -11,6 +11,7 @@ queries, keys, values and result may lie in any order (`aaexport.graph.rules.lay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -158,9 +159,8 @@ def recognised(attended: ir.Value, images: int) -> SkewedAttention:
     logits = operands(softmax)[0]
     if not np.prod(sizes(logits)):
         raise Refusal("it is of no image, or of none of its positions")
-    if np.prod(sizes(logits)) > MAX_LOGITS:
-        raise Refusal(f"its {np.prod(sizes(logits))} logits are too many to be tried out; a smaller batch has fewer")
     of_keys, relative = _products(logits)
+    _require_few(logits, images)
     places = _places(softmax)
     weighted = _weighted(read, weights, places)
     content = _content(logits, of_keys, places)
@@ -169,6 +169,20 @@ def recognised(attended: ir.Value, images: int) -> SkewedAttention:
     queries = Queries(came_from.source, vectors, came_from.factor)
     axes = [axis(logits, each, queries, places[content.rows]) for each in relative]
     return _assembled(content, weighted, came_from, _height_and_width(axes), images)
+
+
+def _require_few(logits: ir.Value, images: int) -> None:
+    """Refusal if trying out takes too much memory; it tells of how many images the logits are."""
+    count = math.prod(sizes(logits))
+    if count <= MAX_LOGITS:
+        return
+    limit = f"too many to be tried out, {MAX_LOGITS:,} at most"
+    if images == 1:
+        raise Refusal(f"its {count:,} logits of a query are {limit}; fewer images, or a smaller map, have fewer")
+    of_one = count // images
+    remedy = "; a smaller map has fewer" if of_one > MAX_LOGITS else f"; at a fixed batch of 1 they are {of_one:,}"
+    tried = f"{images} images, which a dynamic batch is tried out with,"
+    raise Refusal(f"its {count:,} logits of {tried} are {limit}{remedy}")
 
 
 def _products(logits: ir.Value) -> tuple[Product, list[Product]]:

@@ -234,6 +234,46 @@ def test_sizes_that_are_not_known_are_said():
     assert report.refused == {"a size does not follow from the batch": 1}
 
 
+TRIED = "which a dynamic batch is tried out with,"
+TOO_MANY = "are too many to be tried out"
+LIMIT = "aaexport.graph.rules.skewed_attention.MAX_LOGITS"
+
+
+@pytest.mark.parametrize(
+    ("batch", "limit", "reason"),
+    [
+        (
+            "batch",
+            200,
+            f"its 324 logits of 2 images, {TRIED} {TOO_MANY}, 200 at most; at a fixed batch of 1 they are 162",
+        ),
+        ("batch", 100, f"its 324 logits of 2 images, {TRIED} {TOO_MANY}, 100 at most; a smaller map has fewer"),
+        (
+            8,
+            1_000,
+            f"its 1,296 logits of a query {TOO_MANY}, 1,000 at most; fewer images, or a smaller map, have fewer",
+        ),
+    ],
+)
+def test_logits_that_are_too_many_to_be_tried_out_are_told_of_how_many_images_they_are(
+    batch, limit, reason, monkeypatch
+):
+    monkeypatch.setattr(LIMIT, limit)
+    assert optimized(model(batch=batch), SkewedRelativeAttention)[1].refused == {reason: 1}
+
+
+def test_the_remedy_for_logits_that_are_too_many_works(monkeypatch):
+    monkeypatch.setattr(LIMIT, 200)
+    assert optimized(model(batch=1), SkewedRelativeAttention)[1].applied == 1
+
+
+def test_tables_a_row_are_told_however_many_the_logits_are(monkeypatch):
+    """Nothing is tried out for that."""
+    monkeypatch.setattr(LIMIT, 1)
+    changed, reason = REFUSED["a table of its own a head"]
+    assert optimized(model(changed), SkewedRelativeAttention)[1].refused == {reason: 1}
+
+
 def test_plain_attention_is_not_worth_a_word():
     nodes = {"weights": ("Softmax", ["content"], {"axis": -1})}
     before = model(nodes)
