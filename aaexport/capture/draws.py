@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaexport.capture.failures import Place, newly_made, place_of
 
+ONCE = "make it once, in __init__"
+DRAWN_ONCE = "draw them once, in __init__, as a parameter or buffer"
 IN_EVALUATION = "is there a dropout that does not know of evaluation, or other randomness?"
 
 
@@ -25,7 +27,7 @@ def where_it_draws(module: nn.Module, run: Callable[[], object]) -> str:
         run()
     if draws.place is not None:
         if draws.made is not None:
-            what = f"it makes a new {draws.made} at every call, with new random weights; make it once, in __init__"
+            what = f"it makes a new {draws.made} at every call, with new random weights; {ONCE}"
         else:
             what = f"it draws new random numbers at every call ({draws.operator}); {_remedy(draws.operator)}"
         return f"{draws.place}: {what}"
@@ -33,10 +35,20 @@ def where_it_draws(module: nn.Module, run: Callable[[], object]) -> str:
     return IN_EVALUATION if layer is None else f"{layer} answers otherwise each time; {IN_EVALUATION}"
 
 
+def first_draw(module: nn.Module, run: Callable[[], object]) -> str | None:
+    """The same for what a module draws at its first call and keeps; None where it draws nothing."""
+    with _Draws(module) as draws:
+        run()
+    if draws.place is None:
+        return None
+    what = f"it draws random numbers ({draws.operator})" if draws.made is None else f"it makes a new {draws.made}"
+    return f"{draws.place}: {what} at its first call; {DRAWN_ONCE if draws.made is None else ONCE}"
+
+
 def _remedy(operator: str) -> str:
     if "dropout" in operator or operator.startswith("bernoulli"):
         return "give a dropout training=self.training, so that it knows of evaluation"
-    return "draw them once, in __init__, as a parameter or buffer"
+    return DRAWN_ONCE
 
 
 class _Draws(TorchDispatchMode):

@@ -299,6 +299,14 @@ class ReturningNothing(Inside):
         super().train(mode)
 
 
+class Beside(Convolved):
+    """Holds layers in training mode that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.others = [nn.BatchNorm2d(3), nn.Dropout()]
+
+
 def inference():
     with torch.inference_mode():
         return Convolved()
@@ -347,6 +355,7 @@ FAITHFUL = {
     "method of a list": lambda: used(Appending()),
     "attribute of a function": lambda: used(TappedByAttribute()),
     "slots": HoldingSlots,
+    "layers in training mode that are not used": Beside,
     "weak method": HoldingWeakMethod,
     "train that returns nothing": ReturningNothing,
 }
@@ -482,6 +491,66 @@ class Stuck(Inside):
         return self
 
 
+class Among(nn.Module):
+    """Its layers lie in a plain list, which `eval()` does not reach."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layers = [nn.Conv2d(3, 3, 1), layer]
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class TrainingAtWork(Inside):
+    def __init__(self):
+        super().__init__(nn.Dropout(0.5))
+
+    def forward(self, x):
+        self.layer.train()
+        return self.layer(x)
+
+
+class MakingNormalization(nn.Module):
+    def forward(self, x):
+        return nn.BatchNorm2d(3)(x)
+
+
+class Averaging(Convolved):
+    """Goes on from the average of the images before, in a buffer, in a list or in an attribute."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where, self.shared, self.state = where, [], None
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        y = self.c(x)
+        if self.where == "buffer":
+            self.mean.mul_(0.9).add_(0.1 * y.mean())
+            return y - self.mean
+        if self.where == "list":
+            self.shared.append(y.mean())
+            return y - sum(self.shared)
+        self.state = y if self.state is None else self.state * 0.5 + y
+        return self.state
+
+
+class DrawnAtFirst(nn.Module):
+    """Makes its weights, beside its parameters, for the images that come first."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = None
+
+    def forward(self, x):
+        if self.w is None:
+            self.w = torch.randn(4, x.shape[1])
+        return torch.einsum("oc,bchw->bohw", self.w, x)
+
+
 class Scripted(Inside):
     def __init__(self):
         super().__init__(torch.jit.script(nn.ReLU()))
@@ -493,7 +562,10 @@ UNFAITHFUL = {
     "made by the first images": (MadeByTheFirst, "must have all its weights before it runs, got c.weight"),
     "set by the first images": (SetByTheFirst, "must leave its weights alone .* got others in scale"),
     "state by instance": (Described, "a copy of Described must run as it does itself, but: .*KeyError"),
-    "copies with other weights": (Forgetting, "a copy of Forgetting must compute what it does itself"),
+    "copies with other weights": (
+        lambda: nn.Sequential(Forgetting()),
+        "a copy of Sequential must compute what it does itself, .*let the __deepcopy__ of Forgetting copy all",
+    ),
     "feature of the first images": (
         lambda: used(Registered()),
         "a copy of Registered must compute what it does itself",
@@ -515,6 +587,31 @@ UNFAITHFUL = {
         r"layer \(DrawingElsewhere\) answers otherwise each time",
     ),
     "training mode": (Stuck, r"layer \(BatchNorm2d\) must be in evaluation mode after eval\(\), got training mode"),
+    "dropout in a plain list": (
+        lambda: Inside(Among(nn.Dropout())),
+        r"the Dropout in layer.layers, which runs at .*odd_modules.py:\d+, must be .*, got training mode; "
+        r"eval\(\) reaches no layer in a plain list",
+    ),
+    "normalization in a plain list": (
+        lambda: Among(nn.BatchNorm2d(3)),
+        "the BatchNorm2d in layers, which runs at .*must be in eval",
+    ),
+    "training mode at work": (
+        TrainingAtWork,
+        r"layer \(Dropout\), which .* got training mode; call no",
+    ),
+    "normalization made at every call": (
+        MakingNormalization,
+        "a new BatchNorm2d of every call, .* must be in evaluation .*in __init__",
+    ),
+    "goes on from a buffer": (lambda: Averaging("buffer"), r"goes on from what it kept of the call before \(mean\)"),
+    "goes on from a list": (lambda: Inside(Averaging("list")), r"of the call before \(layer.shared\); begin every"),
+    "goes on from an attribute": (lambda: Averaging("state"), r"of the call before \(state\); begin every call"),
+    "draws at its first call": (
+        DrawnAtFirst,
+        r"DrawnAtFirst must have all its numbers before it runs; .*odd_modules.py:\d+: it draws .* \(randn\) at "
+        "its first call; draw them once, in __init__",
+    ),
     "TorchScript": (Scripted, r"layer \(RecursiveScriptModule\): it is TorchScript, .*build it as a plain module"),
     "traced": (
         lambda: torch.jit.trace(Convolved().eval(), torch.zeros(1, 3, 8, 8)),

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from aaexport.capture.draws import where_it_draws
+from aaexport.capture.at_work import trains
+from aaexport.capture.draws import first_draw, where_it_draws
 from aaexport.capture.failures import TORCHSCRIPT, why_it_cannot_run
 from aaexport.errors import AaexportError, ModuleError, RunnerError, first_few, first_line
 from aaexport.nn.copies import copied, copied_apart
@@ -67,7 +66,7 @@ def require_whole(module: nn.Module) -> None:
 def require_evaluation(module: nn.Module) -> None:
     """ModuleError for a normalization or dropout that is in training mode after `eval()`."""
     for path, layer in module.named_modules():
-        if layer.training and isinstance(layer, _BatchNorm | _DropoutNd) and getattr(layer, "p", 1):
+        if trains(layer):
             what = f"{path or 'the module'} ({type(layer).__name__}) must be in evaluation mode after eval()"
             raise ModuleError(f"{what}, got training mode; is there a train() that is overridden?")
 
@@ -112,8 +111,47 @@ def answers_of(module: nn.Module, shape: tuple[int, int, int], batch: int) -> An
     moved = _difference(outputs[0], answer(module, batches[0]))
     if moved > SAME:
         rule = "the model must answer the same images with the same output, got others the second time"
-        raise ModuleError(f"{rule}; {where_it_draws(module, lambda: answer(module, batches[0]))}")
+        why = _what_it_keeps(module, batches[0]) or where_it_draws(module, lambda: answer(module, batches[0]))
+        raise ModuleError(f"{rule}; {why}")
     return Answers(batches, outputs, moved)
+
+
+def _what_it_keeps(module: nn.Module, images: Tensor) -> str | None:
+    """What it goes on from in the next call; None where it answers otherwise from the same state too."""
+    answers = []
+    for _ in range(2):
+        with undisturbed(module):
+            answers.append(answer(module, images))
+    if _difference(*answers) > SAME:
+        return None
+    before = _kept_by(module)
+    answer(module, images)
+    after = _kept_by(module)
+    names = [name for name in after if name not in before or not _is_as_before(before[name], after[name])]
+    kept = f" ({first_few(names, NAMED)})" if names else ""
+    return f"it goes on from what it kept of the call before{kept}; begin every call anew, as a file keeps nothing"
+
+
+def _kept_by(module: nn.Module) -> dict[str, list[Any]]:
+    """What every layer holds beside its parts and parameters, by name; of containers what is in them."""
+    own = vars(nn.Module())
+    found = {}
+    for path, layer in module.named_modules():
+        for name, held in {**vars(layer), **layer._buffers}.items():
+            if name not in own:
+                parts = _contents(held) if isinstance(held, dict | list | set | deque) else [held]
+                found[f"{path}.{name}".removeprefix(".")] = [
+                    part.detach().clone() if isinstance(part, Tensor) else part for part in parts
+                ]
+    return found
+
+
+def _is_as_before(before: list[Any], after: list[Any]) -> bool:
+    """Told by numbers of tensors, and of all else by identity."""
+    return len(before) == len(after) and all(
+        _distance(one, other) == 0 if isinstance(one, Tensor) and isinstance(other, Tensor) else one is other
+        for one, other in zip(before, after, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -136,7 +174,7 @@ def require_faithful(
         count, channels, height, width = answers.batches[0].shape
         answers = answers_of(copy.to(device), (channels, height, width), count)
         copy.cpu()
-    name, remedy = type(module).__name__, INSIDE if wrapped else KEPT
+    name, remedy = type(module).__name__, INSIDE if wrapped else _remedy(module)
     try:
         with undisturbed(module):
             outputs = [answer(module, images) for images in answers.batches]
@@ -146,7 +184,21 @@ def require_faithful(
     if not _are_alike(answers, outputs) and _would_answer(unused, answers, outputs):
         rule = f"the answers of {name} must not depend on which images come first"
         raise ModuleError(f"{rule}, got others after an image of zeros; {FIRST}")
+    if not wrapped and not _are_alike(answers, outputs) and (drawn := _drawn_at_first(module, answers)):
+        raise ModuleError(f"{name} must have all its numbers before it runs; {drawn}")
     _require_alike(answers, outputs, f"{name} without its wrappers" if wrapped else f"a copy of {name}", remedy)
+
+
+def _drawn_at_first(module: nn.Module, answers: Answers) -> str | None:
+    """Where a copy draws random numbers at its first call, if that makes every copy another one."""
+    outputs: list[Any] = []
+    try:
+        made = copied(module)
+        made.eval()
+        drawn = first_draw(made, lambda: outputs.append(answer(made, answers.batches[0])))
+    except Exception:  # noqa: BLE001  # whatever a stranger's module raises: the cause is another one then
+        return None
+    return drawn if _difference(answers.outputs[0], outputs[0]) > SAME else None
 
 
 def _would_answer(unused: nn.Module, answers: Answers, outputs: list[Any]) -> bool:
@@ -170,10 +222,19 @@ def require_copyable(answers: Answers, module: nn.Module) -> None:
     except Exception as error:
         why = why_it_cannot_run(made, error)
         raise ModuleError(
-            f"a copy of {type(module).__name__} must run as it does itself, but: {why}; {KEPT}"
+            f"a copy of {type(module).__name__} must run as it does itself, but: {why}; {_remedy(module)}"
         ) from error
     rest = Answers(answers.batches[1:], answers.outputs[1:], answers.moved)
-    _require_alike(rest, outputs, f"a copy of {type(module).__name__}", KEPT)
+    _require_alike(rest, outputs, f"a copy of {type(module).__name__}", _remedy(module))
+
+
+def _remedy(module: nn.Module) -> str:
+    """What may be done about copies that are something else."""
+    for layer in module.modules():
+        own = getattr(type(layer), "__deepcopy__", None)
+        if own is not None and not (getattr(own, "__module__", None) or "torch").startswith("torch"):
+            return f"let the __deepcopy__ of {type(layer).__name__} copy all that it has"
+    return KEPT
 
 
 def answer(module: nn.Module, images: Tensor) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from aaexport.adapters import Adaptation, adapt
+from aaexport.capture.at_work import evaluating
 from aaexport.capture.failures import why_it_cannot_run
 from aaexport.capture.program import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
@@ -210,7 +211,7 @@ def module_subject(
     require_evaluation(original)
     unused = own_copy(original, shares=True)
     try:
-        with leaving_weights_alone(original):
+        with evaluating(original), leaving_weights_alone(original):
             first = _first_output(original, shape, example_batch)
     except RunnerError as error:
         if error.__cause__ is None:  # it did run, and returned what no file can
