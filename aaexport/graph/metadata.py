@@ -21,6 +21,7 @@ from aaexport.recipe import Input
 PREFIX = "aaexport."
 MODULE_PATH = "pkg.torch.onnx.name_scopes"  # of a node, in its own metadata: what the exporter writes
 RULES_KEY = PREFIX + "rules"  # the one that a rewritten file of somebody else has too
+BEFORE_KEY = PREFIX + "before_rules"  # operators as the exporter wrote them, by module
 
 
 @lru_cache(maxsize=4096)  # a graph has a few paths, asked for at each of its nodes
@@ -122,6 +123,25 @@ def record_rules(model: onnx.ModelProto, applied: Mapping[str, int]) -> None:
         model.metadata_props.remove(entry)
     if total:
         model.metadata_props.add(key=RULES_KEY, value=json.dumps(total, ensure_ascii=False))
+
+
+def record_operators(model: onnx.ModelProto, before: Mapping[str, Mapping[str, int]]) -> None:
+    """Adds which operators each module had before the graph rules."""
+    told = {path: dict(operators) for path, operators in before.items()}
+    model.metadata_props.add(key=BEFORE_KEY, value=json.dumps(told, ensure_ascii=False))
+
+
+def operators_before(properties: Mapping[str, str]) -> dict[str, dict[str, int]] | None:
+    """What `record_operators` added to a file's metadata; None where that is not there, or not whole."""
+    told = read_object(properties.get(BEFORE_KEY, ""))
+    if not told or not all(isinstance(operators, dict) for operators in told.values()):
+        return None
+    return {path: {k: v for k, v in each.items() if isinstance(v, int)} for path, each in told.items()}
+
+
+def rules_applied(properties: Mapping[str, str]) -> dict[str, int]:
+    """What `record_rules` added; empty where no rule was applied, or nobody told."""
+    return _read_counts(properties.get(RULES_KEY, ""))
 
 
 def _read_counts(text: str) -> dict[str, int]:

@@ -89,13 +89,13 @@ def choose(sizes: AttentionSizes, batch: int = TYPICAL_BATCH, target: Target = "
     if target == "cuda":
         deeper = sizes.height + sizes.width if sizes.relative else 0
         return Choice("fold" if deeper <= MULTIPLIED_A_BYTE * ADDED_BYTES else "table")
-    costs = _costs(sizes)
+    costs = costs_a_logit(sizes)
     decomposition = min(costs, key=costs.__getitem__)
     return Choice(decomposition, _worthwhile_blocks(decomposition, sizes, batch))
 
 
-def _costs(sizes: AttentionSizes) -> dict[DecompositionName, float]:
-    """Of a logit beyond q·k, in multiplications; without tables they are one and the same."""
+def costs_a_logit(sizes: AttentionSizes) -> dict[DecompositionName, float]:
+    """Of each that `choose` weighs on a CPU, in multiplications beyond q·k; all are one without tables."""
     if not sizes.relative:
         return {"fold": 0}
     own_keys = KEYS * sizes.dkh / sizes.width

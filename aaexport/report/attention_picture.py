@@ -7,6 +7,7 @@ head that is drawn. It counts in multiples of uniform attention, 1 ÷ (H · W), 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,25 @@ VIRIDIS = (
     (41, 123, 142), (35, 137, 142), (31, 151, 139), (33, 165, 133), (46, 179, 124), (70, 192, 111), (101, 203, 94),
     (137, 213, 72), (176, 221, 47), (216, 226, 25), (253, 231, 37),
 )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What a model attends to in one image: what a picture is drawn of.
+
+    Attributes:
+        image: what it is called.
+        pixels: (H, W, 1) or (H, W, 3), what the network sees.
+        layers: what is drawn beside it.
+        predicted: what the network takes it for; None if it is no classifier.
+        notes: what a user should know of the weights.
+    """
+
+    image: str
+    pixels: npt.NDArray[np.uint8]
+    layers: tuple[LayerAttention, ...]
+    predicted: Prediction | None
+    notes: tuple[str, ...] = ()
 
 
 def attention_picture(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NAMED_LAYERS = 4
 SHORT = 60  # characters of a value among the metadata
 DIGESTS = ("_digest", ".initializers")  # metadata that are for machines alone
+DRAWN = "aaexport.before_rules"  # one that `inspect --page` draws, and nobody reads
 
 
 def convert_view(result: ConvertResult) -> RenderableType:
@@ -94,6 +95,11 @@ def layers_in_words(replaced: Mapping[str, str]) -> list[str]:
 
 def inspect_view(result: InspectResult, *, verbose: bool = False) -> RenderableType:
     """The recipe's network and its cost, then the graph; digests and long metadata only if `verbose`."""
+    return Facts(inspect_rows(result, verbose=verbose))
+
+
+def inspect_rows(result: InspectResult, *, verbose: bool = False) -> dict[str, Cell]:
+    """The same, row by row."""
     rows: dict[str, Cell] = {}
     if result.recipe is not None and result.cost is not None:
         recipe, cost = result.recipe, result.cost
@@ -112,7 +118,7 @@ def inspect_view(result: InspectResult, *, verbose: bool = False) -> RenderableT
         rows |= _graph_rows(result.graph, verbose)
     else:
         rows["model.onnx"] = "none yet"
-    return Facts(rows)
+    return rows
 
 
 def attention_view(picture: AttentionPicture) -> RenderableType:
@@ -195,12 +201,12 @@ def _graph_rows(graph: GraphSummary, verbose: bool) -> dict[str, Cell]:
 
 
 def _metadata(entries: Mapping[str, str], verbose: bool) -> Iterator[str]:
-    """A line an entry; what few people read is only counted unless `verbose`."""
+    """A line an entry; what few people read is only counted, or left to the page, unless `verbose`."""
     digests = [key for key in entries if key.startswith("aaexport.") and key.endswith(DIGESTS)]
     for key, value in entries.items():
         if verbose:
             yield f"{key} = {value}"
-        elif key not in digests:
+        elif key not in (*digests, DRAWN):
             yield f"{key} = {value if len(value) <= SHORT else f'{value[: SHORT - 1]}…'}"
     if digests and not verbose:
         yield f"{len(digests)} digest{'s' if len(digests) > 1 else ''}, which `aaexport -v inspect` shows"

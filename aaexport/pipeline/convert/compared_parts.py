@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.optimize import ROOT, RuleReport
 from aaexport.graph.parts import GraphPart, graph_parts, names_modules, operators_by_path
-from aaexport.results import Part
+from aaexport.parts import Part
 
 
 def compared_parts(before: OnnxModel, after: OnnxModel, rules: Sequence[RuleReport]) -> tuple[Part, ...]:

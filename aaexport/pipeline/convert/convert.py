@@ -19,9 +19,10 @@ from aaexport.folder import Dtype, ModelFolder, find_model
 from aaexport.graph.beside import require_place
 from aaexport.graph.digests import record_digests
 from aaexport.graph.files import converted_size
-from aaexport.graph.metadata import Provenance, record_rules, write_metadata
+from aaexport.graph.metadata import Provenance, record_operators, record_rules, write_metadata
 from aaexport.graph.on_cuda import foresee
 from aaexport.graph.outside import Room, needs_two_files
+from aaexport.graph.parts import operators_by_path
 from aaexport.graph.rules import SkewedRelativeAttention
 from aaexport.graph.write import new_onnx
 from aaexport.nn.attention_maps import attention_outputs
@@ -279,6 +280,7 @@ def _record_provenance(exported: Exported, subject: Subject, module: nn.Module, 
     )
     write_metadata(exported.model, provenance, None if subject.recipe is None else subject.recipe.input)
     record_rules(exported.model, exported.rules)
+    record_operators(exported.model, operators_by_path(exported.written_by_torch))
     record_digests(exported.model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,16 @@ def tuned_choices(
     """
     path = None if subject.folder is None else subject.folder.tuning_path
     sizes = [layer.sizes for layer in augmented_layers(subject.module).values()]
-    if path is None or not sizes or decomposition != DEFAULT_DECOMPOSITION or not path.exists():
+    if decomposition != DEFAULT_DECOMPOSITION:
+        return {}, ()
+    return tuned_for(path, sizes, opset, batch, target)
+
+
+def tuned_for(
+    path: Path | None, sizes: Sequence[AttentionSizes], opset: int, batch: Batch, target: Target
+) -> tuple[dict[AttentionSizes, Choice], tuple[str, ...]]:
+    """The same of a tuning.json that may be there, for layers of these sizes that are written out by `auto`."""
+    if path is None or not sizes or not path.exists():
         return {}, ()
     tuning = read_tuning(path)
     reason = _why_not(tuning, opset, batch, target)

@@ -19,7 +19,7 @@ from aaexport.outcome import verb
 from aaexport.pipeline.look.options import Pixel, check_picture, sample_number
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.recipe import Recipe
-from aaexport.report.attention_picture import attention_picture
+from aaexport.report.attention_picture import Attended, attention_picture
 from aaexport.results import AttentionPicture, LayerAttention, Prediction
 from aaexport.writing import atomic_path
 
@@ -56,11 +56,28 @@ def draw_attention(
         NoWeightsError: the folder has not been trained yet.
         Others as `aaexport.build_model` raises for `model`.
     """
-    number, path = sample_number(image), Path(path)
+    path = Path(path)
     folder, form = check_picture(model, image, path, queries)
-    image = Path(image)
     if form == "png":
         require_pillow("a .png picture")
+    seen = attend(folder, image, layers=layers, queries=queries, heads=heads)
+    title = f"{seen.image} as {folder.name} attends to it"
+    picture = attention_picture(seen.pixels, seen.layers, title=title, predicted=seen.predicted, form=form)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(picture)
+    return AttentionPicture(path, Path(image), folder.name, seen.layers, seen.notes, seen.predicted)
+
+
+def attend(
+    folder: ModelFolder,
+    image: str | Path,
+    *,
+    layers: Sequence[str] = (),
+    queries: Sequence[Pixel] = (),
+    heads: Sequence[int] = (),
+) -> Attended:
+    """What the network of a folder attends to in one image; arguments and errors as of `draw_attention`."""
+    number = sample_number(image)
     subject = as_subject(folder)
     assert subject.recipe is not None
     chosen = _chosen_layers(require_augmented_layers(subject.module), layers)
@@ -68,7 +85,7 @@ def draw_attention(
     _check_heads(heads, chosen)
     require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT32)
     if number is None:
-        pixels, batch = read_image(image, subject.recipe)
+        pixels, batch = read_image(Path(image), subject.recipe)
     else:
         pixels, batch = read_sample(number, subject.recipe, folder.path)
     outputs, weights = outputs_and_attention(subject.module, batch)
@@ -76,11 +93,7 @@ def draw_attention(
         _layer_attention(name, weights[name][0], queries, heads, subject.recipe.input.size) for name in chosen
     )
     predicted = _prediction(outputs, subject.recipe)
-    title = f"{image.name} as {folder.name} attends to it"
-    picture = attention_picture(pixels.permute(1, 2, 0).numpy(), drawn, title=title, predicted=predicted, form=form)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(picture)
-    return AttentionPicture(path, image, folder.name, drawn, subject.notes, predicted)
+    return Attended(Path(image).name, pixels.permute(1, 2, 0).numpy(), drawn, predicted, subject.notes)
 
 
 def _prediction(outputs: object, recipe: Recipe) -> Prediction | None:

@@ -43,15 +43,20 @@ def check_picture(
         NoWeightsError: the folder has not been trained yet.
         ModelNotFoundError, FolderError, RecipeError: as `aaexport.folder.find_model`.
     """
+    form = _checked_form(path, Path(image) if sample_number(image) is None else None)
+    return check_attention(model, image, queries), form
+
+
+def check_attention(model: str | Path | ModelFolder, image: str | Path, queries: Sequence[Pixel]) -> ModelFolder:
+    """The same of what is drawn on a page."""
     is_file = sample_number(image) is None
-    form = _checked_form(path, Path(image) if is_file else None)
     folder = _folder_of(model)
     if is_file:
         _require_readable(Path(image))
     folder.require_weights()
     if folder.module_recipe is None:
         _check_queries(queries, folder.recipe.input.size)
-    return folder, form
+    return folder
 
 
 def _require_readable(image: Path) -> None:

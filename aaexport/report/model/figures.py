@@ -37,6 +37,14 @@ def shape(sizes: Sequence[int] | None) -> str:
     return "×".join(map(str, own)) or "a number"
 
 
+def coded(text: str) -> Html:
+    """Text in which `what stands so` is something to type."""
+    pieces: list[Html] = []
+    for place, piece in enumerate(text.split("`")):
+        pieces.append(element("code", piece) if place % 2 else element("span", piece))
+    return Html(" ".join(piece for piece in pieces if piece != "<span></span>"))
+
+
 def total(operators: Mapping[str, int] | None) -> int | None:
     """How many there are; None where that is not known."""
     return None if operators is None else sum(operators.values())
@@ -46,7 +54,7 @@ def from_to(before: int | None, after: int | None) -> str:
     """`50 → 22`; one number where nothing has changed, or the other is not known."""
     if after is None:
         return NOT_KNOWN
-    return f"{after:,}" if before is None or before == after else f"{before:,} → {after:,}"
+    return count(after) if before is None or before == after else f"{count(before)} → {count(after)}"
 
 
 def bars(shares: Sequence[tuple[float, str]]) -> Html:

@@ -111,8 +111,9 @@ def _left(result: OptimizeResult) -> Html | None:
     for rule in result.rules:
         for reason, times in rule.refused.items():
             places = [path for path, reasons in rule.left.items() if reason in reasons]
-            where = element("span", f" In {first_few(places, PLACES)}.", class_="dim") if places else None
-            lines.append(element("li", element("strong", f"{times:,} × {rule.title}"), f": {reason}.", where))
+            where = element("span", f"In {first_few(places, PLACES)}.", class_="dim") if places else None
+            title = element("strong", f"{times:,} × {rule.title}:")
+            lines.append(element("li", title, Html(" "), f"{reason}.", Html(" "), where))
     if not lines:
         return None
     return card("What was left alone", element("ul", *lines, class_="near"))

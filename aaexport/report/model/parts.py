@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from aaexport.parts import Part, Written
 from aaexport.report.model.figures import bars, count, from_to, shape, total
 from aaexport.report.page.markup import Html, element, join
+from aaexport.report.page.page import table
 from aaexport.report.page.plot import percent
-from aaexport.results import Part, Written
 
-OPEN = 24  # parts that are all unfolded; of more only the modules are seen at first
+OPEN = 24  # boxes and names that are seen at first
+LEVELS = 12  # of modules: deeper ones are unfolded by hand
 STRETCH = 12  # parts without a module that are folded together
 DEEPEST = 6  # heading
 FIRST = 3  # heading below a card's
 ITSELF = "the model itself"
+FEW = 4  # outermost modules: those in them are told instead
+WORK_KEY = (("products", "MACs of convolutions and products"), ("attention", "with attention in it"))
 
 
 @dataclass
@@ -32,12 +36,28 @@ class _Module:
         for module in self.inner.values():
             yield from module.parts()
 
+    def seen(self, depth: int) -> int:
+        """Boxes and names that are seen of it where so many levels are unfolded."""
+        if not self.inner or depth == 0:
+            return 1
+        return 1 + (self.part is not None) + sum(module.seen(depth - 1) for module in self.inner.values())
+
 
 def boxes(parts: Sequence[Part], *, named: bool = True) -> Html:
     """All parts; where they are no modules (`named`), in stretches of `STRETCH`."""
     modules = list(_tree(parts).inner.values()) if named else _stretches(parts)
-    scale = _Scale.of(parts)
-    return element("ol", *(_drawn(module, FIRST, scale, len(parts) <= OPEN) for module in modules), class_="parts")
+    scale, depth = _Scale.of(parts), _unfolded(modules)
+    return element("ol", *(_drawn(module, FIRST, scale, depth) for module in modules), class_="parts")
+
+
+def _unfolded(modules: Sequence[_Module]) -> int:
+    """How many levels of modules are unfolded at first: as many as leave no more than `OPEN` boxes and names."""
+    found = 0
+    for depth in range(1, LEVELS):
+        if sum(module.seen(depth) for module in modules) > OPEN:
+            break
+        found = depth
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,19 +95,19 @@ def _stretches(parts: Sequence[Part]) -> list[_Module]:
     return found
 
 
-def _drawn(module: _Module, level: int, scale: _Scale, unfolded: bool) -> Html:
+def _drawn(module: _Module, level: int, scale: _Scale, depth: int) -> Html:
     """A box, or what unfolds to several; a module with one module in it is that one."""
     while module.part is None and len(module.inner) == 1:
         (module,) = module.inner.values()
     if not module.inner:
         assert module.part is not None
         return _box(module.part, level, scale)
-    inner = [_drawn(each, min(level + 1, DEEPEST), scale, unfolded) for each in module.inner.values()]
+    inner = [_drawn(each, min(level + 1, DEEPEST), scale, depth - 1) for each in module.inner.values()]
     if module.part is not None:
         inner.append(_box(module.part, min(level + 1, DEEPEST), scale, called=f"{module.path} itself"))
     heading = element(f"h{level}", module.path)
     summary = element("summary", heading, element("span", _sum(list(module.parts())), class_="dim"))
-    folded = element("details", summary, element("ol", *inner, class_="parts"), open="" if unfolded else None)
+    folded = element("details", summary, element("ol", *inner, class_="parts"), open="" if depth > 0 else None)
     return element("li", folded, class_="module")
 
 
@@ -145,9 +165,8 @@ def _attention(written: Written | None) -> Html | None:
     """How its attention is written out, and how many of its channels are attention's."""
     if written is None:
         return None
-    said = [
-        element("p", "written out as ", element("strong", written.choice), f": {written.why}" if written.why else "")
-    ]
+    why = [Html(": "), written.why] if written.why else []
+    said = [element("p", Html("written out as "), element("strong", written.choice), *why)]
     if written.sizes is not None:
         said.insert(0, element("p", f"attention on a map of {written.sizes}"))
     if written.channels is not None:
@@ -187,6 +206,29 @@ def listed(operators: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in Counter(operators).most_common())
 
 
-def join_boxes(*parts: Html | None) -> Html:
-    """One below the other."""
-    return join(parts)
+def work(parts: Sequence[Part]) -> Html | None:
+    """How much of all multiplications each of the outermost modules does; None where nobody knows any."""
+    known = [part for part in parts if part.macs]
+    if not known:
+        return None
+    shares: dict[str, list[int]] = {}
+    for part in known:
+        share = shares.setdefault(_outermost(part.path, known), [0, 0, 0])
+        share[0] += part.macs or 0
+        share[1] += part.parameters
+        share[2] += part.written is not None
+    most = max(macs for macs, *_ in shares.values())
+    rows = []
+    for name, (macs, parameters, attends) in shares.items():
+        bar = bars([(macs / most, "attention" if attends else "products")])
+        rows.append((name or ITSELF, count(parameters), count(macs), bar))
+    kinds = WORK_KEY if any(attends for *_, attends in shares.values()) else WORK_KEY[:1]
+    key = [element("span", element("b", "■", class_=kind), words) for kind, words in kinds]
+    values = table("Parameters and MACs by module", ("module", "parameters", "MACs", ""), rows, words=("module",))
+    return join([values, element("p", *key, class_="note key")])
+
+
+def _outermost(path: str, parts: Sequence[Part]) -> str:
+    """So much of the path that a few modules differ."""
+    depth = 1 if len({part.path.split(".")[0] for part in parts}) > FEW else 2
+    return ".".join(path.split(".")[:depth])
