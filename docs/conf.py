@@ -1,5 +1,6 @@
 """Sphinx's settings: Markdown pages in this folder, and what is read off the code by `_ext`."""
 
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -56,4 +57,13 @@ html_theme_options = {
     "footer_start": [],
     "footer_end": [],
 }
-html_sidebars = {page: [] for page in ("tutorial", "results", "troubleshooting", "glossary", "comparison")}
+html_sidebars = {page: [] for page in ("tutorial", "results", "gallery", "troubleshooting", "glossary", "comparison")}
+
+
+def setup(app):
+    """The gallery's pages are taken as they are, beside the page that links them."""
+    app.connect("build-finished", lambda app, error: error or _copy_gallery(Path(app.outdir)))
+
+
+def _copy_gallery(out):
+    shutil.copytree(HERE / "gallery", out / "gallery", dirs_exist_ok=True)

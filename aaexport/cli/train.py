@@ -276,6 +276,8 @@ class _LinesOfOne:
         self.show(_epoch_line(record, self.total, self.tells_top5))
         if self.others is not None and (line := self.others.since_the_last_epoch()):
             self.note(line)
+            if self.session.page is not None:
+                self.session.page.remarks.append(f"{self.prefix}{line}".strip())
 
     def note(self, line: str) -> None:
         self.show(f"note: {line}")

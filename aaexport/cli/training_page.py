@@ -21,12 +21,14 @@ class TrainingPage:
 
     Attributes:
         written: the pages that are there by now.
+        remarks: what else a reader should know; the pages that are written from then on tell it.
     """
 
     def __init__(self, folders: Sequence[ModelFolder], note: Callable[[str], None]) -> None:
         self.folders, self.note = folders, note
         self.results: dict[ModelFolder, TrainResult] = {}
         self.written: list[Path] = []
+        self.remarks: list[str] = []
         self._said: set[str] = set()
 
     def __call__(self, result: TrainResult) -> None:
@@ -43,7 +45,8 @@ class TrainingPage:
         from aaexport.report.training_page import training_page
 
         self.results[ModelFolder(result.folder)] = result
-        page = training_page([self.results[folder] for folder in self.folders if folder in self.results])
+        results = [self.results[folder] for folder in self.folders if folder in self.results]
+        page = training_page(results, self.remarks)
         for folder in self.results:
             with atomic_path(folder.training_page_path) as temporary:
                 temporary.write_text(page, encoding="utf-8")

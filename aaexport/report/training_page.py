@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from aaexport.report import curves
 from aaexport.report.attention_course import attention_course
@@ -22,14 +22,14 @@ CURVES = (
 )
 
 
-def training_page(results: Sequence[TrainResult]) -> str:
+def training_page(results: Sequence[TrainResult], remarks: Iterable[str] = ()) -> str:
     """The page as text, to be written in UTF-8. Each of `results` has an epoch at least."""
     named = _named(results)
     title = " and ".join(name for name, _ in named)
     drawn = element("div", *(card(name, of(named)) for name, of in CURVES), class_="cards")
     beside = _beside(named) if len(named) > 1 else _tiles(results[0])
     looks = [card(f"Where {name} looks", attention_course(one.attention)) for name, one in named if one.attention]
-    parts = (_heading(title, results), _under_way(named), beside, drawn, *looks, _numbers(named), _footer())
+    parts = (_heading(title, results), _under_way(named), beside, drawn, *looks, _numbers(named, remarks), _footer())
     return page(f"{title}: training", *(part for part in parts if part is not None))
 
 
@@ -99,10 +99,10 @@ def _beside(named: Named) -> Html:
     return card("Beside each other", values, small)
 
 
-def _numbers(named: Named) -> Html:
-    remarks = dict.fromkeys(note for _, result in named for note in result.notes)
+def _numbers(named: Named, remarks: Iterable[str]) -> Html:
+    said = dict.fromkeys((*(note for _, result in named for note in result.notes), *remarks))
     tables = (folded(name, _epochs(name, result)) for name, result in named)
-    return card("Every epoch", *tables, notes(f"Note: {remark}" for remark in remarks))
+    return card("Every epoch", *tables, notes(f"Note: {line}" for line in said))
 
 
 def _epochs(name: str, result: TrainResult) -> Html:

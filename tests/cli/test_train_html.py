@@ -61,7 +61,7 @@ def test_a_comparison_has_one_page_in_both_folders(cli, tmp_path):
 
 
 def test_a_page_that_cannot_be_drawn_is_said_once_and_ends_no_training(cli, tiny, monkeypatch):
-    def broken(results):
+    def broken(*given):
         raise ZeroDivisionError("no such number")
 
     monkeypatch.setattr(training_page, "training_page", broken)

@@ -116,6 +116,14 @@ def test_folders_of_one_name_are_told_apart():
     assert "<h1>a/net and b/net</h1>" in page
 
 
+def test_notes_and_remarks_are_told_once():
+    page = training_page(
+        [result(notes=("trained on <few> images",))], ["others took 76% of the CPU", "others took 76% of the CPU"]
+    )
+    assert page.count("Note: trained on &lt;few&gt; images") == 1
+    assert page.count("Note: others took 76% of the CPU") == 1
+
+
 def test_a_training_that_is_not_finished_says_so():
     page = training_page([result(planned=30)])
     assert "! Not finished" in page

@@ -558,8 +558,10 @@ def test_a_training_that_others_starve_says_so_once(cli, tiny, monkeypatch, shar
     real = MachineWatch.environment
     shares = {"other_load_share": share, "steal_share": 0.0, "idle_share": 0.0}
     monkeypatch.setattr(MachineWatch, "environment", lambda watch: dataclasses.replace(real(watch), **shares))
-    outcome = cli("train", tiny().path, "--device", "cpu", "--epochs", "2", "--threads", "1")
+    folder = tiny()
+    outcome = cli("train", folder.path, "--device", "cpu", "--epochs", "2", "--threads", "1")
     assert outcome.code == 0, outcome.err
+    assert folder.training_page_path.read_text(encoding="utf-8").count("Note: others took 90% of the CPU") == lines
     said = [line for line in outcome.err.splitlines() if "of the CPU during this epoch" in line]
     assert len(said) == lines
     assert all(line.startswith("note: others took 90% of the CPU during this epoch: training takes") for line in said)
