@@ -49,7 +49,13 @@ BENCH_FILES: dict[Dtype, str] = {
     "float16": "bench.fp16.json",
     "int8": "bench.int8.json",
 }
-DERIVED_FILES = (*ONNX_FILES.values(), *PARITY_FILES.values(), "manifest.json", "weights.safetensors")  # conversion's
+DERIVED_FILES = (  # conversion's
+    *ONNX_FILES.values(),
+    *PARITY_FILES.values(),
+    "truth.safetensors",
+    "manifest.json",
+    "weights.safetensors",
+)
 COPIED_FILES = ("model.toml", "weights.safetensors", "golden.safetensors", "train.jsonl", "tuning.json")
 
 
@@ -90,6 +96,11 @@ class ModelFolder:
     def golden_path(self) -> Path:
         """golden.safetensors: a few inputs and the outputs that the weights gave for them."""
         return self.path / "golden.safetensors"
+
+    @property
+    def truth_path(self) -> Path:
+        """truth.safetensors: what PyTorch answered in float64 to the first images when model.onnx was verified."""
+        return self.path / "truth.safetensors"
 
     @property
     def parity_path(self) -> Path:
@@ -161,6 +172,10 @@ class ModelFolder:
     def module_recipe(self) -> ModuleRecipe | None:
         """The parsed model.toml of a module that was brought along; None for a network of ours."""
         return read_module_recipe(self.recipe_path)
+
+    def other_size(self, recipe: Recipe) -> tuple[int, int] | None:
+        """(H, W) of the images of `recipe`, this one's for some size, if that is not the one in model.toml."""
+        return None if recipe.input.size == self.recipe.input.size else recipe.input.size
 
     def require_weights(self) -> Path:
         """The weights' path; NoWeightsError, which says how to train, if there are none."""

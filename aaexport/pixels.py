@@ -17,6 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import Image
 
+Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
 # What a stranger's bytes may be: of other formats Pillow would hand some to programs, as EPS to Ghostscript.
@@ -77,9 +78,16 @@ def network_input(
     pixels = decoded_pixels(content, channels, most=most, formats=SERVED_FORMATS)
     top, left, box_height, box_width = central_box(pixels.shape[1], pixels.shape[2], (height, width), crop_share)
     seen = resized_pixels(pixels[:, top : top + box_height, left : left + box_width], (height, width))
-    means = np.asarray(mean, np.float32).reshape(-1, 1, 1)
-    scaled = seen.astype(np.float32) / np.float32(WHITE) - means
-    return (scaled / np.asarray(std, np.float32).reshape(-1, 1, 1))[None]
+    return normalised_pixels(seen[None], WHITE, mean, std)
+
+
+def normalised_pixels(
+    pixels: Array, white: int, mean: Sequence[float], std: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """(pixel / white − mean) / std of each channel in float32. (B, C, H, W) → the same shape."""
+    means, deviations = (np.asarray(each, np.float32).reshape(-1, 1, 1) for each in (mean, std))
+    scaled: npt.NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(white) - means) / deviations
+    return scaled
 
 
 def central_box(height: int, width: int, size: tuple[int, int], crop_share: float) -> tuple[int, int, int, int]:
@@ -153,7 +161,7 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, without a known white")
     if image.mode.startswith("I"):
-        values: npt.NDArray[Any] = np.asarray(image)
+        values: Array = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
         # Pillow's own conversion would cut everything above 255 off.

@@ -216,6 +216,36 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def imported_at_once(path):
+    """What the file imports as it is imported itself, and the packages around it."""
+    for parent in Path(path).parents:
+        yield ".".join(("aaexport", *parent.parts))
+    for node in ast.parse((PACKAGE / path).read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def loaded_with(path):
+    """Every module that is loaded with a file of ours, as far as our files say so."""
+    files = {dotted(each): each for each in modules()}
+    seen, todo = set(), [dotted(path)]
+    while todo:
+        own = todo.pop()
+        if own not in seen:
+            seen.add(own)
+            todo += [as_file(name, files) or name for name in imported_at_once(files[own])] if own in files else []
+    return seen
+
+
+def test_a_verified_file_is_reduced_without_torch():
+    """It takes as long to load as all the rest takes; what an import of a library brings is seen in tests/cli."""
+    loaded = loaded_with(Path("pipeline/convert/reduced.py")) | loaded_with(Path("report/terminal.py"))
+    assert "aaexport.pipeline.verify.guarded" in loaded
+    assert not {name for name in loaded if name.split(".")[0] == "torch"}
+
+
 @pytest.mark.parametrize("name", aaexport.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(aaexport, name) is not None

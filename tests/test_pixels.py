@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aaexport.data.one_image import read_image
+from aaexport.data import DecodedImages, evaluation_batch
+from aaexport.data.image_folder import ImagePaths
 from aaexport.data.views import resized
 from aaexport.folder import find_model
 from aaexport.pixels import decoded_pixels, network_input, resized_pixels
@@ -33,7 +34,8 @@ def test_bytes_become_what_evaluation_feeds(rng, tmp_path, model, kind):
     PIL_IMAGE.fromarray(rng.integers(0, 256, (61, 83, 3), np.uint8)).save(path, kind)
     image = recipe.input
     served = network_input(path.read_bytes(), image.shape, image.mean, image.std, recipe.data.crop_share, 10_000)
-    expected = read_image(path, recipe)[1].numpy()
+    images = DecodedImages(ImagePaths([path]), torch.zeros(1, dtype=torch.int64), image.channels)
+    expected = evaluation_batch(images, recipe).numpy()
     assert served.dtype == expected.dtype
     np.testing.assert_array_equal(served, expected)
 

@@ -23,7 +23,6 @@ from aaexport.nn.outputs import Flattened, without_flattening
 from aaexport.recipe import Batch
 
 Array = npt.NDArray[Any]
-INPUT_NAME = "input"
 # Of a dynamic batch torch.export sees one example: two images, because it takes sizes 0 and 1 for constants.
 EXAMPLE_BATCH = 2
 

@@ -185,6 +185,13 @@ def _convert_folder(
     if not random_weights and folder.module_recipe is None:
         folder.require_weights()
     with steps(f"reading {folder.path}") as tell:
+        if asked.reduction is not None and not random_weights:
+            with loading():
+                from aaexport.pipeline.convert.reduced import reduced_at_once
+
+            # Without PyTorch, which takes as long to load as all the rest, where it has nothing to say.
+            if (result := reduced_at_once(folder, size, asked, tell)) is not None:
+                return result
         with loading():
             from aaexport.pipeline.convert.convert import convert
             from aaexport.pipeline.subject.subject import write_random_weights

@@ -7,12 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
 from aaexport.cores import usable_cores
 from aaexport.errors import DataError, first_line
-from aaexport.pixels import decoded_pixels
+from aaexport.pixels import Pixels, decoded_pixels
 
 NAMED_BAD_IMAGES = 3
 
@@ -37,7 +34,7 @@ def require_pillow(reader: str) -> None:
         raise DataError(f"{reader} needs Pillow; pip install 'aaexport[datasets]'") from error
 
 
-def decoded(files: Files, number: int, channels: int, *, quick: bool = False) -> Tensor:
+def decoded(files: Files, number: int, channels: int, *, quick: bool = False) -> Pixels:
     """One image, upright as its EXIF data says, in gray or RGB.
 
     Transparency is dropped and 16 bits become the upper 8. `quick` may halve the sides up to three times: enough to
@@ -50,17 +47,17 @@ def decoded(files: Files, number: int, channels: int, *, quick: bool = False) ->
         DataError: it cannot be decoded; the text names it.
     """
     try:
-        return _pixels(files.content(number), channels, quick=quick)
+        return decoded_pixels(files.content(number), channels, quick=quick)
     # Of a damaged file Pillow raises whatever the damage leads it to.
     except Exception as error:
         complaint = _complaint(files.name(number), error)
         raise DataError(f"{complaint}; leave such images out with --skip-bad") from error
 
 
-def decoded_file(path: Path, channels: int) -> Tensor:
+def decoded_file(path: Path, channels: int) -> Pixels:
     """As `decoded`, for a file that belongs to no data set."""
     try:
-        return _pixels(path, channels)
+        return decoded_pixels(path, channels)
     # As in `decoded`.
     except Exception as error:
         raise DataError(_complaint(str(path), error)) from error
@@ -88,10 +85,6 @@ def _skipped(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED_BAD_IMAGES} more" if len(names) > NAMED_BAD_IMAGES else ""
     images = "image" if len(names) == 1 else "images"
     return f"{len(names)} corrupt {images} skipped: {', '.join(names[:NAMED_BAD_IMAGES])}{more}"
-
-
-def _pixels(content: Path | bytes, channels: int, *, quick: bool = False) -> Tensor:
-    return torch.from_numpy(decoded_pixels(content, channels, quick=quick))
 
 
 def _complaint(name: str, error: Exception) -> str:

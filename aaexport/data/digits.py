@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from aaexport.data.images import StoredImages
+from aaexport.data.records import StoredRecords
 from aaexport.data.request import Request, Split
 from aaexport.errors import DataError
 
@@ -18,7 +17,7 @@ DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 20190422  # the split belongs to the data set, not to a run: no recipe can move it
 
 
-def read_digits(request: Request) -> StoredImages:
+def read_digits(request: Request) -> StoredRecords:
     """1,797 scans of 8×8 pixels; a fixed stratified fifth of them is the test part.
 
     Read from the file that scikit-learn carries: importing scikit-learn for it would take longer than verifying.
@@ -34,11 +33,7 @@ def read_digits(request: Request) -> StoredImages:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} must hold scikit-learn's digits, but: {error}; reinstall scikit-learn") from error
     chosen = rows[_part(rows[:, -1], request.split)]
-    return StoredImages(
-        torch.from_numpy(chosen[:, :-1].astype(np.uint8)).view(-1, 1, 8, 8),
-        torch.from_numpy(chosen[:, -1].copy()),
-        white=16,
-    )
+    return StoredRecords(chosen[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), chosen[:, -1].copy(), white=16)
 
 
 def _part(labels: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:

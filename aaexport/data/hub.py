@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from aaexport.data.decoding import decoded, readable, require_pillow
-from aaexport.data.images import DecodedImages, StoredImages
+from aaexport.data.records import EncodedRecords, StoredRecords
 from aaexport.data.request import Request
 from aaexport.errors import DataError, broken_rule, did_you_mean, first_line
-from aaexport.pixels import MODES
+from aaexport.pixels import MODES, Array
 
 MOST_BYTES_IN_MEMORY = 2**30
 
@@ -46,14 +45,14 @@ class HubFiles:
 
 def hub_reader(
     repository: str, label_column: str = "", test_split: str = "test"
-) -> Callable[[Request], StoredImages | DecodedImages]:
+) -> Callable[[Request], StoredRecords | EncodedRecords]:
     """A reader of `owner/name`. `label_column` and `test_split` hold unless the recipe has its own.
 
     The reader raises DataError: libraries or the data set are not there, a part or a column is missing or ambiguous,
     or classes differ.
     """
 
-    def read(request: Request) -> StoredImages | DecodedImages:
+    def read(request: Request) -> StoredRecords | EncodedRecords:
         request.require_channels(*MODES)
         rows = _part(_parts(repository, request.download), repository, request.part_name(test_split))
         labels = _labels(rows, request.recipe.data.label_column or label_column, request)
@@ -67,8 +66,8 @@ def hub_reader(
             files, labels = HubFiles(files.rows.select(good), files.column, files.part), labels[good]
         pixels = _in_memory(files, channels)
         if pixels is None:
-            return DecodedImages(files, labels, channels, notes)
-        return StoredImages(pixels, labels, white=255, notes=notes)
+            return EncodedRecords(files, labels, channels, notes)
+        return StoredRecords(pixels, labels, white=255, notes=notes)
 
     return read
 
@@ -137,16 +136,16 @@ def _files(rows: Any, part: str) -> HubFiles:
     return HubFiles(encoded, columns[0], part)
 
 
-def _labels(rows: Any, named: str, request: Request) -> Tensor:
+def _labels(rows: Any, named: str, request: Request) -> Array:
     """(N,) int64, checked against the recipe; −1 each for a recipe without classes where no column is named."""
     column = _label_column(rows.features, named, request)
     if column is None:
-        return torch.full((len(rows),), -1, dtype=torch.int64)
+        return np.full(len(rows), -1, np.int64)
     values = list(rows[column])
     kind = rows.features[column]
     if None in values:
         raise DataError(f"the labels in column {column} must all be there, got none in row {values.index(None)}")
-    labels = torch.tensor(values, dtype=torch.int64)
+    labels = np.array(values, np.int64)
     names = getattr(kind, "names", None) or []
     count = len(names) or _observed_classes(labels, request)
     request.require_classes(count)
@@ -159,7 +158,7 @@ def _labels(rows: Any, named: str, request: Request) -> Tensor:
     return labels
 
 
-def _observed_classes(labels: Tensor, request: Request) -> int:
+def _observed_classes(labels: Array, request: Request) -> int:
     """How many classes plain numbers stand for: the test part may lack the last of them."""
     return int(labels.max()) + 1 if request.split == "train" else request.recipe.input.classes
 
@@ -190,12 +189,12 @@ def _label_column(features: Any, named: str, request: Request) -> str | None:
     )
 
 
-def _in_memory(files: HubFiles, channels: int) -> Tensor | None:
+def _in_memory(files: HubFiles, channels: int) -> Array | None:
     """(N, C, H, W) uint8, or None if the images differ in size or are too many."""
     first = decoded(files, 0, channels)
-    if len(files) * first.numel() > MOST_BYTES_IN_MEMORY:
+    if len(files) * first.size > MOST_BYTES_IN_MEMORY:
         return None
-    pixels = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+    pixels = np.empty((len(files), *first.shape), np.uint8)
     for number in range(len(files)):
         image = decoded(files, number, channels)
         if image.shape != first.shape:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from aaexport.data.decoding import readable, require_pillow
-from aaexport.data.images import DecodedImages
+from aaexport.data.records import EncodedRecords
 from aaexport.data.request import Request
 from aaexport.errors import DataError, broken_rule
-from aaexport.pixels import MODES
+from aaexport.pixels import MODES, Array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -35,7 +35,7 @@ class ImagePaths:
         return str(self.paths[number])
 
 
-def read_image_folder(request: Request) -> DecodedImages:
+def read_image_folder(request: Request) -> EncodedRecords:
     """The images below the class folders of one part, by their suffixes.
 
     The recipe's labels give the order of the classes; where it only counts them, they are in alphabetical order.
@@ -51,14 +51,14 @@ def read_image_folder(request: Request) -> DecodedImages:
     names = _class_names(root, part, request)
     found = [_files(part / name) for name in names]
     paths = [path for images, _ in found for path in images]
-    labels = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(images) for images, _ in found]))
+    labels = np.repeat(np.arange(len(names)), [len(images) for images, _ in found])
     notes = _left_out([path for _, others in found for path in others])
     files, channels = ImagePaths(paths), request.recipe.input.channels
     if request.skip_bad:
         good, skipped = readable(files, channels)
         files, labels, notes = ImagePaths([paths[number] for number in good]), labels[good], (*notes, *skipped)
         _require_every_class(labels, names, part)
-    return DecodedImages(files, labels, channels, notes)
+    return EncodedRecords(files, labels, channels, notes)
 
 
 def _root(request: Request) -> Path:
@@ -130,8 +130,8 @@ def _abridged(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _require_every_class(labels: torch.Tensor, names: Sequence[str], part: Path) -> None:
-    counts = torch.bincount(labels, minlength=len(names)).tolist()
+def _require_every_class(labels: Array, names: Sequence[str], part: Path) -> None:
+    counts = np.bincount(labels, minlength=len(names)).tolist()
     for name, count in zip(names, counts, strict=True):
         if not count:
             raise DataError(f"{part / name} must hold an image that can be decoded, got only corrupt ones")

@@ -1,4 +1,4 @@
-"""What was read of a data set → pixels of the input's size, from memory or decoded one by one."""
+"""Records → torch tensors of the input's size, from memory or decoded one by one: what training takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aaexport.data.decoding import Files, decoded
+from aaexport.data.records import EncodedRecords, Records, StoredRecords
 from aaexport.data.views import random_boxes, resized, resized_boxes
 from aaexport.pixels import central_box
 from aaexport.recipe import Recipe
@@ -107,7 +108,7 @@ class DecodedImages:
         """As `Images.fitted`; uint8."""
         fitted = torch.empty(len(index), self.channels, *recipe.input.size, dtype=torch.uint8)
         for place, number in enumerate(index.tolist()):
-            pixels = decoded(self.files, number, self.channels)
+            pixels = torch.from_numpy(decoded(self.files, number, self.channels))
             height, width = pixels.shape[-2:]
             if draws is not None and recipe.data.random_resized_crop:
                 top, left, height, width = random_boxes(draws[place : place + 1], height, width)[0].tolist()
@@ -117,3 +118,12 @@ class DecodedImages:
             part = pixels[None, :, top : top + height, left : left + width]
             fitted[place] = resized(part, recipe.input.size)[0]
         return fitted
+
+
+def as_images(records: Records) -> Images:
+    """The same as tensors, which share the memory of the arrays."""
+    labels = torch.from_numpy(records.labels)
+    if isinstance(records, StoredRecords):
+        return StoredImages(torch.from_numpy(records.pixels), labels, records.white, records.notes)
+    assert isinstance(records, EncodedRecords)
+    return DecodedImages(records.files, labels, records.channels, records.notes)

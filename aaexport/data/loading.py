@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aaexport.cores import usable_cores
-from aaexport.data.decoding import readable
 from aaexport.data.images import DecodedImages, Images, StoredImages
 from aaexport.data.views import DRAWS, normalised, varied
 from aaexport.errors import DataError, first_line
@@ -34,21 +33,6 @@ def evaluation_batch(images: Images, recipe: Recipe, index: Tensor | None = None
     """
     chosen = torch.arange(len(images)) if index is None else index
     return normalised(images.fitted(chosen, recipe, None), images.white, recipe.input)
-
-
-def sample(images: Images, count: int, seed: int) -> tuple[Tensor, tuple[str, ...]]:
-    """At most `count` images that can be decoded, drawn by `seed`: their numbers, and a note about the others.
-
-    Raises:
-        DataError: none of those drawn can be decoded.
-    """
-    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
-    if not isinstance(images, DecodedImages):
-        return drawn, ()
-    good, notes = readable(images.files, images.channels, drawn.tolist())
-    if not good:
-        raise DataError(f"the data set must hold readable images, but of {len(drawn)} drawn none is: {notes[0]}")
-    return torch.tensor(good), notes
 
 
 def epoch_draws(images: Images, seed: int) -> Tensor:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aaexport.data.digits import read_digits
 from aaexport.data.hub import hub_reader
 from aaexport.data.image_folder import read_image_folder
-from aaexport.data.images import DecodedImages, Images, StoredImages
+from aaexport.data.records import EncodedRecords, Records, StoredRecords
 from aaexport.data.request import Request, Split
 from aaexport.data.synthetic import read_synthetic
 from aaexport.recipe import DATA_SETS, Recipe, check_data_set
+
+if TYPE_CHECKING:
+    from aaexport.data.images import Images
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Source:
     """One data set, or a kind of them: where it comes from, in words, and how it is read."""
 
     description: str
-    read: Callable[[Request], StoredImages | DecodedImages]
+    read: Callable[[Request], StoredRecords | EncodedRecords]
 
 
 SOURCES: dict[str, Source] = {
@@ -34,10 +38,10 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def load_images(
+def load_records(
     recipe: Recipe, split: Split, *, base: Path | None = None, download: bool = False, skip_bad: bool = False
-) -> Images:
-    """The part's images, checked against the recipe. They may have another size than its input.
+) -> Records:
+    """The part's images as arrays, checked against the recipe. They may have another size than its input.
 
     Args:
         base: the model folder, where a relative `[data] path` starts; None is the working directory.
@@ -51,13 +55,22 @@ def load_images(
     return _told(_reader(recipe.data.dataset)(Request(recipe, split, base, download, skip_bad)), recipe)
 
 
-def _reader(name: str) -> Callable[[Request], StoredImages | DecodedImages]:
+def load_images(
+    recipe: Recipe, split: Split, *, base: Path | None = None, download: bool = False, skip_bad: bool = False
+) -> Images:
+    """As `load_records`, as torch tensors."""
+    from aaexport.data.images import as_images
+
+    return as_images(load_records(recipe, split, base=base, download=download, skip_bad=skip_bad))
+
+
+def _reader(name: str) -> Callable[[Request], StoredRecords | EncodedRecords]:
     return SOURCES[name].read if name in SOURCES else hub_reader(name)
 
 
-def _told(images: StoredImages | DecodedImages, recipe: Recipe) -> Images:
+def _told(images: StoredRecords | EncodedRecords, recipe: Recipe) -> Records:
     """The images, with a note if the network sees them in another size."""
-    if not isinstance(images, StoredImages):
+    if not isinstance(images, StoredRecords):
         return images
     (height, width), (to_height, to_width) = images.pixels.shape[-2:], recipe.input.size
     if (height, width) == (to_height, to_width):

@@ -15,7 +15,7 @@ import torch
 from onnxscript import rewriter
 from torch.export import ExportedProgram
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import ExportError, root_cause
 from aaexport.graph.check import check_model
 from aaexport.graph.files import OnnxModel

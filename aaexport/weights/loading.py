@@ -17,7 +17,8 @@ from aaexport.errors import WeightsError, first_few, first_line
 from aaexport.weights.finding import AVERAGE, StateDict, beside, state_dicts
 from aaexport.weights.naming import dropped_parts, matched
 from aaexport.weights.reading import read_contents
-from aaexport.weights.safetensors import RANDOM, RANDOM_NOTE, complaints
+from aaexport.weights.recorded import RANDOM, RANDOM_NOTE
+from aaexport.weights.safetensors import complaints
 from aaexport.weights.tables import is_relative_table, table_length
 
 MOST_OF_A_KIND = 3

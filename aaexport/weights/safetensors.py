@@ -5,23 +5,22 @@ A file may say of itself that its weights are random ones (`RANDOM`), which is t
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aaexport.errors import WeightsError
 from aaexport.nn.retarget import retargeted
+from aaexport.pixels import Array
+from aaexport.weights.recorded import RANDOM, RANDOM_NOTE, are_random, digest_of
 from aaexport.writing import atomic_path
 
-RANDOM = {"aaexport.weights.safetensors": "random"}
 IO_ERROR = re.compile(r"I/O error: (.*?) \(os error")
-RANDOM_NOTE = "the weights are random ones, never trained"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -77,25 +76,23 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
     for complaint in complaints(wanted, found):
         raise WeightsError(f"{path} does not fit the model: {complaint}; were they trained with another recipe?")
     module.load_state_dict(found)
-    return (RANDOM_NOTE, *notes) if _are_random(path) else notes
-
-
-def _are_random(path: Path) -> bool:
-    with safe_open(path, framework="pt") as file:
-        about: dict[str, str] = file.metadata() or {}
-    return RANDOM.items() <= about.items()
+    return (RANDOM_NOTE, *notes) if are_random(path) else notes
 
 
 def weights_digest(module: nn.Module) -> str:
     """sha256 over names, types, shapes and values of the state_dict: the same wherever the weights came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue  # a module's own extra state, which may be anything
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # As bytes, because numpy knows no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    named = sorted(module.state_dict().items())
+    return digest_of(
+        (name, str(tensor.dtype), tuple(tensor.shape), _bytes_of(tensor))
+        for name, tensor in named
+        if isinstance(tensor, Tensor)  # and no extra state of a module's own, which may be anything
+    )
+
+
+def _bytes_of(tensor: Tensor) -> Array:
+    """Flat, as bytes because NumPy knows no bfloat16."""
+    numbers: Array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return numbers
 
 
 def complaints(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:

@@ -99,6 +99,15 @@ def test_a_converted_folder_is_looked_into_without_pytorch(converted_once, room)
     assert "in attention's products" in answer["stdout"]
 
 
+@pytest.mark.slow
+def test_a_verified_file_is_reduced_without_pytorch(converted, room):
+    allowed = tuple({*HEAVY} - {"torch", "datasets", "openvino", "PIL"})  # of scikit-learn one looks where it lies
+    lines = [(allowed, ("convert", str(converted.path), "--dtype", kind)) for kind in ("int8", "float16")]
+    for answer in answers_to(lines, room):
+        assert (answer["loaded"], answer["code"]) == (None, 0), answer["stderr"]
+        assert "PASS" in answer["stdout"]
+
+
 # A wrong value is refused by what options, recipes and the file system say, before anything heavy is loaded
 
 WRONG_VALUES = (

@@ -2,7 +2,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from data_sets import Encoded, encoded, for_pictures, of_features
 
 from aaexport.data import evaluation_batch, load_images
@@ -248,7 +247,7 @@ def pixels_of(image, channels, image_format="PNG", **options):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_images_of_every_mode_become_uint8_of_the_recipes_channels(mode, channels):
     pixels = pixels_of(Image.new(mode, (5, 4)), channels, "TIFF")
-    assert (pixels.shape, pixels.dtype) == ((channels, 4, 5), torch.uint8)
+    assert (pixels.shape, pixels.dtype) == ((channels, 4, 5), np.uint8)
 
 
 def test_transparency_is_dropped():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from data_sets import DIGITS, Encoded, decoded_images, encoded, for_pictures, with_data, with_input
 
-from aaexport.data import StoredImages, batches, epoch_draws, evaluation_batch, load_images, sample
+from aaexport.data import StoredImages, batches, epoch_draws, evaluation_batch, load_images
 from aaexport.errors import DataError
 
 pytest.importorskip("PIL.Image")
@@ -232,37 +232,7 @@ def test_a_worker_that_dies_is_reported_in_one_line(pictures):
         all_batches(images, for_pictures(classes=6), 6)
 
 
-# A sample
-
-
-def with_a_corrupt_one(count=6):
-    whole = [encoded(np.full((4, 4, 3), shade, np.uint8)) for shade in range(count)]
-    return decoded_images([*whole, whole[0][:20]])
-
-
-def test_a_sample_leaves_out_what_cannot_be_decoded_and_says_so():
-    index, notes = sample(with_a_corrupt_one(), 100, seed=0)
-    assert sorted(index.tolist()) == list(range(6))
-    assert notes == ("1 corrupt image skipped: image 6",)
-
-
-def test_a_sample_is_decided_by_its_seed():
-    images = decoded_images([encoded(np.zeros((4, 4, 3), np.uint8))] * 30)
-    first, second, other = (sample(images, 5, seed=seed)[0].tolist() for seed in (1, 1, 2))
-    assert first == second != other
-    assert len(set(first)) == 5
-
-
-def test_a_sample_of_nothing_readable_is_refused():
-    with pytest.raises(
-        DataError, match=r"must hold readable images, but of 1 drawn none is: 1 corrupt image skipped"
-    ):
-        sample(decoded_images([b"no image"]), 3, seed=0)
-
-
-def test_a_sample_of_stored_images_is_drawn_without_decoding():
-    index, notes = sample(load_images(DIGITS, "test"), 7, seed=0)
-    assert (len(index), notes) == (7, ())
+# The training view
 
 
 def test_training_crops_are_not_cut_to_the_evaluations_share():

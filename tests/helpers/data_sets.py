@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aaexport.data import DecodedImages
+from aaexport.data import DecodedImages, EncodedRecords
 from aaexport.folder import zoo_models
 from aaexport.recipe import ResNet
 from aaexport.recipe.model import NO_TRAINING
@@ -63,6 +63,11 @@ class Encoded:
 
     def name(self, number):
         return f"image {number}"
+
+
+def encoded_records(contents, channels=3):
+    files = Encoded(tuple(contents))
+    return EncodedRecords(files, np.arange(len(files)), channels)
 
 
 def decoded_images(contents, channels=3):

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from aaexport.errors import WeightsError
 from aaexport.nn import AugmentedConv2d
 from aaexport.nn.retarget import resized_table, retargeted
-from aaexport.weights.safetensors import RANDOM_NOTE, load_weights, save_weights
+from aaexport.weights.recorded import RANDOM_NOTE
+from aaexport.weights.safetensors import load_weights, save_weights
 
 
 def layer(height, width, **options):

@@ -219,7 +219,8 @@ def test_convert_leaves_records(converted):
     assert parity["schema"] == "aaexport.parity/2"
     assert parity["passed"] is True
     assert manifest["files"]["model.onnx"]["sha256"] == sha256(converted.onnx_path)
-    assert set(manifest["files"]) == {"model.toml", "weights.safetensors", "model.onnx", "parity.json"}
+    written = {"model.toml", "weights.safetensors", "model.onnx", "parity.json", "truth.safetensors"}
+    assert set(manifest["files"]) == written
 
 
 MADE_UP = [

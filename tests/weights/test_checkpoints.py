@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from aaexport.errors import WeightsError
 from aaexport.weights import load_checkpoint
-from aaexport.weights.safetensors import RANDOM_NOTE, save_weights, weights_digest
+from aaexport.weights.recorded import RANDOM_NOTE
+from aaexport.weights.safetensors import save_weights, weights_digest
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.data import evaluation_batch, load_images, sample
+from aaexport.data import evaluation_images, load_records, sample
 from aaexport.errors import ArgumentError, DataError, broken_rule, did_you_mean, parameter
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import GraphSummary, TensorInfo
@@ -91,9 +91,9 @@ def _images(summary: GraphSummary, folder: ModelFolder, seed: int) -> dict[str, 
     recipe = folder.recipe.for_size(size)
     if isinstance(channels, int) and channels != recipe.input.channels:
         raise DataError(broken_rule("the recipe's images", f"have {channels} channels", recipe.input.channels))
-    images = load_images(recipe, "test", base=folder.path)
-    chosen, _ = sample(images, COUNT, seed)
-    return {tensor.name: evaluation_batch(images, recipe, chosen).numpy()}
+    records = load_records(recipe, "test", base=folder.path)
+    chosen, _ = sample(records, COUNT, seed)
+    return {tensor.name: evaluation_images(records, recipe, chosen)}
 
 
 def _batching(inputs: tuple[TensorInfo, ...]) -> tuple[bool, int | None]:

@@ -145,7 +145,7 @@ def _timed(open_runner: Callable[[], Any]) -> tuple[Any, float]:
 def _eager(spec: WorkerSpec) -> TorchRunner:
     import torch
 
-    from aaexport.capture.program import INPUT_NAME
+    from aaexport.capture.input_name import INPUT_NAME
     from aaexport.capture.source import require_source
     from aaexport.pipeline.subject.subject import as_subject
     from aaexport.runners.torch import TorchRunner

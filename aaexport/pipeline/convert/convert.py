@@ -14,11 +14,10 @@ from typing import Unpack
 from torch import nn
 
 from aaexport.device import Target
-from aaexport.errors import ArgumentError, FolderError, ParityError
-from aaexport.folder import Dtype, ModelFolder, find_model
+from aaexport.errors import FolderError, ParityError
+from aaexport.folder import ModelFolder, find_model
 from aaexport.graph.beside import require_place
 from aaexport.graph.digests import record_digests
-from aaexport.graph.files import converted_size
 from aaexport.graph.metadata import Provenance, record_operators, record_rules, write_metadata
 from aaexport.graph.on_cuda import foresee
 from aaexport.graph.outside import Room, needs_two_files
@@ -28,12 +27,12 @@ from aaexport.graph.write import new_onnx
 from aaexport.nn.attention_maps import attention_outputs
 from aaexport.nn.augmented import augmented_layers
 from aaexport.nn.choice import Choice
-from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory, require_memory_for_weights
 from aaexport.nn.own_settings import own_settings
 from aaexport.outcome import verb
 from aaexport.overrides import overridden
 from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.convert.options import ConvertOptions, ConvertOverrides
+from aaexport.pipeline.convert.reduced import asked_for, destination_of, recorded, size_of
 from aaexport.pipeline.export.export import Exported, export
 from aaexport.pipeline.export.plan import default_opset, plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices, tuned_opset
@@ -42,6 +41,7 @@ from aaexport.pipeline.reduce.options import ReduceOptions
 from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.costs import cost_of, zoo_costs
 from aaexport.pipeline.subject.float32_file import why_stale
+from aaexport.pipeline.subject.known_truth import keep_truth
 from aaexport.pipeline.subject.subject import (
     ImageShape,
     Subject,
@@ -49,7 +49,9 @@ from aaexport.pipeline.subject.subject import (
     decompositions_of,
     with_decomposition,
 )
-from aaexport.pipeline.verify.verify import judge_file, kept
+from aaexport.pipeline.verify.looked import kept
+from aaexport.pipeline.verify.oracles import require_memory_for_float64
+from aaexport.pipeline.verify.verify import judge_file
 from aaexport.recipe import Batch, DecompositionName
 from aaexport.report.machine import parity_json
 from aaexport.results import ConvertResult
@@ -100,18 +102,29 @@ def convert(
     options.check()
     if options.reduction is not None and not isinstance(model, nn.Module):
         model = model if isinstance(model, ModelFolder) else find_model(model)
-        size = size or (converted_size(model.onnx_path) if model.onnx_path.is_file() else None)
+        size = size or size_of(model)
     subject = as_subject(model, input_shape, size)
     if subject.golden is not None and options.reduction is None:
         raise _of_a_module(subject)
-    destination = _destination(subject, path, options.dtype)
+    destination = destination_of(subject, path, options.dtype)
     if options.reduction is not None:
         return _reduced(subject, destination, options, options.reduction, say)
-    result = convert_subject(subject, destination, options, say=say)
     if subject.folder is not None and destination == subject.folder.onnx_path:
-        notes = record_conversion(subject.folder, result.parity)
+        result, notes = _own_file(subject, subject.folder, options, say)
         return dataclasses.replace(result, notes=(*result.notes, *notes))
-    return result
+    return convert_subject(subject, destination, options, say=say)
+
+
+def _own_file(
+    subject: Subject, folder: ModelFolder, options: ConvertOptions, say: Say
+) -> tuple[ConvertResult, tuple[str, ...]]:
+    """Writes the folder's model.onnx and what the folder keeps of its conversion; with notes on other files."""
+    known: list[Truth] = []
+    result = convert_subject(
+        subject, folder.onnx_path, options, before=lambda path, truths, warnings: known.extend(truths), say=say
+    )
+    keep_truth(folder, subject, known)
+    return result, record_conversion(folder, result.parity)
 
 
 def convert_subject(
@@ -132,8 +145,7 @@ def convert_subject(
     if options.with_attention:
         subject = subject.observed()
     if options.verify:
-        require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
-        require_memory_for_weights(subject.module)
+        require_memory_for_float64(subject)
     _check_destination(destination, subject.module)
     settings = _settled(subject, options)
 
@@ -292,14 +304,6 @@ def _recognition(subject: Subject, rules: Mapping[str, int]) -> tuple[str, ...]:
     return ("no augmented layer of a known kind was found: the module was exported as it is",)
 
 
-def _destination(subject: Subject, path: str | Path | None, dtype: Dtype) -> Path:
-    if path is not None:
-        return Path(path)
-    if subject.folder is None or subject.folder.is_zoo:
-        raise ArgumentError("path must be given for a module or a zoo model, got None; name the file to write")
-    return subject.folder.onnx_of(dtype)
-
-
 def _reduced(
     subject: Subject, destination: Path, options: ConvertOptions, reduction: ReduceOptions, say: Say
 ) -> ConvertResult:
@@ -308,7 +312,7 @@ def _reduced(
     A file of another opset, size or the like than model.onnx is made of a float32 file that is not kept.
     """
     folder = subject.folder
-    asked = _asked(subject, options)
+    asked = asked_for(subject, options)
     stale = None if folder is None else why_stale(folder, subject)
     other = None if folder is None or stale is not None else differs(folder, asked)
     if folder is not None and subject.golden is not None and (stale or other):
@@ -323,39 +327,22 @@ def _reduced(
     else:
         if stale is not None:
             say(f"converting to float32 first: {stale}")
-            made = convert_subject(subject, folder.onnx_path, options.in_float32, say=say)
-            for note in record_conversion(folder, made.parity):
+            for note in _own_file(subject, folder, options.in_float32, say)[1]:
                 say(note)
         elif not is_verified(folder):
             _verify_first(folder, subject, options, say)
         result = reduce_file(subject, folder.onnx_path, destination, reduction, say)
-    if folder is None or destination != folder.onnx_of(options.dtype):
-        return result
-    assert result.parity is not None
-    remove(folder.bench_of(options.dtype))  # what was measured is of the file before
-    return dataclasses.replace(result, parity=kept(result.parity, folder, options.dtype))
+    return recorded(result, folder, options)
 
 
 def _verify_first(folder: ModelFolder, subject: Subject, options: ConvertOptions, say: Say) -> None:
     """ParityError if the float32 file is not right: nothing is made of such a file."""
-    parity, _ = judge_file(subject, folder.onnx_path, options.verification, say=say)
+    parity, truths = judge_file(subject, folder.onnx_path, options.verification, say=say)
     if not parity.passed:
         rule = f"parity of {folder.onnx_path} failed, and nothing was made of it"
         raise ParityError(f"{rule}: {parity.complaint}", parity)
+    keep_truth(folder, subject, truths)
     kept(parity, folder)
-
-
-def _asked(subject: Subject, options: ConvertOptions) -> dict[str, object]:
-    """What was asked for of the float32 file, by the fields of its provenance; None where nobody has asked."""
-    return {
-        "opset": options.opset,
-        "decomposition": options.decomposition,
-        "batch": options.batch,
-        "max_attention_memory": options.max_attention_memory,
-        "target": options.target,
-        "with_attention": options.with_attention or None,
-        "size": subject.own_size,
-    }
 
 
 def record_conversion(folder: ModelFolder, parity: ParityReport | None) -> tuple[str, ...]:

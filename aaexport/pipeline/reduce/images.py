@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.data import evaluation_batch, load_images, sample
+from aaexport.data import evaluation_images, load_records, sample
 from aaexport.errors import DataError, broken_rule, parameter
 from aaexport.parity import Array
 from aaexport.pipeline.reduce.options import LEAST, ReduceOptions
-from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.subject.facts import Facts
 from aaexport.pipeline.verify.guarded import NO_IMAGES, Evidence, gather_evidence
 from aaexport.pipeline.verify.inputs import image_files, read_inputs
 
@@ -47,7 +47,7 @@ class Calibration:
         return {"data": self.data, "images": len(self.images), "seed": self.seed}
 
 
-def gather_images(subject: Subject, options: ReduceOptions, macs: int | None) -> tuple[Calibration, Evidence]:
+def gather_images(subject: Facts, options: ReduceOptions, macs: int | None) -> tuple[Calibration, Evidence]:
     """Calibration images, and others by which the guard judges: none is both.
 
     Images that were given judge too where the recipe has no held-out ones at hand: a quarter of them.
@@ -79,7 +79,7 @@ def gather_images(subject: Subject, options: ReduceOptions, macs: int | None) ->
     return _require_variety(calibration, str(path)), evidence
 
 
-def _held_out(subject: Subject, options: ReduceOptions, macs: int | None) -> Evidence | None:
+def _held_out(subject: Facts, options: ReduceOptions, macs: int | None) -> Evidence | None:
     """Of the recipe's data set; None where it is not at hand."""
     try:
         evidence = gather_evidence(subject, "int8", None, macs, options.seed)
@@ -88,15 +88,15 @@ def _held_out(subject: Subject, options: ReduceOptions, macs: int | None) -> Evi
     return evidence
 
 
-def _of_recipe(subject: Subject, options: ReduceOptions) -> Calibration:
+def _of_recipe(subject: Facts, options: ReduceOptions) -> Calibration:
     if subject.recipe is None or subject.folder is None:
         return _noise(subject, options, "the model has no data set")
     try:
-        images = load_images(subject.recipe, "train", base=subject.folder.path)
-        index, notes = sample(images, options.count, options.seed)
+        records = load_records(subject.recipe, "train", base=subject.folder.path)
+        index, notes = sample(records, options.count, options.seed)
     except DataError as error:
         return _noise(subject, options, str(error))
-    pixels = evaluation_batch(images, subject.recipe, index).numpy()
+    pixels = evaluation_images(records, subject.recipe, index)
     data = f"{len(index)} training images of {subject.recipe.data.dataset}"
     names = _numbered(f"the training part of {subject.recipe.data.dataset}", index.tolist())
     return _require_variety(Calibration(pixels, data, options.seed, names, notes=notes), data)
@@ -112,7 +112,7 @@ def _numbered(of: str, numbers: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"image {number} of {of}" for number in numbers)
 
 
-def _noise(subject: Subject, options: ReduceOptions, why: str) -> Calibration:
+def _noise(subject: Facts, options: ReduceOptions, why: str) -> Calibration:
     if options.dtype == "int8":
         remedy = f"give images of your own with {parameter('calibrate')} FOLDER or FILE.npz: {NO_IMAGES}"
         raise DataError(f"calibrate must name images for int8, got none ({why}); {remedy}")

@@ -29,11 +29,11 @@ from aaexport.pipeline.reduce.calibrate import ranges_of
 from aaexport.pipeline.reduce.images import Calibration, gather_images
 from aaexport.pipeline.reduce.options import ReduceOptions
 from aaexport.pipeline.reduce.ranking import Answers, LayerCost, kept_db, ranked, ranked_at_once
-from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.subject.facts import Facts
+from aaexport.pipeline.verify.feeding import fixed_batch
 from aaexport.pipeline.verify.guarded import Guard
-from aaexport.pipeline.verify.matrix import fixed_batch
 from aaexport.pipeline.verify.options import VerifyOptions
-from aaexport.pipeline.verify.verify import judge_file, observed_as_converted
+from aaexport.pipeline.verify.reduced import judge_reduced
 from aaexport.results import ConvertResult, KeptLayer
 from aaexport.runners.ort_settings import DEFAULTS, EXACT_SUMS, SessionSettings
 from aaexport.writing import check_writable
@@ -50,7 +50,7 @@ COSTLY = ("Conv", "Gemm", "MatMul", "Einsum", "Attention", "Softmax", "ReduceMea
 
 
 def reduce_file(
-    subject: Subject,
+    facts: Facts,
     source: Path,
     destination: Path,
     options: ReduceOptions,
@@ -58,7 +58,7 @@ def reduce_file(
     *,
     stays: bool = True,
 ) -> ConvertResult:
-    """Writes the float32 file `source` of `subject` in fewer bits to `destination`.
+    """Writes the float32 file `source` of the model in fewer bits to `destination`.
 
     The new file names the one that it was made of if that `stays` beside it.
 
@@ -72,7 +72,7 @@ def reduce_file(
     began = time.perf_counter()
     options.check()
     check_writable(destination)
-    job = _job(subject, source, destination, options, say, stays)
+    job = _job(facts, source, destination, options, say, stays)
     reduced = job.converted(() if options.is_auto else options.keep)
     kept: tuple[KeptLayer, ...] = ()
     try:
@@ -116,7 +116,7 @@ class _Written:
 class _Job:
     """All that one file is made of and judged by."""
 
-    subject: Subject
+    facts: Facts
     source: Path
     stays: bool
     destination: Path
@@ -176,9 +176,7 @@ class _Job:
             new.write(reduced.model)
             written, data = new.bytes, new.data
             wanted = VerifyOptions(seed=self.options.seed, dtype=self.options.dtype)
-            parity, _ = judge_file(
-                self.subject, new.path, wanted, named=self.destination, guard=self.guard, say=self.say
-            )
+            parity = judge_reduced(self.facts, new.path, wanted, self.guard, named=self.destination, say=self.say)
             if not parity.passed:
                 rule = f"the guard failed and {self.destination} was not written: {parity.complaint}"
                 raise ParityError(rule, parity)
@@ -244,7 +242,7 @@ class _Job:
             bytes=written.bytes,
             seconds=seconds,
             parity=written.parity,
-            notes=(*self.subject.notes, *self.calibration.notes, *written.notes),
+            notes=(*self.facts.notes, *self.calibration.notes, *written.notes),
             data_file=written.data,
             dtype=self.options.dtype,
             calibration=self.calibration.data,
@@ -254,24 +252,25 @@ class _Job:
         )
 
 
-def _job(subject: Subject, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool) -> _Job:
+def _job(facts: Facts, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool) -> _Job:
     say(f"reading {source}" if stays else "reading what was converted")
     model = read_onnx(source)
     require_float32(model, options.dtype)
     summary = summarize_model(model, source)
-    subject = observed_as_converted(subject, read_metadata(summary.metadata))
+    provenance = read_metadata(summary.metadata)
+    facts = facts.as_converted(with_attention=provenance is not None and provenance.with_attention)
     observed = observe(model, options.dtype)
     if not options.is_auto:
         asked_to_stay(options.keep, observed.reducible, options.dtype)  # a name that is none is said before the work
-    calibration, evidence = gather_images(subject, options, summary.macs)
+    calibration, evidence = gather_images(facts, options, summary.macs)
     batch = fixed_batch(summary)
     say(f"calibrating on {calibration.data}")
     # Who masks by infinity means it: float16 has it too, and 8 bits do not.
     infinite = options.dtype == "float16"
     ranges = ranges_of(observed, calibration.images, batch, say, infinite=infinite, names=calibration.names)
-    guard = Guard(subject, options.dtype, source, evidence, summary.macs, batch, say)
+    guard = Guard(facts, options.dtype, source, evidence, summary.macs, batch, say)
     return _Job(
-        subject,
+        facts,
         source,
         stays,
         destination,

@@ -8,10 +8,10 @@ from aaexport.graph.digests import digests_of, read_digests
 from aaexport.graph.files import read_onnx
 from aaexport.graph.metadata import provenance_of
 from aaexport.graph.precision.kinds import kind_of
-from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.subject.facts import Facts
 
 
-def why_stale(folder: ModelFolder, subject: Subject) -> str | None:
+def why_stale(folder: ModelFolder, facts: Facts) -> str | None:
     """Why model.onnx must be written anew; None if it is whole, of this recipe and these weights, and in float32."""
     path = folder.onnx_path
     if not path.is_file():
@@ -23,9 +23,9 @@ def why_stale(folder: ModelFolder, subject: Subject) -> str | None:
     provenance = provenance_of(model)
     if provenance is None:
         return f"{path} is not of aaexport"
-    if provenance.weights_digest != subject.weights_digest:
+    if provenance.weights_digest != facts.weights_digest:
         return f"{path} is of other weights"
-    is_ours = subject.folder is not None and subject.recipe is not None
+    is_ours = facts.folder is not None and facts.recipe is not None
     if is_ours and provenance.recipe_digest != folder.recipe.digest():
         return f"{path} is of another recipe"
     recorded = read_digests(model)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import FolderError, broken_rule
 from aaexport.parity import Array, Case, Scores, Truth
 from aaexport.runners.golden import GoldenRunner
-from aaexport.weights.safetensors import write_tensors
 
 SCHEMA = "aaexport.golden/1"
 MOST_BYTES = 2**26  # of inputs and answers together: a folder is not to be filled with feature maps
@@ -25,11 +22,15 @@ MOST_BYTES = 2**26  # of inputs and answers together: a folder is not to be fill
 
 @dataclass(frozen=True)
 class Golden:
-    """Cases with their truths, and the digest of the weights that gave them."""
+    """Cases with their truths, and the digest of the weights that gave them.
+
+    `origin` is what else they depend on, where a reader asks for that.
+    """
 
     truths: tuple[Truth, ...]
     weights_digest: str
     warnings: tuple[str, ...] = ()  # of the conversion, on what the truths are worth
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cases(self) -> Iterator[Case]:
@@ -75,19 +76,27 @@ def worth_keeping(truths: Iterable[Truth]) -> tuple[Truth, ...]:
 
 def write_golden(golden: Golden, path: Path) -> None:
     """Writes golden.safetensors, atomically."""
-    tensors: dict[str, Tensor] = {}
+    import torch  # whoever has truths to keep has asked it for them; who reads them need not load it
+
+    from aaexport.weights.safetensors import write_tensors
+
+    arrays: dict[str, Array] = {}
     for number, truth in enumerate(golden.truths):
-        tensors[f"{number}.input"] = torch.from_numpy(truth.case.batch)
+        arrays[f"{number}.input"] = truth.case.batch
         for name, array in truth.expected.items():
-            tensors[f"{number}.expected.{name}"] = _tensor(array)
-            tensors[f"{number}.baseline.{name}"] = _tensor(truth.baseline[name])
+            arrays[f"{number}.expected.{name}"] = array
+            arrays[f"{number}.baseline.{name}"] = truth.baseline[name]
         for name, scores in truth.scores.items():
-            tensors[f"{number}.scores.{name}"] = _tensor(scores.numbers)
+            arrays[f"{number}.scores.{name}"] = scores.numbers
             if scores.moves is not None:
-                tensors[f"{number}.moves.{name}"] = _tensor(scores.moves)
+                arrays[f"{number}.moves.{name}"] = scores.moves
     cases = [_case_json(truth) for truth in golden.truths]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
     about["warnings"] = json.dumps(golden.warnings)
+    if golden.origin:
+        about["origin"] = json.dumps(dict(golden.origin))
+    # numpy makes a row of a scalar
+    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)).reshape(a.shape) for n, a in arrays.items()}
     write_tensors(tensors, path, about)
 
 
@@ -107,7 +116,8 @@ def read_golden(path: Path) -> Golden:
                 raise FolderError(broken_rule(str(path), f"have the schema {SCHEMA}", about.get("schema"), remedy))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
         truths = tuple(_truth(n, case, tensors) for n, case in enumerate(json.loads(about["cases"])))
-        return Golden(truths, about["weights_digest"], tuple(json.loads(about["warnings"])))
+        origin = json.loads(about.get("origin", "{}"))
+        return Golden(truths, about["weights_digest"], tuple(json.loads(about["warnings"])), origin)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise FolderError(f"{path} must be a whole file of golden vectors, but: {error}; {remedy}") from error
 
@@ -136,10 +146,6 @@ def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Trut
         for name, (axis, keeps) in case.get("scores", {}).items()
     }
     return Truth(asked, side("expected"), side("baseline"), kernels=case.get("kernels", {}), scores=scores)
-
-
-def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)  # numpy makes a row of a scalar
 
 
 def _bytes(truth: Truth) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from aaexport.adapters import Adaptation, adapt
 from aaexport.capture.at_work import evaluating
 from aaexport.capture.failures import why_it_cannot_run
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.capture.saved_program import SavedProgram
 from aaexport.capture.source import Source
 from aaexport.capture.user_module import build_module
@@ -84,9 +84,17 @@ class Subject:
     @property
     def own_size(self) -> tuple[int, int] | None:
         """(H, W) if it is not the one in model.toml."""
-        if self.folder is None or self.recipe is None or self.recipe.input.size == self.folder.recipe.input.size:
-            return None
-        return self.recipe.input.size
+        return None if self.folder is None or self.recipe is None else self.folder.other_size(self.recipe)
+
+    def as_converted(self, *, with_attention: bool) -> Subject:
+        """The same with attention weights among its outputs, if its file has them there."""
+        if not with_attention or self.with_attention or not augmented_layers(self.module):
+            return self
+        return self.observed()
+
+    def whole(self) -> Subject:
+        """Itself, which has its module."""
+        return self
 
     def observed(self) -> Subject:
         """The same with attention weights as outputs too; ArgumentError without augmented layers."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError, MeasurementError, ParityError, ProviderError, RunnerError
 from aaexport.load.contest import settle

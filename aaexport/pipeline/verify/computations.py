@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import RunnerError, ServiceError
 from aaexport.parity import (
     Array,
@@ -25,6 +25,7 @@ from aaexport.parity import (
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.drowned import DROWNED
 from aaexport.pipeline.verify.excuses import Excuses
+from aaexport.pipeline.verify.feeding import ANSWERS_IN_MEMORY
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, losing_nan
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles
 from aaexport.pipeline.verify.rows import DEVICE_STAGES, Row, opened
@@ -39,7 +40,6 @@ FAST_PATH_DIFFERS = (
     "computes without, as after torch.backends.mha.set_fastpath_enabled(False)"
 )
 REORDERED = 1e4  # units in the last place by which threads that sum in another order may move an answer
-ANSWERS_IN_MEMORY = 2**28  # bytes: expected and own outputs of the cases that are judged together
 ANSWERS = 8  # of those, of the size of a block, where the memory is short
 
 
@@ -51,7 +51,8 @@ class Judge:
 
     Attributes:
         baseline: PyTorch in float32, or what stands for it.
-        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others none.
+        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others that of
+            the first images that nobody made up.
         warnings: what a user should know of the definition.
     """
 
@@ -109,7 +110,9 @@ class Judge:
         truth = Truth(case, expected, baseline, self._own.of(expected))
         if (known := self._remembered.get(id(case))) is not None:
             truth = replace(truth, kernels=known.kernels, scores=known.scores)
-        if self._keeps_truths:
+        if not self._keeps_truths and not self.truths and not case.made_up and case.kind == "ordinary":
+            self.truths.append(truth)
+        elif self._keeps_truths:
             # Golden vectors cannot be asked again: what a file of them may need is found out now.
             self.truths.append(self._excuses.of(truth) if case.kind == "ordinary" and not case.degenerate else truth)
         return truth

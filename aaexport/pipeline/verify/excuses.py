@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.parity import KERNELS, Array, Scores, Truth
 from aaexport.pipeline.verify.oracles import nudged
 from aaexport.runners.base import Runner

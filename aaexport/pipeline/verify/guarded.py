@@ -14,10 +14,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aaexport.data import evaluation_batch
+from aaexport.data import evaluation_images
 from aaexport.device import parse_device
 from aaexport.errors import DataError, RunnerError
 from aaexport.graph.evaluate import EVALUATOR, OVERFLOW_MACS, REFERENCE_MACS
@@ -35,9 +36,9 @@ from aaexport.parity.guard import (
     rightly,
 )
 from aaexport.parity.thresholds import ReducedKind
-from aaexport.pipeline.subject.subject import Subject
-from aaexport.pipeline.verify.computations import ANSWERS_IN_MEMORY, Judge
-from aaexport.pipeline.verify.feeding import fed
+from aaexport.pipeline.subject.facts import Facts
+from aaexport.pipeline.subject.known_truth import known_truth
+from aaexport.pipeline.verify.feeding import ANSWERS_IN_MEMORY, fed
 from aaexport.pipeline.verify.inputs import ACCURACY_IMAGES, ACCURACY_MACS, gather_inputs, read_inputs
 from aaexport.pipeline.verify.stored import IMAGES, faults_of, tensor_losses, uncompared
 from aaexport.runners.base import Runner
@@ -52,7 +53,10 @@ from aaexport.runners.ort_settings import (
     UNOPTIMIZED,
 )
 from aaexport.runners.reference import ReferenceRunner
-from aaexport.weights.safetensors import RANDOM_NOTE
+from aaexport.weights.recorded import RANDOM_NOTE
+
+if TYPE_CHECKING:
+    from aaexport.pipeline.verify.computations import Judge
 
 Say = Callable[[str], None]
 Answers = Mapping[str, Array] | str  # outputs by name, or why there are none
@@ -94,7 +98,7 @@ class Evidence:
 
 
 def gather_evidence(
-    subject: Subject, kind: ReducedKind, path: str | Path | None, macs: int | None, seed: int
+    subject: Facts, kind: ReducedKind, path: str | Path | None, macs: int | None, seed: int
 ) -> Evidence:
     """The images at `path`, else held-out ones of the recipe's data set, else noise where that can judge the kind.
 
@@ -110,8 +114,8 @@ def gather_evidence(
         inputs = gather_inputs(subject, None, seed)
         if inputs.labelled is not None and subject.recipe is not None:
             index = inputs.chosen[:count]
-            images = evaluation_batch(inputs.labelled, subject.recipe, index).numpy()
-            labels = inputs.labelled.labels[index].numpy() if subject.recipe.network.classifies else None
+            images = evaluation_images(inputs.labelled, subject.recipe, index)
+            labels = inputs.labelled.labels[index] if subject.recipe.network.classifies else None
             return Evidence(images, labels, f"{len(index)} held-out images of {subject.recipe.data.dataset}")
     if kind == "int8":
         rule = "be given for an int8 file without a data set at hand"
@@ -136,7 +140,7 @@ class Guard:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: Facts,
         kind: ReducedKind,
         sibling: Path | None,
         evidence: Evidence,
@@ -223,7 +227,12 @@ class Guard:
 
     @cached_property
     def _judge(self) -> Judge:
-        return Judge(self.subject, asks_twice=False)  # who wrote the float32 file has
+        from aaexport.pipeline.verify.computations import Judge  # and with it PyTorch
+        from aaexport.pipeline.verify.oracles import require_memory_for_float64
+
+        subject = self.subject.whole()
+        require_memory_for_float64(subject)
+        return Judge(subject, asks_twice=False)  # who wrote the float32 file has
 
     @cached_property
     def _truths(self) -> list[tuple[Array, Mapping[str, Array]]]:
@@ -232,10 +241,13 @@ class Guard:
         if self.subject.golden is not None:
             if not self.evidence.is_noise:
                 return self.first(FEW)
-            known = [case for case in self.subject.golden.cases_of(self._batch) if case.kind == "ordinary"]
-            cases = known[:2]
+            ordinary = [case for case in self.subject.golden.cases_of(self._batch) if case.kind == "ordinary"]
+            cases = ordinary[:2]
         else:
-            cases = [Case("images", self.evidence.images[: self._batch or FEW])]
+            images = self.evidence.images[: self._batch or FEW]
+            if (known := known_truth(self.subject, images)) is not None:
+                return [(images, known)]
+            cases = [Case("images", images)]
         return [(truth.case.batch, truth.expected) for truth in self._judge.truths_of(cases)]
 
     def first(self, count: int) -> list[tuple[Array, Mapping[str, Array]]]:

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
-from aaexport.capture.program import INPUT_NAME
-from aaexport.data import Images, evaluation_batch, load_images, sample
-from aaexport.data.one_image import read_image
+from aaexport.capture.input_name import INPUT_NAME
+from aaexport.data import Records, evaluation_images, load_records, sample, seen_file
 from aaexport.errors import ArgumentError, DataError, broken_rule, first_line, parameter
 from aaexport.graph.given_arrays import read_npz
 from aaexport.parity import Array, Case, given_cases, made_up_cases
 from aaexport.parity.cases import SIDE_BATCH
-from aaexport.pipeline.subject.subject import Subject
+from aaexport.pipeline.subject.facts import Facts
 from aaexport.pipeline.verify.options import check_inputs
 from aaexport.serving.golden import golden_queries
 
@@ -33,6 +31,7 @@ ACCURACY_MACS = 4e11  # of all images together: about ten seconds of PyTorch on 
 FIXED_BATCHES = 100
 GIVEN_IMAGES = sum(BATCHES)
 BARE = "a bare module has no data set: made-up inputs only"
+NONE: Array = np.zeros(0, np.int64)  # numbers of images
 PIXEL_RANGE = 10  # normalised images stay below it; pixels in 0–255 do not
 
 
@@ -40,11 +39,11 @@ PIXEL_RANGE = 10  # normalised images stay below it; pixels in 0–255 do not
 class Inputs:
     """The cases, and the labelled images that accuracy is taken from, if there are any."""
 
-    subject: Subject
+    subject: Facts
     given: Array | None
     given_name: str
-    labelled: Images | None
-    chosen: torch.Tensor
+    labelled: Records | None
+    chosen: Array
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     seed: int
@@ -67,8 +66,8 @@ class Inputs:
         if self.given is not None:
             yield from given_cases(self.given_name, self.given, sizes)
         elif self.labelled is not None and self.subject.recipe is not None:
-            index = self.chosen[torch.arange(sum(sizes)) % len(self.chosen)]
-            images = evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
+            index = self.chosen[np.arange(sum(sizes)) % len(self.chosen)]
+            images = evaluation_images(self.labelled, self.subject.recipe, index)
             yield from given_cases("images", images, sizes)
         side = min(1 if dear else SIDE_BATCH, most) if fixed is None else fixed
         yield from made_up_cases(self.subject.input_shape, sizes, side, self.seed)
@@ -96,8 +95,8 @@ class Inputs:
         if self.given is not None:
             return self.given[chance.integers(len(self.given), size=count)]
         if self.labelled is not None and self.subject.recipe is not None:
-            index = self.chosen[torch.from_numpy(chance.integers(len(self.chosen), size=count))]
-            return evaluation_batch(self.labelled, self.subject.recipe, index).numpy()
+            index = self.chosen[chance.integers(len(self.chosen), size=count)]
+            return evaluation_images(self.labelled, self.subject.recipe, index)
         return chance.standard_normal((count, *self.subject.input_shape), dtype=np.float32)
 
     def labelled_batches(
@@ -113,12 +112,13 @@ class Inputs:
             return
         count = ACCURACY_IMAGES if not macs else max(LEAST_ACCURACY_IMAGES, int(ACCURACY_MACS / macs))
         size = fixed or fitting(OBSERVED_ACCURACY_BATCH if self.subject.with_attention else ACCURACY_BATCH)
-        parts = self.chosen[:count].split(size)
+        chosen = self.chosen[:count]
+        parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         for index in parts if fixed is None else [part for part in parts if len(part) == fixed][:FIXED_BATCHES]:
-            yield evaluation_batch(self.labelled, recipe, index).numpy(), self.labelled.labels[index].numpy()
+            yield evaluation_images(self.labelled, recipe, index), self.labelled.labels[index]
 
 
-def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Inputs:
+def gather_inputs(subject: Facts, path: str | Path | None, seed: int) -> Inputs:
     """The user's own inputs at `path`, else held-out images of the recipe's data set where they can be had offline.
 
     Args:
@@ -138,25 +138,25 @@ def gather_inputs(subject: Subject, path: str | Path | None, seed: int) -> Input
         order = np.random.default_rng(seed).permutation(len(arrays))[:GIVEN_IMAGES]
         left_out = len(arrays) > len(order)
         notes = (f"{len(order)} of {len(arrays)} images of {path} were taken, by the seed",) if left_out else ()
-        return Inputs(subject, arrays[order], Path(path).name, None, torch.empty(0), notes, warnings, seed)
+        return Inputs(subject, arrays[order], Path(path).name, None, NONE, notes, warnings, seed)
     images, chosen, remarks = _held_out(subject, seed)
     return Inputs(subject, None, "", images, chosen, remarks, (), seed)
 
 
-def _held_out(subject: Subject, seed: int) -> tuple[Images | None, torch.Tensor, tuple[str, ...]]:
+def _held_out(subject: Facts, seed: int) -> tuple[Records | None, Array, tuple[str, ...]]:
     """The data set's test part, the numbers of the images to use, and what is to be told of them."""
     if subject.recipe is None or subject.folder is None:
         is_judged_apart = subject.golden is not None
-        return None, torch.empty(0), () if is_judged_apart else (BARE,)
+        return None, NONE, () if is_judged_apart else (BARE,)
     try:
-        images = load_images(subject.recipe, "test", base=subject.folder.path)
-        chosen, notes = sample(images, ACCURACY_IMAGES, seed)
+        records = load_records(subject.recipe, "test", base=subject.folder.path)
+        chosen, notes = sample(records, ACCURACY_IMAGES, seed)
     except DataError as error:
-        return None, torch.empty(0), (f"made-up inputs only: {error}",)
-    return images, chosen, (*images.notes, *notes)
+        return None, NONE, (f"made-up inputs only: {error}",)
+    return records, chosen, (*records.notes, *notes)
 
 
-def read_inputs(path: Path, subject: Subject, option: str = "inputs") -> tuple[Array, tuple[str, ...]]:
+def read_inputs(path: Path, subject: Facts, option: str = "inputs") -> tuple[Array, tuple[str, ...]]:
     """All images at `path`, (N, C, H, W) in float32, and warnings. DataError, of that option, as `gather_inputs`."""
     called = f"{parameter(option)} of {path}"
     arrays = _read_folder(path, subject, option) if path.is_dir() else _read_arrays(path, option)
@@ -196,10 +196,10 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _read_folder(path: Path, subject: Subject, option: str) -> Array:
+def _read_folder(path: Path, subject: Facts, option: str) -> Array:
     files = image_files(path)
     if subject.recipe is None:
         raise DataError(broken_rule(option, "be a file of arrays for a bare module", str(path)))
     if not files:
         raise DataError(broken_rule(option, f"hold images ({' '.join(IMAGE_SUFFIXES)})", f"none in {path}"))
-    return np.concatenate([read_image(file, subject.recipe)[1].numpy() for file in files])
+    return np.concatenate([seen_file(file, subject.recipe)[1] for file in files])

@@ -11,7 +11,7 @@ from aaexport.graph.files import read_onnx, summarize_model
 from aaexport.parity import Truth, made_up_cases
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.computations import Judge
-from aaexport.pipeline.verify.matrix import fixed_batch
+from aaexport.pipeline.verify.feeding import fixed_batch
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.runners.torch import TorchRunner

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.graph.evaluate import EVALUATOR, REFERENCE_MACS
 from aaexport.graph.files import GraphSummary
@@ -18,6 +18,7 @@ from aaexport.parity import Accuracy, Array, Case, Computation, OutputParity, Pa
 from aaexport.pipeline.export.export import as_converted
 from aaexport.pipeline.subject.subject import Subject, decompositions_of
 from aaexport.pipeline.verify.computations import Judge
+from aaexport.pipeline.verify.feeding import fixed_batch
 from aaexport.pipeline.verify.inputs import DEAR_MACS, gather_inputs
 from aaexport.pipeline.verify.memory import Memory
 from aaexport.pipeline.verify.options import VerifyOptions, check_runtimes
@@ -253,12 +254,6 @@ class Matrix:
         if not seen or any(output.max_abs_error is None for output in served.outputs[judged_before:]):
             return None
         return Accuracy(seen, right[0] / seen, right[1] / seen)
-
-
-def fixed_batch(summary: GraphSummary) -> int | None:
-    """The only number of images that the file takes; None where it takes any."""
-    batch = summary.inputs[0].shape[0]
-    return batch if isinstance(batch, int) else None
 
 
 def _many(count: int, what: str) -> str:

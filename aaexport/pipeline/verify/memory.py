@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.load.memory import peak_memory
 from aaexport.memory import MEBIBYTE

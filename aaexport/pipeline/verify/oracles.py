@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from aaexport.capture.program import INPUT_NAME
+from aaexport.capture.input_name import INPUT_NAME
+from aaexport.nn.memory import BYTES_IN_FLOAT64, require_memory, require_memory_for_weights
 from aaexport.parity import Array
 from aaexport.pipeline.subject.subject import Subject, with_decomposition
 from aaexport.runners.base import Arrays, Port, Runner
@@ -30,6 +31,12 @@ def oracles(subject: Subject) -> tuple[Callable[[], Runner], Runner]:
         return lambda: exact, single
     module = subject.original if subject.original is not None else with_decomposition(subject.module, "skew")
     return partial(torch_runner, subject, module, torch.float64), torch_runner(subject, module, torch.float32)
+
+
+def require_memory_for_float64(subject: Subject) -> None:
+    """ArgumentError if the memory does not hold the weights, or one image's attention, as the definition has them."""
+    require_memory(subject.module, subject.input_shape, bytes_a_number=BYTES_IN_FLOAT64)
+    require_memory_for_weights(subject.module)
 
 
 class Rebuilt:

@@ -17,7 +17,8 @@ from aaexport.parity import Array, Case, OutputParity, Tolerance, Tolerances, fa
 from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.rows import Row
-from aaexport.pipeline.verify.services import Service, service_row
+from aaexport.pipeline.verify.service_rows import service_row
+from aaexport.pipeline.verify.services import Service
 from aaexport.runners.base import Runner
 from aaexport.serving.judge import OWN, fault_of
 

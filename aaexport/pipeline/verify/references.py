@@ -20,15 +20,17 @@ from aaexport.parity.thresholds import ReducedKind
 from aaexport.pipeline.subject.own_golden import why_unguarded
 from aaexport.pipeline.subject.subject import Subject, as_subject
 from aaexport.pipeline.verify.computations import Judge
+from aaexport.pipeline.verify.feeding import fixed_batch
 from aaexport.pipeline.verify.guarded import gather_evidence
 from aaexport.pipeline.verify.inputs import Inputs
 from aaexport.pipeline.verify.kinds import check_guarded, folder_file, is_reduced, judged_as
-from aaexport.pipeline.verify.matrix import Matrix, fixed_batch
+from aaexport.pipeline.verify.matrix import Matrix
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.pipeline.verify.own_references import OwnReferences
 from aaexport.pipeline.verify.rows import Row
-from aaexport.pipeline.verify.services import Service, with_rows_of
-from aaexport.pipeline.verify.verify import judge_file, observed_as_converted
+from aaexport.pipeline.verify.service_rows import with_rows_of
+from aaexport.pipeline.verify.services import Service
+from aaexport.pipeline.verify.verify import judge_file
 from aaexport.runners.ort import OrtRunner
 from aaexport.serving.runner import ServiceFacts
 from aaexport.serving.versions import read_served
@@ -140,7 +142,8 @@ class WatchedFile:
     def _computed(self, size: tuple[int, int] | None) -> References | OwnReferences:
         # Opened anew: what a folder has read of its recipe it keeps.
         subject = as_subject(open_folder(self._folder.path), None, size or converted_size(self.path))
-        subject = observed_as_converted(subject, read_metadata(self._summary.metadata))
+        provenance = read_metadata(self._summary.metadata)
+        subject = subject.as_converted(with_attention=provenance is not None and provenance.with_attention)
         kind = judged_as(parse_onnx(self.path), self._options.dtype)
         if is_reduced(kind):
             return self._own(subject, kind)

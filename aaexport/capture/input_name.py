@@ -1,0 +1,3 @@
+"""What the one input of every captured module is called, in its file too."""
+
+INPUT_NAME = "input"
