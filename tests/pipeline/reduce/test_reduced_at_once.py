@@ -132,7 +132,6 @@ def another_file(folder):
         lambda folder: folder.onnx_path.unlink(),
         lambda folder: folder.weights_path.unlink(),
         lambda folder: folder.weights_path.write_bytes(b"{"),
-        lambda folder: folder.onnx_path.write_bytes(b"no model"),
         lambda folder: folder.parity_path.unlink(),
         lambda folder: edited(folder, "mean = [0.305]", "mean = [0.3]"),
     ],
