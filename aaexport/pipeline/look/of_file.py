@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aaexport.graph.parts import GraphPart
+from aaexport.graph.parts import ANCHORS, GraphPart
 from aaexport.parts import Part, Written
 
 Operators = Mapping[str, Mapping[str, int]]
@@ -71,3 +71,36 @@ class FileParts:
 def _owner(path: str, layers: Sequence[str]) -> str:
     """The augmented layer that the path is in, or the path itself; a layer that is the whole model owns all."""
     return next((layer for layer in layers if path == layer or not layer or path.startswith(f"{layer}.")), path)
+
+
+def rejoined(parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts, where a product that bears the name of the layer behind it is with its own layer again.
+
+    PyTorch's exporter joins a convolution and the normalization behind it, and notes the normalization's module.
+    """
+    held: Part | None = None
+    for part in parts:
+        own = part
+        if held is not None and held.macs and not held.after and not part.macs:
+            held, own = _moved(part, held)
+        if held is not None:
+            yield held
+        held = own
+    if held is not None:
+        yield held
+
+
+def _moved(source: Part, to: Part) -> tuple[Part, Part]:
+    """(`to`, `source`), with the source's products in `to`, in both forms of the file."""
+    changed = {}
+    for form in ("before", "after"):
+        operators = getattr(source, form)
+        products = {name: count for name, count in (operators or {}).items() if name in ANCHORS}
+        rest = None if operators is None else {n: c for n, c in operators.items() if n not in products}
+        own = getattr(to, form)
+        changed[form] = (own if own is None else {**own, **products}), rest
+    (before, before_rest), (after, after_rest) = changed["before"], changed["after"]
+    return (
+        dataclasses.replace(to, before=before, after=after),
+        dataclasses.replace(source, before=before_rest, after=after_rest),
+    )

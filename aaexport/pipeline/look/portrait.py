@@ -27,7 +27,7 @@ from aaexport.pipeline.export.reasons import Circumstances, why_written
 from aaexport.pipeline.export.tuned import tuned_for
 from aaexport.pipeline.look.attention import attend
 from aaexport.pipeline.look.inspect import inspect
-from aaexport.pipeline.look.of_file import FileParts
+from aaexport.pipeline.look.of_file import FileParts, rejoined
 from aaexport.pipeline.look.options import Pixel, check_attention
 from aaexport.pipeline.look.records import kept_records
 from aaexport.recipe import Recipe
@@ -136,6 +136,7 @@ def _of_folder(folder: ModelFolder, inspected: InspectResult) -> Portrait:
         )
         parts.append(own if file is None else file.with_operators(own))
     if file is not None:
+        parts = list(rejoined(parts))
         parts += [file.part(path) for path in file.left({layer.path for layer in described})]
     return Portrait(inspected, tuple(parts), named=True, rules=_rules(inspected), forecast=model is None)
 

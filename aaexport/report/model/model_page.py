@@ -110,7 +110,7 @@ def _highlights(portrait: Portrait) -> Iterator[tuple[str, str, str]]:
     if inspected.recipe is not None:
         yield (
             "layers",
-            f"{len(portrait.parts):,}",
+            f"{sum(bool(part.kind) for part in portrait.parts):,}",
             f"{augmented} with attention" if augmented else "none with attention",
         )
     elif portrait.parts:

@@ -118,7 +118,8 @@ def _sum(parts: Sequence[Part]) -> str:
     said.append(f"{count(sum(known))} MACs")
     if all(part.after is not None for part in parts):
         before = None if any(p.before is None for p in parts) else sum(total(p.before) or 0 for p in parts)
-        said.append(f"{from_to(before, sum(total(p.after) or 0 for p in parts))} operators")
+        after = sum(total(p.after) or 0 for p in parts)
+        said.append(f"{from_to(before, after)} operator{'' if after == 1 else 's'}")
     attention = sum(part.written is not None for part in parts)
     return ", ".join([*said, *([f"{attention} with attention"] if attention else [])])
 

@@ -13,6 +13,8 @@ from pages import axe_violations, shown
 from aaexport.errors import ArgumentError
 from aaexport.folder import open_folder
 from aaexport.graph.metadata import BEFORE_KEY
+from aaexport.parts import Part
+from aaexport.pipeline.look.of_file import rejoined
 from aaexport.pipeline.look.portrait import portray
 from aaexport.report.model.model_page import model_html
 from aaexport.runners.browser import find_browser
@@ -130,6 +132,17 @@ def test_a_file_of_anybody(tmp_path, rng):
     found = portray(tmp_path / "file.onnx")
     assert not found.named and found.rules is None
     assert "from product to product" in model_html(found)
+
+
+def test_a_convolution_that_the_exporter_joined_to_its_normalization_is_with_its_layer_again():
+    conv = Part("a", "Conv2d", macs=9, before={}, after={})
+    norm = Part("b", "BatchNorm2d", macs=0, before={"Conv": 1, "Mul": 2}, after={"Conv": 1})
+    relu = Part("c", "ReLU", macs=0, before=None, after={"Relu": 1})
+    first, second, third = rejoined([conv, norm, relu])
+    assert (first.before, first.after) == ({"Conv": 1}, {"Conv": 1})
+    assert (second.before, second.after) == ({"Mul": 2}, {})
+    assert third == relu
+    assert list(rejoined([])) == [] and list(rejoined([norm, relu])) == [norm, relu]
 
 
 # In a browser
