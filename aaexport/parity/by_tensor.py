@@ -67,12 +67,14 @@ def _judged(row: GuardRow) -> GuardRow:
 def lone_row(kind: ReducedKind, names: Sequence[str]) -> GuardRow:
     """Tensors that nothing could be compared with: it passes, and tells them."""
     detail = f"not compared with the float32 file, which does not tell them: {first_few(names, NAMED)}"
-    return guard_row("weights", kind, "single tensors", "the file", "the float32 file", None, 0, True, detail)
+    return guard_row("weights", kind, "single tensors", "the file", "the float32 file", None, 0, True, "").excused(
+        detail
+    )
 
 
 def _excused(row: GuardRow, why: str) -> GuardRow:
     """The row, which passes where there is a reason not to judge it; but not if all is lost."""
-    return replace(row, passed=True, detail=why) if why and row.value != math.inf else row
+    return row.excused(why) if why and row.value != math.inf else row
 
 
 def excess_db(noise: Array | float, least: Array | float) -> float:

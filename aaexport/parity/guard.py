@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ class GuardRow:
         images: how many it was measured on.
         detail: counts and intervals behind a share, why it is not judged, or what cannot be compared.
         reason: why that bound.
+        judged: whether `value` was held to `bound`; else it is told alone, and `detail` says why.
     """
 
     measure: Measure
@@ -53,6 +54,11 @@ class GuardRow:
     images: int
     detail: str
     reason: str
+    judged: bool = True
+
+    def excused(self, why: str) -> GuardRow:
+        """The row, which is told and not judged, and why."""
+        return replace(self, passed=True, judged=False, detail=why)
 
     @property
     def complaint(self) -> str | None:
@@ -146,7 +152,7 @@ class GuardReport:
         """By measure, the worst number of its rows; absent where none is finite, or none is judged at all."""
         found: dict[Measure, float] = {}
         for row in self.rows:
-            if row.value is not None and math.isfinite(row.value) and not row.detail.startswith("not judged"):
+            if row.value is not None and math.isfinite(row.value) and row.judged:
                 choose = min if row.measure in AT_LEAST else max
                 found[row.measure] = choose(row.value, found.get(row.measure, row.value))
         return found
@@ -261,7 +267,7 @@ class Losses:
             return
         if not tally.scored:
             if tally.unscored:
-                yield self._row("top-1", name, None, tally, passed=True, detail=UNSCORED)
+                yield self._row("top-1", name, None, tally, passed=True, detail="").excused(UNSCORED)
             return
         yield self._measured("KL", name, tally.divergence / tally.scored, tally)
         also = [f"{tally.tied} of the others between classes that tie"] if tally.tied else []
@@ -344,8 +350,8 @@ def accuracy_row(kind: ReducedKind, output: str, computation: str, found: GuardA
         for name, right, of in sides
     ]
     detail = f"{', '.join(words)} of {n} images" + ("" if judged else ", not judged: the weights are random")
-    passed = not judged or lost <= allowed
-    return guard_row("accuracy", kind, output, computation, "the float32 file", lost / n, n, passed, detail)
+    row = guard_row("accuracy", kind, output, computation, "the float32 file", lost / n, n, lost <= allowed, detail)
+    return row if judged else row.excused(detail)
 
 
 def rightly(scores: Array, labels: Array) -> int:

@@ -147,8 +147,10 @@ def test_images_without_scores_are_counted_apart():
     assert row.passed
     assert "3 of 3 images" in row.detail
     assert "1 more not judged: a score is NaN or infinite" in row.detail
+    assert row.judged  # of the others
     (row,) = [each for name, each in losses(expected[:1], expected[:1]).items() if name == "top-1"]
     assert (row.value, row.detail) == (None, "not judged: a score is NaN or infinite, or none is finite")
+    assert not row.judged
 
 
 def test_five_classes_of_which_none_is_the_same_are_told():
@@ -184,6 +186,7 @@ def test_accuracy_may_fall_by_a_point_of_trained_weights(lost, judged, passes):
     found = GuardAccuracy.of(359, 355, 355 - lost)
     row = accuracy_row("int8", "logits", "runtime", found, judged=judged)
     assert row.passed == passes
+    assert row.judged == judged
     assert "float32 98.89 % (95 % interval 97.2–99.7)" in row.detail
 
 
@@ -196,11 +199,11 @@ def test_the_bounds_are_on_the_side_that_they_say():
 
 
 def test_the_worst_of_a_measure_is_that_of_its_judged_and_finite_rows():
-    def row(measure, value, detail=""):
-        return GuardRow(measure, "logits", "onnxruntime CPU", "float32", value, 0.0, True, None, 8, detail, "")
+    def row(measure, value):
+        return GuardRow(measure, "logits", "onnxruntime CPU", "float32", value, 0.0, True, None, 8, "", "")
 
     rows = (
-        row("SQNR", 40.0), row("SQNR", 30.0), row("SQNR", math.inf), row("SQNR", 5.0, "not judged: for TensorRT"),
+        row("SQNR", 40.0), row("SQNR", 30.0), row("SQNR", math.inf), row("SQNR", 5.0).excused("for TensorRT"),
         row("KL", 1e-4), row("KL", 1e-3), row("top-1", None),
     )  # fmt: skip
     assert GuardReport("int8", "images", rows).worst == {"SQNR": 30.0, "KL": 1e-3}

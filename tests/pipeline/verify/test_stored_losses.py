@@ -180,11 +180,12 @@ def test_ranges_of_few_images_may_be_narrower(count, bound):
 
 def test_ranges_of_very_few_images_judge_nothing_and_that_is_told():
     rows = of_activations(LEAST_SEEN - 1, 20.0, 30.0)
-    assert [row.passed for row in rows.values()] == [True, True]
+    assert [(row.passed, row.judged) for row in rows.values()] == [(True, False)] * 2
     assert {row.detail for row in rows.values()} == {"not judged: at least 8 different images tell ranges, got 7"}
     assert not of_activations(LEAST_SEEN, 20.0)["worst activation"].passed
     for few, sqnr_db in ((1, 30.0), (64, 50.0)):  # but a scale that is none
-        assert not of_activations(few, np.inf, sqnr_db=sqnr_db)["activations"].passed
+        row = of_activations(few, np.inf, sqnr_db=sqnr_db)["activations"]
+        assert (row.passed, row.judged) == (False, True)
 
 
 def test_what_the_float32_file_has_not_is_told(given):
@@ -200,5 +201,5 @@ def test_what_the_float32_file_has_not_is_told(given):
         assert none == ()
         assert uncompared(file, kind, none)
     row = lone_row("int8", ("weight of a", "weight of b", "weight of c", "weight of d"))
-    assert (row.passed, row.value) == (True, None)
+    assert (row.passed, row.value, row.judged) == (True, None, False)
     assert row.detail.endswith("which does not tell them: weight of a, weight of b, weight of c and 1 more")
