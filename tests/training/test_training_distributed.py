@@ -146,6 +146,8 @@ def test_torchrun_trains_a_copy_that_the_first_process_makes(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stderr.count("copied source to copy") == 1
     assert outcome.stdout.count("test accuracy") == 1
+    assert outcome.stderr.count("wrote copy/train.html") == 1
+    assert "cpu, float32, 2 processes" in (tmp_path / "copy" / "train.html").read_text(encoding="utf-8")
     assert (tmp_path / "copy" / "weights.safetensors").is_file()
 
 
