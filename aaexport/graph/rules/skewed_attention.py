@@ -30,6 +30,9 @@ STACKED = 3  # the rank of tables a row
 AXES = 2  # of a map
 SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default, and other axes are not merged with it
 MAX_LOGITS = 2**28  # of all heads and images: 2 GiB while they are tried out
+ONE_PRODUCT = (
+    "both of its tables are in one product, of which parts are taken afterwards; multiply with each by itself"
+)
 NOT_MATRICES = "queries, keys and values are not one matrix each a head and image"
 
 
@@ -110,25 +113,54 @@ def softmax_behind(value: ir.Value) -> ir.Value | None:
 def is_sum_of_products(logits: ir.Value) -> bool:
     """Whether logits are of the kind that can be 2-D relative ones: q·k and two other products at least, added.
 
-    Not those of `table`, the form in which such attention may be written here: there is nothing left to do.
+    Or one other, with a table, of which several parts are added. Not those of `table`, the form in which such
+    attention may be written here: there is nothing left to do.
     """
     found = list(_products_behind(logits))
-    return len(found) > AXES and not any(map(_is_of_a_table_a_row, found))
+    is_one = len(found) > AXES or (len(found) == AXES and _parts_are_added(logits))
+    return is_one and not any(map(_is_of_a_table_a_row, found))
 
 
 def _products_behind(logits: ir.Value) -> Iterator[ir.Node]:
-    """Those that are added; a mask is looked behind even where nobody knows yet that it masks nothing."""
-    waiting, seen = [logits], {logits}
-    while waiting:
-        node = waiting.pop().producer()
+    """Those that are added."""
+    for value in _added(logits):
+        node = value.producer()
         if node is not None and is_product(node):
             yield node
-        before = carried(node, sums=True) or []
-        if node is not None and node.op_type == "Where" and not before:
-            before = operands(node)[1:]
-        new = [value for value in before if value not in seen]
+
+
+def _added(logits: ir.Value) -> Iterator[ir.Value]:
+    """What the logits are made of by adding and moving, each on the first way to it; see `_before`."""
+    waiting, seen = [logits], {logits}
+    while waiting:
+        value = waiting.pop()
+        yield value
+        new = [one for one in _before(value) if one not in seen]
         seen.update(new)
         waiting += new
+
+
+def _before(value: ir.Value) -> list[ir.Value]:
+    """What is added or moved; a mask is looked behind even where nobody knows yet that it masks nothing."""
+    node = value.producer()
+    before = carried(node, sums=True) or []
+    return operands(node)[1:] if node is not None and node.op_type == "Where" and not before else before
+
+
+def _parts_are_added(logits: ir.Value) -> bool:
+    """Whether the logits have several parts of one product with a table, which were taken out of it on the way."""
+    read: dict[ir.Value, int] = {}
+    for value in _added(logits):
+        for before in _before(value):
+            read[before] = read.get(before, 0) + 1
+    several = [value for value, times in read.items() if times > 1]
+    return any(_has_table(node) for value in several for node in _products_behind(value))
+
+
+def _has_table(node: ir.Node) -> bool:
+    """Whether one of the two that are multiplied is a constant matrix."""
+    constants = [value for value in operands(node) if value.const_value is not None and not value.is_graph_input()]
+    return any(len(sizes(value)) == TABLE_RANK for value in constants)
 
 
 def _is_of_a_table_a_row(node: ir.Node) -> bool:
@@ -202,6 +234,8 @@ def _products(logits: ir.Value) -> tuple[Product, list[Product]]:
         raise Refusal("a table of embeddings is not a constant")
     if len(content) != 1:
         raise Refusal(f"{len(content)} of the products in its logits could be that of queries and keys")
+    if len(relative) < AXES and _parts_are_added(logits):
+        raise Refusal(ONE_PRODUCT)
     for each in relative:
         require_one_table(each)
     if len(relative) > AXES:

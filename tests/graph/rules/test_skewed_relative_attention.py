@@ -12,6 +12,7 @@ from aaexport.nn.choice import Choice
 NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
 OF_OTHERS = "its relative logits are not of the queries that are multiplied with the keys"
 PER_HEAD = np.random.default_rng(1).normal(size=(HEADS, DKH, 2 * SIDE - 1))
+BOTH = np.random.default_rng(2).normal(size=(DKH, 4 * SIDE - 2))
 ACROSS = [0, 1, 2, 4, 3, 5]
 
 
@@ -195,6 +196,13 @@ REFUSED = {
         {"curved": ("Relu", ["down"], {}), "half": ("Add", ["content", "curved"], {}),
          "more": ("Add", ["half", "across"], {}), "logits": ("Add", ["more", "down"], {})},
         "curved, which is added to its logits, is no product of queries",
+    ),
+    "tables in one product": (
+        {"both_product": ("MatMul", ["by_position", BOTH], {}),
+         "across_product": ("Slice", ["both_product", [0], [2 * SIDE - 1], [4]], {}),
+         "down_part": ("Slice", ["both_product", [2 * SIDE - 1], [4 * SIDE - 2], [4]], {}),
+         "down_product": ("Transpose", ["down_part"], {"perm": [0, 1, 3, 2, 4]})},
+        "both of its tables are in one product, of which parts are taken afterwards; multiply with each by itself",
     ),
     "queries of two scales": (
         {"scaled": ("Concat", ["q_low", "q_high"], {"axis": 1}), "q_first": ("Slice", ["q", [0], [2], [1]], {}),
