@@ -17,6 +17,7 @@ from aaexport.parity.cases import Array, Case
 from aaexport.parity.report import OutputParity
 from aaexport.parity.tolerance import Tolerance, Tolerances
 
+FLOAT32 = np.finfo(np.float32)
 BEYOND_DOUBT = 3  # an error this many times PyTorch's own is no longer its own, however large that is
 CHANNEL_RATIO, CHANNEL_RTOL = 3, 1e-3  # beside the tolerance's own ratio, and ten times its rtol
 MOST_OF_KERNELS = 0.01  # of the largest number of an output, beyond which a kernel is no excuse for the file
@@ -268,9 +269,10 @@ class _Judging:
         known = self.truth.own.get(self.name, Own())
         own = max(_largest(_distance(baseline, expected)), known.largest)
         relative = error / np.maximum(size, max(unit * scale, np.finfo(np.float64).tiny))
-        failure = self._verdict(largest, scale, own, unit)
+        beyond = _beyond_a_rounding(error, size, actual)
+        failure = self._verdict(float(beyond.max()), scale, own, unit)
         if failure is None and by_channel and self.truth.case.kind == "ordinary" and not self.truth.doubted:
-            failure = self._verdict_on_channels(error, size, _distance(baseline, expected), known)
+            failure = self._verdict_on_channels(beyond, size, _distance(baseline, expected), known)
         return OutputParity(
             self.truth.case.name,
             self.name,
@@ -323,6 +325,18 @@ class _Judging:
         if errors[worst] <= limits[worst]:
             return None
         return f"largest error of channel {worst} must be at most {limits[worst]:.3g}, got {errors[worst]:.3g}"
+
+
+def _beyond_a_rounding(error: Array, size: Array, actual: Array) -> Array:
+    """Of an output in fewer bits than float32, what an error has beside one unit in the last place of its number.
+
+    Float32's own error decides which of two neighbours it is rounded to.
+    """
+    numbers = np.finfo(actual.dtype)
+    if numbers.eps <= FLOAT32.eps:
+        return error
+    rounding = np.maximum(float(numbers.eps) * size, float(numbers.smallest_subnormal))
+    return np.asarray(np.maximum(error - rounding, 0.0))
 
 
 def _by_channel(array: Array) -> Array:

@@ -434,3 +434,13 @@ def test_given_cases_go_through_the_images_and_around():
     images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
     cases = given_cases("images", images, (3, 2))
     assert [case.batch.ravel().tolist() for case in cases] == [[0, 1, 2], [3, 0]]
+
+
+@pytest.mark.parametrize(("units", "passes"), [(1, True), (3, False)])
+def test_an_output_in_float16_may_be_rounded_to_the_neighbour(expected, units, passes):
+    rounded = expected.astype(np.float16)
+    moved = rounded.copy()
+    place = np.unravel_index(np.abs(rounded).argmax(), rounded.shape)
+    for _ in range(units):
+        moved[place] = np.nextafter(moved[place], np.float16(0))
+    assert judged(rounded, moved, baseline=rounded).passed == passes

@@ -632,3 +632,15 @@ def test_a_function_that_tips_over_at_a_touch_is_held_to_more_than_one_run(rng, 
     row = rows.Row("other", "file", tolerances("float32", "cpu"), lambda: Canned(None, None, tipped))
     judge.judge([row], [Case("random", images, kind, made_up=True)])
     assert row.result().passed == passes
+
+
+def test_a_size_that_tips_over_at_a_touch_is_told_and_no_excuse(rng):
+    """As that of the different ones of rounded numbers."""
+    images = rng.standard_normal((1, 1, 2, 2), np.float32)
+    judge = computations.Judge(as_subject(nn.Identity(), (1, 2, 2)))
+    smaller = images[..., :1]
+    judge.baseline = Canned(images, images, smaller)
+    row = rows.Row("other", "file", tolerances("float32", "cpu"), lambda: Canned(None, None, smaller))
+    judge.judge([row], [Case("random", images, "extreme", made_up=True)])
+    (failure,) = row.result().failures
+    assert "shape must be (1, 1, 2, 2), got (1, 1, 2, 1)" in failure
