@@ -39,6 +39,11 @@ class GraphPart:
     reads: Shape | None
     writes: Shape | None
 
+    @property
+    def anchor(self) -> str:
+        """The operator that a stretch goes by; "" where it has no product."""
+        return next((operator for operator in self.operators if operator in ANCHORS), "")
+
 
 @dataclass
 class _Gathered:

@@ -73,7 +73,7 @@ def test_without_modules_parts_go_from_product_to_product():
     model = network()
     assert not names_modules(model)
     (part,) = graph_parts(model)
-    assert (part.path, len(part.operators), part.writes) == ("c", 4, (1, 4))
+    assert (part.path, part.anchor, len(part.operators), part.writes) == ("c", "Conv", 4, (1, 4))
     twice = network(names=("same", "", "", ""))
     twice.graph.node.append(helper.make_node("Gemm", ["y", "square"], ["z"], name="same"))
     twice.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "square"))

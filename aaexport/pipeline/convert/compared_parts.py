@@ -30,6 +30,7 @@ def _part(path: str, before: dict[str, int] | None, after: GraphPart | None, rul
         return Part(path, before=before, after={}, applied=applied, left=left)
     return Part(
         path,
+        kind=after.anchor if before is None else "",
         reads=after.reads,
         writes=after.writes,
         parameters=after.parameters,

@@ -103,13 +103,14 @@ def _of_file(inspected: InspectResult, why_not: str) -> Portrait:
     provenance = provenance_of(model)
     written = {} if provenance is None else provenance.layers
     parts = FileParts.of(graph_parts(model), operators_before(inspected.graph.metadata), written)
+    named = names_modules(model)
     own = tuple(
         parts.part(path, kind="augmented convolution", written=Written(written[path], "as the file tells"))
         if path in written
-        else parts.part(path)
+        else parts.part(path, kind="" if named else parts.after[path][0].anchor)
         for path in parts.paths
     )
-    return Portrait(inspected, own, names_modules(model), _rules(inspected), why_not=why_not)
+    return Portrait(inspected, own, named, _rules(inspected), why_not=why_not)
 
 
 def _of_folder(folder: ModelFolder, inspected: InspectResult) -> Portrait:

@@ -101,7 +101,7 @@ def _where(rule: RuleReport) -> str:
         for path, times in rule.where.items()
     ]
     if not places:
-        return "the file does not name the module"
+        return "not named in the file"
     return first_few(places, PLACES) + (f"; {elsewhere} × elsewhere" if elsewhere > 0 else "")
 
 
