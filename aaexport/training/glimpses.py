@@ -1,7 +1,7 @@
 """(network as it trains, a few held-out images) → where one of its augmented layers looks, epoch by epoch.
 
-The layer is the last one; where its weights take too much memory, the last that takes less. What is kept of an epoch
-is small: of a few images and heads the weights of one query, the middle of the map.
+The layer is the last one whose map has places enough to see something, and whose weights do not take too much memory.
+What is kept of an epoch is small: of a few images and heads the weights of one query, the middle of the map.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from aaexport.pixels import WHITE
 from aaexport.recipe import Recipe
 
 MOST_IMAGES, MOST_HEADS, MOST_EPOCHS = 3, 4, 9
+LEAST_POSITIONS = 16  # of a map, where the network has such a layer
 MOST_BYTES = 2**28  # of all weights of the layer for one image: a glance is not to need more memory than training
 
 
@@ -190,7 +191,8 @@ def _last(layers: Mapping[str, AugmentedConv2d]) -> tuple[str, AugmentedConv2d]:
     if not small:
         rule = f"have a layer whose attention is at most {MOST_BYTES:,} bytes an image for a picture by epoch"
         raise ArgumentError(broken_rule("the network", rule, f"none of {len(layers)}"))
-    return next(reversed(small.items()))
+    telling = {name: layer for name, layer in small.items() if layer.sizes.positions >= LEAST_POSITIONS}
+    return next(reversed((telling or small).items()))
 
 
 def _middle(size: tuple[int, int]) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def train(
         watcher: is told every batch and epoch, and what is worth a note.
         on_epoch: is called whenever an epoch is saved, and when a training is resumed, with what it has come to so
             far; `result.to_html()` is then its page up to there. What it raises ends the training. Of some epochs the
-            result tells where the last augmented layer looks, which costs a run of a few images.
+            result tells where an augmented layer looks, which costs a run of a few images.
         overrides: fields of `TrainOptions` that are to be other than in `options`, or than their defaults.
 
     Raises:

@@ -59,21 +59,21 @@ def test_a_follower_is_told_what_it_has_come_to_after_every_epoch(followed):
     assert [[each.epoch for each in result.attention.glimpses] for result in told] == [[0, 1], [0, 1, 2]]
 
 
-def test_the_last_look_is_that_of_the_saved_weights_at_the_middle_of_the_last_layer(followed):
+def test_the_last_look_is_that_of_the_saved_weights_at_the_middle_of_the_map(followed):
     folder, told = followed
     course, images = told[-1].attention, load(folder.recipe, "test")
     first = [images.labels.tolist().index(label) for label in dict.fromkeys(images.labels.tolist())][:3]
     module = build_network(folder.recipe)
     load_weights(module, folder.weights_path)
     batch = evaluation_batch(images, folder.recipe, torch.tensor(first))
-    seen = attention_weights(module, batch)["features.6"][:, :, 1, 1]
+    seen = attention_weights(module, batch)["features.0"][:, :, 2, 2]
     with torch.no_grad():
         shares = module(batch).softmax(1)
     last = course.glimpses[-1]
     np.testing.assert_allclose(last.weights, seen, atol=1e-6)
     np.testing.assert_allclose(last.probabilities, shares.max(1).values, atol=1e-6)
     assert last.classes.tolist() == shares.argmax(1).tolist()
-    assert (course.layer, course.num_heads, course.query) == ("features.6", 2, (1, 1))
+    assert (course.layer, course.num_heads, course.query) == ("features.0", 2, (2, 2))
     assert course.labels == tuple(str(images.labels[number].item()) for number in first)
     assert np.array_equal(course.images[..., 0], (images.pixels[first, 0] * (255 / images.white)).round())
 
@@ -133,15 +133,18 @@ def test_what_cannot_be_seen_is_said_once_and_ends_nothing(tiny, monkeypatch, sp
     assert [result.attention for result in told] == [None, None]
 
 
-def test_a_layer_of_moderate_size_stands_in_for_a_larger_one(tiny, monkeypatch):
-    """The first map is 4 × 4, the others 2 × 2: the last that is small enough is taken."""
-    module = build_network(tiny.recipe)
-    sizes = {name: layer.sizes.logits * 4 for name, layer in glimpses.augmented_layers(module).items()}
-    assert sizes["features.0"] > sizes["features.3"] >= sizes["features.6"]
-    large = dict(glimpses.augmented_layers(module))
-    monkeypatch.setattr(glimpses, "MOST_BYTES", sizes["features.3"])
-    assert glimpses._last(large)[0] == "features.6"
-    assert glimpses._last({name: large[name] for name in ("features.3", "features.0")})[0] == "features.3"
+def test_the_last_layer_that_tells_something_and_is_not_too_large_is_looked_at(tiny, monkeypatch):
+    """The first map is 4 × 4, the others 2 × 2."""
+    layers = dict(glimpses.augmented_layers(build_network(tiny.recipe)))
+    coarse = {name: layers[name] for name in ("features.3", "features.6")}
+    assert glimpses._last(layers)[0] == "features.0"
+    assert glimpses._last(coarse)[0] == "features.6"
+    monkeypatch.setattr(glimpses, "LEAST_POSITIONS", 4)
+    assert glimpses._last(layers)[0] == "features.6"
+    assert layers["features.0"].sizes.logits > layers["features.6"].sizes.logits
+    monkeypatch.setattr(glimpses, "LEAST_POSITIONS", 16)
+    monkeypatch.setattr(glimpses, "MOST_BYTES", 4 * layers["features.6"].sizes.logits)
+    assert glimpses._last(layers)[0] == "features.6"
 
 
 def test_only_the_first_process_tells(tiny):
