@@ -58,7 +58,7 @@ class TrainResult(Outcome):
         notes: what a reader of the numbers should know of images, weights and processes.
         dataset: the name of what it is trained on.
         planned: how many epochs it is to have; None where nobody has said.
-        attention: where an augmented layer looks by epoch; None of a network without one, and where nobody
+        attention: where one of its augmented layers looks by epoch; None of a network without one, and where nobody
             followed the training.
     """
 
