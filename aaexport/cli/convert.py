@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aaexport.allocator import keep_freed_memory
 from aaexport.cli import options
-from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json

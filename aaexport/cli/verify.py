@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aaexport.allocator import keep_freed_memory
 from aaexport.capture.source import require_file, require_source
 from aaexport.cli import options
-from aaexport.cli.allocator import keep_freed_memory
 from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json, show_text

@@ -6,16 +6,15 @@ leave it open whether all inputs fit, one image is run, and what it takes is mea
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from aaexport.allocator import give_freed_memory_back
 from aaexport.capture.input_name import INPUT_NAME
 from aaexport.errors import AaexportError, ArgumentError, broken_rule
 from aaexport.load.memory import peak_memory
@@ -112,8 +111,7 @@ class Memory:
         if not self.is_tight:
             return
         gc.collect()  # copies of modules have parts that know each other
-        if platform.libc_ver()[0] == "glibc":
-            getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+        give_freed_memory_back()
 
     def of_evaluator(self, images: int) -> bool:
         """Whether onnx's evaluator may have so many."""

@@ -13,10 +13,12 @@ CLI = Path(aaexport.cli.__file__).parent
 
 FAULTS = """
 import resource, sys
-from aaexport.cli.allocator import keep_freed_memory
+from aaexport.allocator import give_freed_memory_back, keep_freed_memory
 import torch
-if sys.argv[1] == "kept":
+if sys.argv[1] != "plain":
     keep_freed_memory()
+if sys.argv[1] == "given back":
+    give_freed_memory_back()
 before = None
 for _ in range(10):
     torch.ones(9 * 2**20) + 1
@@ -56,3 +58,9 @@ def test_commands_that_measure_have_a_plain_process():
 def test_pages_are_paid_for_once():
     """Nine times two tensors of 36 MiB, which glibc always gives back: 165,888 pages of 4 KiB where none is kept."""
     assert faults("kept") < faults("plain") / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_what_is_kept_is_given_back_again_where_it_is_too_much():
+    assert faults("given back") > faults("kept") * 2
