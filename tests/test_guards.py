@@ -26,6 +26,7 @@ ROOMS = (
     "control_groups",
     "cores",
     "memory",
+    "allocator",
     "recipe",
     "writing",
     "folder",
@@ -84,8 +85,8 @@ INSIDE_TRITON = (("onnxruntime", Path("serving/backend")),)
 # The same of what Ray runs, which also speaks gRPC by itself.
 INSIDE_RAY = tuple((library, Path("deployment/inside_ray")) for library in ("onnxruntime", "grpc"))
 STANDARD_LIBRARY_ONLY = (
-    "errors", "outcome", "overrides", "lazy", "device", "control_groups", "cores", "memory", "recipe", "writing",
-    "folder",
+    "errors", "outcome", "overrides", "lazy", "device", "control_groups", "cores", "memory", "allocator", "recipe",
+    "writing", "folder",
 )  # fmt: skip
 WITHOUT_TORCH = (*STANDARD_LIBRARY_ONLY, "parity", "load", "pixels", "binomial", "serving", "deployment")
 
