@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ from aaexport.runners.ort import OrtRunner
 from aaexport.runners.ort_settings import DEFAULTS, SessionSettings
 
 Say = Callable[[str], None]
-Convert = Callable[[Collection[str]], Reduced]  # what stays in float32, by node → the model with all else reduced
+# What stays in float32, by node → the model with all else reduced, while it is looked at.
+Convert = Callable[[Collection[str]], AbstractContextManager[Reduced]]
 Answers = Sequence[tuple[Array, Mapping[str, Array]]]
 
 
@@ -46,7 +48,8 @@ def ranked(
     for number, layer in enumerate(layers):
         say(f" {layer} alone, {number + 1} of {len(layers)}")
         others = [other.node for other in layers if other.node != layer.node]
-        costs.append(LayerCost(layer, kept_db(convert(others), answers)))
+        with convert(others) as reduced:
+            costs.append(LayerCost(layer, kept_db(reduced, answers)))
     return tuple(sorted(costs, key=lambda cost: cost.sqnr_db))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +14,7 @@ from aaexport.errors import ParityError, first_few
 from aaexport.graph.files import OnnxModel, file_digest, read_data_files, read_onnx, summarize_model
 from aaexport.graph.metadata import provenance_of, read_metadata
 from aaexport.graph.on_cuda import foresee
+from aaexport.graph.outside import Room
 from aaexport.graph.precision.float16 import to_float16
 from aaexport.graph.precision.int8 import to_int8
 from aaexport.graph.precision.kinds import record_origin, require_float32
@@ -72,26 +74,32 @@ def reduce_file(
     began = time.perf_counter()
     options.check()
     check_writable(destination)
-    job = _job(facts, source, destination, options, say, stays)
+    with Room.beside(destination) as room:
+        job = _job(facts, source, destination, options, say, stays, room)
+        written, kept = _written(job)
+        ranked_ones = {layer.node for layer in kept}
+        others = tuple(layer for layer in _as_asked(written.reduced) if layer.node not in ranked_ones)
+        return job.result(written, (*others, *kept), time.perf_counter() - began)
+
+
+def _written(job: _Job) -> tuple[_Written, tuple[KeptLayer, ...]]:
+    """The file in its place, and the layers that were kept for it. ParityError as `reduce_file`."""
+    options = job.options
     reduced = job.converted(() if options.is_auto else options.keep)
-    kept: tuple[KeptLayer, ...] = ()
     try:
-        written = job.write(reduced)
+        return job.write(reduced), ()
     except ParityError as error:
         if error.report.guard is None or error.report.guard.passed:
             raise
         if options.weight_type == "int8" and _is_summed_otherwise(error.report.guard):
             raise ParityError(f"{error}; {SATURATED}", error.report) from error
-        say(f"ranking {len(job.candidates(reduced))} layers")
+        job.say(f"ranking {len(job.candidates(reduced))} layers")
         costs = job.ranked(reduced)
         if not costs:
             raise
         if not options.is_auto:
             raise ParityError(f"{error}; {_worst(costs)}", error.report) from error
-        written, kept = job.keep_until_right(reduced, costs, error)
-    ranked_ones = {layer.node for layer in kept}
-    others = tuple(layer for layer in _as_asked(written.reduced) if layer.node not in ranked_ones)
-    return job.result(written, (*others, *kept), time.perf_counter() - began)
+        return job.keep_until_right(costs, error)
 
 
 class InEightBits(TypedDict):
@@ -129,13 +137,21 @@ class _Job:
     batch: int | None
     macs: int | None
     say: Say
+    room: Room  # for what of a file that may get its name is above protobuf's 2 GiB
 
-    def converted(self, keep: Collection[str]) -> Reduced:
+    def converted(self, keep: Collection[str], room: Room | None = None) -> Reduced:
         """The model with all reduced that can be, but for what is to be kept."""
-        options = self.options
+        options, room = self.options, room or self.room
         if options.dtype == "float16":
-            return to_float16(self.model, self.ranges, keep=keep, io_dtype=options.io_dtype, target=options.target)
-        return to_int8(self.model, self.ranges, keep=keep, **self.in_8_bits)
+            io_dtype, target = options.io_dtype, options.target
+            return to_float16(self.model, self.ranges, keep=keep, io_dtype=io_dtype, target=target, room=room)
+        return to_int8(self.model, self.ranges, keep=keep, room=room, **self.in_8_bits)
+
+    @contextmanager
+    def tried(self, keep: Collection[str]) -> Iterator[Reduced]:
+        """As `converted`, to be looked at only: of many that are above 2 GiB the disk need hold but one."""
+        with Room.beside(self.destination) as room:
+            yield self.converted(keep, room)
 
     @property
     def in_8_bits(self) -> InEightBits:
@@ -152,10 +168,11 @@ class _Job:
         """What each layer costs alone, the worst first; of those that are not to be kept anyway."""
         candidates = self.candidates(reduced)
         if self.options.dtype == "float16":
-            return ranked(candidates, self.converted, self.few, self.say)
-        switches = switchable(self.model, self.ranges, **self.in_8_bits)
+            return ranked(candidates, self.tried, self.few, self.say)
         nodes = {layer.node for layer in candidates}
-        costs = ranked_at_once(switches, self.few, self.say, self.settings)
+        with Room.beside(self.destination) as room:
+            switches = switchable(self.model, self.ranges, room=room, **self.in_8_bits)
+            costs = ranked_at_once(switches, self.few, self.say, self.settings)
         return tuple(cost for cost in costs if cost.layer.node in nodes)
 
     @property
@@ -189,7 +206,7 @@ class _Job:
         return {"ranges": {name: [seen.low, seen.high] for name, seen in self.ranges.items()}}
 
     def keep_until_right(
-        self, reduced: Reduced, costs: tuple[LayerCost, ...], nearest: ParityError
+        self, costs: tuple[LayerCost, ...], nearest: ParityError
     ) -> tuple[_Written, tuple[KeptLayer, ...]]:
         """Keeps the costliest layers: one more each time until the SQNR is enough, then more; at last as few as do.
 
@@ -203,13 +220,14 @@ class _Job:
         while len(kept) < most:
             for cost in costs[len(kept) : min(len(kept) + step, most)]:
                 names = [layer.node for layer in kept] + [cost.layer.node]
-                reduced = self.converted(names)
-                kept.append(_kept(cost, kept_db(reduced, self.few, self.settings)))
+                with self.tried(names) as reduced:
+                    kept.append(_kept(cost, kept_db(reduced, self.few, self.settings)))
             self.say(f" {len(kept)} layers in float32: {kept[-1].sqnr_db:.1f} dB")
             if (kept[-1].sqnr_db or 0.0) < bound and len(kept) < most:
                 failed = len(kept)
                 continue
             try:
+                reduced = self.converted([layer.node for layer in kept])
                 return self.fewest(self.write(reduced), kept, failed)
             except ParityError as error:
                 nearest, failed, step = error, len(kept), 2 * step
@@ -252,7 +270,9 @@ class _Job:
         )
 
 
-def _job(facts: Facts, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool) -> _Job:
+def _job(
+    facts: Facts, source: Path, destination: Path, options: ReduceOptions, say: Say, stays: bool, room: Room
+) -> _Job:
     say(f"reading {source}" if stays else "reading what was converted")
     model = read_onnx(source)
     require_float32(model, options.dtype)
@@ -283,6 +303,7 @@ def _job(facts: Facts, source: Path, destination: Path, options: ReduceOptions, 
         batch,
         summary.macs,
         say,
+        room,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from folders import edited, files_of
+from low_limits import low_limits
 from onnx import TensorProto, numpy_helper
 
 import aaexport
@@ -185,6 +186,25 @@ def test_as_few_layers_are_kept_as_it_takes(reduced, reduced_once, monkeypatch):
     assert 0 < len(kept) < reduced_once[1]["int8"].reduced
     assert [layer.alone_db for layer in kept] == sorted(layer.alone_db for layer in kept)
     assert f"{kept[-1].sqnr_db:.1f} dB" in str(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_of_a_model_that_protobuf_does_not_hold_the_layers_are_ranked_and_kept_too(
+    reduced, reduced_once, monkeypatch, kind
+):
+    best = reduced_once[1][kind].parity.guard.sqnr_db
+    monkeypatch.setitem(THRESHOLDS, ("SQNR", kind), Threshold(best + 0.5, "a little more than it has"))
+    with low_limits():
+        before = files_of(reduced)
+        with pytest.raises(ParityError, match=r"most is lost by \S+ \([\d.]+ dB alone\)"):
+            aaexport.convert(reduced, dtype=kind)
+        assert files_of(reduced) == before
+        result = aaexport.convert(reduced, dtype=kind, keep=["auto"])
+        assert result.data_file.is_file()
+        assert result.parity.guard.sqnr_db >= best + 0.5
+    assert [layer.path for layer in result.kept_layers]
+    assert not [path for path in reduced.path.iterdir() if path.is_dir()]  # what was tried
 
 
 @pytest.mark.slow
