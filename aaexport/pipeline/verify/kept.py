@@ -35,7 +35,7 @@ def answers_to_keep(subject: Subject, path: Path, options: VerifyOptions, say: S
     Args:
         subject: somebody's module, which was seen to answer alike when it is asked again.
         path: its file, by which is known what an image takes.
-        options: `most_macs`, `most_bytes` and `seed` count.
+        options: `most_macs`, `max_memory` and `seed` count.
         say: as of `Judge`.
 
     Raises:
@@ -44,7 +44,7 @@ def answers_to_keep(subject: Subject, path: Path, options: VerifyOptions, say: S
     model = read_onnx(path)
     summary = summarize_model(model, path)
     fixed = fixed_batch(summary)
-    memory = Memory(options.most_bytes, bytes_alive(model, fixed or 1), fixed)
+    memory = Memory(options.most_bytes(summary.bytes), bytes_alive(model, fixed or 1), fixed)
     del model  # which may be large
     judge = Judge(subject, say, asks_twice=False)
     sizes, notes = BATCHES if fixed is None else (fixed,), list[str]()

@@ -55,7 +55,7 @@ class Matrix:
         self.notes = list(self.inputs.notes)
         self.is_cut_short = False
         self.is_dear = (summary.macs or 0) > DEAR_MACS
-        self.memory = Memory(options.most_bytes, alive, self.fixed)
+        self.memory = Memory(options.most_bytes(summary.bytes), alive, self.fixed)
         self.cases = self._affordable(tuple(self._cases()))
         if self.fixed is not None:
             self.notes.append(f"the file fixes the batch at {self.fixed}: no other size was tried")

@@ -33,6 +33,8 @@ USUAL: dict[str, tuple[str, ...]] = {
     "cpu": ("reference", "unoptimized", "onnxruntime"),
     "cuda": ("reference", "unoptimized", "onnxruntime", "tf32"),
 }
+LOADED = 3  # times the bytes of a float32 file: its numbers, and those in float64
+LEAST_LEFT = 4  # a fourth part of the default
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class VerifyOptions:
         most_macs: images · MACs at the most, beyond which inputs are left out, and a note says so; None for all
             inputs, however long they take.
         max_memory: MiB that a verification may take at its peak beyond the loaded models: what would take more is
-            computed in blocks or some images at a time, or left out, and a note says so. None for 4 GiB, or half of
-            what is free where that is less.
+            computed in blocks or some images at a time, or left out, and a note says so. None for 4 GiB with the
+            models, or half of what is free where that is less.
     """
 
     device: str = "cpu"
@@ -91,10 +93,15 @@ class VerifyOptions:
     most_macs: float | None = None
     max_memory: float | None = None
 
-    @property
-    def most_bytes(self) -> int:
-        """That memory, or what is taken where nobody asked."""
-        return default_memory() if self.max_memory is None else int(self.max_memory * MEBIBYTE)
+    def most_bytes(self, file_bytes: int) -> int:
+        """That memory, beyond loaded models; where nobody asked, what the default leaves beside those of such a file.
+
+        They are its numbers in float32 and in float64. A quarter of the default is left in any case.
+        """
+        if self.max_memory is not None:
+            return int(self.max_memory * MEBIBYTE)
+        most = default_memory()
+        return max(most - LOADED * file_bytes, most // LEAST_LEFT)
 
     @property
     def judged(self) -> Judged:

@@ -12,6 +12,7 @@ from vision_transformers import PlainAttention, Tokens
 import aaexport
 from aaexport.errors import ArgumentError
 from aaexport.graph import files
+from aaexport.memory import MEBIBYTE
 from aaexport.pipeline.subject.subject import as_subject
 from aaexport.pipeline.verify import matrix, memory
 from aaexport.pipeline.verify.kept import answers_to_keep
@@ -391,3 +392,11 @@ def test_what_an_encoder_must_answer_is_no_matter_of_memory(tmp_path, measured, 
 def test_a_limit_is_above_nothing(attention, wrong):
     with pytest.raises(ArgumentError, match="max_memory must be above 0 MiB, got"):
         verified(*attention, max_memory=wrong)
+
+
+@pytest.mark.parametrize(("file", "most"), [(0, 4096), (400, 2896), (2000, 1024)])
+def test_by_default_the_models_themselves_are_part_of_it(monkeypatch, file, most):
+    """Three times the file's bytes, and at least a quarter is left; what a user names is beyond them."""
+    monkeypatch.setattr("aaexport.pipeline.verify.options.default_memory", lambda: 4096 * MEBIBYTE)
+    assert VerifyOptions().most_bytes(file * MEBIBYTE) == most * MEBIBYTE
+    assert VerifyOptions(max_memory=100).most_bytes(file * MEBIBYTE) == 100 * MEBIBYTE
