@@ -74,7 +74,7 @@ EXAMPLES = (
 @click.option(
     "--max-memory",
     type=MEBIBYTES,
-    help="What it may take beyond the loaded models; by default 4 GiB with them, or half of what is free if that is less.",
+    help="What it may take beyond the loaded models; by default 4 GiB with them, or half of what is free if less.",
 )
 @options.url
 @options.served_as
