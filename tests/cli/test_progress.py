@@ -3,8 +3,10 @@
 import io
 import os
 import re
+import select
 import sys
 import threading
+import time
 
 import pytest
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.console import Console
 from aaexport.cli.console import settings
 from aaexport.cli.progress import _Log, steps
 
+QUIET, LONGEST = 0.05, 1.0  # seconds without a piece, less than between two refreshes, and of waiting altogether
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -66,7 +69,6 @@ class Terminal:
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
         self.reader, writer = pytest.importorskip("pty").openpty()
-        os.set_blocking(self.reader, False)
         self.stderr = os.fdopen(writer, "w")
 
     def __enter__(self):
@@ -76,12 +78,12 @@ class Terminal:
         self.monkeypatch.undo()
 
     def written(self):
-        """Since the last time, without control sequences."""
+        """Since the last time, without control sequences; the system hands it over in its own time, and in pieces."""
         self.stderr.flush()
-        try:
-            return CONTROL.sub("", os.read(self.reader, 65536).decode())
-        except BlockingIOError:
-            return ""
+        found, deadline = b"", time.monotonic() + LONGEST
+        while time.monotonic() < deadline and select.select([self.reader], [], [], QUIET)[0]:
+            found += os.read(self.reader, 65536)
+        return CONTROL.sub("", found.decode())
 
 
 @pytest.fixture
