@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.device import parse_device
 from aaexport.errors import AaexportError, MeasurementError, out_of_memory
 from aaexport.load.arrivals import mean_rate, trace
 from aaexport.load.gpu_watch import GpuWatch
@@ -28,6 +27,7 @@ from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.graph_sizes import most_built_for
 from aaexport.pipeline.bench.measured import Measured
 from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.orders import BLOCKS, LEAST_IN_A_BLOCK, PATIENCE, SLOW_ANSWER, Orders, warm_up_apart
 from aaexport.pipeline.bench.peak_search import PeakSearch
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.samples import Samples
@@ -38,17 +38,9 @@ from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.serving.protocol import ModelStatistics
 
 BATCHES = (1, 8, 32)
-BLOCKS = 10  # so many that a slowdown of 10 % is told from the noise between blocks (`aaexport.load.regression`)
 THROUGHPUT_SHARE = 0.1  # of the duration, for each batch size and number of clients
-PATIENCE = 10  # a block may last this many times longer than planned to reach its queries
-LEAST_PATIENCE = 10.0  # seconds for an answer
-SLOW_ANSWER = 20  # first queries
-QUEUED_BATCHES = 3
-LEAST_IN_A_BLOCK = 7  # queries, for a median
-SCHEDULE_MARGIN = 1.5  # Poisson arrivals may take longer than they should
 PILOTS, PILOT_BATCHES, PILOT_SECONDS = 5, 4, 0.3
 MOST_OFFLINE_SAMPLES = 1_000_000  # each of them is held until all are answered
-SEEDS_APART = 1000
 NULL_SECONDS = 1.0  # of queries to a server that computes nothing
 OFFLINE_MARGIN = 1.1  # how long all samples will take is a guess
 
@@ -86,6 +78,7 @@ class BenchSession:
         self.cold_starts: dict[str, ColdStart] = {}
         self.agreements: dict[str, Agreement] = {}
         self.first_runs: dict[int, float] = {}
+        self.orders = Orders(options, self.fixed, lambda: self.cold_starts[OURS].first_query)
         self.given_up: dict[str, str] = {}  # contenders that get no further turn, and why
         self._share = 0.0
 
@@ -225,7 +218,7 @@ class BenchSession:
         self.tick("a server that computes nothing", 0.97)
         seconds = min(NULL_SECONDS, self.options.duration)
         if load.rate is not None:
-            latencies = self.null.run(self._server_order(load, seconds, LEAST_IN_A_BLOCK)).log.latencies
+            latencies = self.null.run(self.orders.server(load, seconds, LEAST_IN_A_BLOCK)).log.latencies
         else:
             plan = BlockPlan(self.options.warmup, seconds, LEAST_IN_A_BLOCK, PATIENCE * seconds)
             latencies = self.null.block(load.samples_per_query, plan)
@@ -242,7 +235,7 @@ class BenchSession:
         runs[self.options.scenario]()
 
     def _closed_loop(self) -> None:
-        self._alternate(self._closed_order)
+        self._alternate(lambda block: self.orders.closed_loop(self.measured.load, block))
 
     def _sizes(self) -> tuple[int, ...]:
         """Batch sizes of the throughput part."""
@@ -255,32 +248,6 @@ class BenchSession:
             most = self.ours.max_batch
             return sizes if most is None else tuple(size for size in sizes if size <= most) or (most,)
         return (self.fixed or 1,)
-
-    def _closed_order(self, block: int) -> RunOrder:
-        least = -(-self.options.least_queries // BLOCKS)
-        return self._order(self.measured.load, self.options.seconds / BLOCKS, least, block)
-
-    def _order(self, load: Load, duration: float, least: int, block: int, **given: Any) -> RunOrder:
-        """Of a block that lasts so many seconds and has at least so many queries; each has a seed of its own."""
-        longest = max(duration, 1.0) * PATIENCE
-        # Of the first query, which is slow itself; a queue of several whole batches may be before a query.
-        images = max(SLOW_ANSWER * min(load.samples_per_query, load.max_batch), QUEUED_BATCHES * load.max_batch)
-        patience = max(LEAST_PATIENCE, images * self.cold_starts[OURS].first_query)
-        load = replace(load, seed=load.seed * SEEDS_APART + block)
-        more: dict[str, Any] = {
-            "answer_patience": patience,
-            "warm_sizes": self._sizes_to_warm(load.max_batch),
-            **given,
-        }
-        return RunOrder(load, duration, self.options.warmup, least, longest, **more)
-
-    def _sizes_to_warm(self, most: int) -> tuple[int, ...]:
-        """Batch sizes that may come: on CUDA the first run of each searches for algorithms."""
-        on_cuda = parse_device(self.options.device or "cpu")[0] == "cuda"
-        if not on_cuda or self.fixed is not None:
-            return (self.fixed or most,)
-        recorded = self.options.session.get("graph_sizes")  # others are filled up to one of these
-        return tuple(range(1, most + 1)) if recorded is None else tuple(sorted(recorded))
 
     def _alternate(self, order: Callable[[int], RunOrder], *, counts: bool = True) -> None:
         """`BLOCKS` rounds of a block each; who goes later runs on a warmer machine: they take turns in that too."""
@@ -299,7 +266,8 @@ class BenchSession:
         what = f"{called}, {order.load.scenario}, batch {order.load.samples_per_query:,}"
         self.tick(what, self._share)
         if self.service is not None and name == OURS:
-            order = self._warmed(order)
+            ahead, order = warm_up_apart(order)  # a service counts whatever it is asked
+            self.ours.run(ahead)
         before = self._counted(name)
         try:
             with blaming(name), self.watch.period(counts=False):
@@ -327,15 +295,6 @@ class BenchSession:
             self.watch.count(served.counted or self.watch.last_period)
         return served
 
-    def _warmed(self, order: RunOrder) -> RunOrder:
-        """The order without its warm-up, which was done apart: a service counts whatever it is asked."""
-        load = replace(order.load, scenario="single-stream", arrivals=None, rate=None)
-        if order.load.scenario == "offline":
-            load = replace(load, samples_per_query=load.max_batch)
-        ahead = replace(order, load=load, duration=order.warmup, warmup=0.0, min_queries=1, trace=None, lasts=0.0)
-        self.ours.run(ahead)
-        return replace(order, warmup=0.0)
-
     def _counted(self, name: str) -> ModelStatistics | None:
         """What a live service has counted so far; None of all others, and where it does not tell."""
         return self.service.statistics() if self.service is not None and name == OURS else None
@@ -349,19 +308,9 @@ class BenchSession:
         if self.options.find_peak:
             self._find_peak()
             return
-        self._run(OURS, self._server_order(load, seconds, self.options.least_queries))
+        self._run(OURS, self.orders.server(load, seconds, self.options.least_queries))
         if self.rivals:
-            self._beside(lambda block: self._server_order(load, seconds / BLOCKS, LEAST_IN_A_BLOCK, block))
-
-    def _server_order(self, load: Load, duration: float, least: int, block: int = 0, **more: Any) -> RunOrder:
-        path = self.options.trace
-        if path is not None:
-            lasts = float(trace(path)[-1]) / 1e9
-        else:
-            assert load.rate is not None
-            lasts = SCHEDULE_MARGIN * max(duration, least / load.rate)
-        more = {"trace": None if path is None else str(path), "lasts": lasts, "shares_batches": True, **more}
-        return self._order(load, duration, least, block, **more)
+            self._beside(lambda block: self.orders.server(load, seconds / BLOCKS, LEAST_IN_A_BLOCK, block))
 
     def _beside(self, order: Callable[[int], RunOrder]) -> None:
         """Blocks for the comparisons alone, after the run that the report is of."""
@@ -384,7 +333,7 @@ class BenchSession:
         """A trial of a search; it does not count, and a rate that is too high is no fault of the session."""
         self._begin(share)
         options = self.options
-        order = self._server_order(load, options.seconds, options.least_queries, number, answer_patience=patience)
+        order = self.orders.server(load, options.seconds, options.least_queries, number, answer_patience=patience)
         served = self._run(OURS, order, counts=False)
         self.given_up.clear()
         return served
@@ -408,7 +357,7 @@ class BenchSession:
             load = replace(load, max_batch=min(load.max_batch, self.ours.max_batch))
         total, rate = load.max_batch * PILOT_BATCHES, 0.0
         for _ in range(PILOTS):  # how long it takes is known only from the same way of serving
-            order = self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True)
+            order = self.orders.of(load, seconds, 1, 0, total_samples=total, shares_batches=True)
             pilot = self._run(OURS, order, counts=False)
             rate = pilot.log.throughput
             if pilot.aborted is not None or pilot.log.seconds >= PILOT_SECONDS:
@@ -416,10 +365,10 @@ class BenchSession:
             total = max(total, int(rate * PILOT_SECONDS * 2))
         total = min(max(int(OFFLINE_MARGIN * rate * seconds), self.options.least_samples, 1), MOST_OFFLINE_SAMPLES)
         self.measured.load = replace(load, samples_per_query=total)
-        self._run(OURS, self._order(load, seconds, 1, 0, total_samples=total, shares_batches=True))
+        self._run(OURS, self.orders.of(load, seconds, 1, 0, total_samples=total, shares_batches=True))
         if self.rivals:
             stream = replace(load, scenario="single-stream", samples_per_query=load.max_batch)
-            self._beside(lambda block: self._order(stream, seconds / BLOCKS, 2, block))
+            self._beside(lambda block: self.orders.of(stream, seconds / BLOCKS, 2, block))
 
     def _throughput(self) -> None:
         """Closed loops: of other batch sizes, and of several clients whose queries share batches."""
@@ -446,7 +395,7 @@ class BenchSession:
         load = self.options.load(self.fixed, batched=self.batched, shares_batches=shared)
         load = replace(load, scenario="single-stream", samples_per_query=size)
         seconds = self.options.duration * THROUGHPUT_SHARE
-        order = self._order(load, seconds, 1, 0, clients=clients, shares_batches=shared)
+        order = self.orders.of(load, seconds, 1, 0, clients=clients, shares_batches=shared)
         patience = max(order.answer_patience, SLOW_ANSWER * (first_run or 0.0))
         self._share = 0.95
         served = self._run(OURS, replace(order, answer_patience=patience), counts=False)

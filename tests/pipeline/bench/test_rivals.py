@@ -28,10 +28,11 @@ from aaexport.pipeline.bench import rivals
 from aaexport.pipeline.bench import session as bench_session
 from aaexport.pipeline.bench.contender import OURS, Answers, Served
 from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.orders import BLOCKS
 from aaexport.pipeline.bench.rival_names import RIVALS, check_rivals, is_autocast, torch_ways
 from aaexport.pipeline.bench.samples import Samples
 from aaexport.pipeline.bench.serve_bench import serve_bench
-from aaexport.pipeline.bench.session import BLOCKS, BenchSession
+from aaexport.pipeline.bench.session import BenchSession
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json
 from aaexport.report.bench.terminal import bench_view
@@ -106,7 +107,7 @@ def test_contenders_take_turns_and_another_one_begins_each_round():
     session = session_of(diary, device="cpu")
     session.start()
     diary.clear()
-    session._alternate(session._closed_order)
+    session._closed_loop()
     order = [line[0] for line in diary]
     rounds = ["".join(order[start : start + 3]) for start in range(0, len(order), 3)]
     assert rounds == (["abc", "bca", "cab"] * BLOCKS)[:BLOCKS]

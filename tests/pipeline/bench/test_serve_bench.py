@@ -13,7 +13,7 @@ import aaexport
 from aaexport.load.lengths import RULES
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import ParityRecord, Trial
-from aaexport.pipeline.bench import peak_search
+from aaexport.pipeline.bench import orders, peak_search
 from aaexport.pipeline.bench import session as bench_session
 from aaexport.pipeline.bench.card import parity_record
 from aaexport.pipeline.bench.option_rules import SCENARIOS as KNOWN_SCENARIOS
@@ -68,7 +68,7 @@ def test_every_scenario_answers_rightly_and_is_recorded(cli, converted, name, op
 
 @pytest.mark.slow
 def test_a_rate_that_cannot_be_held_is_invalid_and_no_hang(cli, converted, monkeypatch):
-    monkeypatch.setattr(bench_session, "LEAST_PATIENCE", 2.0)
+    monkeypatch.setattr(orders, "LEAST_PATIENCE", 2.0)
     began = time.monotonic()
     outcome = cli(
         "serve-bench", converted.path, *SHORT, "--scenario", "server", "--rate", "1000000", "--no-check", "--json"
@@ -321,7 +321,7 @@ def test_comparisons_in_the_server_scenario_leave_the_report_alone(converted):
     report = aaexport.serve_bench(converted, device="cpu", warmup=0.0, threads=1, **options)
     (block,) = report.blocks
     assert 50 < len(block) < 200
-    assert [len(other.blocks) for other in report.comparisons] == [bench_session.BLOCKS]
+    assert [len(other.blocks) for other in report.comparisons] == [orders.BLOCKS]
 
 
 def test_a_rival_that_dies_is_given_up_and_the_rest_is_measured(converted, monkeypatch):

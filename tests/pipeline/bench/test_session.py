@@ -122,7 +122,7 @@ def read():
 
 def test_what_counts_of_a_gpu_is_what_counts_of_the_queries(session_of, read):
     session = session_of(Scripted(served=[served(counted=(2.5, 5.5))]), watch=read)
-    session._run(OURS, session._closed_order(0))
+    session._run(OURS, session.orders.closed_loop(session.measured.load, 0))
     assert (read.load().samples, read.load().temperature) == (3, 5)
 
 

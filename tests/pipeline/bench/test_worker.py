@@ -19,9 +19,9 @@ from aaexport.load.validity import MIN_QUERIES
 from aaexport.pipeline.bench.answer_check import THE_FILES_OWN
 from aaexport.pipeline.bench.contender import Answers, Contender, RunInterrupted
 from aaexport.pipeline.bench.feeding import Feeder
+from aaexport.pipeline.bench.orders import BLOCKS
 from aaexport.pipeline.bench.run_order import RunOrder
 from aaexport.pipeline.bench.serve_bench import serve_bench
-from aaexport.pipeline.bench.session import BLOCKS
 from aaexport.pipeline.bench.under_load import worker
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import BENCH_SCHEMA, bench_json
