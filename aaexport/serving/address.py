@@ -14,6 +14,8 @@ SCHEMES = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}  # and the port w
 AUTHORIZATION = "AAEXPORT_AUTHORIZATION"  # an environment variable: its value is neither shown nor recorded
 TIMEOUT = 5.0  # seconds for one attempt at a query
 COMPLAINT = 300  # characters of a server's complaint that are passed on
+# Of a model that Triton has a name for, and no version just now: it is loaded anew, or failed to load.
+AWAY, UNHEARD_OF = "has no available versions", "is not found"
 FORM = "be http://, https://, grpc:// or grpcs:// and HOST[:PORT]"
 
 
@@ -152,6 +154,8 @@ class RefusedError(ServiceError):
     Attributes:
         status: of HTTP, or the name of gRPC's code.
         is_unknown: whether it does not know what it was asked for: a model, or a version of it.
+        knows_name: of what is unknown, whether it has a name for it all the same, so that it may come; None if its
+            words do not tell.
     """
 
     def __init__(self, address: Address, status: int | str, text: str, *, retryable: bool) -> None:
@@ -159,6 +163,7 @@ class RefusedError(ServiceError):
         super().__init__(f"{address} refuses with {status}: {said}", retryable=retryable)
         self.status = status
         self.is_unknown = status in (404, "NOT_FOUND")
+        self.knows_name = True if AWAY in said else False if UNHEARD_OF in said else None
 
 
 class _Plain:

@@ -30,6 +30,7 @@ from aaexport.serving.protocol import (
 T = TypeVar("T")
 Transport = RestTransport | GrpcTransport
 
+RETRY_FOR = 2.0  # seconds in which further attempts at a query begin
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds before an attempt is made again; each is twice the one before
 REST = 2.0  # seconds for which a server that did not answer is asked only if no other is left
 
@@ -38,8 +39,9 @@ class Client:
     """Asks a service at one URL, or at several that serve the same models and are taken in turn.
 
     A query is idempotent: it is asked again, of the next server, where the connection is refused or reset, the answer
-    late, or the server unavailable or in error. Threads may share a client: each query over HTTP has a connection of
-    its own, all queries over gRPC share one.
+    late, or the server unavailable or in error; also while the model is away, as it is loaded anew. A name that no
+    server has ever heard of is refused at once, where they tell. Threads may share a client: each query over HTTP has
+    a connection of its own, all queries over gRPC share one.
 
     Args:
         urls: `http://`, `https://`, `grpc://` or `grpcs://` and HOST[:PORT].
@@ -60,7 +62,7 @@ class Client:
         urls: str | Sequence[str],
         *,
         timeout: float = TIMEOUT,
-        retry_for: float = 2.0,
+        retry_for: float = RETRY_FOR,
         ca: Path | None = None,
         authorization: str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -98,20 +100,27 @@ class Client:
 
     def model(self, name: str, version: str = "") -> ModelMetadata:
         """What a server says of a model, asked anew. ServiceError if it has none of that name and version."""
-        found = self._asked(lambda transport: transport.model(name, version))
+        return self._model(name, version, self._deadline())
+
+    def _model(self, name: str, version: str, deadline: float) -> ModelMetadata:
+        found = self._asked(lambda transport: transport.model(name, version), deadline=deadline, model=name)
         if found.name != name:
             raise ProtocolError(broken_rule("the model's metadata", f"be of {name}", found.name))
         self._models[name, version] = found
         return found
 
     def config(self, name: str, version: str = "") -> ModelConfig | None:
-        """How a server serves a model; None if it does not tell."""
-        return self._asked(lambda transport: transport.config(name, version))
+        """How a server serves a model; None if it does not tell. ServiceError if it has none of that name."""
+        return self._told_of(lambda transport: transport.config(name, version), name, version)
 
     def statistics(self, name: str, version: str = "") -> ModelStatistics | None:
-        """A model's counters, those of all servers together; None if one of them keeps none."""
+        """A model's counters, those of all servers together; None if one of them keeps none.
+
+        ServiceError if one has no model of that name.
+        """
         found = [
-            self._asked(lambda transport: transport.statistics(name, version), [one]) for one in self._transports
+            self._told_of(lambda transport: transport.statistics(name, version), name, version, [one])
+            for one in self._transports
         ]
         total = ModelStatistics()
         for each in found:
@@ -119,6 +128,17 @@ class Client:
                 return None
             total += each
         return total
+
+    def require_ready(self, model: str, version: str = "") -> None:
+        """Returns when a server says that the model is ready. ServiceError if none does in time."""
+
+        def ask(transport: Transport) -> None:
+            if not transport.ready(model, version):
+                where = f"{model} at {transport.address}"
+                got = "a model that is being loaded or failed to load"
+                raise ServiceError(f"{where} must be ready, got {got}", retryable=True)
+
+        self._asked(ask)
 
     def index(self) -> tuple[ModelState, ...]:
         """The models in a server's repository, an extension."""
@@ -157,10 +177,10 @@ class Client:
             ServiceError: no server answers.
             ProtocolError: the answer is empty, not whole, not finite, or of another type, shape or query.
         """
-        key = model, version
-        metadata = self._models.get(key) or self.model(model, version)
+        key, deadline = (model, version), self._deadline()
+        metadata = self._models.get(key) or self._model(model, version, deadline)
         request = InferRequest(inputs, tuple(outputs), model, version, id)
-        answer = self._asked(lambda transport: transport.infer(request), is_known=True)
+        answer = self._asked(lambda transport: transport.infer(request), deadline=deadline, is_known=True)
         try:
             check_answer(answer, request, metadata, finite=finite)
         except ProtocolError:
@@ -187,27 +207,61 @@ class Client:
         except ServiceError:
             return False
 
+    def _deadline(self) -> float:
+        """Until when further attempts at a query begin that begins now."""
+        return time.monotonic() + self._retry_for
+
+    def _told_of(
+        self, ask: Callable[[Transport], T | None], model: str, version: str, of: Sequence[Transport] = ()
+    ) -> T | None:
+        """What a server tells of a model that it has; one that is away it tells nothing of, or refuses."""
+
+        def asked(transport: Transport) -> T | None:
+            try:
+                if (found := ask(transport)) is not None:
+                    return found
+            except RefusedError as refused:
+                if refused.retryable or refused.is_unknown:
+                    raise
+            transport.model(model, version)
+            return ask(transport)
+
+        return self._asked(asked, of, model=model)
+
     def _asked(
         self,
         ask: Callable[[Transport], T],
         of: Sequence[Transport] = (),
         *,
+        deadline: float | None = None,
+        model: str = "",
         is_known: bool = False,
     ) -> T:
-        """What the first server answers that does. `is_known`: there is such a model, and it may come back."""
-        deadline = time.monotonic() + self._retry_for
+        """What the first server answers that does, of those that are asked until `deadline`.
+
+        Args:
+            ask: a query.
+            of: the servers; all of them if none is named.
+            model: whose name a server may not know.
+            is_known: there is such a model, and it may come back.
+        """
+        deadline = self._deadline() if deadline is None else deadline
         transports = of or [self._transports[index] for index in self._in_turn()]
+        without: set[int] = set()
         for attempt in count(1):
-            transport = transports[(attempt - 1) % len(transports)]
+            place = (attempt - 1) % len(transports)
+            transport = transports[place]
             try:
                 return ask(transport)
             except ServiceError as error:
-                is_gone = is_known and isinstance(error, RefusedError) and error.is_unknown
-                if not (error.retryable or is_gone):
+                is_unknown = isinstance(error, RefusedError) and error.is_unknown and bool(model or is_known)
+                if self._retry_for == 0 or not (error.retryable or is_unknown):
                     raise
+                if is_unknown and not (is_known or _may_come(transport, model, error)):
+                    without.add(place)
+                    if len(without) == len(transports):
+                        raise
                 self._rests_until[self._transports.index(transport)] = time.monotonic() + REST
-                if self._retry_for == 0:
-                    raise
                 pause = _pause(attempt, len(transports))
                 if attempt >= max(2, len(transports)) and time.monotonic() + pause >= deadline:
                     raise
@@ -228,6 +282,20 @@ class Client:
 
 def _transport(address: Address, access: Access) -> Transport:
     return RestTransport(address, access) if address.is_rest else GrpcTransport(address, access)
+
+
+def _may_come(transport: Transport, model: str, error: ServiceError) -> bool:
+    """Whether a server that has no such model now may have it soon: it knows the name, or nobody can tell.
+
+    Triton's words tell; of another server its repository's index does, where it shows one.
+    """
+    assert isinstance(error, RefusedError)
+    if error.knows_name is not None:
+        return error.knows_name
+    try:
+        return model in {state.name for state in transport.index()}
+    except ServiceError:
+        return True
 
 
 def _pause(attempt: int, among: int) -> float:

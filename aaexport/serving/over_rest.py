@@ -111,7 +111,7 @@ class RestTransport:
         try:
             return self._json(method, path)
         except RefusedError as refusal:
-            if refusal.status in ABSENT:
+            if refusal.status in ABSENT and not refusal.knows_name:
                 return None
             raise
 

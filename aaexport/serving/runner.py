@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import TracebackType
 
 import numpy as np
@@ -57,12 +58,10 @@ def service_facts(client: Client, model: str, version: str = "") -> ServiceFacts
     try:
         metadata = client.model(model, version)
     except RefusedError as refused:
-        if refused.retryable:
+        if refused.retryable or refused.knows_name:
             raise
         raise ServiceError(_no_such_model(client, model, version)) from refused
-    if not client.ready(model, version):
-        where = f"{model} at {client.addresses[0]}"
-        raise ServiceError(f"{where} must be ready, got a model that is being loaded or failed to load")
+    client.require_ready(model, version)
     return ServiceFacts(server, metadata, client.config(model, version))
 
 
@@ -74,6 +73,8 @@ def _no_such_model(client: Client, model: str, version: str) -> str:
         served = []
     names = first_few(list(dict.fromkeys(served)), NAMED)
     remedy = f"it serves {names}: name one with --served-as" if names else "name it with --served-as"
+    if (close := get_close_matches(model, served, n=1)) and close[0] != model:
+        remedy = f"did you mean {close[0]!r}? name it with --served-as"
     return f"{client.addresses[0]} must serve {wanted}, got another service; {remedy}"
 
 
@@ -134,7 +135,7 @@ class ServedRunner:
         except ProtocolError as error:
             raise RunnerError(str(error)) from error
         except RefusedError as refused:
-            if refused.retryable:
+            if refused.retryable or refused.is_unknown:
                 raise
             raise RunnerError(str(refused)) from refused
         return dict(answer.outputs)

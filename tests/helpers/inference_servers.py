@@ -116,6 +116,8 @@ class Service:
         mischief: query number → a key of REFUSALS or LIES, `hang`, `reset`, `junk`, `short`, `dribble`; None for an
             honest answer.
         counted: its statistics; None where it keeps none.
+        away: how many questions after the model find it unloaded, in Triton's words.
+        index_is_closed: whether nobody is told which models there are.
         token: what must go along with every query; None for nothing.
         queries: when it was asked.
         sizes: the batches that it was asked for.
@@ -128,6 +130,8 @@ class Service:
     mischief: Callable[[int], str | None] = lambda number: None
     counted: ModelStatistics | None = field(default_factory=ModelStatistics)
     is_ready: bool = True
+    away: int = 0
+    index_is_closed: bool = False
     token: str | None = None
     queries: list = field(default_factory=list)
     sizes: list = field(default_factory=list)
@@ -162,8 +166,17 @@ class Service:
         return InferAnswer(LIES.get(mischief, dict)(outputs), self.model.name, self.model.versions[-1], request.id)
 
     def require_known(self, name, version):
+        if self.away and name == self.model.name:
+            self.away -= 1
+            raise StatusError(404, "NOT_FOUND", f"Request for unknown model: '{name}' has no available versions")
         if name != self.model.name or version not in ("", *self.model.versions):
             raise StatusError(404, "NOT_FOUND", f"unknown model {name!r}, version {version!r}")
+
+    def index(self):
+        """The models, as an index tells them."""
+        if self.index_is_closed:
+            raise StatusError(403, "UNAVAILABLE", "This protocol is restricted, expecting header 'authorization'")
+        return [{"name": self.model.name, "version": "1", "state": "READY"}]
 
 
 @functools.cache
@@ -249,7 +262,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         match self.path.strip("/").split("/"):
             case ["v2", "repository", "index"]:
-                self.send(json.dumps([{"name": self.service.model.name, "version": "1", "state": "READY"}]).encode())
+                self.send_json(self.service.index())
             case ["v2", "repository", "models", name, "load" | "unload"]:
                 self.service.require_known(name, "")
                 self.send(b"")
@@ -379,9 +392,7 @@ def over_grpc(service: Service, credentials=None) -> Iterator[str]:
                 service.counted, lambda: messages.statistics_message(service.model.name, "1", service.counted)
             )
         ),
-        "RepositoryIndex": lambda message: messages.answer_message(
-            "RepositoryIndex", models=[{"name": service.model.name, "version": "1", "state": "READY"}]
-        ),
+        "RepositoryIndex": lambda message: messages.answer_message("RepositoryIndex", models=service.index()),
         "RepositoryModelLoad": lambda message: messages.answer_message("RepositoryModelLoad"),
         "RepositoryModelUnload": lambda message: messages.answer_message("RepositoryModelUnload"),
         "ModelInfer": infer,

@@ -3,6 +3,7 @@
 import ssl
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("grpc")
 from aaexport.errors import ArgumentError, ProtocolError, ServiceError
 from aaexport.serving.client import Client
 from aaexport.serving.protocol import ModelConfig, ModelMetadata, ServerMetadata, TensorMetadata
+from aaexport.serving.runner import service_facts
 
 KINDS = ("http", "grpc")
 
@@ -31,6 +33,7 @@ def service(served):
     service.queries.clear()
     yield service
     service.mischief, service.is_ready = lambda number: None, True
+    service.away, service.index_is_closed = 0, False
 
 
 @pytest.fixture(params=KINDS)
@@ -181,6 +184,57 @@ def test_a_client_that_does_not_retry_asks_once(url, service, images):
 def test_a_model_that_is_not_there_is_refused(client):
     with pytest.raises(ServiceError, match=r"refuses with (404|NOT_FOUND): unknown model 'nothing', version ''"):
         client.infer("nothing", {"input": np.zeros((1, 1, 2, 2), np.float32)})
+
+
+@pytest.mark.parametrize("ask", ["infer", "model", "config", "statistics"])
+def test_a_model_that_is_away_while_it_is_loaded_anew_is_asked_again_by_a_fresh_client(client, service, images, ask):
+    service.away = 3
+    found = client.infer("tiny", images) if ask == "infer" else getattr(client, ask)("tiny")
+    assert found is not None
+    assert service.away == 0
+    assert client.retried >= 1
+
+
+def test_a_runner_waits_for_a_model_that_is_away(url, service):
+    service.away = 3
+    with Client(url) as client:
+        assert service_facts(client, "tiny").onnx_sha256 == "ab"
+        assert client.retried == 3
+
+
+@pytest.mark.parametrize("retry_for", [0, 0.1])
+def test_a_model_that_stays_away_is_told_in_the_servers_words(url, service, images, retry_for):
+    service.away = 1000
+    with Client(url, retry_for=retry_for) as client:
+        with pytest.raises(ServiceError, match="unknown model: 'tiny' has no available versions"):
+            client.infer("tiny", images)
+        assert (client.retried > 0) == (retry_for > 0)
+        with pytest.raises(ServiceError, match="unknown model: 'tiny' has no available versions"):
+            service_facts(client, "tiny")
+
+
+def test_a_name_that_no_server_knows_is_refused_at_once_where_the_index_tells(served, service, images):
+    with Client(list(served[1].values()), retry_for=600) as client:
+        with pytest.raises(ServiceError, match="unknown model 'nothing'"):
+            client.infer("nothing", images)
+        assert client.retried == 1  # of the other server
+        with pytest.raises(ServiceError, match=r"must serve tinny, got .*; did you mean 'tiny'\?"):
+            service_facts(client, "tinny")
+
+
+def test_where_nobody_tells_whether_a_name_is_known_it_is_asked_for_again(url, service, images):
+    service.index_is_closed = True
+    with Client(url, retry_for=0.1) as client:
+        with pytest.raises(ServiceError, match="unknown model 'nothing'"):
+            client.infer("nothing", images)
+        assert client.retried > 0
+
+
+def test_a_model_that_only_the_other_server_has_is_answered_by_that(served, service, images):
+    with over_http(Service(model=replace(TINY, name="other"))) as other:
+        for urls in ([other, served[1]["http"]], [other, served[1]["grpc"]]):
+            with Client(urls) as client:
+                client.infer("tiny", images)
 
 
 def test_a_slow_answer_does_not_hold_a_query_for_long(served, service, images):

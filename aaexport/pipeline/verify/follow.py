@@ -25,6 +25,7 @@ from aaexport.pipeline.verify.own_references import OwnReferences
 from aaexport.pipeline.verify.references import References, WatchedFile
 from aaexport.pipeline.verify.services import Service, find_services, serves_another_file
 
+AWAY = 10.0  # seconds that a service may be away before it counts as one that does not answer: it loads a model anew
 BEHIND = 60.0  # seconds that a service may take for a new file, as its own checks come first
 
 Say = Callable[[str], None]
@@ -68,7 +69,7 @@ def follow(
         raise ArgumentError(broken_rule("follow", f"go with {parameter('url')}", "none"))
     check_every(every)
     file = WatchedFile(folder, onnx, options)
-    services = find_services(options, folder.name)
+    services = tuple(replace(service, retry_for=AWAY) for service in find_services(options, folder.name))
     say("computing what must come out")
     watch = _Watch(file, services, options, size, tell)
     for service in services:

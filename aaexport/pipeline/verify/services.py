@@ -11,7 +11,7 @@ from aaexport.graph.files import GraphSummary, TensorInfo
 from aaexport.pipeline.verify.options import VerifyOptions
 from aaexport.runners.base import numpy_type
 from aaexport.serving.address import model_and_version
-from aaexport.serving.client import Client
+from aaexport.serving.client import RETRY_FOR, Client
 from aaexport.serving.protocol import ANY, TensorMetadata, dtype_of
 from aaexport.serving.runner import ServedRunner, ServiceFacts, service_facts
 
@@ -28,6 +28,7 @@ class Service:
     facts: ServiceFacts
     timeout: float
     ca: Path | None
+    retry_for: float = RETRY_FOR
 
     def open(self) -> ServedRunner:
         """A runner that asks it. ServiceError if that cannot be."""
@@ -39,7 +40,7 @@ class Service:
             return service_facts(client, self.model, self.version)
 
     def _client(self) -> Client:
-        return Client(self.url, timeout=self.timeout, ca=self.ca)
+        return Client(self.url, timeout=self.timeout, retry_for=self.retry_for, ca=self.ca)
 
     @property
     def row_name(self) -> str:

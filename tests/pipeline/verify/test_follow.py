@@ -77,13 +77,25 @@ def test_another_file_under_the_same_name_ends_it(converted_once, service):
     assert [one.event for one in seen] == ["started", "right", "wrong"]
 
 
-def test_a_service_that_does_not_answer_ends_it(converted_once, service):
+def test_a_service_that_does_not_answer_ends_it(converted_once, service, monkeypatch):
+    monkeypatch.setattr("aaexport.pipeline.verify.follow.AWAY", 0.1)
     service.mischief = lambda number: "hang" if number > 1 else None
     with over_http(service) as url:
         seen, error = watched(converted_once, url, looks=9, timeout=2.0)
     assert not isinstance(error, ParityError)
     assert [one.event for one in seen] == ["started", "right", "unreachable"]
     assert "url must be answered within 2 s" in seen[-1].failures[0]
+
+
+def test_a_model_that_is_loaded_anew_meanwhile_ends_nothing(converted_once, service):
+    def goes_away(number):
+        service.away = 4 if number == 2 else 0
+
+    service.mischief = goes_away
+    with over_http(service) as url:
+        seen, error = watched(converted_once, url)
+    assert error is None
+    assert [one.event for one in seen] == ["started", "right", "right", "right"]
 
 
 @pytest.fixture
