@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,11 @@ class InspectResult(Outcome):
     has_weights: bool
     graph: GraphSummary | None
     module: Module | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the folder or file, also where it was given as `.`."""
+        return Path(os.path.abspath(self.path)).name  # a link keeps its own name, which resolving it would not
 
     @property
     def headline(self) -> str:

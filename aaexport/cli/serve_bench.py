@@ -13,13 +13,13 @@ from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
+from aaexport.cli.page import check_page, write_page
 from aaexport.cli.progress import progress, steps
 from aaexport.cli.quantities import BYTES, MILLISECONDS, SECONDS, SHARE
 from aaexport.cli.types import Dimension, Names, Numbers, PathTo, Threads, Whole, Word
 from aaexport.errors import MeasurementError
 from aaexport.folder import ModelFolder, copies
 from aaexport.graph.there import require_readable
-from aaexport.writing import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from aaexport.load.measurement import BenchReport
@@ -178,8 +178,7 @@ def command(
     validate(wanted)
     if raw and not as_json:
         raise click.UsageError("--raw goes with --json")
-    if page is not None:
-        check_writable(page)
+    check_page(page, option="--report")
     require_files(wanted)
     is_file = model.endswith(".onnx") or Path(model).is_file()
     if is_file:
@@ -238,5 +237,4 @@ def _show(report: BenchReport, page: Path | None, as_json: bool, raw: bool) -> N
     if page is not None:  # last, as it may fail: what was measured is not lost with it
         from aaexport.report.bench.html import bench_html
 
-        with atomic_path(page) as temporary:
-            temporary.write_text(bench_html(report), encoding="utf-8")
+        write_page(page, bench_html(report), "--report")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aaexport.cli.page import write_page
 from aaexport.errors import first_line
 from aaexport.folder import ModelFolder
-from aaexport.writing import atomic_path
 
 if TYPE_CHECKING:
     from aaexport.training import TrainResult
@@ -48,6 +48,5 @@ class TrainingPage:
         results = [self.results[folder] for folder in self.folders if folder in self.results]
         page = training_page(results, self.remarks)
         for folder in self.results:
-            with atomic_path(folder.training_page_path) as temporary:
-                temporary.write_text(page, encoding="utf-8")
+            write_page(folder.training_page_path, page, folder.training_page_path.name)
         self.written = [folder.training_page_path for folder in self.results]

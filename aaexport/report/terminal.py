@@ -103,7 +103,7 @@ def inspect_rows(result: InspectResult, *, verbose: bool = False) -> dict[str, C
     rows: dict[str, Cell] = {}
     if result.recipe is not None and result.cost is not None:
         recipe, cost = result.recipe, result.cost
-        rows["model"] = f"{result.path.name}: {recipe.description}"
+        rows["model"] = f"{result.name}: {recipe.description}"
         rows["network"] = f"{recipe.network.family}, decomposition {recipe.export.decomposition}"
         rows["input"] = _input(recipe.input)
         rows["parameters"] = f"{cost.parameters:,} in the network"
@@ -111,7 +111,7 @@ def inspect_rows(result: InspectResult, *, verbose: bool = False) -> dict[str, C
         rows["weights"] = "yes" if result.has_weights else "none yet"
     if result.module is not None:
         module = result.module
-        rows["model"] = f"{result.path.name}, made of {' '.join([module.source, *module.kwargs])}"
+        rows["model"] = f"{result.name}, made of {' '.join([module.source, *module.kwargs])}"
         rows["input"] = _shape(("batch", *module.input_shape))
         rows["weights"] = "yes" if result.has_weights else "none yet"
     if result.graph is not None:

@@ -81,6 +81,14 @@ def test_a_page_that_cannot_be_written_is_said(cli, tiny):
     assert "train.html cannot be written" in outcome.err
 
 
+def test_somebody_elses_page_of_that_name_stays(cli, tiny):
+    tiny.training_page_path.write_text("mine")
+    outcome = cli("train", tiny.path, "--device", "cpu")
+    assert outcome.code == 0
+    assert "train.html was not written, the training goes on: train.html must name a new file or a" in outcome.err
+    assert tiny.training_page_path.read_text() == "mine"
+
+
 def test_each_reason_is_said(monkeypatch):
     reasons, said = ["one", "one", "two"], []
     page = TrainingPage([], said.append)

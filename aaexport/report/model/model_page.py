@@ -32,7 +32,7 @@ OTHER_FILE = "of another file than the one that is there now"
 
 def model_html(portrait: Portrait) -> str:
     """The page as text, to be written in UTF-8."""
-    name = portrait.inspected.path.name
+    name = portrait.inspected.name
     return page(
         name,
         _heading(portrait),
@@ -62,7 +62,7 @@ def _heading(portrait: Portrait) -> Html:
     return element(
         "header",
         element("p", f"Model, {inspected.date}", class_="kicker"),
-        element("h1", inspected.path.name),
+        element("h1", inspected.name),
         element("p", said) if said else None,
     )
 

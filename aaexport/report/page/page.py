@@ -7,16 +7,28 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from aaexport.report.page.markup import Html, element, join
 
 FITS = 4  # columns in a narrow card, as on a phone
+GENERATOR = element("meta", name="generator", content="aaexport")  # by which a page of ours is known again
+HEAD_BYTES = 4096  # of a page, within which that stands
 
 
 def page(title: str, *content: Html | None, sheet: str = "") -> str:
     """The whole page, to be written in UTF-8; `sheet` is a style sheet of its own, behind that of all pages."""
     body = element("body", element("main", *content))
     return f"<!DOCTYPE html>\n{element('html', _head(title, Html(style() + sheet)), body, lang='en')}\n"
+
+
+def is_page(path: Path) -> bool:
+    """Whether such a page lies there; False too for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return GENERATOR.encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def card(title: str, *content: Html | None) -> Html:
@@ -88,6 +100,7 @@ def _head(title: str, sheet: Html) -> Html:
     return element(
         "head",
         element("meta", charset="utf-8"),
+        GENERATOR,
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),

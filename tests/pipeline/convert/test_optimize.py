@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from onnx_files import convolution
+from outcomes import error_of
 from repository import ROOT
 
 import aaexport
@@ -287,10 +288,18 @@ def test_a_page_is_written_beside_the_json(plain, tmp_path, cli):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fast.html", "fast.onnx", "plain.onnx"]
 
 
-@pytest.mark.parametrize("page", ["gone/fast.html", ".", "plain.onnx", "fast.onnx"])
+@pytest.mark.parametrize("page", ["gone/fast.html", ".", "plain.onnx", "fast.onnx", "fast.txt"])
 def test_a_page_that_cannot_be_is_refused_before_any_work(plain, tmp_path, cli, page):
     before = plain.read_bytes()
     outcome = cli("optimize", plain, tmp_path / "fast.onnx", "--page", page)
     assert outcome.code in (1, 2) and outcome.out == ""
     assert len(outcome.err.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["plain.onnx"] and plain.read_bytes() == before
+
+
+def test_a_page_takes_the_place_of_nothing_but_a_page(plain, tmp_path, cli):
+    data = tmp_path / "plain.html"  # external data may have any name
+    data.write_bytes(b"weights")
+    error = error_of(cli("optimize", plain, tmp_path / "fast.onnx", "--page", data), 2)
+    assert error.startswith("--page must name a new file or a page of aaexport to replace, got ")
+    assert data.read_bytes() == b"weights" and not (tmp_path / "fast.onnx").exists()

@@ -5,6 +5,7 @@ import json
 
 import onnx
 import pytest
+from deployable import digits_folder
 from onnx_files import convolution
 from outcomes import error_of
 from page_text import parsed
@@ -14,6 +15,7 @@ from aaexport.errors import ArgumentError
 from aaexport.folder import open_folder
 from aaexport.graph.metadata import BEFORE_KEY
 from aaexport.parts import Part
+from aaexport.pipeline.look.inspect import inspect
 from aaexport.pipeline.look.of_file import rejoined
 from aaexport.pipeline.look.portrait import portray
 from aaexport.report.model.model_page import model_html
@@ -109,6 +111,12 @@ def test_the_command_writes_a_page_beside_what_it_shows(converted, tmp_path, cli
         (("--page", "gone/model.html"), 1, "gone must be a folder, got none; create it first"),
         (("--page", "."), 2, "Invalid value for '--page': File '.' is a directory."),
         (("--page", "file.onnx"), 2, "--page must be another file than file.onnx, got 'file.onnx'"),
+        (("--page", "notes.txt"), 2, "--page must name a .html file, got 'notes.txt'"),
+        (
+            ("--page", "own.html"),
+            2,
+            "--page must name a new file or a page of aaexport to replace, got 'own.html'; it holds something else",
+        ),
         (
             ("--page", "p.html", "--out", "p.svg"),
             2,
@@ -123,8 +131,27 @@ def test_the_command_writes_a_page_beside_what_it_shows(converted, tmp_path, cli
 )
 def test_a_page_that_cannot_be_is_refused_in_a_line(tmp_path, rng, cli, options, code, complaint):
     (tmp_path / "file.onnx").write_bytes(convolution(rng))
+    (tmp_path / "own.html").write_text("<!DOCTYPE html><title>somebody's</title>")
     assert error_of(cli("inspect", "file.onnx", *options), code).startswith(complaint)
-    assert [path.name for path in tmp_path.iterdir()] == ["file.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.onnx", "own.html"]
+    assert "somebody's" in (tmp_path / "own.html").read_text()
+
+
+def test_a_page_replaces_an_older_one_and_an_empty_file(tmp_path, rng, cli):
+    (tmp_path / "file.onnx").write_bytes(convolution(rng))
+    page = tmp_path / "p.html"
+    page.touch()
+    assert cli("inspect", "file.onnx", "--page", page).code == 0
+    page.write_text(page.read_text(encoding="utf-8").replace("file.onnx", "older"), encoding="utf-8")
+    assert cli("inspect", "file.onnx", "--page", page).code == 0
+    assert "<h1>file.onnx</h1>" in page.read_text(encoding="utf-8")
+
+
+def test_a_folder_that_one_is_in_has_its_name(tmp_path, monkeypatch):
+    folder = digits_folder(tmp_path / "net")
+    monkeypatch.chdir(folder.path)
+    assert "<title>net</title>" in model_html(portray("."))
+    assert str(inspect(".")).startswith("model") and "net: " in str(inspect("."))
 
 
 def test_a_file_of_anybody(tmp_path, rng):
