@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +131,7 @@ class InspectResult(Outcome):
     @property
     def name(self) -> str:
         """Of the folder or file, also where it was given as `.`."""
-        return Path(os.path.abspath(self.path)).name  # a link keeps its own name, which resolving it would not
+        return self.path.resolve().name if self.path.name in ("", "..") else self.path.name
 
     @property
     def headline(self) -> str:

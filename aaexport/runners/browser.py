@@ -26,6 +26,7 @@ from aaexport.errors import ProviderError, RunnerError
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 START_TIMEOUT, TIMEOUT = 60.0, 120.0  # seconds, of one answer
 END_TIMEOUT = 5.0
+FEW_LINES = 3  # of what a browser says that does not start, which are told whole
 PIECE = 2**16  # bytes of a read
 QUIET = (
     "--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
@@ -42,6 +43,10 @@ BECOME = (
     "os.execv(sys.argv[3], sys.argv[3:])\n"
 )
 FIRST_FREE = 10  # descriptors above those that are set
+
+
+class BrowserError(ProviderError):
+    """There is a browser, and it does not start."""
 
 
 def find_browser() -> str | None:
@@ -66,7 +71,7 @@ class Browser:
         events: what Chromium told without being asked, oldest first.
 
     Raises:
-        ProviderError: there is no Chromium, or it does not start.
+        ProviderError: there is no Chromium, or, as a BrowserError, it does not start.
     """
 
     def __init__(self, options: Sequence[str] = WITHOUT_GPU) -> None:
@@ -84,7 +89,7 @@ class Browser:
             self._attach()
         except (RunnerError, OSError) as error:
             self.close()
-            raise ProviderError(f"{executable} does not start: {error}") from error
+            raise BrowserError(f"{executable} does not start: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -187,8 +192,8 @@ class Browser:
         return told
 
     def _why_gone(self) -> str:
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        return f"the browser ended{f', and said: {said.splitlines()[0]}' if said else ''}"
+        said = _last_words(self._log.read_text(encoding="utf-8", errors="replace"))
+        return f"the browser ended{f', and said: {said}' if said else ''}"
 
     def close(self) -> None:
         """Ends it, and all that belongs to it, as far as it has been started. A second time does nothing."""
@@ -213,6 +218,13 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _last_words(log: str) -> str:
+    """What ended it, in one line: its last fatal one, else all of the few that there are, else the last one."""
+    lines = [" ".join(line.split()) for line in log.splitlines() if line.strip()]
+    fatal = [line for line in lines if ":FATAL:" in line]
+    return (fatal or [" ".join(lines) if len(lines) <= FEW_LINES else lines[-1]])[-1]
 
 
 @contextmanager

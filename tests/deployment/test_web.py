@@ -11,9 +11,10 @@ from pages import fake_runtime
 from safetensors.numpy import load
 
 from aaexport.deployment import web
+from aaexport.deployment.compared import Compared
 from aaexport.deployment.web import Site, attention_of, check, site_files
 from aaexport.errors import DeploymentError, FolderError
-from aaexport.load.measurement import ParityRecord
+from aaexport.report.page.markup import escape
 from aaexport.report.site.site import page_files
 from aaexport.runners.web_runtime import find_runtime
 from aaexport.serving.reading import read_facts
@@ -61,9 +62,24 @@ def test_the_same_model_gives_the_same_files(facts, site):
     ("record", "told"),
     [
         (None, None),
-        (ParityRecord(True, 2e-6, "2026-01-31", True), {"largest_error": 2e-6, "date": "2026-01-31"}),
-        (ParityRecord(True, 2e-6, None, False), None),
-        (ParityRecord(False, 2e-1, None, True), None),
+        (
+            Compared(2e-6, "2026-01-31T09:30:00Z", ("held-out images", "made-up ones")),
+            {
+                "largest_error": 2e-6,
+                "date": "2026-01-31T09:30:00Z",
+                "told": "On 2026-01-31 this network was compared with PyTorch on held-out images and made-up ones: "
+                "no number was further off than 2.0e-06.",
+            },
+        ),
+        (
+            Compared(None, None, ("made-up images",)),
+            {
+                "largest_error": None,
+                "date": None,
+                "told": "Before this page was made this network was compared with PyTorch on made-up images: its numbers "
+                "stayed within what is allowed.",
+            },
+        ),
     ],
 )
 def test_a_page_tells_no_parity_but_of_its_own_file(facts, site, record, told):
@@ -95,6 +111,52 @@ def test_a_changed_site_fails_its_check(written, file, old, new, name, found):
 def test_a_broken_list_of_files_is_a_finding(written):
     (written / "site.json").write_text("[]")
     assert "site" in failed(check(written))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a net with only=3 heads and onclick=x",
+        "{{about_sha256}} and {{policy}}",
+        "</script><script>alert(1)</script>",
+        '" onload="x',
+        "\u202eright to left\u200f <style>",
+        "W" * 400,
+        "javascript:alert(1)",
+    ],
+)
+def test_whatever_somebody_wrote_is_text(facts, site, tmp_path, words):
+    """Of a description, and of a label: it is shown, and neither run nor taken for a fault of the page."""
+    image = replace(facts.image, labels=(words, *facts.image.labels[1:]))
+    files = whole(replace(facts, image=image), replace(site, description=words))
+    root = write(files, tmp_path / "site")
+    assert failed(check(root)) == {}
+    assert escape(words) in files["index.html"]
+    assert json.loads(files["site.json"])["labels"][0] == words
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<body>", '<body onload="x()">'),
+        ("<main>", "<main onclick=x()>"),
+        ("<main>", "<main STYLE='color:red'>"),
+        ("<main>", "<style>p{}</style><main>"),
+        ("<main>", '<a href=" JavaScript:x()">x</a><main>'),
+        ("<main>", "<iframe srcdoc='x'></iframe><main>"),
+        ("<head>", '<head><base href="https://example.org/">'),
+    ],
+)
+def test_what_would_run_in_the_page_itself_is_found(written, old, new):
+    edit(written / "index.html", old, new)
+    assert "no script or style in the page itself" in failed(check(written))["page"]
+
+
+def test_another_script_or_policy_is_found(written):
+    edit(written / "index.html", "<main>", '<script src="other.js"></script><main>')
+    assert "site.js must be what index.html holds it to" in failed(check(written))["page"]
+    edit(written / "index.html", "<head>", '<head><meta http-equiv="Content-Security-Policy" content="x">')
+    assert "the policy must be" in failed(check(written))["page"]
 
 
 def test_names_are_no_markup(facts, site):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -115,15 +116,17 @@ def _material(
     if files is not None:
         yield _Material(facts, lambda facts: files(facts, settings))
         return
-    from aaexport.pipeline.deploy.site import shown, tried_in_browser
+    from aaexport.pipeline.deploy.site import shown
+    from aaexport.pipeline.deploy.trial import tried_in_browser
 
     with shown(folder, facts, options, say) as what:
+        made = cache(lambda facts: replace(what, facts=facts).files())  # its runtime takes seconds to pack
 
         def tried(facts: ModelFacts) -> tuple[tuple[Check, ...], tuple[str, ...]]:
             say("asking them in a browser")
-            return tried_in_browser(replace(what, facts=facts))
+            return tried_in_browser(made(facts), sum(query.batch for query in facts.golden))
 
-        yield _Material(what.facts, lambda facts: replace(what, facts=facts).files(), tried, what.notes)
+        yield _Material(what.facts, made, tried, what.notes)
 
 
 def _written(

@@ -1,15 +1,16 @@
-"""(model folder, onnxruntime-web) → what a web page shows: a file that tells its attention, tried in a browser."""
+"""(model folder, onnxruntime-web) → what a web page shows: a file that tells its attention, and its record."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aaexport.deployment.artefact import Check, found
+from aaexport.deployment.compared import Compared, compared
 from aaexport.deployment.web import (
     ABOUT,
     MOST_ATTENTION,
@@ -20,25 +21,17 @@ from aaexport.deployment.web import (
     required_image,
     site_files,
 )
-from aaexport.errors import RunnerError
 from aaexport.folder import ModelFolder
 from aaexport.graph.files import converted_batch, converted_size, parse_onnx
 from aaexport.graph.metadata import provenance_of
-from aaexport.load.measurement import ParityRecord
 from aaexport.pipeline.deploy.options import DeployOptions
-from aaexport.pipeline.subject.parity_record import parity_record
 from aaexport.report.site.site import page_files
-from aaexport.runners.browser import find_browser
-from aaexport.runners.web import LABELS, WebRunner
 from aaexport.runners.web_runtime import WebRuntime, fetch_runtime, find_runtime
 from aaexport.serving.facts import ModelFacts
-from aaexport.serving.golden import parts
-from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
 from aaexport.serving.repository import Files
 
 Say = Callable[[str], None]
-UNSEEN = "no browser was at hand to try it in: the page's own button does"
 
 
 @dataclass(frozen=True)
@@ -86,21 +79,21 @@ def shown(folder: ModelFolder, facts: ModelFacts, options: DeployOptions, say: S
     require_runnable(facts)  # before the minutes of an export
     dtype = options.dtype or "float32"
     with runtime_of(options, say) as runtime, tempfile.TemporaryDirectory(prefix="aaexport-") as room:
-        record = parity_record(folder.parity_of(dtype), facts.onnx_sha256)
+        record = _kept_record(folder.parity_of(dtype), facts.onnx_sha256)
         notes: tuple[str, ...] = (f"onnxruntime-web {runtime.version} of {runtime.folder}",)
         why_not = None if attention_of(facts) else _why_unseen(folder, facts, dtype)
         if not attention_of(facts) and why_not is None:
             say("exporting once more, with the attention as outputs")
-            observed, error = _observed(folder, facts, Path(room) / "model.onnx")
+            observed, of_observed = _observed(folder, facts, Path(room) / "model.onnx")
             if attention_bytes(observed) <= MOST_ATTENTION:
-                facts, record = observed, ParityRecord(True, error, None, True)
+                facts, record = observed, of_observed
             else:
                 why_not = (
                     f"its weights are {attention_bytes(observed):,} bytes an image, more than {MOST_ATTENTION:,}"
                 )
         if why_not is not None:
             notes += (f"the page draws no attention: {why_not}",)
-        if record is None or not (record.passed and record.same_file):
+        if record is None:
             notes += ("the page tells no parity: `aaexport verify` has not judged this very file",)
         yield Shown(facts, Site(runtime, folder.recipe.description, record, dtype), notes)
 
@@ -114,8 +107,16 @@ def _why_unseen(folder: ModelFolder, facts: ModelFacts, dtype: str) -> str | Non
     return None if folder.weights_path.is_file() else "the folder has no weights to export it with"
 
 
-def _observed(folder: ModelFolder, facts: ModelFacts, path: Path) -> tuple[ModelFacts, float | None]:
-    """The facts of such an export, and its largest error."""
+def _kept_record(path: Path, onnx_sha256: str) -> Compared | None:
+    """What the folder keeps of the file with that digest; None without a verdict that it passed."""
+    try:
+        return compared(json.loads(path.read_text(encoding="utf-8")), onnx_sha256)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _observed(folder: ModelFolder, facts: ModelFacts, path: Path) -> tuple[ModelFacts, Compared | None]:
+    """The facts of such an export, and how it was compared."""
     from aaexport.pipeline.convert.convert import convert
 
     origin, batch = provenance_of(parse_onnx(facts.onnx)), converted_batch(facts.onnx)
@@ -128,20 +129,4 @@ def _observed(folder: ModelFolder, facts: ModelFacts, path: Path) -> tuple[Model
         with_attention=True,
     )
     seen = replace(read_facts(folder, path), golden=facts.golden)
-    return seen, None if result.parity is None else result.parity.max_abs_error
-
-
-def tried_in_browser(what: Shown) -> tuple[tuple[Check, ...], tuple[str, ...]]:
-    """The golden vectors asked in a headless browser, if there is one; else a note that nobody did."""
-    if find_browser() is None:
-        return (), (UNSEEN,)
-    wrong: list[str] = []
-    try:
-        with WebRunner(what.facts.onnx, "wasm", what.site.runtime) as runner:
-            for query in parts(what.facts.golden, 1):
-                why = why_wrong(query, runner.infer(dict(query.inputs)), what.site.dtype)
-                wrong += [] if why is None else [f"{why} on {query.name}"]
-    except RunnerError as error:
-        wrong.append(str(error))
-    images = sum(query.batch for query in what.facts.golden)
-    return (found("browser", wrong, f"{images} golden images right in {LABELS['wasm']}"),), ()
+    return seen, None if result.parity is None else compared(result.parity.to_dict())

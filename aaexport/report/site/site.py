@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from aaexport.deployment.web import PAGE, POLICY, SCRIPT, STYLE, integrity
 from aaexport.report.page.markup import escape
 from aaexport.report.page.page import style
 from aaexport.serving.repository import Files
+
+PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def page_files(name: str, description: str, about_sha256: str) -> Files:
@@ -22,9 +25,8 @@ def page_files(name: str, description: str, about_sha256: str) -> Files:
         "script_integrity": integrity(script.encode()),
         "style_integrity": integrity(sheet.encode()),
     }
-    page = _read("index.html")
-    for key, value in filled.items():
-        page = page.replace(f"{{{{{key}}}}}", escape(value))
+    # All in one go: what somebody wrote is filled in, and not looked through for places to fill.
+    page = PLACE.sub(lambda place: escape(filled[place[1]]), _read("index.html"))
     return {PAGE: page, SCRIPT: script, STYLE: sheet}
 
 
