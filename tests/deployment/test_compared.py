@@ -35,8 +35,8 @@ def cases(*names):
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        (RECORD, "On 2026-01-31 this network was compared with PyTorch on held-out images and made-up ones: no number "
-                 "was further off than 2.9e-06."),
+        (RECORD, "On 2026-01-31 this network was compared with PyTorch on held-out images and made-up ones: no "
+                 "number was further off than 2.9e-06."),
         (cases("random, batch 7", "random × 1000", "one pixel"), "On 2026-01-31 this network was compared with "
          "PyTorch on made-up images: no number was further off than 2.9e-06."),
         (cases("mine.npz, batch 3", "zeros"), "On 2026-01-31 this network was compared with PyTorch on mine.npz and "

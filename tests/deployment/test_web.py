@@ -76,8 +76,8 @@ def test_the_same_model_gives_the_same_files(facts, site):
             {
                 "largest_error": None,
                 "date": None,
-                "told": "Before this page was made this network was compared with PyTorch on made-up images: its numbers "
-                "stayed within what is allowed.",
+                "told": "Before this page was made this network was compared with PyTorch on made-up images: its "
+                "numbers stayed within what is allowed.",
             },
         ),
     ],

@@ -71,3 +71,20 @@ def test_a_browser_that_does_not_start_leaves_nothing(rooms, monkeypatch, spoil,
             Browser()
     assert not rooms()
     assert open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("", ""),
+        ("\n no display \n", "no display"),
+        (
+            "it needs the snap.\nInstall it with:\n\nsnap install chromium\n",
+            "it needs the snap. Install it with: snap install chromium",
+        ),
+        ("[1:ERROR:a] bus\n[2:FATAL:b] No usable sandbox!\n#0 0x1\n#1 0x2\n", "[2:FATAL:b] No usable sandbox!"),
+        ("a\nb\nc\nlibnss3.so: no such file\n", "libnss3.so: no such file"),
+    ],
+)
+def test_what_ended_it_is_told_in_its_own_words(log, told):
+    assert browser._last_words(log) == told

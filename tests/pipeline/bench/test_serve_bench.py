@@ -128,6 +128,7 @@ def test_a_measurement_that_cannot_be_kept_is_shown_all_the_same(cli, converted)
 
 
 def test_a_page_that_cannot_be_written_in_the_end_is_an_error_below_the_result(cli, converted, tmp_path, monkeypatch):
+    # It could be written when that was looked at.
     monkeypatch.setattr("aaexport.cli.serve_bench.check_page", lambda *given, **more: None)
     page = tmp_path / "gone" / "report.html"
     outcome = cli("serve-bench", converted.path, *SHORT, *ALONE, "--json", "--report", page)

@@ -12,7 +12,7 @@ from aaexport.errors import ArgumentError, ProviderError
 from aaexport.pipeline.verify import matrix, rows
 from aaexport.pipeline.verify.inputs import Inputs
 from aaexport.report.parity.matrix import matrix as parity_matrix
-from aaexport.runners import browser, web_runtime
+from aaexport.runners import browser, web, web_runtime
 from aaexport.runners.browser import find_browser
 from aaexport.runners.ort import OrtRunner
 from aaexport.runners.web_runtime import find_runtime
@@ -107,6 +107,18 @@ def test_where_there_is_no_webgpu_that_is_said(monkeypatch, small, why, said):
     asked = SimpleNamespace(summary=None, cases=(), notes=[])
     assert not matrix.Matrix._has_webgpu(asked)
     assert asked.notes == [f"{WEBGPU} {said}"]
+
+
+def test_a_browser_that_does_not_start_has_no_webgpu_and_one_that_is_not_there_is_an_error(monkeypatch, tmp_path):
+    """It may start without what imitates a GPU; where it does not, the row of WebAssembly ends the verification."""
+    program = tmp_path / "chromium"
+    program.write_text("#!/bin/sh\necho no display >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(browser, "find_browser", lambda: str(program))
+    assert web.why_no_webgpu() == f"{program} does not start: the browser ended, and said: no display"
+    monkeypatch.setattr(browser, "find_browser", lambda: None)
+    with pytest.raises(ProviderError, match="a browser must be on the PATH"):
+        web.why_no_webgpu()
 
 
 def test_without_a_browser_or_the_package_the_remedy_is_told(monkeypatch, tmp_path, cli):
