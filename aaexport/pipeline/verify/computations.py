@@ -51,8 +51,8 @@ class Judge:
 
     Attributes:
         baseline: PyTorch in float32, or what stands for it.
-        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of others that of
-            the first images that nobody made up.
+        truths: of all cases so far of somebody's module, whose golden vectors some of them become; of a folder's own
+            network that of the first images that nobody made up.
         warnings: what a user should know of the definition.
     """
 
@@ -74,7 +74,7 @@ class Judge:
         remembered = () if subject.golden is None else subject.golden.truths
         self._remembered = {id(truth.case): truth for truth in remembered}
         self._first: Array | None = None
-        self._keeps_truths = subject.original is not None
+        self._keeps_truths = subject.original is not None or subject.folder is None
         self.truths: list[Truth] = []
         self.warnings: list[str] = []
 

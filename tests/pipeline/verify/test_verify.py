@@ -15,7 +15,7 @@ from torch import nn
 import aaexport
 from aaexport.errors import ArgumentError, FolderError, GraphError, ModuleError, ParityError, RunnerError
 from aaexport.graph.evaluate import EVALUATOR
-from aaexport.nn import relative
+from aaexport.nn import AugmentedConv2d, relative
 from aaexport.parity import Case, tolerances
 from aaexport.pipeline.export import export
 from aaexport.pipeline.subject.subject import as_subject
@@ -644,3 +644,13 @@ def test_a_size_that_tips_over_at_a_touch_is_told_and_no_excuse(rng):
     judge.judge([row], [Case("random", images, "extreme", made_up=True)])
     (failure,) = row.result().failures
     assert "shape must be (1, 1, 2, 2), got (1, 1, 2, 1)" in failure
+
+
+@pytest.mark.parametrize(
+    "written", [nn.Identity, lambda: AugmentedConv2d(1, 4, 3, dk=2, dv=2, num_heads=1, height=2, width=2)]
+)
+def test_what_a_module_of_no_folder_answers_becomes_golden_vectors(rng, written):
+    """Whether or not a layer of it is written anew: nobody is to be asked again."""
+    judge = computations.Judge(as_subject(written(), (1, 2, 2)))
+    judge.truth(Case("random", rng.standard_normal((1, 1, 2, 2), np.float32), "ordinary", made_up=True))
+    assert [truth.case.name for truth in judge.truths] == ["random"]
