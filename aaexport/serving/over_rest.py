@@ -10,6 +10,7 @@ from urllib.parse import quote
 from aaexport.errors import ProtocolError, ServiceError, first_line
 from aaexport.serving import rest_codec
 from aaexport.serving.address import Access, Address, RefusedError, refused, unreachable
+from aaexport.serving.bounds import byte_count
 from aaexport.serving.protocol import (
     InferAnswer,
     InferRequest,
@@ -88,10 +89,9 @@ class RestTransport:
         status, headers, data = self._call("POST", path, body.data, body.headers)
         if status != OK:
             self._refused(status, headers, data)
-        length = headers.get(rest_codec.HEADER_LENGTH.lower())
-        if length is not None and not length.isdecimal():
-            raise ProtocolError(f"{rest_codec.HEADER_LENGTH} must be a number, got {length!r} from {self.address}")
-        return rest_codec.decode_answer(data, None if length is None else int(length))
+        said = headers.get(rest_codec.HEADER_LENGTH.lower())
+        length = None if said is None else byte_count(rest_codec.HEADER_LENGTH, said, f" from {self.address}")
+        return rest_codec.decode_answer(data, length)
 
     def close(self) -> None:
         """Gives the connections back."""

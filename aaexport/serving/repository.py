@@ -3,9 +3,9 @@
     NAME/config.pbtxt                      tensors in, tensors out
     NAME/labels.txt                        where the classes have names
     NAME/warmup/…                          a golden vector, answered before the model is ready
-    NAME/1/model.onnx, model.onnx.….data   and model.py beside them for the Python backend
+    NAME/1/model.onnx, model.onnx.….data   and model.py, faults.py beside them for the Python backend
     NAME_image/config.pbtxt                an image file in; class, label and probability out
-    NAME_image/1/model.py, pixels.py, image.json
+    NAME_image/1/model.py, faults.py, pixels.py, image.json
 
 `aaexport serve` and `aaexport deploy --to triton|kserve` write the same files; only `RepositorySettings.backend`
 differs: `python` runs onnxruntime in a file of ours, `onnxruntime` is the backend that NVIDIA's container has.
@@ -31,6 +31,7 @@ from aaexport.writing import atomic_path
 Files: TypeAlias = dict[str, "str | bytes | Path"]
 
 BACKEND_FILES = Path(__file__).parent / "backend"
+FAULTS = "faults.py"
 MOST_IMAGE_BYTES = 2**25
 MOST_IMAGE_PIXELS = 2**26  # 8192 × 8192: what decodes to more is refused by its head
 DIGEST_KEY = "onnx_sha256"
@@ -113,6 +114,7 @@ def model_files(facts: ModelFacts, settings: RepositorySettings, version: int = 
     files |= {f"{inside}/{file.relative_to(facts.onnx.parent)}": file for file in facts.data_files}
     if settings.backend == "python":
         files[f"{inside}/model.py"] = BACKEND_FILES / "tensors.py"
+        files[f"{inside}/{FAULTS}"] = BACKEND_FILES / FAULTS
     return files
 
 
@@ -129,6 +131,7 @@ def image_files(facts: ModelFacts, image: ImageInput, settings: RepositorySettin
     return {
         f"{facts.image_name}/config.pbtxt": text_of(image_config(facts, image, settings.versions)),
         f"{inside}/model.py": BACKEND_FILES / "images.py",
+        f"{inside}/{FAULTS}": BACKEND_FILES / FAULTS,
         f"{inside}/pixels.py": Path(pixels.__file__),
         f"{inside}/image.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
     }

@@ -39,6 +39,7 @@ TINY = ModelMetadata(
     (TensorMetadata("logits", "FP32", (-1, 3)),),
 )
 SMALL = ServerMetadata("small", "1", (BINARY_EXTENSION, "model_configuration"))
+SAYS = "says "  # mischief: what follows in the place of the JSON's length, or no such header
 HELD = 30.0  # seconds that a query hangs at the most: until the server is closed
 
 
@@ -113,8 +114,8 @@ class Service:
     Attributes:
         compute: arrays by name → arrays by name.
         model, config, server: what it says of itself; no configuration where `config` is None.
-        mischief: query number → a key of REFUSALS or LIES, `hang`, `reset`, `junk`, `short`, `dribble`; None for an
-            honest answer.
+        mischief: query number → a key of REFUSALS or LIES, `hang`, `reset`, `junk`, `short`, `dribble`, or SAYS and
+            a length; None for an honest answer.
         counted: its statistics; None where it keeps none.
         away: how many questions after the model find it unloaded, in Triton's words.
         index_is_closed: whether nobody is told which models there are.
@@ -293,6 +294,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(answer.data, headers=answer.headers, cut=4)
         elif mischief == "dribble":
             self.dribble(answer)
+        elif mischief is not None and mischief.startswith(SAYS):
+            said = mischief.removeprefix(SAYS)
+            self.send(answer.data, headers={rest_codec.HEADER_LENGTH: said} if said else {})
         else:
             self.send(answer.data, headers=answer.headers)
 

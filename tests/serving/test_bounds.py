@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aaexport.errors import ProtocolError
-from aaexport.serving.bounds import OPEN, TooLargeError, largest_query, read_bounded
+from aaexport.serving.bounds import OPEN, TooLargeError, byte_count, largest_query, read_bounded
 from aaexport.serving.protocol import InferRequest
 from aaexport.serving.rest_codec import encode_request
 
@@ -65,3 +65,16 @@ def test_what_is_larger_than_it_says_is_read_no_further_than_the_bound(length):
 def test_a_length_that_is_none_is_refused():
     with pytest.raises(ProtocolError, match="Content-Length must be a number of bytes, got '-1'"):
         read(Body(1), "-1", 30)
+
+
+@pytest.mark.parametrize("said", ["-1", "+1", "1.0", "", "many", "1_0", "٣", "²", "9" * 19, "9" * 10**5])
+def test_what_is_no_number_of_bytes_is_refused_in_a_short_line(said):
+    with pytest.raises(ProtocolError, match="Length must be a number of bytes, got '") as raised:
+        byte_count("Length", said)
+    assert len(str(raised.value)) < 100
+    with pytest.raises(ProtocolError, match="Content-Length must be a number of bytes, got '"):
+        read(Body(1), said, 30)
+
+
+def test_a_number_of_bytes_is_one():
+    assert [byte_count("Length", said) for said in ("0", "007", "9" * 18)] == [0, 7, 10**18 - 1]

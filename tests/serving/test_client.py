@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from inference_servers import TINY, Service, over_both, over_grpc, over_http, silent, tiny_model, unused
+from inference_servers import SAYS, TINY, Service, over_both, over_grpc, over_http, silent, tiny_model, unused
 
 pytest.importorskip("grpc")
 
@@ -133,6 +133,24 @@ def test_what_is_no_answer_is_refused_and_not_asked_again(client, service, image
     with pytest.raises(ProtocolError) as caught:
         client.infer("tiny", images)
     assert text in str(caught.value)
+    assert len(service.queries) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("-1", r"must be a number of bytes, got '-1' from http://"),
+        ("many", r"must be a number of bytes, got 'many' from http://"),
+        ("9" * 10_000, r"must be a number of bytes, got '9{40}…' from http://"),
+        ("0", r"must be between 1 and the body's \d+, got 0"),
+        ("999999", r"must be between 1 and the body's \d+, got 999999"),
+        ("", "not an inference answer of the Open Inference Protocol: "),
+    ],
+)
+def test_an_answer_whose_json_has_no_length_that_can_be_is_no_answer(served, service, images, said, text):
+    service.mischief = always(f"{SAYS}{said}")
+    with Client(served[1]["http"]) as client, pytest.raises(ProtocolError, match=text):
+        client.infer("tiny", images)
     assert len(service.queries) == 1
 
 

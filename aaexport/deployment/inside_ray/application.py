@@ -22,7 +22,7 @@ from ray import serve
 
 from aaexport.errors import ProtocolError
 from aaexport.serving import messages, rest_codec
-from aaexport.serving.bounds import TooLargeError, largest_query, read_bounded
+from aaexport.serving.bounds import TooLargeError, byte_count, largest_query, read_bounded
 from aaexport.serving.golden import Query
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.protocol import (
@@ -217,11 +217,10 @@ class Model:
     async def infer(self, name: str, request: Request, version: str = "") -> Response:
         """A query, in JSON or with binary tensors, and its answer in what it asks for."""
         self.require(name, version)
-        length = request.headers.get(rest_codec.HEADER_LENGTH)
-        if length is not None and not length.isdecimal():
-            raise ProtocolError(f"{rest_codec.HEADER_LENGTH} must be a number of bytes, got {length!r}")
+        said = request.headers.get(rest_codec.HEADER_LENGTH)
+        length = None if said is None else byte_count(rest_codec.HEADER_LENGTH, said)
         body = await read_bounded(request.stream(), request.headers.get("content-length"), self.most_bytes)
-        query = rest_codec.decode_request(body, None if length is None else int(length), model=name, version=version)
+        query = rest_codec.decode_request(body, length, model=name, version=version)
         answer = rest_codec.encode_answer(await self.answered(query), query)
         return Response(answer.data, headers=answer.headers)
 

@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
+import faults
 import pixels
 
 _told = sys.unraisablehook
@@ -48,14 +49,23 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        content = np.from_dlpack(pb.get_input_tensor_by_name(request, "image")).tobytes()
         try:
+            content = np.from_dlpack(pb.get_input_tensor_by_name(request, "image")).tobytes()
             fed = self._fed(content)
         # Of a damaged file Pillow raises whatever the damage leads it to.
         except Exception as error:  # noqa: BLE001
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" <_io")[0]
-            text = f"image must be a readable JPEG or PNG file, but: {cause}"
-            return pb.InferenceResponse(error=pb.TritonError(text, pb.TritonError.INVALID_ARG))
+            code, text = faults.told(error, is_clients=not isinstance(error, ImportError))
+            if code == "INVALID_ARG":
+                text = f"image must be a readable JPEG or PNG file, but: {text.partition(' <_io')[0]}"
+            return _refusal(code, text)
+        try:
+            scores = self._scores(fed)
+            return pb.InferenceResponse(_tensors(scores, self.labels, self.about["top"]))
+        # The image was right: what goes wrong now is the server's, such as a model that is being loaded anew.
+        except Exception as error:  # noqa: BLE001
+            return _refusal(*faults.told(error, is_clients=False))
+
+    def _scores(self, fed: Any) -> Any:
         asked = pb.InferenceRequest(
             model_name=self.about["model"],
             model_version=self.about["version"],
@@ -63,16 +73,19 @@ class TritonPythonModel:
             requested_output_names=[self.about["scores"]],
         ).exec()
         if asked.has_error():
-            return pb.InferenceResponse(error=asked.error())
-        scores = np.from_dlpack(pb.get_output_tensor_by_name(asked, self.about["scores"]))[0]
-        return pb.InferenceResponse(_tensors(scores, self.labels, self.about["top"]))
+            raise RuntimeError(asked.error().message())
+        return np.from_dlpack(pb.get_output_tensor_by_name(asked, self.about["scores"]))[0]
 
     def _fed(self, content: bytes) -> Any:
         about = self.about
         if len(content) > about["most_bytes"]:
-            raise ValueError(f"it has {len(content)} bytes, more than {about['most_bytes']}")
+            raise faults.RefusedError(f"it has {len(content)} bytes, more than {about['most_bytes']}")
         shape, mean, std = tuple(about["shape"]), about["mean"], about["std"]
         return pixels.network_input(content, shape, mean, std, about["crop_share"], about["most_pixels"])
+
+
+def _refusal(code: str, text: str) -> Any:
+    return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
 
 
 def _tensors(scores: Any, labels: Any, top: int) -> list[Any]:

@@ -16,7 +16,13 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb
 
+sys.path.insert(0, str(Path(__file__).parent))
+import faults
+
 SILENT = 4
+# What onnxruntime calls a query that the file does not take, and what it calls a node that does not take a size.
+NOT_TAKEN, NOT_RUN = ("InvalidArgument",), ("RuntimeException", "Fail")
+OF_A_GPU = ("CUDA", "CUDNN", "CUBLAS", "TensorRT")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _told = sys.unraisablehook
 
@@ -53,6 +59,8 @@ class TritonPythonModel:
         self.outputs = [port.name for port in self.session.get_outputs()]
         self.batches = config["max_batch_size"] > 0
         self.most = int(said["max_batch"])
+        sizes = [size for port in self.session.get_inputs() for size in port.shape[1:]]
+        self.has_open_sizes = not all(isinstance(size, int) for size in sizes)
         gc.collect()
         gc.freeze()  # what is loaded stays: a query now and then would wait until all of it was looked through
 
@@ -82,17 +90,24 @@ class TritonPythonModel:
             fed = self._fed(request)
             self._require_bounded(fed)
             return self._response(request, self.session.run(self.outputs, fed))
-        # As above; what onnxruntime refuses is the request's fault, and the protocol's 400.
+        # As above.
         except Exception as error:  # noqa: BLE001
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return pb.InferenceResponse(error=pb.TritonError(cause, pb.TritonError.INVALID_ARG))
+            code, text = faults.told(error, is_clients=self._is_clients(error))
+            return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
+
+    def _is_clients(self, error: Exception) -> bool:
+        """Whether the query is at fault: Triton has looked at all sizes that the file fixes, and not at the others."""
+        kind = type(error).__name__
+        if isinstance(error, faults.RefusedError) or kind in NOT_TAKEN:
+            return True
+        return self.has_open_sizes and kind in NOT_RUN and not any(word in str(error) for word in OF_A_GPU)
 
     def _require_bounded(self, fed: dict[str, Any]) -> None:
         """Of a file that is served without Triton's batches and yet leaves its first dimension open."""
         first = (self.session.get_inputs()[0].shape or [1])[0]
         rows = len(fed[self.inputs[0]]) if not isinstance(first, int) else 0
         if not self.batches and rows > self.most:
-            raise ValueError(f"batch must be at most {self.most}, got {rows}")
+            raise faults.RefusedError(f"batch must be at most {self.most}, got {rows}")
 
     def _fed(self, request: Any) -> dict[str, Any]:
         return {name: np.from_dlpack(pb.get_input_tensor_by_name(request, name)) for name in self.inputs}

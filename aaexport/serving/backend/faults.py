@@ -1,0 +1,38 @@
+"""Runs inside Triton's Python backend: what went wrong → whose fault it is, and what a client is told of it.
+
+A client's own mistake is told as it is, but for paths; it is the protocol's 400, and asking again does not help. What
+is the server's is told in a sentence, its cause is in the server's log alone, and clients may ask again (500, 503).
+It imports nothing of aaexport.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+PATH = re.compile(r"(?:/[^\s/:;,'\"()<>]+){2,}/?")
+# What a lack of memory calls itself, in Python, onnxruntime, CUDA and Triton's own shared memory.
+SCARCE = ("bad_alloc", "bad allocation", "allocate", "out of memory", "ALLOC_FAILED", "shared memory", "No space left")
+NO_MEMORY = "there is too little memory for this query at present"
+BROKEN = "the model could not be run; the server's log tells why"
+
+
+class RefusedError(Exception):
+    """A query that breaks a rule of ours."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def told(error: BaseException, *, is_clients: bool) -> tuple[str, str]:
+    """The name of Triton's code, and the text; `is_clients` unless memory was lacking."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in SCARCE):
+        code, text = "UNAVAILABLE", NO_MEMORY
+    elif is_clients:
+        return "INVALID_ARG", PATH.sub("…", cause_of(error))
+    else:
+        code, text = "INTERNAL", BROKEN
+    print(f"{code}: {type(error).__name__}: {cause_of(error)}", file=sys.stderr, flush=True)  # noqa: T201  its log
+    return code, text
