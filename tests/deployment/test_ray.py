@@ -42,6 +42,7 @@ def test_the_application_needs_no_pytorch():
     assert {name for name in imported if name.startswith("aaexport")} == {
         "aaexport.errors",
         "aaexport.serving",
+        "aaexport.serving.backend.faults",
         "aaexport.serving.bounds",
         "aaexport.serving.golden",
         "aaexport.serving.judge",

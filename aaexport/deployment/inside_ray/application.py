@@ -3,13 +3,14 @@
     ray start …              on every host, with PYTHONPATH naming this folder, which lies there under the same path
     python application.py    on one of them: starts what serve.yaml says, or changes a running service to it
 
-Each replica has one onnxruntime session. Queries that wait share a run, if serve.yaml lets them; a replica is healthy
-as long as it answers the golden vectors right.
+Each replica has one onnxruntime session. Queries that wait share a run, if serve.yaml lets them, with those whose
+images have the same size; a replica is healthy as long as it answers the golden vectors right.
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ray import serve
 
 from aaexport.errors import ProtocolError
 from aaexport.serving import messages, rest_codec
+from aaexport.serving.backend.faults import told_of_run
 from aaexport.serving.bounds import TooLargeError, byte_count, largest_query, read_bounded
 from aaexport.serving.golden import Query
 from aaexport.serving.judge import why_wrong
@@ -51,10 +53,29 @@ GRPC_METHODS = (
     "ModelInfer",
 )
 NOT_FOUND, BAD_REQUEST, TOO_LARGE = 404, 400, 413
+STATUSES = {"INTERNAL": 500, "UNAVAILABLE": 503}  # of what is not the client's fault
 
 
 class UnknownModelError(Exception):
     """A query names another model or version."""
+
+
+class NotRunError(Exception):
+    """The model could not be run, for no fault of the client's; `code` is gRPC's."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a query gets in the place of outputs, beside others that get theirs."""
+
+    error: ProtocolError | NotRunError
+
+
+Outcome = dict[str, Any] | Failed
 
 
 class Session:
@@ -72,6 +93,7 @@ class Session:
         self.metadata = ModelMetadata(about["name"], (VERSION,), "onnxruntime_onnx", tuple(inputs), tuple(outputs))
         self.onnx_sha256, self._dtype = about["onnx_sha256"], about["dtype"]
         self.batched = all(tensor.shape[:1] == (ANY,) for tensor in (*inputs, *outputs))
+        self.has_open_sizes = any(ANY in tensor.shape[1:] for tensor in inputs)
         with np.load(HERE / "golden.npz") as golden:
             asked = {tensor.name: golden[f"input.{tensor.name}"] for tensor in inputs}
             right = {t.name: golden[f"output.{t.name}"] for t in outputs if f"output.{t.name}" in golden}
@@ -82,7 +104,28 @@ class Session:
         names = [tensor.name for tensor in self.metadata.outputs]
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
-    def answer(self, queries: Sequence[InferRequest]) -> list[dict[str, Any]]:
+    def answer(self, queries: Sequence[InferRequest]) -> list[Outcome]:
+        """What each query gets. Those of one size share a run; where it fails each runs alone, and fails alone."""
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for number, query in enumerate(queries):
+            sizes = tuple(query.inputs[tensor.name].shape[1:] for tensor in self.metadata.inputs)
+            alike.setdefault(sizes, []).append(number)
+        outcomes: dict[int, Outcome] = {}
+        for numbers in alike.values():
+            outcomes |= zip(numbers, self._outcomes([queries[number] for number in numbers]), strict=True)
+        return [outcomes[number] for number in range(len(queries))]
+
+    def _outcomes(self, queries: Sequence[InferRequest]) -> Sequence[Outcome]:
+        try:
+            return self._together(queries)
+        # onnxruntime's exceptions share no base but Exception.
+        except Exception as error:  # noqa: BLE001
+            if len(queries) > 1:
+                return [self._outcomes([query])[0] for query in queries]
+            code, text = told_of_run(error, has_open_sizes=self.has_open_sizes)
+            return [Failed(NotRunError(code, text) if code in STATUSES else ProtocolError(text))]
+
+    def _together(self, queries: Sequence[InferRequest]) -> list[dict[str, Any]]:
         """The outputs of each query; several of them share one run, their images one behind the other."""
         if len(queries) == 1:
             return [self.run(dict(queries[0].inputs))]
@@ -100,8 +143,9 @@ class Session:
 
 
 def images(query: InferRequest) -> int:
-    """Of one query."""
-    return len(next(iter(query.inputs.values())))
+    """Of one query; what has no dimensions is one."""
+    array = next(iter(query.inputs.values()))
+    return len(array) if array.ndim else 1
 
 
 def images_in(queries: Sequence[InferRequest]) -> int:
@@ -111,8 +155,8 @@ def images_in(queries: Sequence[InferRequest]) -> int:
 
 def _refusal(method: str, error: Exception, grpc_context: Any) -> Any:
     """What gRPC is answered. It stands before the replica's class, as Ray copies that with what is there by then."""
-    is_unknown = isinstance(error, UnknownModelError)
-    grpc_context.set_code(grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.INVALID_ARGUMENT)
+    code = "NOT_FOUND" if isinstance(error, UnknownModelError) else "INVALID_ARGUMENT"
+    grpc_context.set_code(grpc.StatusCode[error.code if isinstance(error, NotRunError) else code])
     grpc_context.set_details(str(error))
     return messages.answer_message(method)
 
@@ -138,6 +182,12 @@ async def unknown(_: Request, error: UnknownModelError) -> JSONResponse:
     return JSONResponse({"error": str(error)}, NOT_FOUND)
 
 
+@app.exception_handler(NotRunError)
+async def not_run(_: Request, error: NotRunError) -> JSONResponse:
+    """Trouble of the server's own: whoever asked may ask again."""
+    return JSONResponse({"error": str(error)}, STATUSES[error.code])
+
+
 @serve.deployment(name="Model")
 @serve.ingress(app)
 class Model:
@@ -161,7 +211,7 @@ class Model:
         await asyncio.to_thread(self.session.require_right)
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0, batch_size_fn=images_in)
-    async def run(self, queries: list[InferRequest]) -> list[dict[str, Any]]:
+    async def run(self, queries: list[InferRequest]) -> list[Outcome]:
         """Runs what waits, beside the event loop, which stays free for those who come."""
         return await asyncio.to_thread(self.session.answer, queries)
 
@@ -170,6 +220,8 @@ class Model:
         self.require(query.model, query.version)
         check_request(query, self.metadata, self.max_batch)
         outputs = await self.run(query)
+        if isinstance(outputs, Failed):
+            raise outputs.error
         wanted = query.outputs or outputs
         return InferAnswer({name: outputs[name] for name in wanted}, self.metadata.name, VERSION, query.id)
 
@@ -255,7 +307,7 @@ class Model:
         """As `infer`."""
         try:
             return messages.encode_answer(await self.answered(messages.decode_request(asked)))
-        except (ProtocolError, UnknownModelError) as error:
+        except (ProtocolError, UnknownModelError, NotRunError) as error:
             return _refusal("ModelInfer", error, grpc_context)
 
     def _told(self, method: str, asked: Any, grpc_context: Any, tell: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Runs inside Triton's Python backend: what went wrong → whose fault it is, and what a client is told of it.
+"""What went wrong with a query → whose fault it is, and what its client is told; inside Triton's Python backend too.
 
 A client's own mistake is told as it is, but for paths; it is the protocol's 400, and asking again does not help. What
 is the server's is told in a sentence, its cause is in the server's log alone, and clients may ask again (500, 503).
@@ -17,8 +17,21 @@ NO_MEMORY = "there is too little memory for this query at present"
 BROKEN = "the model could not be run; the server's log tells why"
 
 
+# What onnxruntime calls a query that the file does not take, and what it calls a node that does not take a size.
+NOT_TAKEN, NOT_RUN = ("InvalidArgument",), ("RuntimeException", "Fail")
+OF_A_GPU = ("CUDA", "CUDNN", "CUBLAS", "TensorRT")
+
+
 class RefusedError(Exception):
     """A query that breaks a rule of ours."""
+
+
+def told_of_run(error: Exception, *, has_open_sizes: bool) -> tuple[str, str]:
+    """As `told`, of what onnxruntime raised for a query whose sizes are right wherever the file fixes them."""
+    kind = type(error).__name__
+    at_fault = isinstance(error, RefusedError) or kind in NOT_TAKEN
+    by_size = has_open_sizes and kind in NOT_RUN and not any(word in str(error) for word in OF_A_GPU)
+    return told(error, is_clients=at_fault or by_size)
 
 
 def cause_of(error: BaseException) -> str:

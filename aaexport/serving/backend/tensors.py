@@ -20,9 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import faults
 
 SILENT = 4
-# What onnxruntime calls a query that the file does not take, and what it calls a node that does not take a size.
-NOT_TAKEN, NOT_RUN = ("InvalidArgument",), ("RuntimeException", "Fail")
-OF_A_GPU = ("CUDA", "CUDNN", "CUBLAS", "TensorRT")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _told = sys.unraisablehook
 
@@ -92,15 +89,8 @@ class TritonPythonModel:
             return self._response(request, self.session.run(self.outputs, fed))
         # As above.
         except Exception as error:  # noqa: BLE001
-            code, text = faults.told(error, is_clients=self._is_clients(error))
+            code, text = faults.told_of_run(error, has_open_sizes=self.has_open_sizes)
             return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
-
-    def _is_clients(self, error: Exception) -> bool:
-        """Whether the query is at fault: Triton has looked at all sizes that the file fixes, and not at the others."""
-        kind = type(error).__name__
-        if isinstance(error, faults.RefusedError) or kind in NOT_TAKEN:
-            return True
-        return self.has_open_sizes and kind in NOT_RUN and not any(word in str(error) for word in OF_A_GPU)
 
     def _require_bounded(self, fed: dict[str, Any]) -> None:
         """Of a file that is served without Triton's batches and yet leaves its first dimension open."""
