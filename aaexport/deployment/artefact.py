@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aaexport.deployment.settings import DeploySettings
-from aaexport.errors import FolderError, broken_rule
+from aaexport.errors import DeploymentError, FolderError, broken_rule, parameter
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.repository import Files
 
 README = "README.md"
+BESIDE = 256  # MiB: of the server, and of a session of a small model
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ def require_golden(facts: ModelFacts, what_for: str) -> None:
     if not facts.golden:
         remedy = "train it, or convert its module again, which writes golden.safetensors"
         raise FolderError(broken_rule("model", f"have golden vectors for {what_for}", "none", remedy))
+
+
+def require_memory(memory: int, shared: int) -> None:
+    """DeploymentError if a container of so many MiB has no room beside so many for tensors, which count as its own."""
+    if memory < shared + BESIDE:
+        rule = f"be at least {shared + BESIDE} MiB, of which {shared} are for the tensors of whole batches"
+        raise DeploymentError(broken_rule("memory", rule, memory, f"or give a smaller {parameter('max_batch')}"))
 
 
 def readme(system: str, facts: ModelFacts, port: int, first: str, then: str) -> str:

@@ -15,26 +15,38 @@ from pathlib import Path
 
 import numpy as np
 
-from aaexport.deployment.artefact import README, Check, Target, found, readme, require_golden
+from aaexport.deployment.artefact import README, Check, Target, found, readme, require_golden, require_memory
 from aaexport.deployment.settings import DeploySettings
 from aaexport.errors import FolderError, broken_rule
 from aaexport.folder import PARITY_FILES
 from aaexport.serving.facts import ModelFacts
+from aaexport.serving.process import GRACE
 from aaexport.serving.repository import Files
+from aaexport.serving.shared_memory import mebibytes, needed_bytes
 
 CONTAINERFILE, REQUIREMENTS = "Containerfile", "requirements.txt"
 BASE = "docker.io/library/python:3.11.14-slim-bookworm"  # its Python is shared, as Triton's backend needs it
 ENGINE = "nvidia-pytriton==0.7.0"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 USER = 1000
+STOP_SECONDS = round(GRACE) + 15  # the service itself ends Triton after the first of them
 # What serving imports; PyTorch is not among it.
 NEEDED = ("click", "grpcio", "numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "protobuf", "rich", "safetensors")
 PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
 
 
 def files(facts: ModelFacts, settings: DeploySettings) -> Files:
-    """What the builder needs, the model folder included. FolderError without golden vectors, or a version to pin."""
+    """What the builder needs, the model folder included.
+
+    Raises:
+        FolderError: there are no golden vectors, or no version to pin.
+        DeploymentError: the container's memory would not hold the tensors of its batches.
+    """
     require_golden(facts, "the service's proof that it answers right")
+    shared = mebibytes(
+        needed_bytes(facts, settings.max_batch, settings.instances, images=facts.image is not None)
+    )
+    require_memory(settings.memory, shared)
     folder = facts.onnx.parent
     # The service asks for the guard's verdict on a file in fewer bits, which is beside it in the folder.
     verdict = [] if settings.dtype == "float32" else [folder / PARITY_FILES[settings.dtype]]
@@ -51,9 +63,10 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             HTTP_PORT,
             f"`podman build --format docker -t {tag} .`, or docker, builds it, every version pinned; where your "
             "index has no aaexport, `--build-arg AAEXPORT=…` names its wheel by URL, or any requirement of pip's.",
-            f"`podman run --rm --read-only --tmpfs /tmp --shm-size 256m --memory {settings.memory}m -p 127.0.0.1:"
-            f"{HTTP_PORT}:{HTTP_PORT} -p 127.0.0.1:{GRPC_PORT}:{GRPC_PORT} {tag}` serves it, as user {USER}; put TLS "
-            "and authentication before it.",
+            f"`podman run --rm --read-only --tmpfs /tmp --shm-size {shared}m --memory {settings.memory}m "
+            f"--stop-timeout {STOP_SECONDS} -p 127.0.0.1:{HTTP_PORT}:{HTTP_PORT} "
+            f"-p 127.0.0.1:{GRPC_PORT}:{GRPC_PORT} {tag}` serves it, as user {USER}; put TLS and authentication "
+            "before it.",
         ),
     }
 

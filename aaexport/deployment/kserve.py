@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aaexport.deployment.artefact import README, Check, Target, found, readme
+from aaexport.deployment.artefact import README, Check, Target, found, readme, require_memory
 from aaexport.deployment.schema import Keys, Many, faults
 from aaexport.deployment.settings import STORAGES, DeploySettings
 from aaexport.deployment.triton import RELEASE, SERVER_FLAGS, check_repository, repository
@@ -20,6 +20,7 @@ from aaexport.errors import AaexportError
 from aaexport.serving.engine import RESTRICTED, closing_flags
 from aaexport.serving.facts import ModelFacts
 from aaexport.serving.repository import Files
+from aaexport.serving.shared_memory import GIVEN, image_bytes, mebibytes
 
 SERVICE = "inference-service.yaml"
 MODELS = "models"
@@ -27,6 +28,10 @@ HTTP_PORT, GRPC_PORT = 8080, 9000  # of KServe's Triton runtime
 RUNTIME = "kserve-tritonserver"
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")  # of a service: a label of DNS
 GPU = "nvidia.com/gpu"
+# Triton waits so long for connections, and so long for models. Kubernetes kills after 30 s, and only one of KServe's
+# two modes lets that be changed: Knative refuses terminationGracePeriodSeconds and takes `timeout` for it.
+EXIT_FLAG, EXIT_SECONDS, POD_SECONDS = "--exit-timeout-secs", 12, 30
+SHARED, SHARED_PLACE = "shared-memory", "/dev/shm"
 SECRET, SECRET_KEY = "AAEXPORT_CONTROL", "key"  # a variable of the pod, and what a Secret calls its value
 
 QUANTITY = (str, int)
@@ -53,6 +58,7 @@ MODEL = Keys(
                 ("name",),
             )
         ],
+        "volumeMounts": [Keys({"name": str, "mountPath": str}, ("name", "mountPath"))],
         "startupProbe": PROBE, "readinessProbe": PROBE, "livenessProbe": PROBE,
     },
     ("modelFormat", "storageUri", "resources", "readinessProbe"),
@@ -61,6 +67,13 @@ PREDICTOR = Keys(
     {
         "minReplicas": int, "maxReplicas": int, "scaleMetric": ("cpu", "memory", "concurrency", "rps"),
         "scaleTarget": int, "containerConcurrency": int, "timeout": int, "canaryTrafficPercent": int, "model": MODEL,
+        "terminationGracePeriodSeconds": int,
+        "volumes": [
+            Keys(
+                {"name": str, "emptyDir": Keys({"medium": ("Memory",), "sizeLimit": QUANTITY}, ("medium", "sizeLimit"))},
+                ("name", "emptyDir"),
+            )
+        ],
     },
     ("minReplicas", "maxReplicas", "model"),
 )  # fmt: skip
@@ -119,6 +132,9 @@ def inference_service(facts: ModelFacts, settings: DeploySettings) -> dict[str, 
         resources[GPU] = 1
     ready = {"httpGet": {"path": f"/v2/models/{facts.name}/ready", "port": HTTP_PORT}}
     alive = {"httpGet": {"path": "/v2/health/live", "port": HTTP_PORT}}
+    shared = mebibytes(image_bytes(facts)) if settings.images and facts.image is not None else GIVEN
+    if shared > GIVEN:
+        require_memory(settings.memory, shared)
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -132,15 +148,17 @@ def inference_service(facts: ModelFacts, settings: DeploySettings) -> dict[str, 
                 "minReplicas": settings.min_replicas,
                 "maxReplicas": settings.max_replicas,
                 "timeout": 60,
+                **({"volumes": [_volume(shared)]} if shared > GIVEN else {}),
                 "model": {
                     "modelFormat": {"name": "triton", "version": "2"},
                     "protocolVersion": "v2",
                     "runtime": RUNTIME,
                     "runtimeVersion": RELEASE,
                     "storageUri": f"{settings.storage}/{name}",
-                    "args": [*SERVER_FLAGS, *closing_flags(f"$({SECRET})")],
+                    "args": [*SERVER_FLAGS, f"{EXIT_FLAG}={EXIT_SECONDS}", *closing_flags(f"$({SECRET})")],
                     "env": [{"name": SECRET, "valueFrom": {"secretKeyRef": _secret(name)}}],
                     "resources": {"requests": resources, "limits": dict(resources)},
+                    **({"volumeMounts": [{"name": SHARED, "mountPath": SHARED_PLACE}]} if shared > GIVEN else {}),
                     "startupProbe": {**ready, "periodSeconds": 5, "failureThreshold": 60},
                     "readinessProbe": {**ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
                     "livenessProbe": {**alive, "periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 3},
@@ -148,6 +166,11 @@ def inference_service(facts: ModelFacts, settings: DeploySettings) -> dict[str, 
             }
         },
     }
+
+
+def _volume(shared: int) -> dict[str, Any]:
+    """So many MiB for /dev/shm, by way of which images reach the backend that decodes them; they count as memory."""
+    return {"name": SHARED, "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared}Mi"}}
 
 
 def check(root: Path) -> Iterator[Check]:
@@ -179,6 +202,7 @@ def _contradictions(service: Mapping[str, Any], models: list[str]) -> Iterator[s
     if scheme not in STORAGES:
         yield f"storageUri must begin with one of {', '.join(STORAGES)} and ://, got {model['storageUri']!r}"
     yield from _probe_faults(model, models)
+    yield from _end_faults(predictor)
     for flag in closing_flags(""):
         name = flag.partition("=")[0]
         if not any(arg.startswith(f"{name}=") for arg in model.get("args", ())):
@@ -188,6 +212,17 @@ def _contradictions(service: Mapping[str, Any], models: list[str]) -> Iterator[s
         for name in ("cpu", "memory"):
             if name not in given:
                 yield f"resources.{side}.{name} must be there, got none"
+
+
+def _end_faults(predictor: Mapping[str, Any]) -> Iterator[str]:
+    """Whether Triton has the time to answer what it has accepted."""
+    given = [arg.partition("=")[2] for arg in predictor["model"].get("args", ()) if arg.startswith(f"{EXIT_FLAG}=")]
+    takes = 2 * int(given[0]) if given and given[0].isdecimal() else None
+    has = predictor.get("terminationGracePeriodSeconds", POD_SECONDS)
+    if takes is None:
+        yield f"args must have {EXIT_FLAG}=SECONDS, got {given[0] if given else 'none'}"
+    elif takes > has:
+        yield f"{EXIT_FLAG} must be at most {has // 2}, as a pod is killed after {has} s, got {given[0]}"
 
 
 def _probe_faults(model: Mapping[str, Any], models: list[str]) -> Iterator[str]:

@@ -20,13 +20,16 @@ from aaexport.serving.engine import closing_flags
 from aaexport.serving.facts import ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, entries
 from aaexport.serving.reading import served_tensor
+from aaexport.serving.process import GRACE
 from aaexport.serving.repository import Batching, Files, RepositorySettings, repository_files
+from aaexport.serving.shared_memory import image_bytes, mebibytes
 
 REPOSITORY = "model_repository"
 RELEASE = "25.11-py3"  # its onnxruntime runs the opsets that `convert` writes by default
 IMAGE = f"nvcr.io/nvidia/tritonserver:{RELEASE}"
 # Triton completes a configuration by itself, and would switch on batching that was measured not to pay.
 SERVER_FLAGS = ("--disable-auto-complete-config", "--model-control-mode=none")
+DRAIN_SECONDS = round(GRACE)  # that Triton may take for what it has accepted; docker kills after 10 s by itself
 WORKSPACE = 2**30  # bytes that TensorRT may take while it runs
 BYTES_OF = {"BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "FP64": 8, "INT64": 8, "UINT64": 8}
 
@@ -39,12 +42,17 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             facts,
             8000,
             f"`{REPOSITORY}/` is a model repository for the onnxruntime backend of `{IMAGE}`.",
-            f"`docker run --rm{' --gpus all' if settings.device != 'cpu' else ''} -p 127.0.0.1:8000:8000 "
-            f"-p 127.0.0.1:8001:8001 -v $PWD/{REPOSITORY}:/models:ro {IMAGE} tritonserver --model-repository=/models "
+            f"`docker run --rm{' --gpus all' if settings.device != 'cpu' else ''} --stop-timeout {DRAIN_SECONDS} "
+            f"{_shared_memory(facts, settings)}-p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -v $PWD/{REPOSITORY}:/models:ro {IMAGE} tritonserver --model-repository=/models "
             f"{' '.join((*SERVER_FLAGS, *closing_flags('$(openssl rand -hex 32)')))}`; the last two flags close to "
             "everybody what clients need not: loading, shared memory, traces and logs",
         )
     }
+
+
+def _shared_memory(facts: ModelFacts, settings: DeploySettings) -> str:
+    """What docker is told of it: images go through the Python backend; the onnxruntime backend needs none."""
+    return f"--shm-size {mebibytes(image_bytes(facts))}m " if settings.images and facts.image is not None else ""
 
 
 def repository(facts: ModelFacts, settings: DeploySettings) -> Files:

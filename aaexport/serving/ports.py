@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import shutil
 import socket
 from pathlib import Path
@@ -70,5 +71,5 @@ def require_shared_memory(needed: int) -> None:
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < needed:
         rule = f"have {needed / MEBIBYTE:,.0f} MiB free for tensors"
-        remedy = "in a container --shm-size=512m gives it more"
+        remedy = f"in a container --shm-size={math.ceil(needed / MEBIBYTE)}m gives it as many"
         raise RunnerError(f"{SHARED_MEMORY} must {rule}, got {free / MEBIBYTE:,.0f} MiB; {remedy}")

@@ -23,7 +23,7 @@ from aaexport.folder import Dtype
 from aaexport.runners.base import Array
 from aaexport.serving.bounds import HEAD, largest_query
 from aaexport.serving.client import Client
-from aaexport.serving.engine import SHARED_MEMORY, Engine, Ports, command_line
+from aaexport.serving.engine import Engine, Ports, command_line
 from aaexport.serving.facts import ImageInput, ModelFacts
 from aaexport.serving.golden import Query, parts
 from aaexport.serving.judge import why_wrong
@@ -37,13 +37,13 @@ from aaexport.serving.repository import (
     require_distinct,
     write_files,
 )
+from aaexport.serving.shared_memory import needed_bytes
 
 START_SECONDS = 300.0  # a server loads its models before it answers at all
 PROOF_SECONDS = 30.0  # for one golden vector
 LOAD_SECONDS = 300.0
 PROBABILITY_OFF = 1e-4  # softmax of logits that are right
 TRIAL = ".trial"  # behind a model's name: of a version that nobody may ask yet
-COPIES = 4  # of a batch's tensors in shared memory: in, out, and those of the next
 Say = Callable[[str], None]
 
 
@@ -80,6 +80,12 @@ class Served:
     def questions(self) -> Iterator[Query]:
         """Its golden vectors, in batches that it takes."""
         return parts(self.facts.golden, None if self.facts.fixed_batch else self.settings.max_batch)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of shared memory that its tensors need."""
+        settings = self.settings
+        return needed_bytes(self.facts, settings.max_batch, settings.instances, images=self.image is not None)
 
 
 class Service:
@@ -136,7 +142,7 @@ class Service:
         """
         require_distinct([model.facts for model in models])
         self._instances = {name: count for model in models for name, count in model.instances.items()}
-        require_shared_memory(sum(_shared_bytes(model) for model in models))
+        require_shared_memory(sum(model.shared_bytes for model in models))
         for model in models:
             self._write(model.available(model.version))
         backends = self.engine.prepared(self._scratch)
@@ -360,14 +366,6 @@ def _picture(image: ImageInput) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(planes[:, :, 0] if channels == 1 else planes).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _shared_bytes(model: Served) -> int:
-    batch = model.settings.max_batch if model.facts.batched else 1
-    numbers = sum(
-        abs(int(np.prod(tensor.shape, dtype=np.int64))) for tensor in (*model.facts.inputs, *model.facts.outputs)
-    )
-    return len(model.names) * SHARED_MEMORY + COPIES * 4 * batch * numbers * model.settings.instances
 
 
 def _request_bytes(model: Served) -> int:

@@ -1,15 +1,18 @@
 """The container's recipe, and what its check finds."""
 
 import importlib.metadata
+import re
 import shutil
 
 import pytest
-from deployable import edit, failed, write
+from deployable import digits_facts, edit, failed, write
 
 from aaexport.deployment import container
 from aaexport.deployment.container import check, containerfile, files, pins
 from aaexport.deployment.settings import DeploySettings
-from aaexport.errors import FolderError
+from aaexport.errors import DeploymentError, FolderError
+from aaexport.serving.process import GRACE
+from aaexport.serving.shared_memory import needed_bytes
 
 
 @pytest.fixture
@@ -77,3 +80,33 @@ def test_what_is_not_installed_cannot_be_pinned(monkeypatch):
     monkeypatch.setattr(container, "NEEDED", ("no-such-package",))
     with pytest.raises(FolderError, match="no-such-package must be installed, so that its version can be pinned"):
         pins()
+
+
+def run_line(facts, settings):
+    return files(facts, settings)["README.md"].partition("podman run")[2].partition("`")[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shared"),
+    [(DeploySettings(), 64), (DeploySettings(instances=8, max_batch=256), 96)],
+)
+def test_the_run_line_gives_what_the_service_asks_for(facts, monkeypatch, settings, shared):
+    monkeypatch.setattr(container, "NEEDED", ("click",))
+    line = run_line(facts, settings)
+    assert f"--shm-size {shared}m " in line
+    assert needed_bytes(facts, settings.max_batch, settings.instances, images=True) <= shared * 2**20
+
+
+def test_the_container_is_not_killed_while_it_drains(facts, monkeypatch):
+    monkeypatch.setattr(container, "NEEDED", ("click",))
+    assert int(re.search(r"--stop-timeout (\d+) ", run_line(facts, DeploySettings()))[1]) > GRACE
+
+
+def test_memory_that_does_not_hold_the_tensors_of_a_batch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "NEEDED", ("click",))
+    large = digits_facts(tmp_path / "large", shape=(3, 224, 224))
+    rule = "memory must be at least 1248 MiB, of which 992 are for the tensors of whole batches, got 1247; or give"
+    with pytest.raises(DeploymentError) as raised:
+        files(large, DeploySettings(max_batch=400, memory=1247))
+    assert rule in str(raised.value)
+    assert "--shm-size 992m --memory 1248m" in run_line(large, DeploySettings(max_batch=400, memory=1248))

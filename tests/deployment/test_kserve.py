@@ -1,10 +1,12 @@
 """The InferenceService, and what its check finds."""
 
+from dataclasses import replace
+
 import pytest
 from deployable import edit, failed, write
 
 from aaexport.deployment.kserve import GPU, SCHEMA, check, files, inference_service, service_name
-from aaexport.deployment.schema import Keys, Many
+from aaexport.deployment.schema import Keys, Many, faults
 from aaexport.deployment.settings import DeploySettings
 from aaexport.deployment.yaml_text import read_yaml
 
@@ -22,6 +24,8 @@ CRD = {
     "spec.predictor.model.storageUri": "string", "spec.predictor.model.args": "array",
     "spec.predictor.model.env": "array", "spec.predictor.model.resources": "object",
     "spec.predictor.model.resources.requests": "object", "spec.predictor.model.resources.limits": "object",
+    "spec.predictor.terminationGracePeriodSeconds": "integer", "spec.predictor.volumes": "array",
+    "spec.predictor.model.volumeMounts": "array",
 }  # fmt: skip
 PROBE = {
     "": "object", ".httpGet": "object", ".httpGet.path": "string", ".httpGet.port": "int-or-string",
@@ -100,6 +104,9 @@ def test_every_key_and_type_is_kserves():
         ("--http-restricted-api=", "--http-restricted=", "args must have --http-restricted-api, which closes"),
         ("--grpc-restricted-protocol=", "--grpc=", "args must have --grpc-restricted-protocol, which closes"),
         ("secretKeyRef", "secretKeyRefs", "got 'secretKeyRefs'; did you mean 'secretKeyRef'?"),
+        ("--exit-timeout-secs=12", "--exit-timeout-secs=30", "--exit-timeout-secs must be at most 15, as a pod is"),
+        ("--exit-timeout-secs=12", "--exit-timeout-secs=", "args must have --exit-timeout-secs=SECONDS, got"),
+        ("--exit-timeout-secs=12", "--strict-readiness=true", "args must have --exit-timeout-secs=SECONDS, got none"),
         ("spec:", "spec: [", "must be YAML"),
     ],
 )
@@ -141,3 +148,26 @@ def test_what_clients_need_not_is_closed_by_a_secret_that_is_in_no_file(facts):
     assert (
         "kubectl create secret generic digits-control -n ml --from-literal=key=$(openssl rand" in written["README.md"]
     )
+
+
+def test_a_pod_that_is_given_more_time_may_take_it(facts, tmp_path):
+    write(files(facts, DeploySettings()), tmp_path)
+    edit(tmp_path / SERVICE, "--exit-timeout-secs=12", "--exit-timeout-secs=60")
+    edit(tmp_path / SERVICE, "    timeout: 60\n", "    timeout: 60\n    terminationGracePeriodSeconds: 120\n")
+    assert failed(check(tmp_path)) == {}
+
+
+def test_images_larger_than_a_pods_shared_memory_get_a_volume_for_it(facts, tmp_path):
+    small = inference_service(facts, DeploySettings(images=True))["spec"]["predictor"]
+    assert "volumes" not in small
+    assert "volumeMounts" not in small["model"]
+    (images,) = facts.inputs
+    large = replace(facts, inputs=(replace(images, shape=(-1, 3, 1024, 1024)),))
+    predictor = inference_service(large, DeploySettings(images=True))["spec"]["predictor"]
+    assert predictor["volumes"] == [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "96Mi"}}
+    ]
+    assert predictor["model"]["volumeMounts"] == [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+    assert "volumes" not in inference_service(large, DeploySettings())["spec"]["predictor"]
+    written = files(large, DeploySettings(images=True))
+    assert list(faults(read_yaml(written[SERVICE]), SCHEMA)) == []

@@ -89,6 +89,12 @@ def test_a_size_that_is_open_has_no_bounds_to_build_an_engine_for(facts):
     assert "trt_profile" not in text
 
 
+@pytest.mark.parametrize(("images", "shared"), [(False, ""), (True, "--shm-size 64m ")])
+def test_docker_waits_for_the_drain_and_gives_images_their_memory(facts, images, shared):
+    readme = files(facts, DeploySettings(images=images))["README.md"]
+    assert f"docker run --rm --stop-timeout 75 {shared}-p 127.0.0.1:8000:8000" in readme
+
+
 def test_nothing_that_stalls_is_written(facts):
     for settings in (DeploySettings(batching=True, max_delay=1.0), ON_A_GPU):
         assert "queue_policy" not in files(facts, settings)[CONFIG]
