@@ -31,6 +31,17 @@ SHARED_MEMORY = 2**22  # bytes that each process of the Python backend begins wi
 MOST_BYTES = "http-max-input-size"  # a flag of newer servers
 # The configurations say all: without this each model's process is started twice, once to be asked what is missing.
 AS_WRITTEN = "--disable-auto-complete-config"
+# What a server may need of what it is started with; whatever else is there, such as tokens and passwords, is not its.
+PASSED = (
+    *("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "PATH", "LD_LIBRARY_PATH"),
+    *("LD_PRELOAD", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONHASHSEED", "VIRTUAL_ENV"),
+    *("CONDA_PREFIX", "GLIBC_TUNABLES", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
+)
+PASSED_BEGINNINGS = (
+    *("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "ORT_", "TF32_", "TRITON", "TENSORRT_"),
+    *("CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_"),
+)
+SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|AUTHORIZATION|API_?KEY", re.IGNORECASE)
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
 
 
@@ -68,7 +79,7 @@ class Engine:
         return home
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the server: this one's, with libraries and packages of this Python found first."""
+        """The environment of the server: what of this one's it may need, and libraries and packages of this Python."""
         libraries = [*map(str, self.libraries), *_parts(given.get("LD_LIBRARY_PATH"))]
         packages = [*_package_folders(), *_parts(given.get("PYTHONPATH"))]
         own = {
@@ -78,7 +89,7 @@ class Engine:
             "OMP_NUM_THREADS": given.get("OMP_NUM_THREADS", "1"),  # NumPy's; onnxruntime has threads of its own
             "PYTHONDONTWRITEBYTECODE": "1",  # a repository may lie where nothing can be written
         }
-        return {**given, **own}
+        return {name: value for name, value in given.items() if _is_passed(name)} | own
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,11 @@ def _package_folders() -> list[str]:
     """Where this Python's packages are: those of its environment, of the user, and what PYTHONPATH adds later."""
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return [folder for folder in folders if Path(folder).is_dir()]
+
+
+def _is_passed(name: str) -> bool:
+    known = name in PASSED or name.startswith(PASSED_BEGINNINGS)
+    return known and SECRETS.search(name) is None
 
 
 def _parts(value: str | None) -> list[str]:

@@ -41,10 +41,16 @@ class EngineProcess:
         command, environment: how it is started.
         scratch: a folder that is removed with it; its log is there.
         shared_memory: what the names of its regions of shared memory begin with.
+        lock: a descriptor that the guard keeps open too: what is locked by it stays so until it has cleaned up.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], scratch: Path, shared_memory: str
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        scratch: Path,
+        shared_memory: str,
+        lock: int | None = None,
     ) -> None:
         self.scratch, self._shared_memory = scratch, shared_memory
         self.log_path = scratch / "engine.log"
@@ -55,7 +61,10 @@ class EngineProcess:
             )  # fmt: skip
         words = ["/bin/sh", "-c", GUARD, "aaexport-guard", str(self.pid), str(scratch), shared_memory]
         try:
-            self._guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+            self._guard = subprocess.Popen(
+                words, stdin=subprocess.PIPE, start_new_session=True, pass_fds=() if lock is None else (lock,),
+                env={"PATH": os.environ.get("PATH", os.defpath)},  # nobody's secrets
+            )  # fmt: skip
         except BaseException:  # Ctrl-C too: without its guard nothing would end the server
             os.killpg(self.pid, signal.SIGKILL)
             self._server.wait()

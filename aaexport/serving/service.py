@@ -8,7 +8,6 @@ import itertools
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from aaexport.serving.repository import (
     require_distinct,
     write_files,
 )
+from aaexport.serving.scratch import new_scratch
 from aaexport.serving.shared_memory import needed_bytes
 
 START_SECONDS = 300.0  # a server loads its models before it answers at all
@@ -125,11 +125,8 @@ class Service:
             headers={"triton-grpc-protocol-authorization": self._secret},
         )
         # Last, so that nothing that fails before leaves it behind.
-        try:
-            self._scratch = Path(tempfile.mkdtemp(prefix="aaexport-serve-"))
-        except OSError as error:
-            raise FolderError(f"{tempfile.gettempdir()} cannot be written: {error.strerror}") from error
-        self.repository, self.kept = self._scratch / "models", self._scratch / "served"
+        self._scratch = new_scratch(self._shared_memory)
+        self.repository, self.kept = self._scratch.path / "models", self._scratch.path / "served"
 
     def start(self, models: Sequence[Served]) -> None:
         """Starts the server with these models, and returns when it has answered all their golden vectors right.
@@ -145,13 +142,15 @@ class Service:
         require_shared_memory(sum(model.shared_bytes for model in models))
         for model in models:
             self._write(model.available(model.version))
-        backends = self.engine.prepared(self._scratch)
+        backends = self.engine.prepared(self._scratch.path)
         most = max(map(_request_bytes, models))
         command = command_line(self.engine, self.repository, backends, self.host, self.ports, self._secret, most)
         command[-1:] = [command[-1], f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
         command += [f"--load-model={name}" for model in models for name in model.names]
         environment = self.engine.environment(os.environ)
-        self._process = EngineProcess(command, environment, self._scratch, self._shared_memory)
+        self._process = EngineProcess(
+            command, environment, self._scratch.path, self._shared_memory, self._scratch.lock
+        )
         self._wait_until_live()
         for model in models:
             self.prove(model)
@@ -335,10 +334,10 @@ class Service:
         """Ends the server when it has answered what it accepted. False if it had to be killed after `grace` s."""
         for client in (self._rest, self._grpc, self._control):
             client.close()
-        if self._process is not None:
-            return self._process.stop(grace, self._ghosts)
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        return True
+        try:
+            return self._process is None or self._process.stop(grace, self._ghosts)
+        finally:
+            self._scratch.remove()
 
 
 def _answer(client: Client, name: str, inputs: Mapping[str, Array], version: str) -> Mapping[str, Array]:

@@ -1,6 +1,7 @@
 """What a service leaves where it does not even start, and which of its processes it misses."""
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,26 @@ from aaexport.serving.engine import Engine, Ports
 from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
 
 
-def of_backend(name):
-    return service.Service(Engine(Path("tritonserver"), None, None, name, ""), "127.0.0.1", Ports(1, 2, 3))
+@pytest.fixture
+def of_backend(tmp_path, monkeypatch):
+    """Makes a service, whose folder goes with the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with ExitStack() as stack:
+
+        def make(name):
+            made = service.Service(Engine(Path("tritonserver"), None, None, name, ""), "127.0.0.1", Ports(1, 2, 3))
+            stack.callback(made._scratch.remove)
+            return made
+
+        yield make
+        stack.close()
+        assert not list(tmp_path.iterdir())
 
 
-def test_a_client_that_cannot_be_made_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_client_that_cannot_be_made_leaves_no_folder(of_backend, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise ServiceError("grpcio is not installed")
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(service, "Client", fails)
     with pytest.raises(ServiceError, match="grpcio is not installed"):
         of_backend("python")
@@ -42,7 +54,7 @@ class Processes:
         return pid < len(self.commands)
 
 
-def test_the_processes_of_a_version_that_was_taken_away_may_end():
+def test_the_processes_of_a_version_that_was_taken_away_may_end(of_backend):
     running = of_backend("python")
     running._instances = {"digits": 2, "digits_image": 1}
     old, new, image = (
@@ -58,7 +70,7 @@ def test_the_processes_of_a_version_that_was_taken_away_may_end():
     assert running.dead_models() == {"digits_image"}
 
 
-def test_as_long_as_every_process_runs_none_is_counted():
+def test_as_long_as_every_process_runs_none_is_counted(of_backend):
     running = of_backend("python")
     running._instances = {"digits": 1}
     running._process = processes = Processes(f"stub {running.repository}/digits/1/model.py")
@@ -69,7 +81,7 @@ def test_as_long_as_every_process_runs_none_is_counted():
     assert running.dead_models() == running.dead_models() == {"digits"}
 
 
-def test_where_the_engine_has_no_processes_none_is_missed():
+def test_where_the_engine_has_no_processes_none_is_missed(of_backend):
     running = of_backend("onnxruntime")
     running._instances, running._process = {"digits": 2}, Processes()
     running._all_is_right()

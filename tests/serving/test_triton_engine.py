@@ -104,6 +104,17 @@ def test_the_environment_finds_packages_and_libraries_of_this_python_first():
     assert found["HOME"] == "/home"
 
 
+def test_the_server_is_given_nothing_that_it_does_not_need():
+    made = Engine(Path("tritonserver"), None, None, "python", "")
+    given = {
+        "AAEXPORT_AUTHORIZATION": "Bearer s", "AWS_SECRET_ACCESS_KEY": "s", "HF_TOKEN": "s", "NVIDIA_API_KEY": "s",
+        "SOMETHING": "s", "OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1", "LC_ALL": "C.UTF-8", "TMPDIR": "/room",
+    }  # fmt: skip
+    found = made.environment(given)
+    kept = {name: value for name, value in found.items() if name in given}
+    assert kept == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1", "LC_ALL": "C.UTF-8", "TMPDIR": "/room"}
+
+
 def test_the_server_listens_where_it_is_told_and_keeps_its_controls_to_us():
     made = Engine(Path("tritonserver"), None, None, "python", "")
     line = command_line(made, Path("models"), None, "127.0.0.1", Ports(1, 2, 3), "secret", 5)
