@@ -13,6 +13,7 @@ from aaexport.errors import ArgumentError, ServiceError, broken_rule, parameter
 SCHEMES = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}  # and the port where the URL names none
 AUTHORIZATION = "AAEXPORT_AUTHORIZATION"  # an environment variable: its value is neither shown nor recorded
 TIMEOUT = 5.0  # seconds for one attempt at a query
+UNKNOWN_USER = (401, "UNAUTHENTICATED")
 COMPLAINT = 300  # characters of a server's complaint that are passed on
 # Of a model that Triton has a name for, and no version just now: it is loaded anew, or failed to load.
 AWAY, UNHEARD_OF = "has no available versions", "is not found"
@@ -160,7 +161,8 @@ class RefusedError(ServiceError):
 
     def __init__(self, address: Address, status: int | str, text: str, *, retryable: bool) -> None:
         said = " ".join(text.split())[:COMPLAINT] or "no reason given"
-        super().__init__(f"{address} refuses with {status}: {said}", retryable=retryable)
+        remedy = f"; put what it asks for into {AUTHORIZATION}" if status in UNKNOWN_USER else ""
+        super().__init__(f"{address} refuses with {status}: {said}{remedy}", retryable=retryable)
         self.status = status
         self.is_unknown = status in (404, "NOT_FOUND")
         self.knows_name = True if AWAY in said else False if UNHEARD_OF in said else None

@@ -29,6 +29,7 @@ LEAST_VERSION = (2, 40)  # of the server: the first whose command line has the f
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 SHARED_MEMORY = 2**22  # bytes that each process of the Python backend begins with
 MOST_BYTES = "http-max-input-size"  # a flag of newer servers
+MOST_OF_GRPC = "2 GiB"  # that Triton tells its gRPC library, the most that protobuf has; no flag changes it
 # The configurations say all: without this each model's process is started twice, once to be asked what is missing.
 AS_WRITTEN = "--disable-auto-complete-config"
 # What a server may need of what it is started with; whatever else is there, such as tokens and passwords, is not its.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import ssl
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -25,6 +27,7 @@ from aaexport.serving.wire import LostError, Reply, Wire
 RETRYABLE = (429, 500, 502, 503, 504)  # also 500: a backend that died answers so until it is loaded again
 ABSENT = (404, 405, 501)  # of an extension that a server does not have
 OK = 200
+TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 REDIRECTS = range(300, 400)
 
 
@@ -156,7 +159,9 @@ def _complaint(data: bytes) -> str:
     try:
         return str(json.loads(data)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return data.decode(errors="replace")
+        text = data.decode(errors="replace")
+        titled = TITLE.search(text)  # of a proxy's page, which says no more
+        return html.unescape(titled[1]) if titled else text
 
 
 def _of(model: str, version: str) -> str:

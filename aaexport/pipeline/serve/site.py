@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aaexport.errors import ProviderError
 from aaexport.pipeline.serve.options import ServeOptions
-from aaexport.serving.engine import Engine, Ports, find_engine
+from aaexport.serving.engine import MOST_OF_GRPC, Engine, Ports, find_engine
 from aaexport.serving.ports import host_address, is_loopback, settled_ports
 
 DEVICE_FILES = Path("/dev")
@@ -49,5 +49,7 @@ def said_of_requests(site: Site) -> Iterator[str]:
         where = f"REST on port {ports.http}, gRPC on {ports.grpc} and metrics on {ports.metrics}"
         also = BOTH.get(address, "")
         yield f"open to whoever reaches {address}: {where}{also}; TLS and users are a proxy's before it"
-    if not site.engine.bounds_requests:
-        yield "this Triton bounds the images of a request, and not its bytes: a proxy before it can"
+    if site.engine.bounds_requests:
+        yield f"a request over gRPC may have {MOST_OF_GRPC}, as no flag of Triton bounds it: a proxy before it can"
+    else:
+        yield f"this Triton bounds a request's images, not its bytes (gRPC: {MOST_OF_GRPC}): a proxy before it can"
