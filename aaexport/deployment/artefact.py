@@ -50,7 +50,7 @@ def require_golden(facts: ModelFacts, what_for: str) -> None:
 
 
 def require_memory(memory: int, shared: int) -> None:
-    """DeploymentError if a container of so many MiB has no room beside so many for tensors, which count as its own."""
+    """DeploymentError if a container of so many MiB has no room beside so many for tensors, which count as its."""
     if memory < shared + BESIDE:
         rule = f"be at least {shared + BESIDE} MiB, of which {shared} are for the tensors of whole batches"
         raise DeploymentError(broken_rule("memory", rule, memory, f"or give a smaller {parameter('max_batch')}"))

@@ -43,9 +43,7 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
         DeploymentError: the container's memory would not hold the tensors of its batches.
     """
     require_golden(facts, "the service's proof that it answers right")
-    shared = mebibytes(
-        needed_bytes(facts, settings.max_batch, settings.instances, images=facts.image is not None)
-    )
+    shared = mebibytes(needed_bytes(facts, settings.max_batch, settings.instances, images=facts.image is not None))
     require_memory(settings.memory, shared)
     folder = facts.onnx.parent
     # The service asks for the guard's verdict on a file in fewer bits, which is beside it in the folder.

@@ -63,17 +63,13 @@ MODEL = Keys(
     },
     ("modelFormat", "storageUri", "resources", "readinessProbe"),
 )  # fmt: skip
+IN_MEMORY = Keys({"medium": ("Memory",), "sizeLimit": QUANTITY}, ("medium", "sizeLimit"))
 PREDICTOR = Keys(
     {
         "minReplicas": int, "maxReplicas": int, "scaleMetric": ("cpu", "memory", "concurrency", "rps"),
         "scaleTarget": int, "containerConcurrency": int, "timeout": int, "canaryTrafficPercent": int, "model": MODEL,
         "terminationGracePeriodSeconds": int,
-        "volumes": [
-            Keys(
-                {"name": str, "emptyDir": Keys({"medium": ("Memory",), "sizeLimit": QUANTITY}, ("medium", "sizeLimit"))},
-                ("name", "emptyDir"),
-            )
-        ],
+        "volumes": [Keys({"name": str, "emptyDir": IN_MEMORY}, ("name", "emptyDir"))],
     },
     ("minReplicas", "maxReplicas", "model"),
 )  # fmt: skip

@@ -19,8 +19,8 @@ from aaexport.graph.files import model_inputs, parse_onnx, tensor_info
 from aaexport.serving.engine import closing_flags
 from aaexport.serving.facts import ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, entries
-from aaexport.serving.reading import served_tensor
 from aaexport.serving.process import GRACE
+from aaexport.serving.reading import served_tensor
 from aaexport.serving.repository import Batching, Files, RepositorySettings, repository_files
 from aaexport.serving.shared_memory import image_bytes, mebibytes
 
@@ -43,7 +43,8 @@ def files(facts: ModelFacts, settings: DeploySettings) -> Files:
             8000,
             f"`{REPOSITORY}/` is a model repository for the onnxruntime backend of `{IMAGE}`.",
             f"`docker run --rm{' --gpus all' if settings.device != 'cpu' else ''} --stop-timeout {DRAIN_SECONDS} "
-            f"{_shared_memory(facts, settings)}-p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -v $PWD/{REPOSITORY}:/models:ro {IMAGE} tritonserver --model-repository=/models "
+            f"{_shared_memory(facts, settings)}-p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 "
+            f"-v $PWD/{REPOSITORY}:/models:ro {IMAGE} tritonserver --model-repository=/models "
             f"{' '.join((*SERVER_FLAGS, *closing_flags('$(openssl rand -hex 32)')))}`; the last two flags close to "
             "everybody what clients need not: loading, shared memory, traces and logs",
         )

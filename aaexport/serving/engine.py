@@ -35,7 +35,15 @@ AS_WRITTEN = "--disable-auto-complete-config"
 # What a server may need of what it is started with; whatever else is there, such as tokens and passwords, is not its.
 PASSED = (
     *("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "PATH", "LD_LIBRARY_PATH"),
-    *("LD_PRELOAD", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONHASHSEED", "VIRTUAL_ENV"),
+    *(
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONUSERBASE",
+        "PYTHONNOUSERSITE",
+        "PYTHONHASHSEED",
+        "VIRTUAL_ENV",
+    ),
     *("CONDA_PREFIX", "GLIBC_TUNABLES", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
 )
 PASSED_BEGINNINGS = (
@@ -80,7 +88,7 @@ class Engine:
         return home
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the server: what of this one's it may need, and libraries and packages of this Python."""
+        """The server's: what it may need of this process's, with libraries and packages of this Python first."""
         libraries = [*map(str, self.libraries), *_parts(given.get("LD_LIBRARY_PATH"))]
         packages = [*_package_folders(), *_parts(given.get("PYTHONPATH"))]
         own = {

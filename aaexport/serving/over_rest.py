@@ -9,7 +9,7 @@ import ssl
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from aaexport.errors import ProtocolError, ServiceError, first_line
+from aaexport.errors import ServiceError, first_line
 from aaexport.serving import rest_codec
 from aaexport.serving.address import Access, Address, RefusedError, refused, unreachable
 from aaexport.serving.bounds import byte_count

@@ -164,9 +164,7 @@ def test_images_larger_than_a_pods_shared_memory_get_a_volume_for_it(facts, tmp_
     (images,) = facts.inputs
     large = replace(facts, inputs=(replace(images, shape=(-1, 3, 1024, 1024)),))
     predictor = inference_service(large, DeploySettings(images=True))["spec"]["predictor"]
-    assert predictor["volumes"] == [
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "96Mi"}}
-    ]
+    assert predictor["volumes"] == [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "96Mi"}}]
     assert predictor["model"]["volumeMounts"] == [{"name": "shared-memory", "mountPath": "/dev/shm"}]
     assert "volumes" not in inference_service(large, DeploySettings())["spec"]["predictor"]
     written = files(large, DeploySettings(images=True))

@@ -170,4 +170,10 @@ def test_what_runs_inside_triton_imports_nothing_of_ours(file):
     tree = ast.parse((BACKEND_FILES / file).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names - set(sys.stdlib_module_names) <= {"numpy", "onnxruntime", "triton_python_backend_utils", "pixels", "faults"}
+    assert names - set(sys.stdlib_module_names) <= {
+        "numpy",
+        "onnxruntime",
+        "triton_python_backend_utils",
+        "pixels",
+        "faults",
+    }

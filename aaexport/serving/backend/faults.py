@@ -12,7 +12,15 @@ import sys
 
 PATH = re.compile(r"(?:/[^\s/:;,'\"()<>]+){2,}/?")
 # What a lack of memory calls itself, in Python, onnxruntime, CUDA and Triton's own shared memory.
-SCARCE = ("bad_alloc", "bad allocation", "allocate", "out of memory", "ALLOC_FAILED", "shared memory", "No space left")
+SCARCE = (
+    "bad_alloc",
+    "bad allocation",
+    "allocate",
+    "out of memory",
+    "ALLOC_FAILED",
+    "shared memory",
+    "No space left",
+)
 NO_MEMORY = "there is too little memory for this query at present"
 BROKEN = "the model could not be run; the server's log tells why"
 
