@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aaexport.parity.kept import least_sqnr
+
 HELD_OUT, MADE_UP, GOLDEN = "held-out images", "made-up ones", "the images whose answers it was written with"
 # Cases of a verification by the word before the first comma; all others are files that a user gave.
 KINDS = {"images": HELD_OUT, "golden vectors": GOLDEN}
@@ -60,8 +62,14 @@ class Compared:
         on = f" on {' and '.join(self.shown)}" if self.shown else ""
         how = "its numbers stayed within what is allowed"
         if self.largest_error is not None:
-            how = f"no number was further off than {self.largest_error:.1e}"
+            how = f"no number was further off than {_power(self.largest_error)}"
         return f"{when} this network was compared with PyTorch{on}: {how}."
+
+
+def _power(value: float) -> str:
+    """As the page's script writes such numbers: 2.9e-6."""
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(power)}"
 
 
 def _of_fewer_bits(lost: Lost, when: str) -> Iterator[str]:
@@ -107,14 +115,17 @@ def _shown(cases: list[str]) -> Iterator[str]:
 
 
 def _lost(guard: Mapping[str, Any]) -> Lost:
-    rows = [row for row in guard["rows"] if row["value"] is not None]
-    classes = [row for row in rows if row["measure"] == "top-1" and row["against"] == FLOAT32_FILE]
+    classes = [
+        row
+        for row in guard["rows"]
+        if row["measure"] == "top-1" and row["against"] == FLOAT32_FILE and row["value"] is not None
+    ]
     counted = max(classes, key=lambda row: int(row["images"]), default=None)
     accuracy = guard.get("accuracy")
     return Lost(
         kind=str(guard["kind"]),
         data=str(guard["data"]),
-        sqnr_db=min((float(row["value"]) for row in rows if row["measure"] == "SQNR"), default=None),
+        sqnr_db=least_sqnr(guard),
         images=None if counted is None else int(counted["images"]),
         same=None if counted is None else round(float(counted["value"]) * int(counted["images"])),
         labelled=None if accuracy is None else int(accuracy["images"]),

@@ -36,11 +36,11 @@ def cases(*names):
     ("record", "told"),
     [
         (RECORD, "On 2026-01-31 this network was compared with PyTorch on held-out images and made-up ones: no "
-                 "number was further off than 2.9e-06."),
+                 "number was further off than 2.9e-6."),
         (cases("random, batch 7", "random × 1000", "one pixel"), "On 2026-01-31 this network was compared with "
-         "PyTorch on made-up images: no number was further off than 2.9e-06."),
+         "PyTorch on made-up images: no number was further off than 2.9e-6."),
         (cases("mine.npz, batch 3", "zeros"), "On 2026-01-31 this network was compared with PyTorch on mine.npz and "
-         "made-up ones: no number was further off than 2.9e-06."),
+         "made-up ones: no number was further off than 2.9e-6."),
         (RECORD | {"date": None, "computations": [], "max_abs_error": None}, "Before this page was made this network "
          "was compared with PyTorch: its numbers stayed within what is allowed."),
     ],

@@ -68,7 +68,7 @@ def test_the_same_model_gives_the_same_files(facts, site):
                 "largest_error": 2e-6,
                 "date": "2026-01-31T09:30:00Z",
                 "told": "On 2026-01-31 this network was compared with PyTorch on held-out images and made-up ones: "
-                "no number was further off than 2.0e-06.",
+                "no number was further off than 2.0e-6.",
             },
         ),
         (

@@ -15,6 +15,7 @@ from aaexport.graph.precision.kinds import kind_of, read_origin
 from aaexport.load.measurement import GuardRecord, KeptPart, ModelCard
 from aaexport.parity.by_layer import by_layer
 from aaexport.parity.guard import TensorLoss
+from aaexport.parity.kept import least_sqnr
 from aaexport.parity.thresholds import REDUCED
 from aaexport.pipeline.subject.parity_record import parity_record
 
@@ -65,11 +66,10 @@ def guard_record(path: Path, onnx_sha256: str) -> GuardRecord | None:
         if guard is None or value["onnx_sha256"] != onnx_sha256:
             return None
         accuracy = guard["accuracy"] or {}
-        lost = [float(row["value"]) for row in guard["rows"] if row["measure"] == "SQNR" and row["value"] is not None]
         return GuardRecord(
             kind=str(guard["kind"]),
             data=str(guard["data"]),
-            sqnr_db=min(lost, default=None),
+            sqnr_db=least_sqnr(guard),
             layers=by_layer(map(_tensor, guard.get("tensors", ()))),
             **{name: int(accuracy[name]) for name in ("images", "float32", "reduced") if name in accuracy},
         )

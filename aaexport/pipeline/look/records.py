@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from aaexport.folder import DTYPES, Dtype, ModelFolder
 from aaexport.graph.files import file_digest, read_data_files
+from aaexport.parity.kept import least_sqnr
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 from aaexport.report.machine import PARITY_SCHEMA
 from aaexport.report.model.portrait import Measured, Verification
@@ -57,7 +58,7 @@ def _verification(value: dict[str, Any], dtype: Dtype, digest: str) -> Verificat
         date=_text(value["date"]),
         same_file=value["onnx_sha256"] == digest,
         steps=tuple(_step(computation) for computation in value["computations"]),
-        accuracy=_accuracy(value["accuracy"]),
+        accuracy=_accuracy(value["accuracy"]) if value["guard"] is None else _kept_accuracy(value["guard"], dtype),
     )
 
 
@@ -65,7 +66,7 @@ def _figure(value: dict[str, Any]) -> str:
     if value["failures"]:
         return str(value["failures"][0])
     if value["guard"] is not None:
-        decibels = _number(value["guard"]["sqnr_db"])
+        decibels = least_sqnr(value["guard"])
         return "" if decibels is None else f"signal to noise {decibels:.1f} dB beside float32"
     error, ratio = _number(value["max_abs_error"]), _number(value["max_error_ratio"])
     if error is None:
@@ -87,6 +88,15 @@ def _accuracy(value: dict[str, Any] | None) -> str:
         return ""
     torch, runner = float(value["torch"]), float(value["runner"])
     return f"{torch:.2%} of {int(value['images']):,} held-out images in PyTorch, {runner:.2%} in the file"
+
+
+def _kept_accuracy(guard: dict[str, Any], dtype: Dtype) -> str:
+    found = guard["accuracy"]
+    if found is None:
+        return ""
+    images = int(found["images"])
+    before, after = int(found["float32"]) / images, int(found["reduced"]) / images
+    return f"{before:.2%} of {images:,} held-out images in float32, {after:.2%} in {dtype}"
 
 
 def _measured(value: dict[str, Any], dtype: Dtype, digest: str) -> Measured:
