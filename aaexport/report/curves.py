@@ -87,7 +87,7 @@ def _curves(
             if of is not None:
                 paths += _line(x, y, result.epochs, of, f"{kind} {style}".strip())
         sign = element("b", "●", class_=kind)
-        entries.append(element("span", sign, f"{name}:\u00a0{ends[-1]}", class_="curve"))
+        entries.append(element("span", sign, f"{name}:", Html("\u00a0"), ends[-1], class_="curve"))
         told.append(f"{name}: {' → '.join(dict.fromkeys(ends))} over {_epochs(len(result.epochs))}")
     drawn = chart(key, f"{title} by epoch", "; ".join(told), stretched(*paths), x=x, y=y)
     return figure(drawn, *entries, *([element("br"), caption] if caption else []))

@@ -54,7 +54,7 @@ def before_and_after(before: Mapping[str, int] | None, after: Mapping[str, int])
         "svg", *drawn, role="img", aria_label="; ".join(told), class_="stacks", width="100%", height=height
     )
     key = [element("span", element("b", "■", class_=kind), words) for kind, words in KINDS]
-    return figure(picture, "Operators that ", *(Html(f"{each} ") for each in key))
+    return figure(picture, "Operators that", Html(" "), *(Html(f"{each} ") for each in key))
 
 
 def operators_table(before: Mapping[str, int] | None, after: Mapping[str, int]) -> Html:
