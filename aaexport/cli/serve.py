@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from aaexport.cli import options
 from aaexport.cli.command import Command
@@ -16,13 +16,16 @@ from aaexport.cli.console import say, show_text
 from aaexport.cli.converted import check_model
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.types import Model, PathTo, Whole
-from aaexport.errors import ArgumentError, broken_rule
+from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import Dtype, ModelFolder, copies, find_model
+
+if TYPE_CHECKING:
+    from aaexport.pipeline.serve.stopping import Stopping
 
 SECTIONS = {
     "Where it listens": ("host", "http_port", "grpc_port", "metrics_port"),
     "What runs": ("dtype", "device", "instances", "threads", "max_batch", "batching", "max_delay", "engine"),
-    "Versions": ("watch", "check_every", "is_rollback"),
+    "Versions": ("watch", "check_every", "is_rollback", "to_version"),
 }
 EXAMPLES = (
     ("aaexport serve aa_cnn3_digits", "Serves one model until Ctrl-C or SIGTERM, and then drains."),
@@ -31,7 +34,9 @@ EXAMPLES = (
         "Two models on free ports, which one line of JSON tells.",
     ),
     ("aaexport serve --rollback aa_cnn3_digits", "Goes back to the conversion before; a running service follows."),
+    ("aaexport serve --rollback --to-version 2 aa_cnn3_digits", "Goes to any that is kept: forward again, for one."),
 )
+OF_ROLLBACK = ("models", "is_rollback", "to_version", "dtype", "as_json")
 
 
 @click.command("serve", cls=Command, sections=SECTIONS, examples=EXAMPLES)
@@ -75,43 +80,51 @@ EXAMPLES = (
     help="How often golden vectors are asked while it serves.",
 )
 @click.option("--rollback", "is_rollback", is_flag=True, help="Serve the conversion before; then end.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON on stdout when ready.")
-def command(models: tuple[str, ...], is_rollback: bool, as_json: bool, **given: Any) -> None:
+@click.option("--to-version", type=Whole(), help="Of --rollback: this one, older or newer, of those that are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON on stdout when ready, or gone back.")
+def command(models: tuple[str, ...], is_rollback: bool, to_version: int | None, as_json: bool, **given: Any) -> None:
     """Serve model folders by a real Triton, over REST and gRPC, proved by golden vectors before it says ready.
 
-    Ends with 0 when Ctrl-C or SIGTERM has drained it, with 5 if there is no engine, and with 7 if a model does not
-    answer right and three reloads do not help.
+    Ends with 0 when Ctrl-C or SIGTERM has drained it, with 130 when a second one has ended it at once, with 5 if
+    there is no engine, and with 7 if a model does not answer right and three reloads do not help.
     """
     from aaexport.pipeline.serve.options import ServeOptions
 
     if is_rollback:
-        for model in models:
-            _roll_back(find_model(model))
+        _require_no_others()
+        _roll_back(models, given["dtype"], to_version, as_json)
         return
+    if to_version is not None:
+        raise ArgumentError(broken_rule("to_version", f"go with {parameter('is_rollback')}", to_version))
     wanted = ServeOptions(**given)
     wanted.check()
     from aaexport.pipeline.serve.serve import serving
     from aaexport.pipeline.serve.site import find_site
+    from aaexport.pipeline.serve.stopping import Stopping
     from aaexport.report.serve import serve_text
 
     site = find_site(wanted)
     folders = _folders(models, wanted.dtype)
-    stopping = threading.Event()
-    with serving(folders, wanted, site, say, stopping) as running:
-        _end_by_signal(stopping)
-        facts = running.facts()
-        show_text(json.dumps(facts) if as_json else serve_text(facts))
-        running.keep()
-        say("draining: what was accepted is still answered; once more ends it at once")
+    stopping = Stopping()
+    try:
+        with serving(folders, wanted, site, say, stopping) as running:
+            _end_by_signal(stopping)
+            facts = running.facts()
+            show_text(json.dumps(facts) if as_json else serve_text(facts))
+            running.keep()
+            say("draining: what was accepted is still answered; once more ends it at once")
+    except KeyboardInterrupt:
+        if stopping.is_set():
+            say("ended at once: what was accepted and not yet answered is lost")
+        raise
 
 
 def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     from aaexport.cli.conversion import ensure_converted_apart
 
+    _require_once(models)
     for model in models:
         check_model(model, None, needs_weights=True)
-        if models.count(model) > 1:
-            raise ArgumentError(broken_rule("models", "be named once each", model))
     with copies(say) as check_out:
         folders = [check_out(model) for model in models]
         for folder in folders:
@@ -119,20 +132,41 @@ def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     return folders
 
 
-def _roll_back(folder: ModelFolder) -> None:
-    from aaexport.pipeline.serve.rollback import rollback
+def _require_once(models: tuple[str, ...]) -> None:
+    for model in models:
+        if models.count(model) > 1:
+            raise ArgumentError(broken_rule("models", "be named once each", model))
 
-    before, now = rollback(folder)
-    show_text(f"{folder.path}: version {now} is to be served instead of {before}; a running service follows")
+
+def _require_no_others() -> None:
+    """UsageError for an option that says nothing of a rollback."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        name = param.name or ""
+        if name not in OF_ROLLBACK and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            is_off = context.params[name] is False
+            option = (param.secondary_opts if is_off else param.opts)[-1]
+            raise click.UsageError(f"--rollback goes with --to-version, --dtype and --json alone, got {option} too")
 
 
-def _end_by_signal(stopping: threading.Event) -> None:
-    """From here on Ctrl-C, SIGTERM and a closed terminal set `stopping`; a second one interrupts the draining."""
+def _roll_back(models: tuple[str, ...], dtype: Dtype, to_version: int | None, as_json: bool) -> None:
+    from aaexport.pipeline.serve.rollback import roll_back
+    from aaexport.report.serve import rollback_json, rollback_text
+
+    _require_once(models)
+    folders = [find_model(model) for model in models]
+    for folder, (before, now) in zip(folders, roll_back(folders, dtype, to_version), strict=True):
+        if as_json:
+            show_text(json.dumps(rollback_json(folder.path, dtype, before, now)))
+        else:
+            show_text(rollback_text(folder.path, before, now))
+
+
+def _end_by_signal(stopping: Stopping) -> None:
+    """From here on Ctrl-C, SIGTERM and a closed terminal tell `stopping`; a second one ends it at once."""
 
     def told(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
+        stopping.tell()
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), told)

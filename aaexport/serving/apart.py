@@ -6,22 +6,41 @@ A service stays small: what loads PyTorch, onnx or onnxruntime for it is gone wh
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from aaexport.errors import AaexportError, RunnerError
+from aaexport.errors import AaexportError, RunnerError, first_line, out_of_memory
 from aaexport.serving.process import die_with_parent
 
 SECOND = 1.0
 ENDED = 143  # as a shell tells SIGTERM
 
 Result = TypeVar("Result")
+log = logging.getLogger("aaexport")
+
+
+@dataclass(frozen=True)
+class _Unexpected:
+    """What no work is to raise, in words, and where it was raised."""
+
+    text: str
+    trace: str
+
+
+def _unexpected(error: Exception) -> _Unexpected:
+    wanted = out_of_memory(error)
+    defect = f"unexpected {type(error).__name__}: {first_line(error)}; this is a defect, `aaexport -v` shows where"
+    text = defect if wanted is None else f"memory must hold what this takes, got {wanted}"
+    return _Unexpected(text, traceback.format_exc())
 
 
 class Apart(Generic[Result]):
@@ -56,13 +75,16 @@ class Apart(Generic[Result]):
 
         Raises:
             AaexportError: as the work itself.
-            RunnerError: the process died, as of a lack of memory.
+            RunnerError: the process died, as of a lack of memory, or failed as it never should.
         """
         self._talk.join()
         code = self._child.returncode
         if code != 0:
             raise RunnerError(f"{self._called}, but: its process ended with {code}")
-        result: Result | AaexportError = pickle.loads(self._out)
+        result: Result | AaexportError | _Unexpected = pickle.loads(self._out)
+        if isinstance(result, _Unexpected):
+            log.debug("%s", result.trace)
+            raise RunnerError(f"{self._called}, but: {result.text}")
         if isinstance(result, AaexportError):
             raise result
         return result
@@ -90,5 +112,8 @@ def do_as_told(work: Callable[[Any], object]) -> None:
     except AaexportError as error:
         result = error.with_traceback(None)
         result.__cause__ = result.__context__ = None
+    # The last resort, as of the command line: a defect of ours is one line of the parent's too.
+    except Exception as error:  # noqa: BLE001
+        result = _unexpected(error)
     with replies, contextlib.suppress(BrokenPipeError):
         replies.write(pickle.dumps(result))

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from aaexport import pixels
 from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
-from aaexport.folder import Dtype
 from aaexport.runners.base import Array
+from aaexport.serving.address import RefusedError
 from aaexport.serving.bounds import HEAD, largest_query
 from aaexport.serving.client import Client
 from aaexport.serving.engine import Engine, Ports, command_line
-from aaexport.serving.facts import ImageInput, ModelFacts
+from aaexport.serving.facts import ImageInput
 from aaexport.serving.golden import Query, parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.ports import require_shared_memory
@@ -30,13 +30,12 @@ from aaexport.serving.process import GRACE, EngineProcess
 from aaexport.serving.repository import (
     MOST_IMAGE_BYTES,
     MOST_IMAGE_PIXELS,
-    RepositorySettings,
     repository_files,
     require_distinct,
     write_files,
 )
 from aaexport.serving.scratch import new_scratch
-from aaexport.serving.shared_memory import needed_bytes
+from aaexport.serving.served import Served
 
 START_SECONDS = 300.0  # a server loads its models before it answers at all
 PROOF_SECONDS = 30.0  # for one golden vector
@@ -44,47 +43,6 @@ LOAD_SECONDS = 300.0
 PROBABILITY_OFF = 1e-4  # softmax of logits that are right
 TRIAL = ".trial"  # behind a model's name: of a version that nobody may ask yet
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model at one version: its facts, how it is served, and which of its folder's files it is."""
-
-    facts: ModelFacts
-    version: int
-    settings: RepositorySettings
-    dtype: Dtype = "float32"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Under which it answers: tensors, and images where it takes them."""
-        return (self.facts.name,) if self.image is None else (self.facts.name, self.facts.image_name)
-
-    @property
-    def image(self) -> ImageInput | None:
-        """What it makes images fit by."""
-        return self.facts.image if self.settings.images else None
-
-    def available(self, *versions: int) -> Served:
-        """The same with these versions to be loaded."""
-        return replace(self, settings=replace(self.settings, versions=versions))
-
-    @property
-    def instances(self) -> dict[str, int]:
-        """By name, how many there are."""
-        counts = (self.settings.instances, 1)
-        return dict(zip(self.names, counts, strict=False))
-
-    @property
-    def questions(self) -> Iterator[Query]:
-        """Its golden vectors, in batches that it takes."""
-        return parts(self.facts.golden, None if self.facts.fixed_batch else self.settings.max_batch)
-
-    @property
-    def shared_bytes(self) -> int:
-        """Of shared memory that its tensors need."""
-        settings = self.settings
-        return needed_bytes(self.facts, settings.max_batch, settings.instances, images=self.image is not None)
 
 
 class Service:
@@ -112,7 +70,7 @@ class Service:
         self._running: dict[str, int] = {}
         self._pids: tuple[int, ...] = ()
         self._ghosts = 0
-        self._turns = itertools.count()
+        self._turns: Counter[str] = Counter()
         inside = _reachable(host)
         self.rest_url, self.grpc_url = f"http://{inside}:{ports.http}", f"grpc://{inside}:{ports.grpc}"
         self._rest = Client(self.rest_url, timeout=PROOF_SECONDS, retry_for=0)
@@ -181,16 +139,21 @@ class Service:
         for client in (self._rest, self._grpc):
             self._prove_tensors(client, model)
             if images and model.image is not None:
-                self._prove_image(client, model, model.image)
+                self._prove_image(client, model)
 
-    def glance(self, model: Served) -> None:
-        """As `prove`, by the next image alone, over REST and gRPC in turns: large models compute for others too."""
-        turn = next(self._turns)
+    def glance(self, model: Served, name: str) -> None:
+        """As `prove`, of one of its names, by the next image alone, over REST and gRPC in turns.
+
+        Large models compute for others too.
+        """
+        turn = self._turns[name]
+        self._turns[name] += 1
         client = (self._rest, self._grpc)[turn % 2]
-        asked = list(parts(model.facts.golden, None if model.facts.fixed_batch else 1))
-        self._prove_query(client, model, asked[turn // 2 % len(asked)])
-        if model.image is not None:
-            self._prove_image(client, model, model.image)
+        if name == model.facts.name:
+            asked = list(parts(model.facts.golden, None if model.facts.fixed_batch else 1))
+            self._prove_query(client, model, asked[turn // 2 % len(asked)])
+        else:
+            self._prove_image(client, model)
 
     def _prove_tensors(self, client: Client, model: Served) -> None:
         for query in model.questions:
@@ -203,9 +166,10 @@ class Service:
         if wrong is not None:
             raise UnprovedError(f"{name} must answer its golden vectors, got {wrong}")
 
-    def _prove_image(self, client: Client, model: Served, image: ImageInput) -> None:
+    def _prove_image(self, client: Client, model: Served) -> None:
         """Asks with an image what the classes are, and with its numbers what the scores are."""
-        facts, version = model.facts, str(model.version)
+        facts, image, version = model.facts, model.image, str(model.version)
+        assert image is not None
         content = _picture(image)
         fed = pixels.network_input(content, image.shape, image.mean, image.std, image.crop_share, MOST_IMAGE_PIXELS)
         scores = _answer(client, facts.name, {facts.inputs[0].name: fed}, version)[image.scores][0]
@@ -220,30 +184,51 @@ class Service:
             rule = f"tell the classes of what {facts.name} answers"
             raise UnprovedError(f"{facts.image_name} must {rule}, got {labels}")
 
-    def reload(self, model: Served) -> None:
+    def reload(self, model: Served, silent: frozenset[str] = frozenset()) -> None:
         """Unloads what does not answer right, and loads and proves it again; what asks it stays, if it is well.
 
-        Raises as `prove`, and UnprovedError if it cannot be loaded.
+        The processes of what does not answer at all are ended: whoever waits for them is refused, and asks again.
+        `silent` are names that are known to be so. Raises as `prove`, and UnprovedError if it cannot be loaded.
         """
         dead = self.dead_models()
-        if model.facts.name in dead or not self._is_right(model, images=False):
-            self._load_anew(model.facts.name, dead)
-        if model.image is not None and (model.facts.image_name in dead or not self._is_right(model)):
-            self._load_anew(model.facts.image_name, dead)
-        self.prove(model)
+        questions = dict(zip(model.names, (self._prove_tensors, self._prove_image), strict=False))
+        for name, ask in questions.items():
+            fault = None if name in dead | silent else self._fault(name, ask, model)
+            is_silent = name in silent or (fault is not None and is_late(fault))
+            if is_silent:
+                self._end_backend(name)
+            if is_silent or name in dead or fault is not None:
+                self._ghosts += is_silent or name in dead
+                self._control.unload(name)
+                self._load(name)
+        for name, ask in questions.items():
+            if (fault := self._fault(name, ask, model)) is not None:
+                raise fault
         self._all_is_right()
 
-    def _is_right(self, model: Served, *, images: bool = True) -> bool:
+    def _fault(self, name: str, ask: Callable[[Client, Served], None], model: Served) -> ServiceError | None:
+        """Why it does not answer right; None where it does, and where it is late as it answers others."""
+        before = self._answered(name)
         try:
-            self.prove(model, images=images)
-        except ServiceError:
-            return False
-        return True
+            for client in (self._rest, self._grpc):
+                ask(client, model)
+        except ServiceError as error:
+            return None if is_late(error) and self._answered(name) > before else error
+        return None
 
-    def _load_anew(self, name: str, dead: frozenset[str]) -> None:
-        self._ghosts += name in dead
-        self._control.unload(name)
-        self._load(name)
+    def _answered(self, name: str) -> int:
+        """As `progress`; 0 where nobody tells."""
+        try:
+            return self.progress(name)
+        except ServiceError:
+            return 0
+
+    def _end_backend(self, name: str) -> None:
+        """Ends the processes of a model that do not answer; a server's own backend has none."""
+        for pid, command in self.process.backends().items():
+            if self._place(name) in command:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def dead_models(self) -> frozenset[str]:
         """Models of which fewer processes run than when all was right; others of it may still answer.
@@ -268,8 +253,12 @@ class Service:
         """How many run, by model."""
         backends = self.process.backends()
         self._pids, commands = tuple(backends), backends.values()
-        places = {name: f"{self.repository}/{name}/" for name in self._instances}
+        places = {name: self._place(name) for name in self._instances}
         return Counter(name for name, place in places.items() for command in commands if place in command)
+
+    def _place(self, name: str) -> str:
+        """What the command lines of a model's processes have in them."""
+        return f"{self.repository}/{name}/"
 
     def switch(self, old: Served, new: Served) -> None:
         """Another version takes over without a lost query: proved under a name of its own, then beside the old one
@@ -304,10 +293,15 @@ class Service:
             self._write(trial, images=False)
             self._load(name)
             self.prove(trial, images=False)
-        finally:
-            with contextlib.suppress(ServiceError):
-                self._control.unload(name)
-            shutil.rmtree(self.repository / name, ignore_errors=True)
+        except (ServiceError, FolderError):
+            self._dismiss(name)
+            raise
+        self._dismiss(name)  # not where the service is told to end: all goes with it then, and nothing is waited for
+
+    def _dismiss(self, name: str) -> None:
+        with contextlib.suppress(ServiceError):
+            self._control.unload(name)
+        shutil.rmtree(self.repository / name, ignore_errors=True)
 
     def _load(self, *names: str) -> None:
         for name in names:
@@ -324,9 +318,9 @@ class Service:
         for name in model.names:
             shutil.rmtree(self.repository / name / str(model.version), ignore_errors=True)
 
-    def progress(self, model: Served) -> int:
+    def progress(self, name: str) -> int:
         """How many queries of a model were answered or refused so far: whether a late answer is of a busy server."""
-        found = self._grpc.statistics(model.facts.name)
+        found = self._grpc.statistics(name)
         return 0 if found is None else found.requests + found.failed
 
     def stop(self, grace: float = GRACE) -> bool:
@@ -337,6 +331,11 @@ class Service:
             return self._process is None or self._process.stop(grace, self._ghosts)
         finally:
             self._scratch.remove()
+
+
+def is_late(error: ServiceError) -> bool:
+    """Whether no answer has come, and not a wrong one or a refusal."""
+    return error.retryable and not isinstance(error, RefusedError | UnprovedError)
 
 
 def _answer(client: Client, name: str, inputs: Mapping[str, Array], version: str) -> Mapping[str, Array]:

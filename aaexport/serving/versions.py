@@ -1,10 +1,10 @@
 """served/ in a model folder: the conversions that were served, each whole, and which of them is to be served.
 
-    served/served.json      which there are, which is current, and which were gone back from
+    served/served.json      of each precision: which there are, which is current, and which were gone back from
     served/3/               model.toml, model.onnx with its data files, golden.safetensors: a model folder of its own
 
 A conversion that is written over does not touch what is served, and `aaexport serve --rollback` has something to go
-back to. The last `KEPT` stay.
+back to. The last `KEPT` of a precision stay. No two versions of a folder have one number, whatever their precision.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from aaexport.errors import FolderError, broken_rule
+from aaexport.errors import ArgumentError, FolderError, broken_rule, first_line
+from aaexport.folder import DTYPES, ONNX_FILES, Dtype
 from aaexport.writing import write_json
 
-SCHEMA = "aaexport.served/1"
+SCHEMA = "aaexport.served/2"
+BEFORE = SCHEMA.replace("/2", "/1")  # knew no precisions
 KEPT = 3
+REMEDY = "delete that file: there is then nothing to go back to before the next version"
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Served:
-    """What served.json says.
+    """What served.json says of one precision.
 
     Attributes:
         versions: in the order in which they were taken.
         current: the number of the one to be served; None before the first.
-        left: digests of files that were gone back from, which are not taken again.
+        left: digests of files that were gone back from, which are not taken again while they are kept.
     """
 
     versions: tuple[Version, ...] = ()
@@ -79,10 +82,38 @@ class Served:
             raise FolderError(f"rollback must have an older version to go back to, got {got}")
         return replace(self, current=before[-1].number, left=(*self.left, now.onnx_sha256))
 
+    def gone_to(self, number: int) -> Served:
+        """The same with that version as current, be it older or newer; it is no longer one that was gone back from.
+
+        All from it up to the current one are. ArgumentError if it is not kept, or is current already.
+        """
+        wanted = self.numbered(number)
+        if wanted is None:
+            kept = ", ".join(str(one.number) for one in self.versions) or "none"
+            raise ArgumentError(broken_rule("to_version", f"be one of the versions that are kept ({kept})", number))
+        if number == self.current:
+            raise ArgumentError(broken_rule("to_version", "be another than the one that is to be served", number))
+        newer = [one.onnx_sha256 for one in self.versions if number < one.number <= (self.current or 0)]
+        left = dict.fromkeys((*self.left, *newer))
+        return replace(self, current=number, left=tuple(digest for digest in left if digest != wanted.onnx_sha256))
+
+    def kept(self) -> Served:
+        """The same without what is too old: the last `KEPT` versions stay, and the current one."""
+        versions = tuple(one for one in self.versions if one in self.versions[-KEPT:] or one.number == self.current)
+        digests = {one.onnx_sha256 for one in versions}
+        return replace(self, versions=versions, left=tuple(digest for digest in self.left if digest in digests))
+
+
+def go_to(folder: Path, number: int, dtype: Dtype) -> str:
+    """What a user types to choose a version that is kept."""
+    called = "" if dtype == "float32" else f"--dtype {dtype} "
+    return f"aaexport serve --rollback --to-version {number} {called}{folder}"
+
 
 def new_version(folder: Path, served: Served, digest: str) -> Version:
     """The next one, taken now: no number ever means two, also where one was taken that never came to be served."""
-    used = [*(version.number for version in served.versions), *_numbers_on_disk(folder)]
+    recorded = (version.number for one in (served, *_read(folder).values()) for version in one.versions)
+    used = [*recorded, *_numbers_on_disk(folder)]
     return Version(max(used, default=0) + 1, digest, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
@@ -105,30 +136,87 @@ def record_path(folder: Path) -> Path:
     return served_folder(folder) / "served.json"
 
 
-def read_served(folder: Path) -> Served:
-    """What was served; nothing where there is no record. FolderError if it is not as it was written."""
+def read_served(folder: Path, dtype: Dtype = "float32") -> Served:
+    """What was served so; nothing where there is no record. FolderError if that is not as it was written."""
+    return _read(folder).get(dtype, Served())
+
+
+def served_dtypes(folder: Path) -> tuple[Dtype, ...]:
+    """The precisions of which there are versions. FolderError as `read_served`."""
+    return tuple(dtype for dtype, served in _read(folder).items() if served.versions)
+
+
+def _read(folder: Path) -> dict[Dtype, Served]:
     path = record_path(folder)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA:
-            raise FolderError(broken_rule(str(path), f"have the schema {SCHEMA}", value["schema"]))
-        versions = tuple(Version(**one) for one in value["versions"])
-        return Served(versions, value["current"], tuple(value["left"]))
+        schema = value["schema"]
+        if schema == BEFORE:
+            return _by_files(folder, _served_of(value))
+        if schema != SCHEMA:
+            raise FolderError(broken_rule(str(path), f"have the schema {SCHEMA}", schema, REMEDY))
+        if not value["by_dtype"].keys() <= set(DTYPES):
+            raise ValueError(
+                broken_rule("by_dtype", f"have keys of {', '.join(DTYPES)}", ", ".join(value["by_dtype"]))
+            )
+        return {dtype: _served_of(value["by_dtype"][dtype]) for dtype in DTYPES if dtype in value["by_dtype"]}
     except FileNotFoundError:
-        return Served()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{path} must be as `aaexport serve` wrote it, but: {error}; delete served/") from error
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        cause = f"there is no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise FolderError(f"{path} must be as `aaexport serve` wrote it, but: {cause}; {REMEDY}") from error
 
 
-def write_served(folder: Path, served: Served) -> None:
-    """Records it, with no more than the last `KEPT` versions and the current one, and removes older files.
+def _served_of(value: Mapping[str, Any]) -> Served:
+    """ValueError, KeyError or TypeError for what is not as it was written."""
+    versions = tuple(_version_of(one) for one in value["versions"])
+    numbers, current, left = [one.number for one in versions], value["current"], tuple(value["left"])
+    if sorted(set(numbers)) != numbers:
+        raise ValueError(broken_rule("versions", "be in the order of their numbers", ", ".join(map(str, numbers))))
+    if current not in numbers and (numbers or current is not None):
+        raise ValueError(broken_rule("current", "be one of the versions", current))
+    if not all(isinstance(digest, str) for digest in left):
+        raise ValueError(broken_rule("left", "be digests", left))
+    return Served(versions, current, left)
+
+
+def _version_of(value: Mapping[str, Any]) -> Version:
+    version = Version(**value)
+    if type(version.number) is not int or version.number < 1:
+        raise ValueError(broken_rule("number", "be a whole number above 0", version.number))
+    for name in ("onnx_sha256", "taken"):
+        if not isinstance(getattr(version, name), str):
+            raise ValueError(broken_rule(name, "be a text", getattr(version, name)))
+    return version
+
+
+def _by_files(folder: Path, served: Served) -> dict[Dtype, Served]:
+    """A record of all precisions together → one of each, by the files that are kept.
+
+    Where the current one is of another precision it is the last that was not gone back from.
+    """
+    found: dict[Dtype, Served] = {}
+    for dtype, name in ONNX_FILES.items():
+        versions = tuple(one for one in served.versions if (version_folder(folder, one.number) / name).is_file())
+        numbers = [one.number for one in versions]
+        if versions:
+            staying = [one.number for one in versions if one.onnx_sha256 not in served.left]
+            current = served.current if served.current in numbers else max(staying or numbers)
+            own = {one.onnx_sha256 for one in versions if one.number == current}
+            left = tuple(digest for digest in served.left if digest not in own)
+            found[dtype] = Served(versions, current, left).kept()
+    return found
+
+
+def write_served(folder: Path, served: Served, dtype: Dtype = "float32") -> None:
+    """Records it, with no more than is kept, beside what is recorded of other precisions, and removes older files.
 
     FolderError if it cannot be written.
     """
-    kept = tuple(one for one in served.versions if one in served.versions[-KEPT:] or one.number == served.current)
-    value = {"schema": SCHEMA, **asdict(replace(served, versions=kept))}
-    write_json(record_path(folder), value)
-    numbers = {one.number for one in kept}
+    record = _read(folder) | {dtype: served.kept()}
+    by_dtype = {dtype: asdict(record[dtype]) for dtype in DTYPES if dtype in record}
+    write_json(record_path(folder), {"schema": SCHEMA, "by_dtype": by_dtype})
+    numbers = {version.number for one in record.values() for version in one.versions}
     for number in _numbers_on_disk(folder):
         if number not in numbers and number < max(numbers, default=0):
             shutil.rmtree(version_folder(folder, number), ignore_errors=True)

@@ -12,6 +12,7 @@ from aaexport.serving import service
 from aaexport.serving.bounds import IN_JSON
 from aaexport.serving.engine import Engine, Ports
 from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
+from aaexport.serving.served import Served
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_where_the_engine_has_no_processes_none_is_missed(of_backend):
 
 def test_the_largest_request_that_is_taken_has_the_largest_batch_in_json_or_the_largest_photo():
     def most(**changes):
-        return service._request_bytes(service.Served(facts(**changes), 1, RepositorySettings(max_batch=1000)))
+        return service._request_bytes(Served(facts(**changes), 1, RepositorySettings(max_batch=1000)))
 
     assert most(image=None) == service.HEAD + IN_JSON * 1000 * 64
     assert most(image=None, batch=2) == service.HEAD + IN_JSON * 2 * 64

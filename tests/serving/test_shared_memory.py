@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from served import facts
 
-from aaexport.serving import service
 from aaexport.serving.engine import SHARED_MEMORY
 from aaexport.serving.facts import ServedTensor
 from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
+from aaexport.serving.served import Served
 from aaexport.serving.shared_memory import COPIES, GIVEN, image_bytes, mebibytes, needed_bytes
 
 ONE = 4 * (64 + 3)  # bytes of an image of 8 × 8 and of three scores
@@ -41,7 +41,7 @@ def test_a_container_is_given_whole_steps(needed, told):
 
 def test_the_service_asks_for_as_much_as_is_written_for_a_container():
     settings = RepositorySettings(max_batch=7, instances=2)
-    asked = service.Served(facts(), 1, settings)
+    asked = Served(facts(), 1, settings)
     assert asked.shared_bytes == needed_bytes(facts(), 7, 2, images=True)
-    tensors = service.Served(facts(), 1, replace(settings, images=False))
+    tensors = Served(facts(), 1, replace(settings, images=False))
     assert tensors.shared_bytes == needed_bytes(facts(), 7, 2, images=False)

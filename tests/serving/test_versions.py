@@ -1,10 +1,12 @@
 """served/ in a model folder."""
 
+import json
 import re
+from dataclasses import asdict, replace
 
 import pytest
 
-from aaexport.errors import FolderError
+from aaexport.errors import ArgumentError, FolderError
 from aaexport.serving.versions import (
     KEPT,
     Served,
@@ -13,6 +15,7 @@ from aaexport.serving.versions import (
     new_version,
     read_served,
     record_path,
+    served_dtypes,
     served_folder,
     version_folder,
     write_served,
@@ -75,12 +78,94 @@ def test_a_version_that_was_gone_back_from_is_passed_over():
     assert served.gone_back().current == 1
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "aaexport.served/9"}', '{"schema": "aaexport.served/1"}'])
-def test_a_record_that_is_none_is_said(tmp_path, text):
+def test_going_back_and_forward_again_is_as_before():
+    served = with_versions(3)
+    assert served.gone_to(1).left == (f"{2:064x}", f"{3:064x}")
+    assert served.gone_to(1).gone_to(3) == replace(served, left=(f"{2:064x}",))
+    assert served.gone_back().gone_to(3) == served
+
+
+def test_only_what_is_kept_and_is_not_current_can_be_gone_to():
+    with pytest.raises(ArgumentError, match=r"to_version must be one of the versions that are kept \(1, 2\), got 3"):
+        with_versions(2).gone_to(3)
+    with pytest.raises(ArgumentError, match="to_version must be another than the one that is to be served, got 2"):
+        with_versions(2).gone_to(2)
+
+
+def test_what_was_gone_back_from_may_come_again_once_it_is_no_longer_kept(tmp_path):
+    served_folder(tmp_path).mkdir()
+    served = with_versions(2).gone_back()
+    for number in (3, 4):
+        served = served.with_current(version(number))
+    write_served(tmp_path, served)
+    assert read_served(tmp_path).left == (f"{2:064x}",)
+    write_served(tmp_path, served.with_current(version(5)))
+    assert read_served(tmp_path).left == ()
+
+
+def test_each_precision_has_a_record_of_its_own(tmp_path):
+    for number in (1, 2, 3, 4):
+        version_folder(tmp_path, number).mkdir(parents=True)
+    float32, int8 = with_versions(2), Served().with_current(version(3))
+    write_served(tmp_path, float32)
+    write_served(tmp_path, int8, "int8")
+    write_served(tmp_path, float32.gone_back())
+    assert read_served(tmp_path, "int8") == int8
+    assert read_served(tmp_path) == float32.gone_back()
+    assert read_served(tmp_path, "float16") == Served()
+    assert new_version(tmp_path, float32, "ab").number == 5
+    assert sorted(path.name for path in served_folder(tmp_path).iterdir()) == ["1", "2", "3", "4", "served.json"]
+
+
+def test_a_record_of_before_precisions_is_told_apart_by_the_files(tmp_path):
+    for number, name in ((1, "model.int8.onnx"), (2, "model.onnx"), (3, "model.onnx")):
+        version_folder(tmp_path, number).mkdir(parents=True)
+        (version_folder(tmp_path, number) / name).touch()
+    versions = [asdict(version(number)) for number in (1, 2, 3)]
+    old = {"schema": "aaexport.served/1", "versions": versions, "current": 1, "left": [f"{3:064x}", f"{2:064x}"]}
+    record_path(tmp_path).write_text(json.dumps(old))
+    assert read_served(tmp_path, "int8") == Served((version(1),), 1)
+    assert read_served(tmp_path) == Served((version(2), version(3)), 3, (f"{2:064x}",))
+    assert served_dtypes(tmp_path) == ("float32", "int8")
+    old["left"] = [f"{3:064x}"]
+    record_path(tmp_path).write_text(json.dumps(old))
+    assert read_served(tmp_path) == Served((version(2), version(3)), 2, (f"{3:064x}",))
+
+
+def record_of(**changes):
+    served = {"versions": [asdict(version(1))], "current": 1, "left": []} | changes
+    return json.dumps({"schema": "aaexport.served/2", "by_dtype": {"float32": served}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "null", "[" * 99999, '{"schema": "aaexport.served/9"}', '{"schema": "aaexport.served/1"}'),
+        *('{"schema": "aaexport.served/2", "by_dtype": 1}', '{"schema": "aaexport.served/2", "by_dtype": {"a": 1}}'),
+        record_of(versions=[asdict(version(1)) | {"number": "1"}]),
+        record_of(versions=[asdict(version(1)) | {"number": 0}], current=0),
+        record_of(versions=[asdict(version(1)) | {"onnx_sha256": 7}]),
+        record_of(versions=[asdict(version(1)) | {"more": 7}]),
+        record_of(versions=[asdict(version(1))] * 2),
+        record_of(versions=[]),
+        record_of(versions=["1"]),
+        record_of(current=None),
+        record_of(current=2),
+        record_of(left=[[]]),
+        record_of(left=None),
+    ],
+)
+def test_a_record_that_is_none_is_said_with_what_mends_it(tmp_path, text):
     served_folder(tmp_path).mkdir()
     record_path(tmp_path).write_text(text)
-    with pytest.raises(FolderError, match=r"served\.json must"):
+    with pytest.raises(FolderError, match=r"\A[^\n]*served\.json must [^\n]*; delete that file[^\n]*\Z"):
         read_served(tmp_path)
+
+
+def test_the_record_in_a_test_of_those_is_right_but_for_its_change(tmp_path):
+    served_folder(tmp_path).mkdir()
+    record_path(tmp_path).write_text(record_of())
+    assert read_served(tmp_path) == with_versions(1)
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):

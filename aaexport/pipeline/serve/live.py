@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from aaexport.errors import FolderError
 from aaexport.folder import ModelFolder
 from aaexport.pipeline.serve.child import Preparation
-from aaexport.serving.service import Served
+from aaexport.pipeline.serve.incoming import Incoming
+from aaexport.serving.served import Served
 from aaexport.serving.versions import Version
 
 
 @dataclass(frozen=True)
 class Change:
-    """A version that is being prepared to take over; nobody else changes the folder's meanwhile."""
+    """A version that is being prepared to take over; nobody else changes the folder's meanwhile.
+
+    `number` is that of a version which was chosen; None of a new conversion.
+    """
 
     preparation: Preparation
     lock: TextIO
+    number: int | None
 
     def end(self) -> None:
         """Whatever has become of it, it is over."""
@@ -34,10 +39,11 @@ class Live:
         folder: the model's.
         keep: where served/ is: the folder, or another where that cannot be written.
         served, version: what is at work.
-        seen: of the file that was looked at last, so that it is looked at again when it changes.
-        record: the same of served.json.
+        incoming: of the folder's file, what comes after the one that is served.
+        record: what served.json was when it was read last, so that it is read again when it changes.
         reloads, failed_at: how often in a row its backend had to be loaded anew, and when last.
-        late: answers that did not come in time, in a row; `progress` then.
+        late: by name, of those that did not answer in time when they were asked last, how many queries they had
+            answered by then.
         change: what is to take over; None while nothing is.
     """
 
@@ -45,13 +51,11 @@ class Live:
     keep: Path
     served: Served
     version: Version
-    seen: tuple[int, ...] | None
+    incoming: Incoming
     record: tuple[int, ...] | None
-    changed_at: float | None = None
     reloads: int = 0
     failed_at: float = 0.0
-    late: int = 0
-    progress: int = 0
+    late: dict[str, int] = field(default_factory=dict)
     change: Change | None = None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aaexport.device import parse_device
 from aaexport.errors import FolderError, ParityError, broken_rule
-from aaexport.folder import DTYPES, ONNX_FILES, ModelFolder, open_folder, sha256
+from aaexport.folder import DTYPES, ONNX_FILES, Dtype, ModelFolder, open_folder, sha256
 from aaexport.memory import MEBIBYTE
 from aaexport.pipeline.serve.order import Order, Prepared
 from aaexport.pipeline.subject.made_golden import write_made_golden
@@ -22,7 +22,9 @@ from aaexport.serving.golden import parts
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.reading import read_facts
 from aaexport.serving.versions import (
+    Served,
     Version,
+    go_to,
     holding,
     new_version,
     read_served,
@@ -54,7 +56,7 @@ def prepare(order: Order) -> Prepared:
         if is_new:
             _take(folder, order, place, notes)
         try:
-            facts = read_facts(ModelFolder(place), _kept_file(folder, order, version), name=folder.name)
+            facts = read_facts(ModelFolder(place), _whole(place, order.dtype), name=folder.name)
             _require_recorded(facts, version)
             threads, tuned = _threads(folder, order)
             facts = _proved(facts, order, threads)
@@ -67,23 +69,39 @@ def prepare(order: Order) -> Prepared:
 
 def _chosen(folder: ModelFolder, order: Order, notes: list[str]) -> Version:
     """The version that was asked for, the one of the folder's file, or a new one for it."""
-    served = read_served(order.keep)
+    served = read_served(order.keep, order.dtype)
     if order.number is not None:
-        version = served.numbered(order.number)
-        if version is None or not version_folder(order.keep, version.number).is_dir():
-            raise FolderError(f"version {order.number} of {folder.path} must be kept in served/, got none")
-        return version
+        return _kept(folder, order, served)
     digest = _facts_in_place(folder, order).onnx_sha256
-    current = served.numbered(served.current)
-    if digest in served.left and current is not None:
-        notes.append(
-            f"{folder.path}: version {current.number} is served: {ONNX_FILES[order.dtype]} was gone back from"
-        )
+    current, known = served.numbered(served.current), served.of_digest(digest)
+    if digest in served.left and current is not None and known is not None:
+        remedy = f"`{go_to(folder.path, known.number, order.dtype)}` takes it again"
+        was = f"{ONNX_FILES[order.dtype]} was gone back from; {remedy}"
+        if not version_folder(order.keep, current.number).is_dir():
+            raise FolderError(f"version {current.number} of {folder.path} must be kept in served/, got none; {was}")
+        notes.append(f"{folder.path}: version {current.number} is served: {was}")
         return current
-    known = served.of_digest(digest)
-    if known is not None:
-        return known
-    return new_version(order.keep, served, digest)
+    return known or new_version(order.keep, served, digest)
+
+
+def _kept(folder: ModelFolder, order: Order, served: Served) -> Version:
+    """The version of the number that was asked for. FolderError if it is not there, or of another precision."""
+    assert order.number is not None
+    version, place = served.numbered(order.number), version_folder(order.keep, order.number)
+    if place.is_dir() and not (place / ONNX_FILES[order.dtype]).is_file():
+        rule, remedy = f"be in {order.dtype} to be served so", "name the precision that it has with --dtype"
+        raise FolderError(f"version {order.number} of {folder.path} must {rule}, got another; {remedy}")
+    if version is None or not place.is_dir():
+        raise FolderError(f"version {order.number} of {folder.path} must be kept in {place}, got none")
+    return version
+
+
+def _whole(place: Path, dtype: Dtype) -> Path:
+    """A version's ONNX file. FolderError if it is not there."""
+    path = place / ONNX_FILES[dtype]
+    if not path.is_file():
+        raise FolderError(f"{place} must hold {path.name}, got none; delete {place}, and it is made anew")
+    return path
 
 
 def _facts_in_place(folder: ModelFolder, order: Order) -> ModelFacts:
@@ -96,7 +114,7 @@ def _facts_in_place(folder: ModelFolder, order: Order) -> ModelFacts:
     facts = read_facts(folder, path)
     recorded = recorded_digest(folder, path.name)
     if recorded is not None and recorded != sha256(path):
-        remedy = f"run `aaexport convert {folder.path}` again"
+        remedy = f"bring the manifest that goes with it, or run `aaexport convert {folder.path}` again"
         raise FolderError(f"{path} must be the file that manifest.json records, got another; {remedy}")
     require_guarded(folder, order.dtype, facts.onnx_sha256)
     return facts
@@ -159,15 +177,6 @@ def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, 
     if tuned is not None and tuned.why_not(parse_device(order.device)[0], 1, MachineWatch().environment()) is None:
         return tuned.threads, (f"{folder.path}: {tuned}",)
     return default_threads(), ()
-
-
-def _kept_file(folder: ModelFolder, order: Order, version: Version) -> Path:
-    """Of that version. FolderError if it is of another precision than is to be served."""
-    path = version_folder(order.keep, version.number) / ONNX_FILES[order.dtype]
-    if not path.is_file():
-        rule, remedy = f"be in {order.dtype} to be served so", "name the precision that it has with --dtype"
-        raise FolderError(f"version {version.number} of {folder.path} must {rule}, got another; {remedy}")
-    return path
 
 
 def _proved(facts: ModelFacts, order: Order, threads: int | None) -> ModelFacts:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,21 +19,25 @@ from aaexport.errors import (
     AaexportError,
     ArgumentError,
     FolderError,
-    ServiceError,
     UnprovedError,
     broken_rule,
 )
-from aaexport.folder import ONNX_FILES, ModelFolder
+from aaexport.folder import ModelFolder
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
+from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.pipeline.serve.live import Change, Live, require_same_tensors
 from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.pipeline.serve.order import Order, Prepared
 from aaexport.pipeline.serve.site import Site, said_of_requests
-from aaexport.serving.address import RefusedError
+from aaexport.pipeline.serve.stopping import Interrupted, Stopping
+from aaexport.pipeline.serve.watchdog import Watchdog
+from aaexport.report.serve import SCHEMA
 from aaexport.serving.process import GRACE
-from aaexport.serving.service import Served, Service
+from aaexport.serving.served import Served
+from aaexport.serving.service import Service
 from aaexport.serving.versions import (
     change_lock,
+    go_to,
     holding,
     read_served,
     record_path,
@@ -43,24 +46,18 @@ from aaexport.serving.versions import (
 )
 from aaexport.writing import identity
 
-SCHEMA = "aaexport.serve/1"
 TICK = 0.25  # seconds between looks at processes and folders
-RELOADS = 3  # in a row
-STEADY = 60.0  # seconds of right answers after which reloads are counted anew
-SHARE = 0.05  # of the time in which golden vectors are asked at the most, however large a model is
-LATE = 2  # late answers in a row of a server that answers nobody else either, after which it counts as dead
 HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes nobody an answer
-SETTLE = 10.0  # seconds for a conversion to become whole: the manifest is its last file
 Say = Callable[[str], None]
 
 
 class Serving:
     """Several folders behind one engine. Use `serving` to make one."""
 
-    def __init__(self, service: Service, options: ServeOptions, say: Say, stopping: threading.Event) -> None:
+    def __init__(self, service: Service, options: ServeOptions, say: Say, stopping: Stopping) -> None:
         self.service, self.options, self._say, self.stopping = service, options, say, stopping
         self.live: list[Live] = []
-        self._ask_at = 0.0
+        self.watchdog = Watchdog(service, self.live, options.check_every, say, stopping)
 
     def begin(self, folders: Sequence[tuple[ModelFolder, Path]]) -> None:
         """Prepares the folders and starts the engine; returns when everything is proved. Raises as both."""
@@ -69,15 +66,15 @@ class Serving:
             for place in sorted(keep.resolve() for _, keep in folders):
                 changing.enter_context(self._lock(place))
             for folder, keep in folders:
-                seen = identity(folder.path / ONNX_FILES[self.options.dtype])
+                incoming = Incoming(folder, self.options.dtype)
                 self._say(f"checking {folder.path}")
                 prepared = self._told(prepare_apart(self._order(folder, keep)))
-                self.live.append(Live(folder, keep, self._served(prepared), prepared.version, seen, None))
+                self.live.append(Live(folder, keep, self._served(prepared), prepared.version, incoming, None))
             self._say("starting Triton")
             self.service.start([live.served for live in self.live])
             for live in self.live:
                 self._record(live)
-        self._ask_at = time.monotonic() + self.options.check_every
+        self.watchdog.rest()
 
     def _lock(self, keep: Path) -> TextIO:
         lock = change_lock(keep, wait=False)
@@ -88,21 +85,20 @@ class Serving:
         return lock
 
     def keep(self) -> None:
-        """Watches until `stopping` is set.
+        """Watches until `stopping` is told, whatever it waits for then.
 
         Raises:
             UnprovedError: the engine is gone, or a model did not come back.
         """
         try:
-            while not self.stopping.wait(TICK):
-                if not self.service.process.alive():
-                    how, cause = self.service.process.ended(), self.service.process.complaints()
-                    raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
-                dead = self.service.dead_models()
-                if dead or time.monotonic() >= self._ask_at:
-                    self._ask_all(dead)
-                for live in self.live:
-                    self._follow(live)
+            with suppress(Interrupted):
+                while not self.stopping.wait(TICK):
+                    if not self.service.process.alive():
+                        how, cause = self.service.process.ended(), self.service.process.complaints()
+                        raise UnprovedError(f"Triton must run as long as it serves, but it ended with {how}: {cause}")
+                    self.watchdog.look()
+                    for live in self.live:
+                        self._follow(live)
         finally:
             for live in self.live:
                 if live.change is not None:
@@ -124,57 +120,12 @@ class Serving:
             "models": [_facts_of(live.served) for live in self.live],
         }
 
-    def _ask_all(self, dead: frozenset[str] = frozenset()) -> None:
-        began = time.monotonic()
-        for live in self.live:
-            if self.stopping.is_set():
-                return
-            try:
-                if not dead.isdisjoint(live.served.names):
-                    raise UnprovedError("a process of its backend has ended")
-                self.service.glance(live.served)
-                live.late = 0
-                if live.reloads and time.monotonic() - live.failed_at > STEADY:
-                    live.reloads = 0
-            except ServiceError as error:
-                if self.stopping.is_set() or not self.service.process.alive():
-                    return
-                if not self._is_busy(live, error):
-                    self._revive(live, error)
-        self._ask_at = time.monotonic() + max(self.options.check_every, (time.monotonic() - began) / SHARE)
-
-    def _is_busy(self, live: Live, error: ServiceError) -> bool:
-        """Whether an answer is late because others are being answered, and not because nobody is."""
-        if isinstance(error, RefusedError | UnprovedError) or not error.retryable:
-            return False
-        try:
-            progress = self.service.progress(live.served)
-        except ServiceError:
-            progress = live.progress
-        live.late = 0 if progress > live.progress else live.late + 1
-        live.progress = progress
-        return live.late < LATE
-
-    def _revive(self, live: Live, error: ServiceError) -> None:
-        """Loads the model anew, at most so often in a row. UnprovedError if it does not help."""
-        name = live.served.facts.name
-        while live.reloads < RELOADS:
-            live.reloads, live.failed_at = live.reloads + 1, time.monotonic()
-            self._say(f"{name} is loaded anew ({live.reloads} of {RELOADS}): {error}")
-            try:
-                self.service.reload(live.served)
-                self._say(f"{name} answers right again after {time.monotonic() - live.failed_at:.1f} s")
-                return
-            except ServiceError as again:
-                error = again
-        raise UnprovedError(f"{name} must answer right after {RELOADS} reloads, but: {error}")
-
     def _follow(self, live: Live) -> None:
         """Takes a version that `--rollback` chose, and with `watch` a new conversion, once it is prepared."""
         if live.change is not None:
             if live.change.preparation.is_done():
                 try:
-                    became = self._taken(live, live.change.preparation)
+                    became = self._taken(live, live.change)
                 finally:
                     live.change.end()
                     live.change = None
@@ -183,22 +134,13 @@ class Serving:
         record = identity(record_path(live.keep))
         if record != live.record:
             self._follow_record(live, record)
-        elif self.options.watch:
-            self._follow_file(live)
+        elif self.options.watch and live.incoming.is_due(self._say) and self._begins(live):
+            live.incoming.begun()
 
     def _follow_record(self, live: Live, record: tuple[int, ...] | None) -> None:
         wanted = self._chosen(live)
         if wanted is None or wanted == live.served.version or self._begins(live, wanted):
             live.record = record
-
-    def _follow_file(self, live: Live) -> None:
-        seen = identity(live.folder.path / ONNX_FILES[self.options.dtype])
-        if seen is None or seen == live.seen:
-            return
-        live.changed_at = live.changed_at or time.monotonic()
-        is_due = self._is_whole(live) or time.monotonic() - live.changed_at > SETTLE
-        if is_due and self._begins(live):
-            live.seen, live.changed_at = seen, None
 
     def _begins(self, live: Live, number: int | None = None) -> bool:
         """Whether a version is being prepared from now on; else somebody else changes what is served just now."""
@@ -212,7 +154,7 @@ class Serving:
         if number is None and identity(record_path(live.keep)) != live.record:
             lock.close()  # somebody has chosen another version in this moment: that one comes first
             return False
-        live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock)
+        live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock, number)
         what = "a new conversion" if number is None else f"version {number}, which was chosen,"
         self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
         return True
@@ -220,37 +162,43 @@ class Serving:
     def _chosen(self, live: Live) -> int | None:
         """The version that served.json names; None if there is none, or it cannot be read, which is said."""
         try:
-            return read_served(live.keep).current
+            return read_served(live.keep, self.options.dtype).current
         except FolderError as error:
             self._say(f"{live.folder.path}: version {live.served.version} stays: {error}")
             return None
 
-    def _is_whole(self, live: Live) -> bool:
-        """Whether the manifest, which a conversion writes last, is at least as new as the file."""
-        file, manifest = live.folder.path / ONNX_FILES[self.options.dtype], live.folder.manifest_path
-        try:
-            return manifest.stat().st_mtime_ns >= file.stat().st_mtime_ns
-        except OSError:
-            return False
-
-    def _taken(self, live: Live, preparation: Preparation) -> str:
+    def _taken(self, live: Live, change: Change) -> str:
         """Another version in the place of this one, if it is right, and in words what became of it."""
+        is_refused = True
         try:
-            prepared = self._told(preparation.result())
+            prepared = self._told(change.preparation.result())
             new = self._served(prepared)
             if new.version == live.served.version:
+                is_refused = False
                 return f"version {new.version} stays: it is what is to be served"
             require_same_tensors(live.served, new)
             began = time.monotonic()
-            self.service.switch(live.served, new)
+            with self.stopping.waiting():
+                self.service.switch(live.served, new)
+            is_refused = False
         except AaexportError as error:
-            return f"refused, version {live.served.version} stays: {error}"
+            return f"refused, version {live.served.version} stays: {error}{self._still_chosen(live, change)}"
+        finally:
+            if change.number is None:
+                live.incoming.ended(is_refused=is_refused)
         before, live.served, live.version, live.reloads = live.served.version, new, prepared.version, 0
         try:
-            self._record(live)
+            with self.stopping.waiting():
+                self._record(live)
         except FolderError as error:  # what is served is right all the same
             self._say(f"{live.folder.path}: version {new.version} is not recorded: {error}")
         return f"version {new.version} serves instead of {before}, after {time.monotonic() - began:.1f} s beside it"
+
+    def _still_chosen(self, live: Live, change: Change) -> str:
+        """What is to be done about a version that was chosen and cannot be served: the next start would fail."""
+        if change.number is None:
+            return ""
+        return f"; `{go_to(live.folder.path, live.served.version, self.options.dtype)}` chooses what is served"
 
     def _order(self, folder: ModelFolder, keep: Path, number: int | None = None) -> Order:
         options = self.options
@@ -275,10 +223,10 @@ class Serving:
     def _record(self, live: Live) -> None:
         """Notes which version is served, and what was seen of the record then."""
         with holding(live.keep):
-            served = read_served(live.keep)
+            served = read_served(live.keep, self.options.dtype)
             version = served.numbered(live.served.version) or live.version
             if served.current != version.number:
-                write_served(live.keep, served.with_current(version))
+                write_served(live.keep, served.with_current(version), self.options.dtype)
         live.record = identity(record_path(live.keep))
 
 
@@ -288,9 +236,9 @@ def serving(
     options: ServeOptions,
     site: Site,
     say: Say,
-    stopping: threading.Event | None = None,
+    stopping: Stopping | None = None,
 ) -> Iterator[Serving]:
-    """A service that is ready, for a block; it is drained when the block ends.
+    """A service that is ready, for a block; it drains when the block ends, and ends at once by KeyboardInterrupt.
 
     Raises:
         ArgumentError: two models of one name.
@@ -303,12 +251,15 @@ def serving(
     for line in said_of_requests(site):
         say(line)
     service = Service(site.engine, site.address, site.ports)
-    running = Serving(service, options, say, stopping or threading.Event())
+    running = Serving(service, options, say, stopping or Stopping())
     in_time, grace = True, HURRY
     try:
         running.begin([(folder, _keep(folder, service, say)) for folder in folders])
         grace = GRACE
         yield running
+    except KeyboardInterrupt:
+        grace = 0.0 if grace == GRACE else grace
+        raise
     finally:
         in_time = service.stop(grace)
     if not in_time:

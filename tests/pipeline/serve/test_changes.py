@@ -1,5 +1,8 @@
 """What takes over while a service goes on: prepared beside it, one change at a time, and ended with it."""
 
+import hashlib
+import json
+import os
 import threading
 import time
 from typing import ClassVar
@@ -8,16 +11,27 @@ import pytest
 from served import facts, query
 
 from aaexport.errors import FolderError, GraphError
-from aaexport.folder import ModelFolder
-from aaexport.pipeline.serve import serve
+from aaexport.folder import ModelFolder, data_file_name
+from aaexport.pipeline.serve import incoming, serve
+from aaexport.pipeline.serve.incoming import PATIENCE, SETTLE, Incoming
 from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.pipeline.serve.order import Prepared
 from aaexport.pipeline.serve.rollback import rollback
 from aaexport.pipeline.serve.serve import Serving
+from aaexport.pipeline.serve.stopping import Stopping
+from aaexport.serving import versions
 from aaexport.serving.repository import RepositorySettings
-from aaexport.serving.service import Served
-from aaexport.serving.versions import Version, change_lock, holding, read_served, record_path, write_served
+from aaexport.serving.served import Served
+from aaexport.serving.versions import (
+    Version,
+    change_lock,
+    holding,
+    read_served,
+    record_path,
+    version_folder,
+    write_served,
+)
 
 FIRST, SECOND, THIRD = (Version(number, f"{number:064x}", "2026-01-31T09:30:00Z") for number in (1, 2, 3))
 
@@ -53,7 +67,7 @@ class FakeService:
     def __init__(self):
         self.asked, self.switched = 0, []
 
-    def glance(self, served):
+    def glance(self, served, name):
         self.asked += 1
 
     def dead_models(self):
@@ -71,11 +85,14 @@ def running(tmp_path, monkeypatch):
     folder = ModelFolder(tmp_path)
     folder.onnx_path.write_bytes(b"2")
     said = []
-    running = Serving(FakeService(), ServeOptions(watch=True, check_every=1e-9), said.append, threading.Event())
+    running = Serving(FakeService(), ServeOptions(watch=True, check_every=1e-9), said.append, Stopping())
+    for version in (FIRST, SECOND, THIRD):
+        version_folder(tmp_path, version.number).mkdir(parents=True)
+        (version_folder(tmp_path, version.number) / "model.onnx").write_bytes(b"kept")
     with holding(tmp_path):
         write_served(tmp_path, read_served(tmp_path).with_current(FIRST).with_current(SECOND))
     served = Served(facts(golden=(query(),)), 2, RepositorySettings())
-    running.live = [Live(folder, tmp_path, served, SECOND, serve.identity(folder.onnx_path), None)]
+    running.live.append(Live(folder, tmp_path, served, SECOND, Incoming(folder, "float32"), None))
     running._record(running.live[0])
     running.said = said
     yield running
@@ -153,6 +170,118 @@ def test_one_that_is_refused_is_not_taken_and_looked_at_once(running):
     follow(running)
     assert "refused, version 2 stays: model.onnx must be a whole ONNX file" in running.said[-1]
     assert len(Preparation.made) == 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the test lets pass."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(incoming.time, "monotonic", lambda: now[0])
+
+    def pass_(seconds):
+        now[0] += seconds
+
+    return pass_
+
+
+def record_file(folder, file=b"another file", name="model.onnx"):
+    files = {name: {"sha256": hashlib.sha256(file).hexdigest(), "bytes": len(file)}}
+    folder.manifest_path.write_text(json.dumps({"files": files}))
+
+
+def test_a_file_whose_manifest_comes_much_later_is_waited_for_and_then_judged(running, clock):
+    (live,) = running.live
+    record_file(live.folder, b"2")
+    os.utime(live.folder.manifest_path, (1, 1))
+    live.folder.onnx_path.write_bytes(b"another file")
+    for _ in range(4):
+        follow(running)
+        clock(SETTLE * 0.9)
+    follow(running)
+    (line,) = running.said
+    assert (
+        line == f"{live.folder.onnx_path} is new, and not what manifest.json records: waiting for what goes with it"
+    )
+    assert not Preparation.made
+    record_file(live.folder)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_what_never_becomes_whole_is_judged_in_the_end_and_again_when_its_manifest_changes(running, clock):
+    (live,) = running.live
+    record_file(live.folder, b"2")
+    os.utime(live.folder.manifest_path, (1, 1))
+    live.folder.onnx_path.write_bytes(b"another file")
+    follow(running)
+    clock(PATIENCE + 1)
+    follow(running)
+    Preparation.made[0].came = FolderError("model.onnx must be the file that manifest.json records")
+    for _ in range(3):
+        follow(running)
+        clock(PATIENCE + 1)
+    assert len(Preparation.made) == 1
+    record_file(live.folder)
+    follow(running)
+    assert len(Preparation.made) == 2
+
+
+def test_a_file_that_grows_is_not_judged_and_one_without_any_manifest_soon(running, clock):
+    (live,) = running.live
+    for size in range(10, 15):
+        live.folder.onnx_path.write_bytes(b"a" * size)
+        follow(running)
+        clock(SETTLE * 0.9)
+    assert not Preparation.made
+    clock(SETTLE * 0.2)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_numbers_beside_the_file_that_are_not_all_there_are_waited_for(running):
+    (live,) = running.live
+    data = live.folder.path / data_file_name("model.onnx", "ab" * 8)
+    live.folder.onnx_path.write_bytes(b"another file")
+    record_file(live.folder, b"numbers", data.name)
+    follow(running)
+    data.write_bytes(b"num")
+    follow(running)
+    assert not Preparation.made
+    data.write_bytes(b"numbers")
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_a_manifest_that_is_written_anew_beside_what_is_served_changes_nothing(running):
+    convert(running)
+    follow(running)
+    Preparation.made[0].came = THIRD
+    follow(running)
+    record_file(running.live[0].folder)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_a_version_that_was_chosen_and_is_refused_is_told_with_what_chooses_the_other(running):
+    (live,) = running.live
+    rollback(live.folder)
+    follow(running)
+    Preparation.made[0].came = GraphError("model.onnx must be a whole ONNX file")
+    follow(running)
+    way = f"`aaexport serve --rollback --to-version 2 {live.folder.path}` chooses what is served"
+    assert running.said[-1].endswith(f"refused, version 2 stays: model.onnx must be a whole ONNX file; {way}")
+    assert rollback(live.folder, to_version=2) == (1, 2)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_another_precisions_version_is_not_this_ones(running):
+    with holding(running.live[0].keep):
+        write_served(running.live[0].keep, versions.Served().with_current(THIRD), "int8")
+    follow(running)
+    follow(running)
+    assert not Preparation.made
+    assert not running.said
 
 
 def test_a_rollback_during_a_change_is_refused_with_a_line_and_obeyed_after_it(running):

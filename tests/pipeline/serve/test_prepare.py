@@ -1,6 +1,7 @@
 """A folder → a conversion that is ready to be served, without a service."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,11 +9,20 @@ import pytest
 from live_services import give_golden
 from onnx import numpy_helper
 
-from aaexport.errors import FolderError, GraphError, ParityError
+from aaexport.errors import FolderError, GraphError, ParityError, RunnerError
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
 from aaexport.pipeline.serve.order import Order
 from aaexport.pipeline.serve.prepare import prepare
-from aaexport.serving.versions import holding, read_served, served_folder, write_served
+from aaexport.serving import apart
+from aaexport.serving.versions import (
+    Served,
+    Version,
+    holding,
+    read_served,
+    served_folder,
+    version_folder,
+    write_served,
+)
 
 
 def order(folder, **changes):
@@ -104,7 +114,21 @@ def test_a_file_that_was_gone_back_from_is_not_taken_again(converted):
     write_served(converted.path, read_served(converted.path).gone_back())
     prepared = prepare(order(converted))
     assert prepared.version.number == 1
-    assert prepared.notes == (f"{converted.path}: version 1 is served: model.onnx was gone back from",)
+    way = f"`aaexport serve --rollback --to-version 2 {converted.path}` takes it again"
+    assert prepared.notes == (f"{converted.path}: version 1 is served: model.onnx was gone back from; {way}",)
+    write_served(converted.path, read_served(converted.path).gone_to(2))
+    assert prepare(order(converted)).version.number == 2
+
+
+def test_where_what_was_gone_back_to_is_no_longer_kept_the_way_forward_is_said(converted):
+    give_golden(converted)
+    prepared = prepare(order(converted))
+    newer = Version(2, prepared.version.onnx_sha256, prepared.version.taken)
+    before = Served((replace(prepared.version, onnx_sha256="ab"), newer), 1, (newer.onnx_sha256,))
+    write_served(converted.path, before)
+    version_folder(converted.path, 1).rename(converted.path / "moved")
+    with pytest.raises(FolderError, match=r"version 1 of .* must be kept in served/, got none; .*--to-version 2"):
+        prepare(order(converted))
 
 
 def test_a_kept_version_that_was_written_to_is_not_served(converted):
@@ -126,6 +150,19 @@ def test_a_process_of_its_own_tells_what_it_could_not_do(converted):
     converted.onnx_path.write_bytes(b"no model")
     with pytest.raises(GraphError, match="must be a whole ONNX file"):
         prepare_apart(order(converted))
+
+
+def test_a_defect_in_a_process_of_its_own_is_one_line_here(capfd, monkeypatch):
+    said = []
+    monkeypatch.setattr(apart.log, "debug", lambda *words: said.append(words))
+    preparation = apart.Apart("aaexport.pipeline.serve.child", "no order", "tiny must be read and run once")
+    with pytest.raises(RunnerError) as raised:
+        preparation.result()
+    preparation.stop()
+    cause = "unexpected AttributeError: 'str' object has no attribute 'folder'; this is a defect"
+    assert str(raised.value) == f"tiny must be read and run once, but: {cause}, `aaexport -v` shows where"
+    assert capfd.readouterr().err == ""
+    assert "Traceback" in said[0][-1]
 
 
 def test_a_preparation_that_is_stopped_leaves_no_process_and_what_it_left_goes_with_the_next(converted):

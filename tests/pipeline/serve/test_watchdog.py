@@ -1,6 +1,6 @@
 """What becomes of a service that answers wrongly, late or not at all, without one."""
 
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,11 +8,14 @@ from served import facts, query
 
 from aaexport.errors import ServiceError, UnprovedError
 from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.options import ServeOptions
-from aaexport.pipeline.serve.serve import RELOADS, Serving
+from aaexport.pipeline.serve.serve import Serving
+from aaexport.pipeline.serve.stopping import Interrupted, Stopping
+from aaexport.pipeline.serve.watchdog import RELOADS, SHARE
 from aaexport.serving.repository import RepositorySettings
-from aaexport.serving.service import Served
+from aaexport.serving.served import Served
 from aaexport.serving.versions import Version, record_path, served_folder
 
 WRONG = UnprovedError("digits must answer its golden vectors, got logits off by 1.0e+00")
@@ -34,41 +37,48 @@ class FakeProcess:
 
 
 class FakeService:
-    """Says of each proof, in order, what is wrong with it; then all is right for good."""
+    """Says of each proof, in order, what is wrong with it; then all is right for good.
 
-    def __init__(self, *faults, progress=()):
-        self.faults, self.progresses = list(faults), list(progress)
+    What is wrong with `digits_image` is said by `image`, and how many queries were answered by `progress`, by name.
+    """
+
+    def __init__(self, *faults, progress=(), image=(), image_progress=()):
+        self.faults = {"digits": list(faults), "digits_image": list(image)}
+        self.progresses = {"digits": list(progress), "digits_image": list(image_progress)}
         self.reloads = self.proofs = 0
+        self.silent = []
         self.process = FakeProcess()
 
-    def glance(self, served):
+    def glance(self, served, name):
         self.proofs += 1
-        if self.faults and (fault := self.faults.pop(0)) is not None:
+        if self.faults[name] and (fault := self.faults[name].pop(0)) is not None:
             raise fault
 
-    def reload(self, served):
+    def reload(self, served, silent):
         self.reloads += 1
-        self.glance(served)
+        self.silent.append(set(silent))
+        self.glance(served, "digits")
 
     def dead_models(self):
         return frozenset()
 
-    def progress(self, served):
-        return self.progresses.pop(0)
+    def progress(self, name):
+        return self.progresses[name].pop(0)
 
 
-def serving(service, say=lambda line: None):
-    running = Serving(service, ServeOptions(check_every=1e-9), say, threading.Event())
+def serving(service, say=lambda line: None, stopping=None):
+    running = Serving(service, ServeOptions(check_every=1e-9), say, stopping or Stopping())
     served = Served(facts(golden=(query(),)), 1, RepositorySettings())
     folder = ModelFolder(Path("nowhere"))
-    running.live = [Live(folder, folder.path, served, Version(1, "ab", "2026-01-31T09:30:00Z"), None, None)]
+    version, incoming = Version(1, "ab", "2026-01-31T09:30:00Z"), Incoming(folder, "float32")
+    running.live.append(Live(folder, folder.path, served, version, incoming, None))
     return running
 
 
 def test_a_wrong_answer_has_the_model_loaded_anew_and_it_is_said():
     said = []
     service = FakeService(WRONG)
-    serving(service, said.append)._ask_all()
+    serving(service, said.append).watchdog.ask_all()
     assert service.reloads == 1
     assert said[0].startswith("digits is loaded anew (1 of 3): digits must answer its golden vectors")
     assert said[1].startswith("digits answers right again after ")
@@ -77,21 +87,21 @@ def test_a_wrong_answer_has_the_model_loaded_anew_and_it_is_said():
 @pytest.mark.parametrize("name", ["digits", "digits_image"])
 def test_a_backend_that_ended_is_loaded_anew_also_where_another_instance_still_answers(name):
     service, said = FakeService(), []
-    serving(service, said.append)._ask_all(frozenset([name]))
+    serving(service, said.append).watchdog.ask_all(frozenset([name]))
     assert service.reloads == 1
-    assert said[0] == "digits is loaded anew (1 of 3): a process of its backend has ended"
+    assert said[0] == f"{name} is loaded anew (1 of 3): a process of its backend has ended"
 
 
 def test_a_dead_model_of_another_folder_is_not_this_ones():
     service = FakeService()
-    serving(service)._ask_all(frozenset(["digits2"]))
+    serving(service).watchdog.ask_all(frozenset(["digits2"]))
     assert service.reloads == 0
 
 
 def test_three_reloads_that_do_not_help_are_the_end():
     service = FakeService(*[WRONG] * (1 + RELOADS))
     with pytest.raises(UnprovedError, match="digits must answer right after 3 reloads, but: digits must answer"):
-        serving(service)._ask_all()
+        serving(service).watchdog.ask_all()
     assert service.reloads == RELOADS
     assert UnprovedError.exit_code == 7
 
@@ -100,9 +110,9 @@ def test_reloads_are_counted_over_several_faults_in_a_row():
     service = FakeService(*[WRONG, None] * RELOADS, WRONG)
     running = serving(service)
     for _ in range(RELOADS):
-        running._ask_all()
+        running.watchdog.ask_all()
     with pytest.raises(UnprovedError):
-        running._ask_all()
+        running.watchdog.ask_all()
     assert service.reloads == RELOADS
 
 
@@ -110,17 +120,67 @@ def test_a_late_answer_of_a_busy_server_is_no_fault():
     service = FakeService(LATE, LATE, LATE, progress=(10, 20, 30))
     running = serving(service)
     for _ in range(3):
-        running._ask_all()
+        running.watchdog.ask_all()
     assert service.reloads == 0
 
 
 def test_a_server_that_answers_nobody_is_dead_after_two_late_answers():
     service = FakeService(LATE, LATE, progress=(0, 0))
     running = serving(service)
-    running._ask_all()
+    running.watchdog.ask_all()
     assert service.reloads == 0
-    running._ask_all()
+    running.watchdog.ask_all()
     assert service.reloads == 1
+
+
+def test_a_model_of_images_that_hangs_is_loaded_anew_though_the_other_goes_on():
+    service = FakeService(image=(LATE, LATE), image_progress=(5, 5))
+    running = serving(service)
+    for _ in range(2):
+        running.watchdog.ask_all()
+    assert service.reloads == 1
+    assert service.silent == [{"digits_image"}]
+
+
+def test_a_model_of_images_that_is_busy_is_no_fault():
+    service = FakeService(image=[LATE] * 3, image_progress=(5, 6, 7))
+    running = serving(service)
+    for _ in range(3):
+        running.watchdog.ask_all()
+    assert service.reloads == 0
+
+
+def test_an_answer_in_time_between_two_late_ones_is_a_sign_of_life():
+    service = FakeService(image=(LATE, None, LATE), image_progress=(5, 5))
+    running = serving(service)
+    for _ in range(3):
+        running.watchdog.ask_all()
+    assert service.reloads == 0
+
+
+def test_what_asks_a_model_that_does_not_answer_is_not_judged():
+    service = FakeService(LATE, image=(LATE,), progress=(5,))
+    running = serving(service)
+    running.watchdog.ask_all()
+    assert service.proofs == 1
+
+
+def test_a_model_that_was_late_is_asked_again_as_soon_as_one_that_was_not(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    service = FakeService(progress=(5,))
+    running = serving(service)
+
+    def asked(served, name):
+        now[0] += 30
+        raise LATE
+
+    service.glance = asked
+    running.watchdog.ask_all()
+    assert running.watchdog._ask_at == pytest.approx(now[0])
+    service.glance = lambda served, name: now.append(now.pop() + 1)
+    running.watchdog.ask_all()
+    assert running.watchdog._ask_at == pytest.approx(now[0] + 2 / SHARE)
 
 
 def test_a_server_that_is_gone_is_said_with_how_it_ended():
@@ -141,3 +201,31 @@ def test_a_record_that_cannot_be_read_does_not_end_the_service(tmp_path):
     (line,) = said
     assert "version 1 stays" in line
     assert "served.json must be as `aaexport serve` wrote it" in line
+
+
+def test_a_signal_gives_up_whatever_is_waited_for():
+    """As a handler of the main thread, which a wait for an answer runs."""
+    stopping = Stopping()
+    for method in ("glance", "reload"):
+        service = FakeService(WRONG)
+        running = serving(service, stopping=(stopping := Stopping()))
+        setattr(service, method, lambda *words: stopping.tell())
+        running.keep()
+        assert stopping.is_set()
+        assert running.live[0].late == {}
+
+
+def test_a_second_signal_ends_it_at_once():
+    stopping = Stopping()
+    stopping.tell()
+    with pytest.raises(KeyboardInterrupt):
+        stopping.tell()
+    with pytest.raises(Interrupted), stopping.waiting():
+        raise AssertionError
+
+
+def test_outside_of_a_wait_a_signal_interrupts_nothing():
+    stopping = Stopping()
+    assert not stopping.wait(0)
+    stopping.tell()
+    assert stopping.wait(600)

@@ -1,0 +1,89 @@
+"""A model folder → whether a new conversion lies in it that is whole, so that it can be judged."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aaexport.folder import ONNX_FILES, Dtype, ModelFolder, is_data_file
+from aaexport.writing import identity
+
+SETTLE = 10.0  # seconds in which nothing changes, after which it is said that something is missing
+PATIENCE = 60.0  # and after which what is there is judged as it is
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What tells a conversion's file from another; `rest` is of what goes with it."""
+
+    file: tuple[int, ...] | None
+    rest: tuple[tuple[int, ...] | None, ...]
+
+
+class Incoming:
+    """The file of a folder that is served, watched from now on: what it has now is judged already.
+
+    The manifest is a conversion's last file. Where folders are copied it may come long after the others.
+    """
+
+    def __init__(self, folder: ModelFolder, dtype: Dtype) -> None:
+        self._folder, self._path = folder, folder.path / ONNX_FILES[dtype]
+        self._judged = self._seen = self._look()
+        self._changed_at = time.monotonic()
+        self._is_refused = self._is_said = False
+
+    def is_due(self, say: Say) -> bool:
+        """Whether something new is there, and whole, or will not become so; what it waits for is said once.
+
+        What was refused is looked at again when its manifest changes too, or numbers beside the file.
+        """
+        seen, now = self._look(), time.monotonic()
+        if seen.file is None or seen == self._judged or (seen.file == self._judged.file and not self._is_refused):
+            return False
+        if seen != self._seen:
+            self._seen, self._changed_at = seen, now
+        quiet = now - self._changed_at
+        if self._is_whole() or quiet > (PATIENCE if self._folder.manifest_path.exists() else SETTLE):
+            return True
+        if quiet > SETTLE and not self._is_said:
+            self._is_said = True
+            say(f"{self._path} is new, and not what manifest.json records: waiting for what goes with it")
+        return False
+
+    def begun(self) -> None:
+        """What was due is judged from now on."""
+        self._judged, self._is_said = self._seen, False
+
+    def ended(self, *, is_refused: bool) -> None:
+        """It was judged."""
+        self._is_refused = is_refused
+
+    def _look(self) -> _Seen:
+        beside = sorted(path for path in self._folder.path.glob(f"{self._path.name}.*") if self._is_data(path))
+        return _Seen(identity(self._path), tuple(map(identity, (self._folder.manifest_path, *beside))))
+
+    def _is_data(self, path: Path) -> bool:
+        return is_data_file(path.name, self._path.name)
+
+    def _is_whole(self) -> bool:
+        """Whether the manifest is as new as the file, and all of it that is recorded there is of its size."""
+        try:
+            is_newer = self._folder.manifest_path.stat().st_mtime_ns >= self._path.stat().st_mtime_ns
+            return is_newer and all(path.stat().st_size == size for path, size in self._recorded())
+        except OSError:
+            return False
+
+    def _recorded(self) -> Iterator[tuple[Path, Any]]:
+        """What the manifest records of the file and of its numbers, where it records something."""
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            files = json.loads(self._folder.manifest_path.read_text(encoding="utf-8"))["files"]
+            for name, about in files.items():
+                path = self._folder.path / name
+                if path == self._path or self._is_data(path):
+                    yield path, about["bytes"]
