@@ -62,11 +62,14 @@ async function begin() {
 
 const named = name => document.querySelector(`meta[name="${name}"]`).content;
 
+/** A path as a URL has it: a file may be called model#1.data. */
+const address = path => path.split("/").map(encodeURIComponent).join("/");
+
 /** A file of this site, as bytes, once it is known to be the one that was written. */
 async function fetched(name, digest = about.files[name].sha256) {
   let bytes;
   try {
-    const response = await fetch(name, { cache: "no-cache" });
+    const response = await fetch(address(name), { cache: "no-cache" });
     if (!response.ok) throw new Error(`the server says ${response.status}`);
     bytes = await response.arrayBuffer();
   } catch (error) {
@@ -383,6 +386,7 @@ function setUpDrawing(pad) {
     return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
   };
   pad.addEventListener("pointerdown", event => {
+    if (!event.isPrimary || event.button) return; // one finger draws, and the main button
     pad.setPointerCapture(event.pointerId);
     pen.isShown = pen.isDown = false;
     strokes.push([place(event)]);
@@ -394,7 +398,7 @@ function setUpDrawing(pad) {
     strokes.at(-1).push(...(passed.length ? passed : [event]).map(place));
     drawn(false);
   });
-  pad.addEventListener("pointerup", () => drawn());
+  for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, event => pad.hasPointerCapture(event.pointerId) && drawn());
   pad.addEventListener("keydown", penKey);
   pad.addEventListener("blur", () => ((pen.isShown = pen.isDown = false), strokes.length && drawPad()));
   at("clear").addEventListener("click", clear);

@@ -22,7 +22,11 @@ function textOf(array) {
   return btoa(text);
 }
 
-const bytesAt = async name => new Uint8Array(await (await fetch(name)).arrayBuffer());
+async function bytesAt(name) {
+  const response = await fetch(name.split("/").map(encodeURIComponent).join("/")); // it may be called model#1.data
+  if (!response.ok) throw new Error(`${name} cannot be loaded: the server says ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
 
 /** What onnxruntime throws may be a number: then its own log says more. */
 const saying = error => new Error(typeof error === "number" ? "onnxruntime-web ran out of memory" : String(error?.message ?? error));

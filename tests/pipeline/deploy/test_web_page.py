@@ -28,6 +28,7 @@ from aaexport.report.site.site import page_files
 from aaexport.runners import browser, web_runtime
 from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, find_browser
 from aaexport.runners.loopback import serving
+from aaexport.runners.web import WebRunner
 from aaexport.runners.web_runtime import find_runtime
 from aaexport.serving.reading import read_facts
 
@@ -288,6 +289,21 @@ def test_a_drawing_is_followed_and_cleared(page):
     assert (page.text("label"), page.text("share"), page.shares()) == ("–", "", [])
 
 
+def test_one_finger_draws(page):
+    """A second one, or another button of the mouse, leaves no stroke, and bends none."""
+    page.click("clear")
+    left, top, width, height = page.middle("pad")
+    fingers = [
+        {"x": left + width * share, "y": top + height / 2, "id": number} for number, share in ((1, 0.2), (2, 0.8))
+    ]
+    for kind, points in (("touchStart", fingers[:1]), ("touchStart", fingers), ("touchEnd", [])):
+        page.browser.call("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    at = {"x": left + width / 2, "y": top + height / 2, "button": "right", "clickCount": 1}
+    for kind in ("mousePressed", "mouseReleased"):
+        page.browser.call("Input.dispatchMouseEvent", {"type": kind, **at})
+    assert page.js("strokes.length") == 1
+
+
 def test_one_can_draw_with_the_keyboard_alone(page):
     page.click("clear")
     page.js("document.getElementById('pad').focus()")
@@ -345,7 +361,7 @@ def test_it_fits_on_a_phone_in_the_dark_and_no_request_leaves_it(page):
     assert [said for said in page.complaints() if "Content Security Policy" not in str(said)] == []
 
 
-def test_every_file_is_asked_for_once_and_what_was_checked_is_what_runs(deployed):
+def test_every_file_is_asked_for_once_and_what_was_checked_is_what_runs(deployed, page):
     class Asked(dict):
         """The runtime's script becomes another one as soon as it was handed out."""
 
@@ -359,12 +375,13 @@ def test_every_file_is_asked_for_once_and_what_was_checked_is_what_runs(deployed
             return super().get(name, default)
 
     files = Asked(files_in(deployed[1]))
-    with opened(files) as page:
-        assert "model checked" in page.text("state")
-        assert page.js("document.title") == "digits: try it"
-        assert files.count == 1
-        names = [url for url in page.asked() if not url.startswith(("data:", "blob:"))]
-        assert len(names) == len(set(names))
+    with serving(files) as url:
+        page.visit(url)
+    assert "model checked" in page.text("state")
+    assert page.js("document.title") == "digits: try it"
+    assert files.count == 1
+    asked = [address for address in page.asked() if address.startswith(url)]
+    assert len(asked) == len(set(asked)) > 5
 
 
 def test_an_old_browser_is_told_what_it_lacks(deployed, page):
@@ -559,6 +576,20 @@ def add_ballast(path, numbers):
         ]
     )
     onnx.save(model, path)
+
+
+@pytest.mark.slow
+def test_what_lies_beside_the_file_may_have_any_name(deployed, tmp_path):
+    folder = digits_folder(tmp_path / "digits")
+    add_ballast(folder.onnx_path, 6_000)
+    model = onnx.load(folder.onnx_path)
+    beside = {"save_as_external_data": True, "location": "model #1 100%?.data", "size_threshold": 0}
+    onnx.save(model, folder.onnx_path, **beside)
+    assert (tmp_path / "digits" / beside["location"]).is_file()
+    result = aaexport.deploy(folder, "web", tmp_path / "site")
+    assert "browser" in {check.name for check in result.checks}
+    with WebRunner(folder.onnx_path) as runner:
+        assert runner.infer({"input": np.zeros((1, 1, 8, 8), np.float32)})["logits"].shape == (1, 10)
 
 
 @pytest.mark.slow
