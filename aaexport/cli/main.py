@@ -19,6 +19,7 @@ from aaexport.cli.collector import end_without_collecting
 from aaexport.cli.command import Complaint, encoding_of_stdout
 from aaexport.cli.command_line import command_line
 from aaexport.cli.console import say_error, settings, show_text
+from aaexport.cli.signals import ending_signals
 from aaexport.cli.streams import prepare_streams
 from aaexport.cli.utf8 import read_paths_as_utf8
 from aaexport.errors import out_of_memory
@@ -108,9 +109,8 @@ def main() -> NoReturn:
     read_paths_as_utf8()
     prepare_streams()
     # A termination and a closed terminal unwind like Ctrl-C, so that temporary files go and workers end.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)
     code = _run()
     _keep_exit_code()
     end_without_collecting()

@@ -15,6 +15,7 @@ from aaexport.cli.command import Command
 from aaexport.cli.console import say, show_text
 from aaexport.cli.converted import check_model
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
+from aaexport.cli.signals import ending_signals
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import Dtype, ModelFolder, copies, find_model
@@ -168,5 +169,5 @@ def _end_by_signal(stopping: Stopping) -> None:
     def told(number: int, frame: FrameType | None) -> None:
         stopping.tell()
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), told)
+    for number in (signal.SIGINT, *ending_signals()):
+        signal.signal(number, told)

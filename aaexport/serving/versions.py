@@ -224,9 +224,9 @@ def write_served(folder: Path, served: Served, dtype: Dtype = "float32") -> None
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """One process at a time writes to served/. FolderError if it cannot be made."""
+    """One process at a time writes to served/. FolderError if it cannot be made, or locked."""
     with _opened(folder, ".lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(folder, lock, fcntl.LOCK_EX)
         yield
 
 
@@ -237,7 +237,7 @@ def change_lock(folder: Path, *, wait: bool) -> TextIO | None:
     """
     lock = _opened(folder, ".change")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(folder, lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
@@ -251,6 +251,17 @@ def remove_unfinished(folder: Path) -> None:
     """What a process left there that was killed while it copied a version; for who holds served/."""
     for path in served_folder(folder).glob(".new.*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(folder: Path, file: TextIO, how: int) -> None:
+    """BlockingIOError where another has it and this is not to wait."""
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        got = f"{error.strerror}; serve a copy of the folder that lies elsewhere"
+        raise FolderError(f"{served_folder(folder)} must be on a disk that has locks, got: {got}") from error
 
 
 def _opened(folder: Path, name: str) -> TextIO:

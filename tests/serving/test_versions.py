@@ -1,6 +1,9 @@
 """served/ in a model folder."""
 
+import errno
+import fcntl
 import json
+import os
 import re
 from dataclasses import asdict, replace
 
@@ -11,6 +14,7 @@ from aaexport.serving.versions import (
     KEPT,
     Served,
     Version,
+    change_lock,
     holding,
     new_version,
     read_served,
@@ -172,3 +176,15 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     served_folder(tmp_path).write_text("in the way")
     with pytest.raises(FolderError, match="served cannot be written"), holding(tmp_path):
         pass
+
+
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    words = f"must be on a disk that has locks, got: {os.strerror(errno.ENOLCK)}"
+    with pytest.raises(FolderError, match=words), holding(tmp_path):
+        pass
+    with pytest.raises(FolderError, match=words):
+        change_lock(tmp_path, wait=False)

@@ -147,6 +147,7 @@ class Serving:
         try:
             lock = change_lock(live.keep, wait=False)
         except FolderError as error:
+            live.incoming.ended(is_refused=True)
             self._say(f"{live.folder.path}: version {live.served.version} stays: {error}")
             return True  # said once; it is looked at again when it changes again
         if lock is None:
@@ -154,7 +155,14 @@ class Serving:
         if number is None and identity(record_path(live.keep)) != live.record:
             lock.close()  # somebody has chosen another version in this moment: that one comes first
             return False
-        live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock, number)
+        try:
+            live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock, number)
+        except OSError as error:  # no process more for now: what serves goes on
+            lock.close()
+            live.incoming.ended(is_refused=True)
+            why = f"no process can be started to check what is to take over ({error.strerror or error})"
+            self._say(f"{live.folder.path}: version {live.served.version} stays: {why}")
+            return True
         what = "a new conversion" if number is None else f"version {number}, which was chosen,"
         self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
         return True

@@ -1,5 +1,6 @@
 """What takes over while a service goes on: prepared beside it, one change at a time, and ended with it."""
 
+import errno
 import hashlib
 import json
 import os
@@ -271,6 +272,22 @@ def test_a_version_that_was_chosen_and_is_refused_is_told_with_what_chooses_the_
     way = f"`aaexport serve --rollback --to-version 2 {live.folder.path}` chooses what is served"
     assert running.said[-1].endswith(f"refused, version 2 stays: model.onnx must be a whole ONNX file; {way}")
     assert rollback(live.folder, to_version=2) == (1, 2)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_where_no_process_can_be_started_what_serves_goes_on(running, monkeypatch):
+    def fails(order):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    convert(running)
+    with monkeypatch.context() as broken:
+        broken.setattr(serve, "Preparation", fails)
+        follow(running)
+        follow(running)
+    (line,) = running.said
+    assert "version 2 stays: no process can be started to check what is to take over" in line
+    record_file(running.live[0].folder)
     follow(running)
     assert len(Preparation.made) == 1
 
