@@ -1,7 +1,6 @@
 """A live service, as its users have it: real Triton, a tiny model, both protocols."""
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from aaexport.folder import open_folder
 from aaexport.runners.ort import OrtRunner
 from aaexport.serving.client import Client
 from aaexport.serving.reading import read_facts
+from aaexport.serving.versions import read_served
 
 PIL_IMAGE = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -326,7 +326,7 @@ def test_a_new_conversion_takes_over_a_bad_one_does_not_and_there_is_a_way_back(
     )  # fmt: skip
     assert done.stdout == f"{folder.path}: version 1 is to be served instead of 2; a running service follows\n"
     live.waits_for("version 1 serves instead of 2")
-    assert json.loads((folder.path / "served/served.json").read_text())["current"] == 1
+    assert read_served(folder.path).current == 1
     assert (folder.path / "served/1/model.onnx").read_bytes() == before
     time.sleep(1)  # several looks of the watchdog, by which the processes of the former version have ended
     assert not [line for line in live.said if "loaded anew" in line]
