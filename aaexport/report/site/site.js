@@ -1001,6 +1001,7 @@ function guarded(act) {
     } catch (error) {
       at("trouble").hidden = false;
       at("trouble").replaceChildren(bold("That did not work. "), error instanceof Trouble ? error.message : `${firstLine(error)}.`);
+      at("trouble").scrollIntoView({ block: "nearest" }); // who is further down sees it too
       if (!(error instanceof Trouble)) console.error(error);
     }
   };

@@ -344,6 +344,8 @@ def test_another_kind_of_file_is_said_on_the_page(page, tmp_path):
     (tmp_path / "letter.txt").write_text("no picture")
     page.drop(tmp_path / "letter.txt")
     page.wait("!document.getElementById('trouble').hidden")
+    assert page.js("(box => box.top >= 0 && box.bottom <= innerHeight)"
+                   "(document.getElementById('trouble').getBoundingClientRect())")  # fmt: skip
     assert page.text("trouble").startswith("That did not work. letter.txt cannot be read as a picture; JPEG, PNG,")
 
 
