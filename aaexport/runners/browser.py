@@ -45,10 +45,6 @@ BECOME = (
 FIRST_FREE = 10  # descriptors above those that are set
 
 
-class BrowserError(ProviderError):
-    """There is a browser, and it does not start."""
-
-
 def find_browser() -> str | None:
     """The Chromium or Chrome on the PATH; None without one."""
     return next(filter(None, map(shutil.which, NAMES)), None)
@@ -71,7 +67,7 @@ class Browser:
         events: what Chromium told without being asked, oldest first.
 
     Raises:
-        ProviderError: there is no Chromium, or, as a BrowserError, it does not start.
+        ProviderError: there is no Chromium, or it does not start.
     """
 
     def __init__(self, options: Sequence[str] = WITHOUT_GPU) -> None:
@@ -89,7 +85,7 @@ class Browser:
             self._attach()
         except (RunnerError, OSError) as error:
             self.close()
-            raise BrowserError(f"{executable} does not start: {error}") from error
+            raise ProviderError(f"{executable} does not start: {error}") from error
         except BaseException:
             self.close()
             raise

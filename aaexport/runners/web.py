@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from aaexport.errors import ProviderError, RunnerError
+from aaexport.errors import RunnerError
 from aaexport.graph.files import read_data_files
 from aaexport.runners.base import Array, Arrays, Port
-from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, Browser, BrowserError
+from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, Browser, require_browser
 from aaexport.runners.loopback import Served, serving
 from aaexport.runners.web_runtime import Backend, WebRuntime, find_runtime
 
@@ -80,14 +80,13 @@ class WebRunner:
 
 def why_no_webgpu() -> str | None:
     """Why a headless browser here has no WebGPU, be it imitated; None if it has. ProviderError without a browser."""
+    require_browser()
     # Browsers tell it to pages of this machine and of HTTPS only.
     try:
         with serving({"index.html": PAGE, "run.js": b""}) as url, Browser(WITH_WEBGPU) as browser:
             browser.open(url)
             found = browser.evaluate("navigator.gpu?.requestAdapter().then(Boolean)")
     except RunnerError as error:
-        if isinstance(error, ProviderError) and not isinstance(error, BrowserError):
-            raise
         return str(error)  # without what imitates a GPU it may start all the same
     return None if found else "the browser here has no WebGPU"
 

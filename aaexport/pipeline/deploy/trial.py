@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aaexport.deployment.artefact import Check, found
-from aaexport.errors import RunnerError
-from aaexport.runners.browser import Browser, BrowserError, find_browser
+from aaexport.errors import ProviderError, RunnerError
+from aaexport.runners.browser import Browser, find_browser
 from aaexport.runners.loopback import serving
 from aaexport.runners.web import LABELS, LOAD_TIMEOUT, RUN_TIMEOUT
 from aaexport.serving.repository import Files
@@ -30,13 +30,13 @@ def tried_in_browser(files: Files, images: int) -> tuple[tuple[Check, ...], tupl
         return (), (UNSEEN,)
     try:
         wrong = list(_faults({name: _served(content) for name, content in files.items()}))
-    except BrowserError as error:
+    except ProviderError as error:
         return (), (f"no browser could try it: {error}; {BUTTON}",)
     return (found("browser", wrong, f"{images} golden images right in {LABELS['wasm']}"),), ()
 
 
 def _faults(files: dict[str, Path | bytes]) -> Iterator[str]:
-    """What a visitor would see go wrong, or the console would tell. BrowserError if the browser does not start."""
+    """What a visitor would see go wrong, or the console would tell. ProviderError if the browser does not start."""
     with serving(files) as url, Browser() as browser:
         try:
             browser.open(url)
