@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Seen:
-    """What tells a conversion's file from another; `rest` is of what goes with it."""
+    """What tells a conversion's file from another; `rest` is of its manifest, and of numbers beside it."""
 
     file: tuple[int, ...] | None
     rest: tuple[tuple[int, ...] | None, ...]
@@ -49,7 +49,7 @@ class Incoming:
         if seen != self._seen:
             self._seen, self._changed_at = seen, now
         quiet = now - self._changed_at
-        if self._is_whole() or quiet > (PATIENCE if self._folder.manifest_path.exists() else SETTLE):
+        if self._is_whole() or quiet > (SETTLE if seen.rest[0] is None else PATIENCE):
             return True
         if quiet > SETTLE and not self._is_said:
             self._is_said = True
@@ -65,7 +65,9 @@ class Incoming:
         self._is_refused = is_refused
 
     def _look(self) -> _Seen:
-        beside = sorted(path for path in self._folder.path.glob(f"{self._path.name}.*") if self._is_data(path))
+        beside: list[Path] = []
+        with suppress(OSError):  # a folder that cannot be read just now has nothing new
+            beside = sorted(path for path in self._folder.path.iterdir() if self._is_data(path))
         return _Seen(identity(self._path), tuple(map(identity, (self._folder.manifest_path, *beside))))
 
     def _is_data(self, path: Path) -> bool:

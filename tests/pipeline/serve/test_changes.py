@@ -276,6 +276,19 @@ def test_a_version_that_was_chosen_and_is_refused_is_told_with_what_chooses_the_
     assert len(Preparation.made) == 1
 
 
+def test_a_folder_that_cannot_be_read_just_now_has_nothing_new(running, monkeypatch):
+    def fails(path, **words):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as closed:
+        closed.setattr("pathlib.Path.stat", fails)
+        closed.setattr("pathlib.Path.iterdir", fails)
+        assert not running.live[0].incoming.is_due(running._say)
+    follow(running)
+    assert not Preparation.made
+    assert not running.said
+
+
 def test_where_no_process_can_be_started_what_serves_goes_on(running, monkeypatch):
     def fails(order):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
