@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,8 +32,9 @@ def say(line: str) -> None:
 
 
 def say_error(line: str) -> None:
-    """The one line that every failure ends with."""
-    click.echo(f"Error: {' '.join(line.split())}", file=sys.stderr)
+    """The one line that every failure ends with; where nobody reads it the exit code tells all the same."""
+    with suppress(OSError):
+        click.echo(f"Error: {' '.join(line.split())}", file=sys.stderr)
 
 
 def show(view: RenderableType) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from aaexport.cli import options
+from aaexport.cli import console, options
 from aaexport.cli.command import Command
-from aaexport.cli.console import say, show_text
+from aaexport.cli.console import show_text
 from aaexport.cli.converted import check_model
 from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.signals import ending_signals
@@ -120,6 +122,12 @@ def command(models: tuple[str, ...], is_rollback: bool, to_version: int | None, 
         raise
 
 
+def say(line: str) -> None:
+    """As the console's; that nobody reads any longer what a service says, as of a log that is gone, ends none."""
+    with suppress(OSError):
+        console.say(line)
+
+
 def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     from aaexport.cli.conversion import ensure_converted_apart
 
@@ -134,8 +142,10 @@ def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
 
 
 def _require_once(models: tuple[str, ...]) -> None:
-    for model in models:
-        if models.count(model) > 1:
+    """ArgumentError for a folder that is named twice, in whatever words."""
+    places = [os.path.realpath(model) for model in models]
+    for model, place in zip(models, places, strict=True):
+        if places.count(place) > 1:
             raise ArgumentError(broken_rule("models", "be named once each", model))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from aaexport.errors import AaexportError, RunnerError, first_line, out_of_memory
-from aaexport.serving.process import die_with_parent
+from aaexport.serving.process import die_with_parent, no_room, started
 
 SECOND = 1.0
 ENDED = 143  # as a shell tells SIGTERM
@@ -52,16 +52,24 @@ class Apart(Generic[Result]):
         module: what is run, by its name.
         order: what it is told.
         called: whose work it is, for the error that it died of.
+
+    Raises:
+        RunnerError: the system has no room for one more process.
     """
 
     def __init__(self, module: str, order: object, called: str) -> None:
         self._called = called
         command = [sys.executable, "-P", "-m", module]
         # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's to say.
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._child = started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._out = b""
         self._talk = threading.Thread(target=self._read, args=(pickle.dumps(order),), daemon=True)
-        self._talk.start()
+        try:
+            self._talk.start()
+        except RuntimeError as error:  # no thread more: nobody would ever tell the process what to do
+            with self._child:
+                self._child.kill()
+            raise no_room(error) from error
 
     def _read(self, order: bytes) -> None:
         self._out, _ = self._child.communicate(order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -13,6 +14,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from aaexport.errors import RunnerError, first_line
 
 PR_SET_PDEATHSIG = 1
 WAITING = re.compile(r"Found (\d+) live models and 0 in-flight")  # in Triton's log, every second
@@ -34,6 +38,22 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def started(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    """A new process, as `subprocess.Popen` makes it. RunnerError where the system has no room for one more."""
+    try:
+        return subprocess.Popen(command, **how)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise
+        raise no_room(error) from error
+
+
+def no_room(error: Exception) -> RunnerError:
+    """What is told of a system that starts no process, or no thread, more."""
+    got = f"{getattr(error, 'strerror', None) or first_line(error)}; end others, or raise the limit (ulimit -u)"
+    return RunnerError(f"the system must have room for one more process, got: {got}")
+
+
 class EngineProcess:
     """A server with all the processes that it starts, which are one group.
 
@@ -42,6 +62,9 @@ class EngineProcess:
         scratch: a folder that is removed with it; its log is there.
         shared_memory: what the names of its regions of shared memory begin with.
         lock: a descriptor that the guard keeps open too: what is locked by it stays so until it has cleaned up.
+
+    Raises:
+        RunnerError: the system has no room for one more process.
     """
 
     def __init__(
@@ -55,13 +78,13 @@ class EngineProcess:
         self.scratch, self._shared_memory = scratch, shared_memory
         self.log_path = scratch / "engine.log"
         with self.log_path.open("wb") as log:
-            self._server = subprocess.Popen(
+            self._server = started(
                 command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=scratch,
                 start_new_session=True,
             )  # fmt: skip
         words = ["/bin/sh", "-c", GUARD, "aaexport-guard", str(self.pid), str(scratch), shared_memory]
         try:
-            self._guard = subprocess.Popen(
+            self._guard = started(
                 words, stdin=subprocess.PIPE, start_new_session=True, pass_fds=() if lock is None else (lock,),
                 env={"PATH": os.environ.get("PATH", os.defpath)},  # nobody's secrets
             )  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ class Served:
 def go_to(folder: Path, number: int, dtype: Dtype) -> str:
     """What a user types to choose a version that is kept."""
     called = "" if dtype == "float32" else f"--dtype {dtype} "
-    return f"aaexport serve --rollback --to-version {number} {called}{folder}"
+    return f"aaexport serve --rollback --to-version {number} {called}{shlex.quote(str(folder))}"
 
 
 def new_version(folder: Path, served: Served, digest: str) -> Version:

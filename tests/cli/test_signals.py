@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from aaexport.cli import serve
+from aaexport.cli import console, serve
 from aaexport.cli.signals import ending_signals
 from aaexport.pipeline.serve.stopping import Stopping
 
@@ -37,6 +37,18 @@ def test_a_service_that_nohup_started_is_not_told_of_a_closed_terminal():
     assert not stopping.is_set()
     os.kill(os.getpid(), signal.SIGTERM)
     assert stopping.is_set()
+
+
+def test_that_nobody_reads_what_a_service_says_ends_none_and_its_exit_code_stays(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr("sys.stderr", closed)
+        with pytest.raises(BrokenPipeError):
+            console.say("as every other command")
+        serve.say("tiny is loaded anew (1 of 3)")
+        console.say_error("tiny must answer right after 3 reloads")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # takes what is still held, when it is closed
 
 
 def test_a_second_signal_is_said_and_ends_the_service_at_once(cli, converted, monkeypatch):

@@ -1,5 +1,6 @@
 """The engine's processes end with this one, whatever becomes of it."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aaexport.errors import RunnerError
 from aaexport.serving.process import EngineProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -52,6 +54,20 @@ def test_a_server_without_a_guard_does_not_stay(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         EngineProcess(["/bin/sh", "-c", "sleep 60"], os.environ, tmp_path, "aaexport-test-")
     assert started[0].returncode == -signal.SIGKILL
+
+
+def test_a_system_that_starts_no_process_more_is_told_as_what_it_is(tmp_path, monkeypatch):
+    def fails(*words, **options):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(subprocess, "Popen", fails)
+    with pytest.raises(RunnerError, match="room for one more process, got: Cannot allocate memory; end others"):
+        EngineProcess(["/bin/sh"], os.environ, tmp_path, "aaexport-test-")
+
+
+def test_a_program_that_is_not_there_is_no_lack_of_room(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        EngineProcess([str(tmp_path / "tritonserver")], os.environ, tmp_path, "aaexport-test-")
 
 
 def test_stopping_ends_the_server_with_its_backends_and_its_folder(tmp_path):

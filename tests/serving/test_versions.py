@@ -6,6 +6,7 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from aaexport.serving.versions import (
     Served,
     Version,
     change_lock,
+    go_to,
     holding,
     new_version,
     read_served,
@@ -188,3 +190,9 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
         pass
     with pytest.raises(FolderError, match=words):
         change_lock(tmp_path, wait=False)
+
+
+def test_what_a_user_types_to_choose_a_version_is_one_word_for_the_folder():
+    assert go_to(Path("my models/tiny"), 2, "int8") == (
+        "aaexport serve --rollback --to-version 2 --dtype int8 'my models/tiny'"
+    )

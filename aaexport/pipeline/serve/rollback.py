@@ -38,7 +38,7 @@ def roll_back(
 
     Raises:
         ArgumentError: no such version is kept.
-        FolderError: there is none to go back to, or another version is just being taken.
+        FolderError: there is none to go back to, another version is just being taken, or a record cannot be written.
     """
     for folder in folders:
         _changed(folder, dtype, to_version)
@@ -48,8 +48,11 @@ def roll_back(
             held.enter_context(_alone(folder))
             held.enter_context(holding(folder.path))
             changes.append(_changed(folder, dtype, to_version))
-        for folder, (_, back) in zip(folders, changes, strict=True):
-            write_served(folder.path, back, dtype)
+        with ExitStack() as undo:
+            for folder, (served, back) in zip(folders, changes, strict=True):
+                write_served(folder.path, back, dtype)
+                undo.callback(write_served, folder.path, served, dtype)
+            undo.pop_all()
     return [(_number(served), _number(back)) for served, back in changes]
 
 

@@ -19,8 +19,10 @@ from aaexport.errors import (
     AaexportError,
     ArgumentError,
     FolderError,
+    RunnerError,
     UnprovedError,
     broken_rule,
+    first_line,
 )
 from aaexport.folder import ModelFolder
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
@@ -134,37 +136,43 @@ class Serving:
         record = identity(record_path(live.keep))
         if record != live.record:
             self._follow_record(live, record)
-        elif self.options.watch and live.incoming.is_due(self._say) and self._begins(live):
+        elif self.options.watch and live.incoming.is_due(self._say) and self._begins(live, record):
             live.incoming.begun()
 
     def _follow_record(self, live: Live, record: tuple[int, ...] | None) -> None:
         wanted = self._chosen(live)
-        if wanted is None or wanted == live.served.version or self._begins(live, wanted):
+        if wanted is None or wanted == live.served.version or self._begins(live, record, wanted):
             live.record = record
 
-    def _begins(self, live: Live, number: int | None = None) -> bool:
-        """Whether a version is being prepared from now on; else somebody else changes what is served just now."""
+    def _begins(self, live: Live, record: tuple[int, ...] | None, number: int | None = None) -> bool:
+        """Whether a version is being prepared from now on, or cannot be, which is said.
+
+        Else somebody else changes what is served just now, or the record is no longer the one that was looked at.
+        """
         try:
             lock = change_lock(live.keep, wait=False)
         except FolderError as error:
-            live.incoming.ended(is_refused=True)
-            self._say(f"{live.folder.path}: version {live.served.version} stays: {error}")
-            return True  # said once; it is looked at again when it changes again
+            return self._cannot_begin(live, number, str(error))
         if lock is None:
             return False
-        if number is None and identity(record_path(live.keep)) != live.record:
+        if identity(record_path(live.keep)) != record:
             lock.close()  # somebody has chosen another version in this moment: that one comes first
             return False
         try:
             live.change = Change(Preparation(self._order(live.folder, live.keep, number)), lock, number)
-        except OSError as error:  # no process more for now: what serves goes on
+        except (OSError, RunnerError) as error:  # no process more for now: what serves goes on
             lock.close()
-            live.incoming.ended(is_refused=True)
-            why = f"no process can be started to check what is to take over ({error.strerror or error})"
-            self._say(f"{live.folder.path}: version {live.served.version} stays: {why}")
-            return True
+            why = f"no process can be started to check what is to take over ({first_line(error)})"
+            return self._cannot_begin(live, number, why)
         what = "a new conversion" if number is None else f"version {number}, which was chosen,"
         self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
+        return True
+
+    def _cannot_begin(self, live: Live, number: int | None, why: str) -> bool:
+        """Says it; True, as it is said once: what is new is looked at again when it changes again."""
+        if number is None:
+            live.incoming.ended(is_refused=True)
+        self._say(f"{live.folder.path}: version {live.served.version} stays: {why}{self._still_chosen(live, number)}")
         return True
 
     def _chosen(self, live: Live) -> int | None:
@@ -190,7 +198,7 @@ class Serving:
                 self.service.switch(live.served, new)
             is_refused = False
         except AaexportError as error:
-            return f"refused, version {live.served.version} stays: {error}{self._still_chosen(live, change)}"
+            return f"refused, version {live.served.version} stays: {error}{self._still_chosen(live, change.number)}"
         finally:
             if change.number is None:
                 live.incoming.ended(is_refused=is_refused)
@@ -202,9 +210,9 @@ class Serving:
             self._say(f"{live.folder.path}: version {new.version} is not recorded: {error}")
         return f"version {new.version} serves instead of {before}, after {time.monotonic() - began:.1f} s beside it"
 
-    def _still_chosen(self, live: Live, change: Change) -> str:
+    def _still_chosen(self, live: Live, number: int | None) -> str:
         """What is to be done about a version that was chosen and cannot be served: the next start would fail."""
-        if change.number is None:
+        if number is None:
             return ""
         return f"; `{go_to(live.folder.path, live.served.version, self.options.dtype)}` chooses what is served"
 

@@ -13,7 +13,7 @@ from served import facts, query
 
 from aaexport.errors import FolderError, GraphError
 from aaexport.folder import ModelFolder, data_file_name
-from aaexport.pipeline.serve import incoming, serve
+from aaexport.pipeline.serve import child, incoming, serve
 from aaexport.pipeline.serve.incoming import PATIENCE, SETTLE, Incoming
 from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.options import ServeOptions
@@ -305,6 +305,24 @@ def test_where_no_process_can_be_started_what_serves_goes_on(running, monkeypatc
     assert len(Preparation.made) == 1
 
 
+def test_a_chosen_version_for_which_no_process_can_be_started_is_told_with_the_way_on(running, monkeypatch):
+    def fails(*words, **options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    (live,) = running.live
+    rollback(live.folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(serve, "Preparation", child.Preparation)
+        broken.setattr("subprocess.Popen", fails)
+        follow(running)
+    (line,) = running.said
+    assert "(the system must have room for one more process, got: Resource temporarily unavailable; " in line
+    assert line.endswith(f"; `aaexport serve --rollback --to-version 2 {live.folder.path}` chooses what is served")
+    record_file(live.folder, b"2")
+    follow(running)
+    assert not Preparation.made, "the file was not refused"
+
+
 def test_another_precisions_version_is_not_this_ones(running):
     with holding(running.live[0].keep):
         write_served(running.live[0].keep, versions.Served().with_current(THIRD), "int8")
@@ -342,6 +360,22 @@ def test_a_version_that_was_chosen_comes_before_a_new_conversion(running):
     assert running.said == [
         f"{live.folder.path}: version 1, which was chosen, is checked, version 2 serves meanwhile"
     ]
+
+
+def test_what_is_chosen_in_the_moment_in_which_another_version_is_begun_comes_first(running, monkeypatch):
+    (live,) = running.live
+    rollback(live.folder)
+
+    def meanwhile(keep, *, wait):
+        if read_served(keep).current == 1:
+            rollback(live.folder, to_version=2)
+        return change_lock(keep, wait=wait)
+
+    monkeypatch.setattr(serve, "change_lock", meanwhile)
+    follow(running)
+    follow(running)
+    assert not Preparation.made
+    assert read_served(live.keep).current == 2
 
 
 def test_while_somebody_else_changes_what_is_served_nothing_is_begun_and_nothing_forgotten(running):

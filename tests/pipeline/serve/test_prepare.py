@@ -1,6 +1,8 @@
 """A folder → a conversion that is ready to be served, without a service."""
 
 import pickle
+import signal
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -163,6 +165,21 @@ def test_a_defect_in_a_process_of_its_own_is_one_line_here(capfd, monkeypatch):
     assert str(raised.value) == f"tiny must be read and run once, but: {cause}, `aaexport -v` shows where"
     assert capfd.readouterr().err == ""
     assert "Traceback" in said[0][-1]
+
+
+def test_where_no_thread_can_be_started_no_process_stays(monkeypatch):
+    children, popen = [], subprocess.Popen
+
+    def fails(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *words, **how: children.append(popen(*words, **how)) or children[0]
+    )
+    monkeypatch.setattr(apart.threading.Thread, "start", fails)
+    with pytest.raises(RunnerError, match="room for one more process, got: can't start new thread"):
+        apart.Apart("aaexport.pipeline.serve.child", "an order", "tiny must be read and run once")
+    assert children[0].returncode == -signal.SIGKILL
 
 
 def test_a_preparation_that_is_stopped_leaves_no_process_and_what_it_left_goes_with_the_next(converted):

@@ -1,10 +1,13 @@
 """`aaexport serve --rollback`: which version is to be served, for people and as JSON, and what it leaves alone."""
 
 import json
+import shutil
 
 import pytest
 from outcomes import error_of
 
+from aaexport.errors import FolderError
+from aaexport.pipeline.serve import rollback as pipeline
 from aaexport.serving.versions import (
     Served,
     Version,
@@ -81,6 +84,21 @@ def test_one_of_two_folders_that_cannot_leaves_both_as_they_are(cli, folder, tmp
     error_of(cli("serve", "--rollback", folder, other), 1)
     assert read_served(folder).current == 2
     assert "be named once each" in error_of(cli("serve", "--rollback", folder, folder), 2)
+    assert "be named once each" in error_of(cli("serve", "--rollback", folder, f"{other}/../{folder.name}"), 2)
+
+
+def test_of_two_folders_both_stay_where_the_second_cannot_be_written(cli, folder, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+
+    def fails_there(path, served, dtype):
+        if path == other:
+            raise FolderError(f"{path} cannot be written: No space left on device")
+        write_served(path, served, dtype)
+
+    monkeypatch.setattr(pipeline, "write_served", fails_there)
+    assert "No space left" in error_of(cli("serve", "--rollback", folder, other), 1)
+    assert (read_served(folder).current, read_served(folder).left) == (2, ())
 
 
 def test_a_version_whose_files_are_gone_is_not_gone_back_to(cli, folder):
