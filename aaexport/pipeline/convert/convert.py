@@ -38,7 +38,6 @@ from aaexport.pipeline.export.plan import default_opset, plan_attention
 from aaexport.pipeline.export.tuned import tuned_choices, tuned_opset
 from aaexport.pipeline.reduce.fresh import differs, is_verified, outdated
 from aaexport.pipeline.reduce.options import ReduceOptions
-from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.costs import cost_of, zoo_costs
 from aaexport.pipeline.subject.float32_file import why_stale
 from aaexport.pipeline.subject.known_truth import keep_truth
@@ -311,6 +310,8 @@ def _reduced(
 
     A file of another opset, size or the like than model.onnx is made of a float32 file that is not kept.
     """
+    from aaexport.pipeline.reduce.reduce import reduce_file  # what a file in float32 needs nothing of
+
     folder = subject.folder
     asked = asked_for(subject, options)
     stale = None if folder is None else why_stale(folder, subject)

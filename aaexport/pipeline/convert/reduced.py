@@ -15,7 +15,6 @@ from aaexport.folder import Dtype, ModelFolder
 from aaexport.graph.files import converted_size
 from aaexport.pipeline.convert.options import ConvertOptions
 from aaexport.pipeline.reduce.fresh import differs, is_verified
-from aaexport.pipeline.reduce.reduce import reduce_file
 from aaexport.pipeline.subject.facts import Facts, facts_of
 from aaexport.pipeline.subject.float32_file import why_stale
 from aaexport.pipeline.verify.looked import kept
@@ -35,6 +34,8 @@ def reduced_at_once(
 
     Raises as `reduce_file`, and ArgumentError for an option that breaks its rule.
     """
+    from aaexport.pipeline.reduce.reduce import reduce_file  # what a file in float32 needs nothing of
+
     options.check()
     assert options.reduction is not None
     facts = facts_of(folder, size or size_of(folder))

@@ -14,7 +14,6 @@ from aaexport.nn.relative import DECOMPOSITIONS
 from aaexport.pipeline.export.plan import ATTENTION_OPSET
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.recipe import DEFAULT_DECOMPOSITION, OPSETS, Batch, DecompositionName
-from aaexport.report.tuned import not_as_written, tuning_values
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,8 @@ def tuned_opset(
 
 def read_tuning(path: Path) -> Tuning:
     """FolderError if the file cannot be read, or holds something else than `aaexport tune` writes."""
+    from aaexport.report.tuned import not_as_written, tuning_values  # with what reports are made of: few have a file
+
     value = tuning_values(path)
     try:
         return _parsed(value)

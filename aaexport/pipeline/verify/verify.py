@@ -27,7 +27,6 @@ from aaexport.overrides import overridden
 from aaexport.parity import ParityReport, Truth
 from aaexport.pipeline.export.export import Exported
 from aaexport.pipeline.subject.subject import ImageShape, Subject, as_subject
-from aaexport.pipeline.verify.diagnose import Suspect, diagnose
 from aaexport.pipeline.verify.feeding import fixed_batch
 from aaexport.pipeline.verify.guarded import Guard
 from aaexport.pipeline.verify.kinds import folder_file, is_reduced, others_of
@@ -175,6 +174,8 @@ def _by_the_matrix(
     report = matrix.filled(report, rows)
     if report.passed or not options.locate or looked.stale or report.broken_stage == "service":
         return report, matrix.judge.truths
+    from aaexport.pipeline.verify.diagnose import Suspect, diagnose
+
     say("looking for the first node that went wrong")
     suspect = Suspect(path, subject, provenance, exported, changed)
     return diagnose(report, rows, suspect, matrix), matrix.judge.truths
