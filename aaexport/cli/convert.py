@@ -193,8 +193,11 @@ def _convert_folder(
             if (result := reduced_at_once(folder, size, asked, tell)) is not None:
                 return result
         with loading():
+            from aaexport.capture.program import load_tracing
             from aaexport.pipeline.convert.convert import convert
             from aaexport.pipeline.subject.subject import write_random_weights
+
+            load_tracing()
 
         if random_weights and folder.weights_path.is_file():
             say(f"{folder.weights_path} is there already: it is kept, and --random-weights does nothing")

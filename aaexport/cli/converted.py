@@ -36,8 +36,10 @@ def convert_with_steps(folder: ModelFolder, size: tuple[int, int] | None, dtype:
     """Converts a folder, its steps told on stderr. Raises as `aaexport.convert`."""
     with steps(f"reading {folder.path}") as tell:
         with loading():
+            from aaexport.capture.program import load_tracing
             from aaexport.pipeline.convert.convert import convert
 
+            load_tracing()
         convert(folder, size=size, dtype=dtype, say=tell)
 
 
