@@ -5,6 +5,7 @@ Run as `python -m aaexport.cli.conversion`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aaexport.cli.collector import end_without_collecting
@@ -25,15 +26,17 @@ class Conversion:
     quiet: bool
 
 
-def ensure_converted_apart(folder: ModelFolder, dtype: Dtype = "float32") -> None:
+def ensure_converted_apart(folder: ModelFolder, dtype: Dtype, meanwhile: Callable[[], None]) -> None:
     """As `ensure_converted`, in a process of its own: PyTorch would stay in this one. Raises as `convert_apart`."""
     if not folder.onnx_of(dtype).is_file():
         say_that_it_is_converted(folder, dtype)
-        convert_apart(folder, dtype)
+        convert_apart(folder, dtype, meanwhile)
 
 
-def convert_apart(folder: ModelFolder, dtype: Dtype) -> None:
+def convert_apart(folder: ModelFolder, dtype: Dtype, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Converts it, its steps told on stderr; the process is gone when this returns.
+
+    `meanwhile` is done here while it converts; what that raises ends it.
 
     Raises:
         AaexportError: as `aaexport.convert`.
@@ -42,6 +45,7 @@ def convert_apart(folder: ModelFolder, dtype: Dtype) -> None:
     order = Conversion(folder, dtype, settings.verbose, settings.quiet)
     work = Apart[None]("aaexport.cli.conversion", order, f"{folder.path} must be converted")
     try:
+        meanwhile()
         work.result()
     finally:
         work.stop()

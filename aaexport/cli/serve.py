@@ -101,13 +101,14 @@ def command(models: tuple[str, ...], is_rollback: bool, to_version: int | None, 
         raise ArgumentError(broken_rule("to_version", f"go with {parameter('is_rollback')}", to_version))
     wanted = ServeOptions(**given)
     wanted.check()
-    from aaexport.pipeline.serve.serve import serving
     from aaexport.pipeline.serve.site import find_site
-    from aaexport.pipeline.serve.stopping import Stopping
-    from aaexport.report.serve import serve_text
 
     site = find_site(wanted)
     folders = _folders(models, wanted.dtype)
+    from aaexport.pipeline.serve.serve import serving
+    from aaexport.pipeline.serve.stopping import Stopping
+    from aaexport.report.serve import serve_text
+
     stopping = Stopping()
     try:
         with serving(folders, wanted, site, say, stopping) as running:
@@ -137,8 +138,17 @@ def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     with copies(say) as check_out:
         folders = [check_out(model) for model in models]
         for folder in folders:
-            ensure_converted_apart(folder, dtype)
+            ensure_converted_apart(folder, dtype, _load_service)
     return folders
+
+
+def _load_service() -> None:
+    """What the service takes, while another process converts for it. ServiceError if grpcio is not installed."""
+    import aaexport.pipeline.serve.serve
+    import aaexport.report.serve  # noqa: F401
+    from aaexport.serving.over_grpc import require_grpc
+
+    require_grpc()
 
 
 def _require_once(models: tuple[str, ...]) -> None:

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from aaexport.cli.conversion import convert_apart
-from aaexport.errors import AaexportError
+from aaexport.errors import AaexportError, ServiceError
 from aaexport.folder import ModelFolder, checkout
 
 SERVED = """
@@ -39,3 +41,20 @@ def test_a_process_that_dies_is_an_error_that_names_the_folder(tmp_path, monkeyp
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(AaexportError, match="net must be converted, but: its process ended with 1"):
         convert_apart(ModelFolder(tmp_path / "net"), "float32")
+
+
+def test_what_is_done_meanwhile_ends_the_process_if_it_fails(tmp_path, monkeypatch):
+    """A library that is missing is said at once, and nothing goes on converting."""
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+
+    def meanwhile():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        raise ServiceError("grpcio is not installed")
+
+    with pytest.raises(ServiceError, match="grpcio is not installed"):
+        convert_apart(ModelFolder(tmp_path / "net"), "float32", meanwhile)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
