@@ -9,7 +9,7 @@ from aaexport.folder import Dtype
 from aaexport.serving.facts import ImageInput, ModelFacts
 from aaexport.serving.golden import Query, parts
 from aaexport.serving.repository import RepositorySettings
-from aaexport.serving.shared_memory import needed_bytes
+from aaexport.serving.shared_memory import image_bytes, needed_bytes
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,7 @@ class Served:
     @property
     def shared_bytes(self) -> int:
         """Of shared memory that its tensors need."""
-        settings = self.settings
-        return needed_bytes(self.facts, settings.max_batch, settings.instances, images=self.image is not None)
+        settings, takes_images = self.settings, self.image is not None
+        if settings.backend != "python":  # the server's own backend computes in the server's process
+            return image_bytes(self.facts) if takes_images else 0
+        return needed_bytes(self.facts, settings.max_batch, settings.instances, images=takes_images)

@@ -45,3 +45,9 @@ def test_the_service_asks_for_as_much_as_is_written_for_a_container():
     assert asked.shared_bytes == needed_bytes(facts(), 7, 2, images=True)
     tensors = Served(facts(), 1, replace(settings, images=False))
     assert tensors.shared_bytes == needed_bytes(facts(), 7, 2, images=False)
+
+
+def test_a_server_that_computes_in_its_own_process_needs_none_but_for_images():
+    own = RepositorySettings(backend="onnxruntime", max_batch=1000, instances=4)
+    assert Served(facts(), 1, own).shared_bytes == image_bytes(facts())
+    assert Served(facts(), 1, replace(own, images=False)).shared_bytes == 0
