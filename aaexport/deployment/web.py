@@ -218,8 +218,8 @@ def _readme(facts: ModelFacts) -> str:
         f"It holds `{facts.name}`; the SHA-256 of its ONNX file is `{facts.onnx_sha256}`, which the page checks.",
         "`python -m http.server --bind 127.0.0.1` in this folder serves it, and so does any host of static files "
         "over HTTPS; no server computes anything, and the page sends nothing to anybody.",
-        f"With the two Cross-Origin headers of `{HEADERS}`, which some hosts read by themselves, the model runs in "
-        "several threads.",
+        f"With the two Cross-Origin headers of `{HEADERS}`, which some hosts read by themselves, models of more than "
+        "4 MiB run in several threads.",
         "The button of the page proves what answers; `aaexport deploy --check .` tells whether this folder is as it "
         "was written, and fit for its use.",
     )

@@ -111,7 +111,7 @@ def _kept_record(path: Path, onnx_sha256: str) -> Compared | None:
     """What the folder keeps of the file with that digest; None without a verdict that it passed."""
     try:
         return compared(json.loads(path.read_text(encoding="utf-8")), onnx_sha256)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
 
 

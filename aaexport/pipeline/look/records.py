@@ -39,7 +39,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Kept], notes: list[str])
         return
     try:
         yield parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         notes.append(f"{path.name} is not as it was written, and is left out: {why}")
 

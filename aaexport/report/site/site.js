@@ -32,7 +32,8 @@ let golden = []; // {input: tensor, outputs: {name: tensor}}
 let shown = null; // {pixels: Uint8Array (C, H, W), input: Float32Array}
 let answer = null; // {scores, attention: {output: Float32Array}}
 let runs = [], uncounted = 0; // milliseconds
-let busy = false, waiting = null, cleared = 0;
+let busy = false, waiting = null, cleared = 0, isBlank = true; // until there is an answer to what one sees
+let chosenLast = 0; // of pictures, by number: a file is read while somebody goes on to another one
 let turn = Promise.resolve(); // of whoever uses the session, which does one thing at a time
 let largest = null; // weight of the chosen maps, once somebody asked
 let query = { y: 0.5, x: 0.5 }; // the place that is looked from, as shares of the picture
@@ -137,6 +138,8 @@ async function load(wanted) {
     }
     await session?.release();
     [ort, session, backend, runs, uncounted] = [loaded, made, wanted, [], WARM_UP];
+    at("verdict").hidden = true; // it was another one's
+    drawSpeed();
   });
 }
 
@@ -200,7 +203,7 @@ async function lookAt(picture) {
   const before = cleared, isFirst = !answer;
   const given = await run(picture.input, [1, ...about.shape]);
   if (cleared !== before) return; // nobody wants to know any more
-  [shown, answer, largest] = [picture, given, null];
+  [shown, answer, largest, isBlank] = [picture, given, null, false];
   at("inverted").hidden = about.shape[0] !== 1 || !lastImage;
   drawAnswer();
   if (isFirst) beginWhereMostHappens();
@@ -388,19 +391,20 @@ function setUpDrawing(pad) {
   pad.addEventListener("pointerdown", event => {
     if (!event.isPrimary || event.button) return; // one finger draws, and the main button
     pad.setPointerCapture(event.pointerId);
+    chosenLast += 1;
     pen.isShown = pen.isDown = false;
     strokes.push([place(event)]);
     drawn();
   });
   pad.addEventListener("pointermove", event => {
-    if (!pad.hasPointerCapture(event.pointerId)) return;
+    if (!pad.hasPointerCapture(event.pointerId) || !strokes.length) return; // its stroke was cleared away meanwhile
     const passed = event.getCoalescedEvents?.() ?? [];
     strokes.at(-1).push(...(passed.length ? passed : [event]).map(place));
     drawn(false);
   });
-  for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, event => pad.hasPointerCapture(event.pointerId) && drawn());
+  for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, event => pad.hasPointerCapture(event.pointerId) && strokes.length && drawn());
   pad.addEventListener("keydown", penKey);
-  pad.addEventListener("blur", () => ((pen.isShown = pen.isDown = false), strokes.length && drawPad()));
+  pad.addEventListener("blur", putPenAway);
   at("clear").addEventListener("click", clear);
 }
 
@@ -413,7 +417,7 @@ function penKey(event) {
     if (pen.isDown) strokes.at(-1).push({ x: pen.x, y: pen.y });
   } else if (event.key === " " || event.key === "Enter") {
     pen.isDown = !pen.isDown;
-    if (pen.isDown) strokes.push([{ x: pen.x, y: pen.y }]);
+    if (pen.isDown) chosenLast += 1, strokes.push([{ x: pen.x, y: pen.y }]);
     at("spoken").textContent = pen.isDown ? "The pen is down." : "The pen is lifted.";
   } else if (event.key === "Delete" || event.key === "Backspace") {
     clear();
@@ -426,10 +430,26 @@ function penKey(event) {
   else drawPad();
 }
 
+/** Once the keyboard is elsewhere: what it was held over, and not drawn on, is seen again. */
+function putPenAway() {
+  if (!pen.isShown) return;
+  pen.isShown = pen.isDown = false;
+  if (strokes.length || isBlank) drawPad();
+  else showOnPad(shown.pixels);
+}
+
+/** Another picture, or none, takes the drawing's place: no stroke goes on. */
+function replaceDrawing(image) {
+  chosenLast += 1;
+  [strokes, lastImage, pen.isDown, pen.isShown] = [[], image, false, false];
+}
+
 function clear() {
-  [strokes, lastImage, pen.isDown, waiting] = [[], null, false, null];
+  replaceDrawing(null);
+  [waiting, isBlank] = [null, true];
   cleared += 1;
   drawPad();
+  at("inverted").hidden = true;
   at("hint").hidden = false;
   at("label").textContent = "–";
   at("share").textContent = "";
@@ -502,7 +522,7 @@ function filled() {
 
 const showFile = guarded(async file => {
   if (!file) return;
-  const name = file.name || "What was pasted";
+  const name = file.name || "What was pasted", mine = (chosenLast += 1);
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
@@ -511,7 +531,8 @@ const showFile = guarded(async file => {
   }
   if (bitmap.width * bitmap.height > MOST_PIXELS) throw new Trouble(`${name} has more than ${MOST_PIXELS.toLocaleString("en")} pixels.`);
   const image = imageData(bitmap, bitmap.width, bitmap.height);
-  await showImage(isOpaque(image) ? image : withoutAlpha(bitmap, name));
+  const read = isOpaque(image) ? image : withoutAlpha(bitmap, name);
+  if (mine === chosenLast) await showImage(read);
 });
 
 function isOpaque({ data }) {
@@ -548,7 +569,7 @@ function withoutAlpha(bitmap, name) {
 }
 
 const showImage = guarded(async image => {
-  [lastImage, strokes] = [image, []];
+  replaceDrawing(image);
   const picture = prepared(channelled(image, at("invert").checked && about.shape[0] === 1));
   showOnPad(picture.pixels);
   await look(picture);
@@ -658,7 +679,7 @@ function setUpSamples() {
 }
 
 const showSample = guarded(async sample => {
-  [strokes, lastImage] = [[], null];
+  replaceDrawing(null);
   showOnPad(sample.pixels);
   await look({ pixels: sample.pixels, input: sample.input });
 });
@@ -871,7 +892,11 @@ function setUpSpeed() {
     select.disabled = true;
     try {
       await start(select.value);
-      if (shown) await look(shown);
+      if (select.value !== "auto" && select.value !== backend) {
+        select.value = backend;
+        at("state").scrollIntoView({ block: "nearest" }); // there it says why it is another one
+      }
+      if (!isBlank) await look(shown);
     } catch (error) {
       select.value = backend;
       throw error;
@@ -889,7 +914,12 @@ function quantile(values, share) {
 const milliseconds = value => `${value < 9.95 ? value.toFixed(2) : value < 99.5 ? value.toFixed(1) : Math.round(value)} ms`;
 
 function drawSpeed() {
-  if (!runs.length) return;
+  if (!runs.length) {
+    for (const id of ["last", "p50", "p90"]) at(id).textContent = "–";
+    at("course").replaceChildren();
+    at("runs").textContent = "";
+    return;
+  }
   const [half, most] = [quantile(runs, 0.5), quantile(runs, 0.9)];
   at("last").textContent = milliseconds(runs.at(-1));
   at("p50").textContent = milliseconds(half);

@@ -312,6 +312,61 @@ def test_one_can_draw_with_the_keyboard_alone(page):
     assert page.js("document.getElementById('hint').hidden")
 
 
+def test_no_stroke_goes_on_in_another_picture(page):
+    """A picture that comes while the pen is down, and "Delete" while a finger draws, end the stroke."""
+    page.click("clear")
+    before = len(page.complaints())
+    page.js("document.getElementById('pad').focus()")
+    page.press("ArrowUp", " ")
+    page.js("showImage(new ImageData(8, 8))")
+    page.press("ArrowDown")
+    assert page.js("[pen.isDown, strokes.length]") == [False, 0]
+    seen = page.js("document.getElementById('pad').toDataURL()")
+    page.js("document.getElementById('pad').blur()")
+    assert page.js("document.getElementById('pad').toDataURL()") != seen  # the picture again, without a pen
+    page.js("document.getElementById('pad').focus()")
+    left, top, width, height = page.middle("pad")
+    for kind, share in (("mousePressed", 0.2), ("mouseMoved", 0.4), ("mouseMoved", 0.6), ("mouseReleased", 0.6)):
+        at = {"x": left + width * share, "y": top + height / 2, "button": "left", "buttons": 1, "clickCount": 1}
+        page.browser.call("Input.dispatchMouseEvent", {"type": kind, **at})
+        if share == 0.4:
+            page.press("Delete")
+    assert (page.js("strokes.length"), page.text("label"), page.shares()) == (0, "–", [])
+    assert page.complaints()[before:] == []
+
+
+def test_a_file_that_is_read_slowly_does_not_take_the_place_of_what_came_after_it(page):
+    page.click("clear")
+    page.js(
+        "globalThis.read = createImageBitmap, globalThis.createImageBitmap = async (...given) => {"
+        "await new Promise(done => globalThis.go = done); return read(...given); }, 0"
+    )
+    own = "new OffscreenCanvas(8, 8)"
+    page.js(f"(canvas => (canvas.getContext('2d'), canvas.convertToBlob()))({own})"
+            ".then(blob => { globalThis.coming = showFile(blob); })")  # fmt: skip
+    page.wait("typeof go === 'function'")
+    page.draw("pad", [(0.5, 0.2), (0.5, 0.8)])
+    page.js("go(), coming.then(() => { globalThis.createImageBitmap = read; })")
+    assert page.js("[strokes.length, lastImage]") == [1, None]
+
+
+def test_another_backend_forgets_what_was_told_of_the_one_before(page):
+    """Its verdict and its times; nothing is answered to a picture that was cleared away, and what runs is shown."""
+    page.click("prove")
+    page.wait("!document.getElementById('verdict').hidden")
+    page.click("clear")
+    page.js("Object.defineProperty(navigator, 'gpu', {value: undefined, configurable: true}), 0")
+    page.js("(choice => (choice.value = 'webgpu', choice.dispatchEvent(new Event('change')), 0))"
+            "(document.getElementById('backend'))")  # fmt: skip
+    page.wait("!document.getElementById('backend').disabled && !busy")
+    page.js("delete navigator.gpu")
+    assert page.js("document.getElementById('backend').value") == "wasm"
+    assert page.text("state").endswith("this browser has no WebGPU.")
+    assert page.js("document.getElementById('verdict').hidden")
+    assert (page.text("p50"), page.text("runs"), page.text("course")) == ("–", "", "")
+    assert (page.text("label"), page.shares()) == ("–", [])
+
+
 def test_the_map_follows_the_place_that_is_looked_from(page, deployed):
     """From a bright place this head attends to bright ones; a screen reader is told the same."""
     page.js("document.querySelector('#samples button, #clear').click()")
@@ -359,7 +414,11 @@ def test_it_fits_on_a_phone_in_the_dark_and_no_request_leaves_it(page):
     assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(15, 20, 26)"
     own = page.js("location.origin")
     assert all(url.startswith((own, "data:", "blob:", "file:")) for url in page.asked())
-    assert page.js("fetch('https://example.org').then(() => 'sent', () => 'held back')") == "held back"
+    refused = (
+        "new Promise(done => { addEventListener('securitypolicyviolation', event => done(event.effectiveDirective));"
+        "fetch('https://example.org').catch(() => setTimeout(done, 1000, 'nobody refused it')); })"
+    )
+    assert page.js(refused) == "connect-src"  # the policy, and not the want of a network
     assert [said for said in page.complaints() if "Content Security Policy" not in str(said)] == []
 
 

@@ -40,3 +40,15 @@ def test_what_cannot_be_read_is_a_note(tmp_path):
     verified, _, notes = kept_records(folder)
     assert verified == ()
     assert [note.split(" is not as it was written")[0] for note in notes] == ["parity.fp16.json", "parity.int8.json"]
+
+
+def test_figures_of_which_nothing_can_be_computed_are_a_note(tmp_path):
+    """No image, and more of them than there are numbers."""
+    folder = folder_in_fewer_bits(tmp_path / "net")
+    verdict(folder, "int8", GuardAccuracy.of(400, 396, 394))
+    written = folder.parity_of("int8").read_text()
+    for images in ("0", "1e999"):
+        folder.parity_of("int8").write_text(written.replace('"images": 400', f'"images": {images}'))
+        verified, _, notes = kept_records(folder)
+        assert verified == ()
+        assert notes[-1].startswith("parity.int8.json is not as it was written, and is left out: ")
