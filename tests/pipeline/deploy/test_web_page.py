@@ -13,7 +13,7 @@ from deployable import digits_folder, somebody_elses, write
 from fewer_bits import folder_in_fewer_bits
 from observed import OUTPUT, observed_folder
 from outcomes import error_of
-from pages import axe_violations, fake_runtime, on_screen, opened
+from pages import Page, axe_violations, fake_runtime, on_screen, opened
 
 import aaexport
 from aaexport.deployment import web
@@ -26,7 +26,7 @@ from aaexport.pipeline.deploy import trial
 from aaexport.pixels import network_input
 from aaexport.report.site.site import page_files
 from aaexport.runners import browser, web_runtime
-from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, find_browser
+from aaexport.runners.browser import WITH_WEBGPU, WITHOUT_GPU, Browser, find_browser
 from aaexport.runners.loopback import serving
 from aaexport.runners.web import WebRunner
 from aaexport.runners.web_runtime import find_runtime
@@ -462,6 +462,30 @@ def test_a_changed_model_is_not_run(deployed, page):
         assert page.text("state") == "The network does not run here."
         assert "model.onnx is not the file that was written with this page" in page.text("trouble")
         assert page.js("document.getElementById('app').hidden")
+
+
+@pytest.mark.slow
+def test_a_large_model_runs_in_threads_out_of_what_was_checked(deployed, runtime, tmp_path, monkeypatch):
+    """The site's own policy lets them start, and none of them asks for a file; to this page any model is large."""
+    from aaexport.report.site import site
+
+    own = site._read
+    monkeypatch.setattr(site, "_read", lambda name: own(name).replace("SMALL = 2 ** 22;", "SMALL = 0;"))
+    files = site_files(read_facts(deployed[0]), Site(runtime))
+    digest = hashlib.sha256(files["site.json"].encode()).hexdigest()
+    written = write(files | page_files("digits", "", digest), tmp_path / "site")
+    cores = "Object.defineProperty(Navigator.prototype, 'hardwareConcurrency', {get: () => 2})"
+    with serving(files_in(written)) as url, Browser(WITHOUT_GPU) as browser:
+        browser.call("Page.addScriptToEvaluateOnNewDocument", {"source": cores})
+        page = Page(browser)
+        page.visit(url)
+        assert "Runs in WebAssembly in 2 threads, on this device" in page.text("state")
+        page.click("prove")
+        page.wait("!document.getElementById('verdict').hidden")
+        assert page.text("verdict").startswith("Yes, the same numbers. ")
+        assert page.complaints() == []
+        asked = [address for address in page.asked() if address.startswith(url)]
+        assert len(asked) == len(set(asked))
 
 
 @pytest.mark.slow
