@@ -46,17 +46,21 @@ class Compared:
         date: when, in ISO 8601 and UTC; None where the record does not tell.
         shown: on what, in words.
         lost: of a file in fewer bits, which is not the function to the last digit.
+        passed: whether it was found to answer right.
     """
 
     largest_error: float | None = None
     date: str | None = None
     shown: tuple[str, ...] = ()
     lost: Lost | None = None
+    passed: bool = True
 
     @property
     def told(self) -> str:
         """In sentences."""
         when = "Before this page was made" if self.date is None else f"On {self.date[:10]}"
+        if not self.passed:
+            return f"{when} this very file was compared with PyTorch, and did not pass."
         if self.lost is not None:
             return " ".join(_of_fewer_bits(self.lost, when))
         on = f" on {' and '.join(self.shown)}" if self.shown else ""
@@ -103,6 +107,14 @@ def compared(value: Mapping[str, Any], onnx_sha256: str | None = None) -> Compar
         shown=tuple(_shown(cases)),
         lost=None if guard is None else _lost(guard),
     )
+
+
+def refuted(value: Mapping[str, Any], onnx_sha256: str) -> Compared | None:
+    """Of a parity.json of the file with that digest which did not pass; None of any other. Raises as `compared`."""
+    if value["passed"] is not False or value["onnx_sha256"] != onnx_sha256:
+        return None
+    date = value.get("date")
+    return Compared(date=None if date is None else str(date), passed=False)
 
 
 def _shown(cases: list[str]) -> Iterator[str]:

@@ -73,7 +73,7 @@ class Site:
     Attributes:
         runtime: the package whose files go into the site.
         description: a line on the model.
-        record: how this very file was compared with PyTorch, and passed; None where nobody knows.
+        record: how this very file was compared with PyTorch; None where nobody knows.
         dtype: of the file.
     """
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from aaexport.deployment.compared import Compared, Lost, compared
+from aaexport.deployment.compared import Compared, Lost, compared, refuted
 
 RECORD = {
     "passed": True,
@@ -47,6 +47,12 @@ def cases(*names):
 )  # fmt: skip
 def test_a_record_in_float32(record, told):
     assert compared(record, "ab").told == told
+
+
+def test_a_file_that_did_not_pass_is_said_to_have_failed():
+    found = refuted(RECORD | {"passed": False}, "ab")
+    assert found.told == "On 2026-01-31 this very file was compared with PyTorch, and did not pass."
+    assert refuted(RECORD, "ab") is refuted(RECORD | {"passed": False}, "cd") is None
 
 
 def test_a_file_in_fewer_bits_is_not_said_to_be_the_same():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aaexport.deployment.compared import Compared, compared
+from aaexport.deployment.compared import Compared, compared, refuted
 from aaexport.deployment.web import (
     ABOUT,
     MOST_ATTENTION,
@@ -95,6 +95,8 @@ def shown(folder: ModelFolder, facts: ModelFacts, options: DeployOptions, say: S
             notes += (f"the page draws no attention: {why_not}",)
         if record is None:
             notes += ("the page tells no parity: `aaexport verify` has not judged this very file",)
+        elif not record.passed:
+            notes += ("the page tells that this very file did not pass `aaexport verify`",)
         yield Shown(facts, Site(runtime, folder.recipe.description, record, dtype), notes)
 
 
@@ -108,9 +110,10 @@ def _why_unseen(folder: ModelFolder, facts: ModelFacts, dtype: str) -> str | Non
 
 
 def _kept_record(path: Path, onnx_sha256: str) -> Compared | None:
-    """What the folder keeps of the file with that digest; None without a verdict that it passed."""
+    """What the folder keeps of the file with that digest; None without a verdict on it."""
     try:
-        return compared(json.loads(path.read_text(encoding="utf-8")), onnx_sha256)
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return compared(value, onnx_sha256) or refuted(value, onnx_sha256)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
 

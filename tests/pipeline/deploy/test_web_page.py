@@ -173,6 +173,17 @@ def test_without_a_browser_that_is_said(tmp_path, monkeypatch):
     assert "browser" not in {check.name for check in result.checks}
 
 
+def test_a_verdict_that_it_did_not_pass_is_not_kept_from_visitors(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "find_browser", lambda: None)
+    folder, package = observed_folder(tmp_path / "digits"), fake_runtime(tmp_path / "package")
+    record = {"passed": False, "onnx_sha256": read_facts(folder).onnx_sha256, "date": "2026-01-31T09:30:00Z"}
+    folder.parity_of("float32").write_text(json.dumps(record))
+    result = aaexport.deploy(folder, "web", tmp_path / "site", runtime_files=package)
+    assert "the page tells that this very file did not pass `aaexport verify`" in result.notes
+    told = json.loads((tmp_path / "site/site.json").read_text())["record"]["told"]
+    assert told == "On 2026-01-31 this very file was compared with PyTorch, and did not pass."
+
+
 def test_a_page_is_served_to_this_machine_until_somebody_ends_it(tmp_path, monkeypatch, cli):
     def end():
         raise KeyboardInterrupt
