@@ -976,6 +976,7 @@ async function proof() {
     }
     wrong += isWrong;
   }
+  if (!numbers) throw new Trouble("There is no known answer here that could be compared.");
   return { worst, numbers, wrong, ofAllowed };
 }
 

@@ -399,6 +399,14 @@ def test_golden_vectors_are_asked_in_this_very_browser(page):
     assert page.js("document.getElementById('verdict').className") == "verdict good"
 
 
+def test_nothing_compared_is_nothing_proved(page):
+    page.js("globalThis.known = golden, golden = golden.map(({ input }) => ({ input, outputs: {} })), 0")
+    page.click("prove")
+    page.wait("!document.getElementById('trouble').hidden")
+    page.js("golden = known, 0")
+    assert page.text("trouble") == "That did not work. There is no known answer here that could be compared."
+
+
 def test_latency_is_told(page):
     page.click("again")
     page.wait("!document.getElementById('again').disabled")
