@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaexport.capture.failures import Place, newly_made, place_of
+from aaexport.nn.used_up import endless
 
 ONCE = "make it once, in __init__"
 DRAWN_ONCE = "draw them once, in __init__, as a parameter or buffer"
+ANEW = "begin every call anew, as a file keeps nothing"
 IN_EVALUATION = "is there a dropout that does not know of evaluation, or other randomness?"
 
 
@@ -31,6 +33,8 @@ def where_it_draws(module: nn.Module, run: Callable[[], object]) -> str:
         else:
             what = f"it draws new random numbers at every call ({draws.operator}); {_remedy(draws.operator)}"
         return f"{draws.place}: {what}"
+    if (iterator := endless(module)) is not None:
+        return f"it goes on with {iterator} where the call before ended; {ANEW}"
     layer = _first_that_changes(module, run)
     return IN_EVALUATION if layer is None else f"{layer} answers otherwise each time; {IN_EVALUATION}"
 

@@ -34,18 +34,18 @@ def fault_of(program: ExportedProgram, inside: str = "") -> str | None:
         name = str(getattr(node.target, "__name__", node.target)).partition(".")[0]
         for pattern, rule in RULES:
             if re.fullmatch(pattern, name) and (fault := rule(node)):
-                return _told(node, fault, inside)
+                return told(node, fault, inside)
     return _complex_output(program, inside)
 
 
 def _divisor(node: Node) -> str | None:
     """Left out without a word: what is written divides by what the window holds."""
-    divisor = _argument(node, 6, "divisor_override")
+    divisor = argument(node, 6, "divisor_override")
     if divisor is None:
         return None
     none = [0] * int(str(node.target).partition("avg_pool")[2][0])
     kernel, padding = _sides(node, 1, "kernel_size", none), _sides(node, 3, "padding", none)
-    area, without = math.prod(kernel), _argument(node, 5, "count_include_pad") is False and any(padding)
+    area, without = math.prod(kernel), argument(node, 5, "count_include_pad") is False and any(padding)
     beyond = _beyond(node, kernel, _sides(node, 2, "stride", kernel), padding)
     if any(beyond):  # windows that a plain average takes for smaller
         pads = tuple(
@@ -63,14 +63,14 @@ def _divisor(node: Node) -> str | None:
 
 def _beyond(node: Node, kernel: list[int], stride: list[int], padding: list[int]) -> list[int]:
     """How far the last window of each axis reaches beyond the padded map."""
-    sizes, made = (_shape(one)[-len(kernel) :] for one in (node.args[0], node))
+    sizes, made = (shape_of(one)[-len(kernel) :] for one in (node.args[0], node))
     axes = zip(sizes, made, kernel, stride, padding, strict=True)
     return [max(0, (count - 1) * step + window - size - 2 * pad) for size, count, window, step, pad in axes]
 
 
 def _sides(node: Node, place: int, name: str, otherwise: list[int]) -> list[int]:
     """One number for each axis."""
-    given: Any = _argument(node, place, name)
+    given: Any = argument(node, place, name)
     return [*given] * (len(otherwise) // len(given)) if given else otherwise
 
 
@@ -78,7 +78,7 @@ def _adaptive_maximum(node: Node) -> str | None:
     """The exporter knows windows of one size."""
     given: Any = node.args[1]
     wanted = tuple(int(side) for side in given)
-    sizes = _shape(node.args[0])[-len(wanted) :]
+    sizes = shape_of(node.args[0])[-len(wanted) :]
     axes = [
         (axis, size, side)
         for axis, size, side in zip(range(-len(wanted), 0), sizes, wanted, strict=True)
@@ -144,7 +144,7 @@ def _antialiased(node: Node) -> str | None:
 def _resized(node: Node) -> tuple[tuple[int, ...], Any, tuple[int, ...]]:
     """The sizes before, the factors, none where sizes were given, and the sizes after."""
     factors: Any = next((one for one in reversed(node.args) if _are_factors(one)), ())
-    return _shape(node.args[0])[2:], factors, _shape(node)[2:]
+    return shape_of(node.args[0])[2:], factors, shape_of(node)[2:]
 
 
 def _near_factor(factor: float, sizes: list[tuple[int, int]]) -> str | None:
@@ -191,11 +191,12 @@ def _complex_output(program: ExportedProgram, inside: str) -> str | None:
         value = None if node is None else node.meta.get("val")
         if node is not None and isinstance(value, torch.Tensor) and value.is_complex():
             remedy = "return torch.view_as_real(y), two numbers for each, or its absolute value"
-            return _told(node, f"it returns complex numbers, which no runtime has; {remedy}", inside)
+            return told(node, f"it returns complex numbers, which no runtime has; {remedy}", inside)
     return None
 
 
-def _argument(node: Node, place: int, name: str) -> Any:
+def argument(node: Node, place: int, name: str) -> Any:
+    """Of a call, by its place or its name; None if it was not given."""
     return node.kwargs.get(name, node.args[place] if len(node.args) > place else None)
 
 
@@ -203,14 +204,14 @@ def _are_factors(argument: Any) -> bool:
     return isinstance(argument, list | tuple) and bool(argument) and all(isinstance(one, float) for one in argument)
 
 
-def _shape(node: Any) -> tuple[int, ...]:
+def shape_of(node: Any) -> tuple[int, ...]:
     """Of what the node computes, with 0 for the batch, wherever it lies, whose size is open."""
     value = node.meta["val"]
     value = value[0] if isinstance(value, tuple | list) else value
     return tuple(size if isinstance(size, int) else 0 for size in value.shape)
 
 
-def _told(node: Node, fault: str, inside: str) -> str:
+def told(node: Node, fault: str, inside: str) -> str:
     """After `path (Class), file:line`, as far as it is known."""
     stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     path, kind = next(reversed(list(stack.values())), ("", ""))

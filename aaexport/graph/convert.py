@@ -16,7 +16,8 @@ from onnxscript import rewriter, values
 from torch.export import ExportedProgram
 
 from aaexport.capture.input_name import INPUT_NAME
-from aaexport.errors import ExportError, root_cause
+from aaexport.capture.unwritten import why_not_written
+from aaexport.errors import ExportError
 from aaexport.graph.check import check_model
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.outside import Room, move_out
@@ -42,7 +43,7 @@ def to_onnx(
 
     Raises:
         ArgumentError: an opset outside 18–25.
-        ExportError: torch's exporter failed.
+        ExportError: torch's exporter failed; the text has the line of the user's source, and the remedy if known.
         GraphError: what it wrote is not a plain, valid ONNX model, or is above 2 GiB and there is no room.
         FolderError: there is too little of it.
     """
@@ -61,8 +62,8 @@ def to_onnx(
             )
     # The exporter raises its own errors and whatever its passes raise: there is no common base.
     except Exception as error:
-        cause = root_cause(error)
-        raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {cause}") from error
+        why = why_not_written(error, program)
+        raise ExportError(f"torch's ONNX exporter failed at opset {opset}: {why}") from error
     if converted is None or converted.exported_program is None:
         raise ExportError(f"torch's ONNX exporter returned nothing at opset {opset}")
     move_out(converted.model, room)

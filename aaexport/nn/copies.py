@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aaexport.nn.used_up import instead_of, is_used_up
+
 Memo = dict[int, Any]
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size)
 
@@ -78,14 +80,16 @@ def shared_parameters(module: nn.Module) -> Memo:
 def uncopyable(module: nn.Module) -> Memo:
     """What `copy.deepcopy` refuses of all that the module holds, by id → what a copy has instead.
 
-    Tensors that were computed, or made in inference mode, become plain ones of the same numbers; locks, files,
-    generators and Python modules are shared.
+    Tensors that were computed, or made in inference mode, become plain ones of the same numbers; locks, files and
+    Python modules are shared; of iterators nothing can be taken (`used_up`).
     """
     memo: Memo = {}
     for held in held_by(module):
         if isinstance(held, Tensor):
             if not held.is_leaf or held.is_inference():
                 memo[id(held)] = _plain(held)
+        elif is_used_up(held):
+            memo[id(held)] = instead_of(held, module)
         elif not _can_be_copied(held):
             memo[id(held)] = held
     return memo

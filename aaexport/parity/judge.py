@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aaexport.parity.cases import Array, Case
+from aaexport.parity.finiteness import FINITE, NAN, NOT_FINITE, kinds, largest_finite
 from aaexport.parity.report import OutputParity
 from aaexport.parity.tolerance import Tolerance, Tolerances
 
@@ -64,6 +65,8 @@ class Truth:
         scores: what outputs of positions point at, where that is known.
         undecided: where an output without fractions is another one as soon as the inputs are rounded otherwise.
         shown: outputs of which the file was shown to be right without its kernels: `kernels` holds in full.
+        seen: of each number of an output what it is where inputs are rounded otherwise, or kernels are as accurate as
+            is known of them: finite, infinite or NaN (`finiteness`).
     """
 
     case: Case
@@ -75,10 +78,11 @@ class Truth:
     scores: Mapping[str, Scores] = field(default_factory=dict)
     undecided: Mapping[str, Array] = field(default_factory=dict)
     shown: frozenset[str] = frozenset()
+    seen: Mapping[str, Array] = field(default_factory=dict)
 
     def drowned(self) -> frozenset[str]:
         """Outputs of which kernels may make more than a hundredth: then nearly anything would be near enough."""
-        sizes = {name: _largest(self.expected[name][np.isfinite(self.expected[name])]) for name in self.kernels}
+        sizes = {name: largest_finite(self.expected[name]) for name in self.kernels}
         return frozenset(name for name, size in sizes.items() if self.kernels[name] > MOST_OF_KERNELS * size)
 
 
@@ -90,11 +94,12 @@ class OwnErrors:
         self._channels: dict[str, tuple[Array, Array]] = {}
 
     def learn(self, expected: Mapping[str, Array], baseline: Mapping[str, Array]) -> None:
-        """Takes one more ordinary case into account; what is not finite teaches nothing."""
-        for name, array in expected.items():
+        """Takes one more ordinary case into account; numbers that are not finite teach nothing."""
+        for name, given in expected.items():
             own = baseline.get(name)
-            if own is None or own.shape != array.shape or not _comparable(array, own):
+            if own is None or own.shape != given.shape or own.dtype.kind != "f":
                 continue
+            array, own = _where_finite(given, own)
             error, scale = _distance(own, array), _largest(array)
             if scale > 0:
                 self._relative[name] = max(self._relative.get(name, 0.0), _largest(error) / scale)
@@ -106,7 +111,7 @@ class OwnErrors:
     def of(self, expected: Mapping[str, Array]) -> dict[str, Own]:
         """What may be expected of PyTorch in a case with those outputs."""
         return {
-            name: Own(self._relative.get(name, 0.0) * _largest(array), *self._channels.get(name, ()))
+            name: Own(self._relative.get(name, 0.0) * _in_float32(array), *self._channels.get(name, ()))
             for name, array in expected.items()
         }
 
@@ -161,26 +166,43 @@ class _Judging:
         """The verdict on what came out, with every statistic that there is."""
         expected, baseline = self.truth.expected[self.name], self.truth.baseline[self.name]
         if actual.shape != expected.shape:
-            return self._failed(f"shape must be {expected.shape}, got {actual.shape}")
+            other = f"shape must be {expected.shape}, got {actual.shape}"
+            if self.may_lose_nan and self.truth.case.kind == "poisoned":  # as many numbers as differ, say
+                return OutputParity(self.truth.case.name, self.name, None, warning=other, compared=False)
+            return self._failed(other)
         if actual.dtype != baseline.dtype:
             return self._failed(f"dtype must be {baseline.dtype}, got {actual.dtype}")
-        if not expected.size:
-            return self._failed(f"must hold numbers to compare, got the shape {expected.shape}")
+        if not expected.size:  # as many numbers as lie above a threshold, say
+            return OutputParity(self.truth.case.name, self.name, None, compared=False)
         if not np.issubdtype(actual.dtype, np.floating):
             return self._exact(expected, baseline, actual)
         if self.truth.case.kind == "poisoned":
             return self._spread(expected, baseline, actual)
-        broken = _not_finite(expected) + _not_finite(baseline)
-        if broken and self.truth.case.made_up:
-            what = f"{self.whose} itself gives numbers that are not finite for such inputs"
-            result = self._spread(expected, baseline, actual)
-            return result if result.failure or result.warning else replace(result, warning=what)
-        for array, source in ((expected, f"{self.whose} in {expected.dtype}"), (baseline, self.whose)):
-            if _not_finite(array):
-                return self._failed(f"{source} gave {_not_finite(array)} values that are NaN or infinite")
+        if _not_finite(expected) + _not_finite(baseline):
+            return self._beside_infinity(expected, baseline, actual)
         if _not_finite(actual):
             return self._failed(f"the runner gave {_not_finite(actual)} values that are NaN or infinite")
         return self._measured(expected, baseline, actual, by_channel=True)
+
+    def _beside_infinity(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
+        """Infinities of one sign in one place are equal, as where log(0) is meant; NaN is warned of at the best."""
+        ours, theirs = kinds(expected), kinds(baseline)
+        if not self.truth.case.made_up:
+            # Of images that somebody means the network for: NaN, and what rounding alone does not make infinite.
+            unlike = (ours != theirs) & ((self._seen(ours.shape) & (ours | theirs)) != ours | theirs)
+            for which, source in ((ours, f"{self.whose} in {expected.dtype}"), (theirs, self.whose)):
+                wrong = int(((which == NAN) | (unlike & (which != FINITE))).sum())
+                if wrong:
+                    return self._failed(f"{source} gave {wrong} values that are NaN or infinite")
+        result = self._spread(expected, baseline, actual)
+        if result.failure or result.warning or not ((ours | theirs) & NAN).any():
+            return result
+        return replace(result, warning=f"{self.whose} itself gives numbers that are not finite for such inputs")
+
+    def _seen(self, shape: tuple[int, ...]) -> Array:
+        """What rounding makes of each number, as far as that was asked for."""
+        found = self.truth.seen.get(self.name)
+        return np.zeros(shape, np.uint8) if found is None or found.shape != shape else found
 
     def _failed(self, failure: str) -> OutputParity:
         return OutputParity(self.truth.case.name, self.name, failure)
@@ -227,22 +249,18 @@ class _Judging:
 
     def _spread(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
         """What is not finite must be so where PyTorch's is not; the rest is judged like every other output."""
-        lost, got = ~np.isfinite(baseline) | ~np.isfinite(expected), ~np.isfinite(actual)
-        wrong = None
-        if not np.array_equal(lost, got):
-            rule = (
-                f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {self.whose}"
-            )
-            wrong = f"{rule}, got {int(got.sum())}, {int((got & ~lost).sum())} of them others"
+        allowed, got = self._allowed(expected, baseline), kinds(actual)
+        lost = allowed != FINITE
+        wrong = self._wrongly_spread(allowed, got)
         if wrong is not None and not self.may_lose_nan:
             return self._failed(wrong)
         if wrong is None and lost.all():
-            return OutputParity(self.truth.case.name, self.name, None, compared=False)
+            return self._all_lost(got)
         measured = None
         if wrong is None:
-            measured = self._measured(expected[~lost], baseline[~lost], actual[~lost], by_channel=False)
+            measured = self._measured(expected, baseline, actual, by_channel=True, where=~lost)
             if not self.may_lose_nan or measured.passed:
-                return measured
+                return replace(measured, warning=_undecided(allowed))
         clean = self._clean_images(lost)
         if clean is not None:
             others = self._measured(expected[clean], baseline[clean], actual[clean], by_channel=False)
@@ -250,6 +268,34 @@ class _Judging:
                 return self._failed(f"of the images without NaN: {others.failure or wrong}")
         warning = wrong or f"beside NaN, {measured.failure if measured else wrong}"
         return OutputParity(self.truth.case.name, self.name, None, warning=warning, compared=False)
+
+    def _allowed(self, expected: Array, baseline: Array) -> Array:
+        """What each number may be: as PyTorch in both precisions has it, and as rounding was seen to make it."""
+        ours, theirs = kinds(expected), kinds(baseline)
+        both = np.where(ours == theirs, ours, (ours | theirs) & NOT_FINITE)
+        both |= self._seen(both.shape)
+        if self.truth.case.kind != "ordinary":  # where float32 itself fails, and kernels make NaN of ∞ − ∞
+            both[(both & NOT_FINITE) > 0] |= NOT_FINITE
+        return both
+
+    def _wrongly_spread(self, allowed: Array, got: Array) -> str | None:
+        others = (got & allowed) == 0
+        if not others.any():
+            return None
+        lost, found = allowed != FINITE, got != FINITE
+        if (others & (lost != found)).any():
+            rule = (
+                f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {self.whose}"
+            )
+            return f"{rule}, got {int(found.sum())}, {int((found & ~lost).sum())} of them others"
+        return f"NaN, and infinity of either sign, must be as in {self.whose}, got {int(others.sum())} other ones"
+
+    def _all_lost(self, got: Array) -> OutputParity:
+        """Nothing to subtract; but that an output of ordinary inputs is infinite, and of which sign, was compared."""
+        case = self.truth.case
+        if case.kind == "poisoned" or (got & (FINITE | NAN)).any():
+            return OutputParity(case.name, self.name, None, compared=False)
+        return OutputParity(case.name, self.name, None, max_abs_error=0.0, mean_abs_error=0.0)
 
     def _clean_images(self, lost: Array) -> Array | None:
         """Which images of the batch are finite, and all that comes of them; None if there are none."""
@@ -260,9 +306,15 @@ class _Judging:
         return np.asarray(finite) if finite.any() else None
 
     @np.errstate(over="ignore")  # the squares of numbers of 1e200: what is infinite then is left out
-    def _measured(self, expected: Array, baseline: Array, actual: Array, *, by_channel: bool) -> OutputParity:
-        """Every statistic of arrays that can be subtracted, and the verdict on them."""
+    def _measured(
+        self, expected: Array, baseline: Array, actual: Array, *, by_channel: bool, where: Array | None = None
+    ) -> OutputParity:
+        """Every statistic of arrays that can be subtracted, of the numbers `where`, and the verdict on them."""
         unit = float(np.finfo(actual.dtype).eps)
+        whole = [array.astype(np.float64) for array in (expected, baseline, actual)]
+        if where is not None:
+            whole = [np.where(where, array, 0.0) for array in whole]
+            expected, baseline, actual = expected[where], baseline[where], actual[where]
         given, expected = actual.astype(np.float64), expected.astype(np.float64)
         error, size = np.abs(given - expected), np.abs(expected)
         largest, scale = float(error.max()), float(size.max())
@@ -272,7 +324,8 @@ class _Judging:
         beyond = _beyond_a_rounding(error, size, actual)
         failure = self._verdict(float(beyond.max()), scale, own, unit)
         if failure is None and by_channel and self.truth.case.kind == "ordinary" and not self.truth.doubted:
-            failure = self._verdict_on_channels(beyond, size, _distance(baseline, expected), known)
+            beyond = _beyond_a_rounding(_distance(whole[2], whole[0]), np.abs(whole[0]), actual)
+            failure = self._verdict_on_channels(beyond, np.abs(whole[0]), _distance(whole[1], whole[0]), known)
         return OutputParity(
             self.truth.case.name,
             self.name,
@@ -291,17 +344,17 @@ class _Judging:
         )
 
     def _verdict(self, largest: float, scale: float, own: float, unit: float) -> str | None:
+        excused = self.truth.kernels.get(self.name, 0.0)
+        if self.name not in self.truth.shown:
+            excused = min(excused, MOST_OF_KERNELS * scale)
         limit = self.tolerance.atol + self.tolerance.rtol * scale
         if not self.by_hand:
-            limit = max(limit, BEYOND_DOUBT * own)
+            limit = max(limit, BEYOND_DOUBT * own, excused)
         is_steady = self.truth.case.kind == "ordinary" and not self.truth.doubted
         if is_steady and largest > limit:
             return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
         if self.by_hand and largest <= limit:
             return None  # who sets a bound knows that the file is coarser than float32
-        excused = self.truth.kernels.get(self.name, 0.0)
-        if self.name not in self.truth.shown:
-            excused = min(excused, MOST_OF_KERNELS * scale)
         floor = self.tolerance.floor_ulps * unit * scale + excused
         if largest > max(self.tolerance.ratio * own, floor):
             rule = f"at most {self.tolerance.ratio:g} times {self.whose}'s own ({own:.3g}), or {floor:.3g}"
@@ -347,9 +400,22 @@ def _by_channel(array: Array) -> Array:
     return np.asarray(np.abs(array).max(axis=others, initial=0.0))
 
 
-def _comparable(expected: Array, baseline: Array) -> bool:
-    floating = np.issubdtype(baseline.dtype, np.floating)
-    return bool(floating and not _not_finite(expected) and not _not_finite(baseline))
+def _where_finite(one: Array, other: Array) -> tuple[Array, Array]:
+    """Both, with zeros where either is not finite."""
+    finite = np.isfinite(one) & np.isfinite(other)
+    return (one, other) if finite.all() else (np.where(finite, one, 0), np.where(finite, other, 0))
+
+
+def _in_float32(array: Array) -> float:
+    """The size of the largest number that is finite in float32 too."""
+    with np.errstate(over="ignore"):
+        return largest_finite(array.astype(np.float32))
+
+
+def _undecided(allowed: Array) -> str | None:
+    """A warning of numbers that are finite or infinite by their rounding; None without any."""
+    count = int(((allowed & FINITE > 0) & (allowed != FINITE)).sum())
+    return f"whether {count} of its numbers are finite is a matter of rounding: not compared" if count else None
 
 
 def _distance(one: Array, other: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,9 @@ from aaexport.runners.alive import Alive
 from aaexport.runners.base import Array, Arrays, Port
 from aaexport.runners.in_blocks import InBlocks
 from aaexport.runners.tf32 import torch_products
+
+# How the names of operators begin that are made of `_fft_r2c`, `_fft_c2r`, `_fft_c2c`; inference mode has them whole.
+OF_TRANSFORMS = ("fft_", "stft", "istft")
 
 
 class TorchRunner:
@@ -267,13 +271,40 @@ class _Coarse(TorchDispatchMode):
         self.generator = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name.startswith(OF_TRANSFORMS):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        off = self.off.get(func.overloadpacket.__name__.rstrip("_"))
+        off = self.off.get(name.rstrip("_"))
         if off is None or not isinstance(result, torch.Tensor):
             return result
-        scale = args[0].abs() if func.overloadpacket.__name__ == "silu" else 1.0  # x · sigmoid(x)
-        signs = torch.randint(0, 2, result.shape, generator=self.generator).to(result.device) * 2 - 1
-        return result.add_((self.sign or signs) * off * scale)
+        if name.startswith("_fft"):
+            given, axes, normalization = args[:3]
+            return result.add_(self._signs(result) * (off * _of_fourier(given, axes, normalization, result)))
+        scale = args[0].abs() if name == "silu" else 1.0  # x · sigmoid(x)
+        return result.add_(self._signs(result) * off * scale)
+
+    def _signs(self, result: torch.Tensor) -> Any:
+        """All the same, or drawn for each number; of a complex one the angle is."""
+        if self.sign and not result.is_complex():
+            return self.sign
+        if self.sign:
+            return self.sign * (1 + 1j) / 2**0.5
+        drawn = torch.rand(result.shape, generator=self.generator).to(result.device)
+        return torch.exp(2j * torch.pi * drawn) if result.is_complex() else (drawn < 0.5) * 2 - 1
+
+
+def _of_fourier(given: torch.Tensor, axes: Sequence[int], normalization: int, result: torch.Tensor) -> torch.Tensor:
+    """What the error of a transform is measured by: its lengths that are no power of two · √Σ|x|², normalized.
+
+    Half a spectrum is one that is given, or one that comes out: of both, the longer axis is whole.
+    """
+    lengths = [max(given.shape[axis], result.shape[axis]) for axis in axes]
+    halves = any(given.shape[axis] != result.shape[axis] for axis in axes) and given.is_complex()
+    norm = given.abs().square().sum(list(axes), keepdim=True).mul(1 + halves).sqrt()
+    divided = (1.0, math.prod(lengths) ** -0.5, 1 / math.prod(lengths))[normalization]
+    return norm * divided * sum(length for length in lengths if length & (length - 1))
 
 
 class _Choices(TorchDispatchMode):
@@ -319,4 +350,7 @@ class _Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.overloadpacket.__name__)
+        if func.overloadpacket.__name__.startswith(OF_TRANSFORMS):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

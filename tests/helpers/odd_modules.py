@@ -5,6 +5,7 @@ makes something else of others; `UNFAITHFUL` cannot, or compute no function, eac
 """
 
 import functools
+import itertools
 import logging
 import random
 import sys
@@ -325,7 +326,21 @@ def _on_its_convolution(change):
     return module
 
 
+class HoldingIterators(nn.Module):
+    """Has iterators, and takes nothing from them."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(3, 3, 1)
+        self.names, self.steps = (name for name in ("a", "b")), zip("ab", range(2), strict=True)
+        self.numbers = itertools.count()
+
+    def forward(self, x):
+        return self.c(x)
+
+
 FAITHFUL = {
+    "iterators that nobody asks": HoldingIterators,
     "hook and dict": Tapped,
     "hook and dict, used": lambda: used(Tapped()),
     "hook by partial": TappedByPartial,
@@ -551,6 +566,57 @@ class DrawnAtFirst(nn.Module):
         return torch.einsum("oc,bchw->bohw", self.w, x)
 
 
+class TakingFrom(nn.Module):
+    """Runs the layers that an iterator over three gives; what `make` gives is another at the first call only."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.each = make(self.layers)
+
+    def forward(self, x):
+        for layer in self.each:
+            x = layer[1](x) if isinstance(layer, tuple) else layer(x)
+        return x
+
+
+class OfOthers(nn.Module):
+    """The layers are nobody's but the generator's."""
+
+    def __init__(self):
+        super().__init__()
+        self.only = nn.Conv2d(3, 3, 1)
+        self.kept = {"layers": (nn.Conv2d(3, 3, 1) for _ in range(2))}
+
+    def forward(self, x):
+        for layer in self.kept["layers"]:
+            x = layer(x)
+        return self.only(x)
+
+
+class NextOf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+        self.turns = itertools.cycle(self.layers)
+
+    def forward(self, x):
+        return next(self.turns)(x)
+
+
+USED_UP = {
+    "generator": lambda layers: (layer for layer in layers),
+    "map": lambda layers: map(nn.Sequential, layers),
+    "zip": lambda layers: zip(range(3), layers, strict=True),
+    "enumerate": enumerate,
+    "filter": lambda layers: filter(None, layers),
+    "iterator": iter,
+    "reversed": lambda layers: reversed(list(layers)),
+    "chain": lambda layers: itertools.chain(layers, [nn.ReLU()]),
+    "islice": lambda layers: itertools.islice(layers, 2),
+}
+
+
 class Scripted(Inside):
     def __init__(self):
         super().__init__(torch.jit.script(nn.ReLU()))
@@ -612,6 +678,19 @@ UNFAITHFUL = {
         r"DrawnAtFirst must have all its numbers before it runs; .*odd_modules.py:\d+: it draws .* \(randn\) at "
         "its first call; draw them once, in __init__",
     ),
+    "goes on with an iterator": (NextOf, r"it goes on with self.turns \(cycle\) where the call before ended; begin"),
+    "takes from a generator of layers": (
+        lambda: Inside(OfOthers()),
+        r"layer \(OfOthers\), .*odd_modules.py:\d+: it takes from layer.kept \(generator\), which the first call uses",
+    ),
+    **{
+        f"takes from: {kind}": (
+            functools.partial(TakingFrom, make),
+            r"TakingFrom, .*odd_modules.py:\d+: it takes from self.each \(\w+\), which the first call uses up; keep "
+            "what it gives in a list, and layers in an nn.ModuleList",
+        )
+        for kind, make in USED_UP.items()
+    },
     "TorchScript": (Scripted, r"layer \(RecursiveScriptModule\): it is TorchScript, .*build it as a plain module"),
     "traced": (
         lambda: torch.jit.trace(Convolved().eval(), torch.zeros(1, 3, 8, 8)),

@@ -21,6 +21,7 @@ from aaexport.parity import (
     made_up_cases,
     tolerances,
 )
+from aaexport.parity.finiteness import MINUS
 
 TOLERANCE = TOLERANCES["float32", "cpu"]
 SHAPE = (4, 10)
@@ -92,11 +93,70 @@ def test_a_value_that_is_not_finite_fails(expected, value):
     assert judged(expected, changed(expected, value)).failure == "the runner gave 1 values that are NaN or infinite"
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_truth_that_is_not_finite_fails_even_when_it_is_met(expected, value):
-    expected[1, 2] = value
+def test_a_truth_that_is_not_a_number_fails_even_when_it_is_met(expected):
+    expected[1, 2] = np.nan
     output = judged(expected, expected.astype(np.float32))
     assert output.failure == "PyTorch in float64 gave 1 values that are NaN or infinite"
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_of_one_sign_in_one_place_is_equal(expected, value):
+    expected[1, 2] = value
+    met = judged(expected, expected.astype(np.float32))
+    assert (met.passed, met.warning, met.compared) == (True, None, True)
+    assert 0 < met.max_abs_error < 1e-8
+    for wrong in (-value, np.nan, np.sign(value) * np.finfo(np.float32).max, np.sign(value) * 1e30, 0.0):
+        assert not judged(expected, changed(expected, wrong), expected.astype(np.float32)).passed, wrong
+    moved = expected.astype(np.float32)
+    moved[0, 1] *= 1 + 1e-4
+    assert not judged(expected, moved, expected.astype(np.float32)).passed
+
+
+def test_an_output_that_is_infinite_everywhere_is_compared_by_its_signs(expected):
+    signs = np.copysign(np.inf, expected)
+    met = judged(signs, signs.astype(np.float32))
+    assert (met.passed, met.compared, met.max_abs_error) == (True, True, 0.0)
+    other = signs.astype(np.float32)
+    other[1, 2] *= -1
+    assert "infinity of either sign, must be as in PyTorch, got 1" in judged(signs, other).failure
+
+
+def test_a_channel_is_judged_by_its_own_size_beside_infinity_too(expected):
+    expected[:, 0] *= 1e6
+    expected[0, 4] = -np.inf
+    known = OwnErrors()
+    known.learn({"y": expected}, {"y": expected.astype(np.float32)})
+    truth = Truth(
+        Case("case", np.zeros((4, 1, 1, 1))),
+        {"y": expected},
+        {"y": expected.astype(np.float32)},
+        known.of({"y": expected}),
+    )
+    actual = expected.astype(np.float32)
+    actual[:, 3] += 1e-3
+    (output,) = compare(truth, {"y": actual}, tolerances("float32", "cpu"))
+    assert output.failure.startswith("largest error of channel 3 must be at most")
+
+
+def test_what_rounding_makes_infinite_may_be_so_or_not(expected):
+    single = changed(expected, -np.inf)
+    seen = np.ones(expected.shape, np.uint8)
+    seen[1, 2] |= MINUS
+    for is_seen in (False, True):
+        truth = Truth(
+            Case("case", np.zeros((4, 1, 1, 1))),
+            {"y": expected},
+            {"y": single},
+            seen={"y": seen} if is_seen else {},
+        )
+        for actual in (single, expected.astype(np.float32)):
+            (output,) = compare(truth, {"y": actual}, tolerances("float32", "cpu"))
+            assert output.passed == is_seen
+            assert not is_seen or output.warning == (
+                "whether 1 of its numbers are finite is a matter of rounding: not compared"
+            )
+        (output,) = compare(truth, {"y": changed(expected, np.inf)}, tolerances("float32", "cpu"))
+        assert not output.passed
 
 
 def test_a_baseline_that_is_not_a_number_fails(expected):
@@ -112,6 +172,25 @@ def test_an_infinite_baseline_does_not_excuse_every_ratio(expected):
 def test_another_shape_fails(expected):
     output = judged(expected, expected.astype(np.float32)[:1])
     assert output.failure == "shape must be (4, 10), got (1, 10)"
+
+
+@pytest.mark.parametrize("may_lose_nan", [False, True])
+def test_a_shape_that_nan_decides_is_a_warning_where_onnx_leaves_it_open(expected, may_lose_nan):
+    """As many numbers as are unique: NaN is unlike NaN, or not."""
+    expected[0] = np.nan
+    for kind, passes in (("poisoned", may_lose_nan), ("ordinary", False)):
+        truth = Truth(Case("case", np.zeros((1, 1, 1, 1)), kind), {"y": expected}, {"y": expected.astype(np.float32)})
+        fewer = {"y": expected.astype(np.float32)[1:]}
+        (output,) = compare(truth, fewer, tolerances("float32", "cpu"), may_lose_nan=may_lose_nan)
+        told = output.warning if passes else output.failure
+        assert (output.passed, told) == (passes, "shape must be (4, 10), got (3, 10)")
+
+
+def test_an_output_without_a_number_is_right_and_was_not_compared(expected):
+    output = judged(expected[:0], expected[:0].astype(np.float32))
+    assert (output.passed, output.compared) == (True, False)
+    assert not judged(expected[:0], expected.astype(np.float32)).passed
+    assert not judged(expected, expected[:0].astype(np.float32)).passed
 
 
 def test_another_type_fails(expected):
@@ -236,7 +315,8 @@ def test_a_zero_truth_that_pytorch_meets_and_the_runner_does_not_fails():
 
 
 def test_an_empty_output_fails_because_nothing_was_compared():
-    assert not judged(np.zeros((0, 3)), np.zeros((0, 3), np.float32)).passed
+    output = judged(np.zeros((0, 3)), np.zeros((0, 3), np.float32))
+    assert (report(output).passed, report(output).complaint) == (False, "nothing was compared")
 
 
 def test_a_scalar_output_passes():

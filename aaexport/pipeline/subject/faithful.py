@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aaexport.capture.at_work import trains
-from aaexport.capture.draws import first_draw, where_it_draws
+from aaexport.capture.draws import ANEW, first_draw, where_it_draws
 from aaexport.capture.failures import TORCHSCRIPT, why_it_cannot_run
 from aaexport.errors import AaexportError, ModuleError, RunnerError, first_few, first_line
 from aaexport.nn.copies import copied, copied_apart
 from aaexport.nn.outputs import tensors_of
+from aaexport.nn.used_up import endless
 
 SAME = 1e-5  # of the largest number: a copy runs the same kernels on the same numbers
 NAMED = 3
@@ -129,7 +130,7 @@ def _what_it_keeps(module: nn.Module, images: Tensor) -> str | None:
     after = _kept_by(module)
     names = [name for name in after if name not in before or not _is_as_before(before[name], after[name])]
     kept = f" ({first_few(names, NAMED)})" if names else ""
-    return f"it goes on from what it kept of the call before{kept}; begin every call anew, as a file keeps nothing"
+    return f"it goes on from what it kept of the call before{kept}; {ANEW}"
 
 
 def _kept_by(module: nn.Module) -> dict[str, list[Any]]:
@@ -181,6 +182,9 @@ def require_faithful(
     except Exception as error:
         why = why_it_cannot_run(module, error)
         raise ModuleError(f"{name} must run as its copy does, but: {why}; {remedy}") from error
+    if not _are_alike(answers, outputs) and (iterator := endless(module)) is not None:
+        rule = f"the answers of {name} must not depend on the calls before"
+        raise ModuleError(f"{rule}; it goes on with {iterator} where the call before ended; {ANEW}")
     if not _are_alike(answers, outputs) and _would_answer(unused, answers, outputs):
         rule = f"the answers of {name} must not depend on which images come first"
         raise ModuleError(f"{rule}, got others after an image of zeros; {FIRST}")

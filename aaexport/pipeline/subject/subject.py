@@ -297,6 +297,8 @@ def _first_output(module: nn.Module, shape: ImageShape, batch: int = 1) -> Any:
     try:
         with torch.no_grad():
             outputs = module(torch.zeros(batch, *shape))
+    except ModuleError as error:  # of what a copy has instead of a part of it
+        raise ModuleError(why_it_cannot_run(module, error)) from error
     except AaexportError:
         raise  # our layers' own complaint about the shape is the clearest there is
     # Whatever the user's module raises.

@@ -22,9 +22,10 @@ from aaexport.parity import (
     compare,
     failed,
 )
+from aaexport.parity.finiteness import kinds
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.drowned import DROWNED
-from aaexport.pipeline.verify.excuses import Excuses
+from aaexport.pipeline.verify.excuses import Excuses, joined
 from aaexport.pipeline.verify.feeding import ANSWERS_IN_MEMORY
 from aaexport.pipeline.verify.lost_nan import ALL_LOSE_NAN, losing_nan
 from aaexport.pipeline.verify.oracles import Rebuilt, in_float32_only, nudged, oracles
@@ -155,6 +156,7 @@ class Judge:
             rng, batch = np.random.default_rng(0), truth.case.batch
             scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
             undecided = {n: np.zeros(a.shape, bool) for n, a in truth.baseline.items() if a.dtype.kind in "iub"}
+            seen = {name: kinds(a) | kinds(truth.expected[name]) for name, a in truth.baseline.items()}
             for units in NUDGES:
                 answers = self.baseline.infer({INPUT_NAME: nudged(batch, units, rng, scale)})
                 # What has another size as soon as inputs are rounded otherwise gets no excuse.
@@ -163,11 +165,12 @@ class Judge:
                     undecided[name] |= answers[name] != truth.baseline[name]
                 for name in alike:
                     array = truth.expected[name]
+                    seen[name] |= kinds(answers[name])
                     with np.errstate(invalid="ignore"):  # infinity − infinity
                         error = np.abs(answers[name].astype(np.float64) - array)
                     largest[name] = max(largest[name], float(error[np.isfinite(error)].max(initial=0.0)))
             own = {name: Own(value) for name, value in largest.items()}
-            self._known_doubts[id(truth.case)] = replace(truth, own=own, doubted=True, undecided=undecided)
+            self._known_doubts[id(truth.case)] = replace(truth, own=own, doubted=True, undecided=undecided, seen=seen)
         return self._known_doubts[id(truth.case)]
 
     def judge(self, rows: Sequence[Row], cases: Sequence[Case]) -> None:
@@ -283,10 +286,11 @@ class Judge:
             truth = replace(excused, kernels=excused.kernels if kernels else {})
             outputs = judging(truth)
         is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
-        is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
+        is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances) or _has_infinities(truth)
         if is_doubtful and self._answers_anything and not all(output.passed for output in outputs):
             doubted = self._doubted(truth)
-            outputs = judging(replace(doubted, kernels=truth.kernels, scores=truth.scores, shown=shown))
+            seen = joined(doubted.seen, truth.seen)
+            outputs = judging(replace(doubted, kernels=truth.kernels, scores=truth.scores, shown=shown, seen=seen))
         return outputs
 
     def _warn_of_drowned(self, truth: Truth, names: Iterable[str]) -> None:
@@ -320,6 +324,12 @@ def _require_the_same(answers: Mapping[str, Array], again: Mapping[str, Array]) 
         if not np.allclose(array, again[name], rtol=0.0, atol=REORDERED * unit * scale, equal_nan=True):
             rule = f"the model must answer the same images with the same {name}, got others the second time"
             raise RunnerError(f"{rule}; is there a dropout that does not know of evaluation, or other randomness?")
+
+
+def _has_infinities(truth: Truth) -> bool:
+    """Whether PyTorch answers infinity to finite images: where it begins to is a matter of rounding."""
+    answers = (*truth.expected.values(), *truth.baseline.values())
+    return _is_finite(truth.case.batch) and not all(_is_finite(array) for array in answers)
 
 
 def _is_finite(array: Array) -> bool:

@@ -6,12 +6,14 @@ positions it is looked up what they point at. Neither is taken from the file, wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from aaexport.capture.input_name import INPUT_NAME
 from aaexport.parity import KERNELS, Array, Scores, Truth
+from aaexport.parity.finiteness import kinds
 from aaexport.pipeline.verify.oracles import nudged
 from aaexport.runners.base import Runner
 from aaexport.runners.torch import TorchRunner
@@ -34,9 +36,10 @@ class Excuses:
         if self._single is None:
             return truth
         if (key := id(truth.case)) not in self._known:
-            self._known[key] = replace(truth, kernels=self._kernels(truth), scores=self._scores(truth))
+            kernels, seen = self._kernels(truth)
+            self._known[key] = replace(truth, kernels=kernels, seen=seen, scores=self._scores(truth))
         known = self._known[key]
-        return replace(truth, kernels=known.kernels, scores=known.scores)
+        return replace(truth, kernels=known.kernels, scores=known.scores, seen=joined(truth.seen, known.seen))
 
     def operators(self, batch: Array) -> frozenset[str]:
         """Those of torch that the module calls, named as in `aten`; none where that is not known."""
@@ -45,18 +48,25 @@ class Excuses:
             self._operators = frozenset() if single is None else single.operators({INPUT_NAME: batch})
         return self._operators
 
-    def _kernels(self, truth: Truth) -> dict[str, float]:
-        """How far each output moves when kernels are off by as much as is known of them: all up, and either way."""
+    def _kernels(self, truth: Truth) -> tuple[dict[str, float], dict[str, Array]]:
+        """How far each output moves when kernels are off by as much as is known of them: all up, all down, or either.
+
+        And what becomes of its numbers, where some are not finite any more, or some that were not are.
+        """
         assert self._single is not None
         used = self.operators(truth.case.batch)
         off = {name: units * EPS for name, (units, _) in KERNELS.items() if name in used}
         moved: dict[str, float] = {}
-        for sign in (1, 0) if off else ():
+        seen: dict[str, Array] = {}
+        for sign in (1, -1, 0) if off else ():
             answers = self._single.with_coarse_kernels({INPUT_NAME: truth.case.batch}, off, sign)
             for name, array in answers.items():
                 if array.dtype.kind == "f" and array.shape == truth.baseline[name].shape:
                     moved[name] = max(moved.get(name, 0.0), _largest_apart(array, truth.baseline[name]))
-        return moved
+                    before, after = kinds(truth.baseline[name]), kinds(array)
+                    if (before != after).any() and np.isfinite(truth.case.batch).all():
+                        seen[name] = seen.get(name, before) | after
+        return moved, seen
 
     def _scores(self, truth: Truth) -> dict[str, Scores]:
         assert self._single is not None
@@ -72,6 +82,12 @@ class Excuses:
                 if numbers.dtype.kind == "f" and numbers.shape == again.shape:
                     moves[name] = np.maximum(moves[name], _moved(numbers, again))
         return {name: Scores(*how, moves[name]) for name, how in chosen.items()}
+
+
+def joined(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, Array]:
+    """What was `seen` of each output in either."""
+    both = one.keys() & other.keys()
+    return {**one, **other, **{name: one[name] | other[name] for name in both}}
 
 
 def _moved(numbers: Array, again: Array) -> Array:

@@ -1,7 +1,8 @@
 """Whether it may be a kernel's doing, and not the file's, that NaN and infinity do not spread as in PyTorch.
 
-ONNX does not say what becomes of NaN in a maximum, and kernels lose it. But a file must not bring its own excuse:
-what may lose NaN is what the model itself is known to compute, and only where NaN arrived there.
+ONNX does not say what becomes of NaN in a maximum, nor whether one NaN is like another, and kernels lose it. But a
+file must not bring its own excuse: what may lose NaN is what the model itself is known to compute, and only where NaN
+arrived there.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ LOSE_NAN: Mapping[str, frozenset[str]] = {
     r"(mkldnn_|quantized_|adaptive_|fractional_)?max_pool": frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax"}),
     r"(a?max|a?min|aminmax|f?maximum|f?minimum|fmax|fmin)\b": frozenset({"Max", "Min", "ReduceMax", "ReduceMin"}),
     r"(clamp|clip|hardtanh|relu6|threshold|hardswish|hardsigmoid)": frozenset({"Clip", "Max", "Min"}),
-    r"(topk|sort|kthvalue|median)": frozenset({"TopK"}),
+    r"(topk|m?sort|argsort|kthvalue|(nan)?median|(nan)?quantile)": frozenset({"TopK"}),
     r"(logsumexp|(linalg_vector_)?norm\b)": frozenset({"ReduceMax", "ReduceMin"}),
     r"grid_sampler": frozenset({"GridSample"}),
+    r"_?unique": frozenset({"Unique"}),
+    r"(_?fft_|i?stft)": frozenset({"DFT", "STFT"}),
+    r"(arc|a)tan2": frozenset({"IsNaN"}),  # torch's exporter writes 0 for NaN
     r"(lstm|mkldnn_rnn|quantized_lstm)": frozenset({"LSTM"}),
     r"gru": frozenset({"GRU"}),
     r"rnn": frozenset({"RNN"}),
