@@ -234,10 +234,15 @@ def _streamed(path: Path) -> Iterator[Path]:
             raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` in UTF-8, whole or not at all. FolderError if it cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes `value` as indented JSON, atomically. NaN is refused: JSON has none."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def remove(path: Path) -> None:

@@ -22,7 +22,7 @@ from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule, parameter
 from aaexport.folder import copies
 from aaexport.graph.there import require_readable
-from aaexport.writing import atomic_path, check_writable
+from aaexport.writing import check_writable, write_text
 
 if TYPE_CHECKING:
     from aaexport.folder import ModelFolder
@@ -177,7 +177,7 @@ def command(
     if junit is not None:
         from aaexport.report.parity.junit import parity_junit
 
-        _write(parity_junit(report), junit)
+        write_text(junit, parity_junit(report))
     if not report.passed:
         raise ParityError(f"parity failed: {report.complaint}", report)
 
@@ -226,13 +226,8 @@ def _no_verdict_in(junit: Path | None) -> Iterator[None]:
         if junit is not None and not isinstance(error, ParityError):
             from aaexport.report.parity.junit import no_verdict_junit
 
-            _write(no_verdict_junit(str(error)), junit)
+            write_text(junit, no_verdict_junit(str(error)))
         raise
-
-
-def _write(text: str, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _show(report: ParityReport, *, as_json: bool, markdown: bool) -> None:

@@ -1,16 +1,18 @@
 """The tolerance table: what an output may differ by from float64, by precision and by what computes it.
 
-Five principles stand beside its numbers, each for a way in which a right file is not the model to the last bit:
+Six principles stand beside its numbers, each for a way in which a right file is not the model to the last bit:
 
 - Where a kernel's accuracy is known to be absolute (`KERNELS`), an output may be off by what that error makes of it,
   up to a hundredth of its largest number; and beyond where the file was shown to be right without that kernel.
 - Where scores tie, any order of them is right: positions are compared by the scores that they point at, which tie if
   they differ by no more than their own rounding.
+- Infinities of one sign in one place are equal. Where it is a matter of rounding whether a number is infinite, a file
+  may do as either, and the report says how many numbers were not compared for that.
 - Where the model has an operator of which ONNX leaves open what it makes of NaN, other numbers in an image that holds
   NaN are a warning. The other images of the batch are judged as ever.
 - One tensor under two names is two outputs: the second is an Identity of the first.
 - onnx's evaluator that stands alone against PyTorch and every onnxruntime is a warning, but not in a file that
-  computes in a narrower type by casts, which onnxruntime may leave out.
+  computes in a narrower type by casts, which onnxruntime may leave out. What it cannot run is a warning in any case.
 """
 
 from __future__ import annotations
@@ -126,9 +128,9 @@ TOLERANCES: dict[tuple[Precision, str], Tolerance] = {
     ),
 }
 
-# Operators whose kernels are accurate by the size of 1, or of all their input, and not by that of a small result: units
-# in the last place of it that every number may be off. Outputs are judged by what such an error does to them, where
-# they need it. A Fourier transform's unit is that of √Σ|x|², times the lengths that are no power of two.
+# Operators whose kernels are accurate by the size of 1, or of all that they are given, and not by that of a small result:
+# units in its last place that every number may be off. Outputs are judged by what such an error does to them, where they
+# need it. A Fourier transform's unit is that of √Σ|x|², times the lengths that are no powers of two.
 FOURIER = (
     10,
     "times n · √Σ|x|² of n numbers, unless n is a power of two: onnxruntime takes angles of π · k² / n in float32 "

@@ -41,7 +41,7 @@ from aaexport.training.records import Epoch, NobodyWatches, TrainResult, Watcher
 from aaexport.training.schedule import learning_rate
 from aaexport.training.tally import Tally
 from aaexport.weights.safetensors import save_weights, write_tensors
-from aaexport.writing import atomic_path
+from aaexport.writing import write_text
 
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps; to look at a GPU's loss is to wait for it
 
@@ -354,8 +354,7 @@ class Run:
 
     def _write_log(self) -> None:
         lines = [json.dumps(record) + "\n" for record in records_as_dicts(self.records)]
-        with atomic_path(self.folder.training_log_path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_text(self.folder.training_log_path, "".join(lines))
 
 
 def load_parts(

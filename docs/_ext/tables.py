@@ -167,7 +167,7 @@ def guard_faults() -> str:
 
 
 def kernels() -> str:
-    """Operators whose kernels are accurate by the size of 1."""
+    """Operators whose kernels are accurate by the size of 1, or of all that they are given."""
     from aaexport.parity import KERNELS
 
     head = ("operator", "units in the last place of 1.0", "why")

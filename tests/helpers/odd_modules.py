@@ -681,7 +681,7 @@ UNFAITHFUL = {
     "goes on with an iterator": (NextOf, r"it goes on with self.turns \(cycle\) where the call before ended; begin"),
     "takes from a generator of layers": (
         lambda: Inside(OfOthers()),
-        r"layer \(OfOthers\), .*odd_modules.py:\d+: it takes from layer.kept \(generator\), which the first call uses",
+        r"layer \(OfOthers\), .*odd_modules.py:\d+: it takes from layer.kept \(generator\), which the first call",
     ),
     **{
         f"takes from: {kind}": (

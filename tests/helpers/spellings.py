@@ -6,7 +6,8 @@ added and weighted; what is computed are
 
     softmax_ij(q·k + q·r_height[i − h + H − 1] + q·r_width[j − w + W − 1]) · v
 
-up to constant factors; unless the layer is to be wrong, in one of the ways in `WRONG`.
+up to constant factors, divided by the sum of the exponentials before or after the product with v; unless the layer is
+to be wrong, in one of the ways in `WRONG`.
 """
 
 import math
@@ -20,7 +21,9 @@ from torch.nn import functional
 WRONG = ("crossed axes", "tables swapped between heads", "offset off by one", "content summed over heads",
          "relative logits summed over heads", "bias per axis", "relative logits of the keys",
          "softmax over the queries", "logits of queries at two scales", "one axis only", "a mask",
-         "weights gated")  # fmt: skip
+         "weights gated", "divided by the sums of keys", "divided by the sums of other heads",
+         "the largest of each key subtracted")  # fmt: skip
+LATE = WRONG[-3:]
 CHANNELS, SIDE = 3, 4  # of the images; a layer takes a corner of its own size
 
 
@@ -85,8 +88,9 @@ class Spelling(nn.Module):
             terms.pop()
         if self.wrong == "bias per axis":
             terms.append(Named(self.bias, "hi"))
+        self.divisor = None
         attended = self.summed(self.weights(self.total(terms)), renamed(v, "hw", "ij"), self.shuffled("bnhwv"))
-        return self.as_maps(attended)
+        return self.as_maps(attended if self.divisor is None else self.divided(attended))
 
     # Queries, keys and values
 
@@ -147,22 +151,40 @@ class Spelling(nn.Module):
         if self.wrong == "crossed axes":
             tables = [("w", "i", self.rows), ("w", "j", self.columns)]
         self.rng.shuffle(tables)
-        found = [self.along(q, *each) for each in tables]
+        is_mirrored = [self.rng.random() < 0.2 for _ in tables]
+        whole = [self.as_table(table, mirrored) for (_, _, table), mirrored in zip(tables, is_mirrored, strict=True)]
+        by_offset = self.in_one(q, whole) if self.rng.random() < 0.25 else [self.by_offset(q, each) for each in whole]
+        found = [self.along(t, *axes[:2], m) for t, axes, m in zip(by_offset, tables, is_mirrored, strict=True)]
         if self.wrong == "tables swapped between heads":
-            (one, along, table), (other, beyond, second) = tables
-            swapped = [self.along(q, one, along, second), self.along(q, other, beyond, table)]
+            turned = zip(by_offset[::-1], tables, is_mirrored[::-1], strict=True)
+            swapped = [self.along(t, *axes[:2], m) for t, axes, m in turned]
             found = [self.first_head_of(*pair) for pair in zip(found, swapped, strict=True)]
         return found
 
-    def along(self, q, query, key, table):
-        """Logits by offset, as wide as there are keys along the axis."""
+    def as_table(self, table, is_mirrored):
         named = Named(table, "dr" if self.is_transposed else "rd")
-        is_mirrored = self.rng.random() < 0.2
-        if is_mirrored:
-            named = Named(table.flip(named.axes.index("r")), named.axes)
-        by_offset = self.summed(q, named, self.shuffled("bnhwr"))
+        return Named(table.flip(named.axes.index("r")), named.axes) if is_mirrored else named
+
+    def by_offset(self, q, table):
+        by_offset = self.summed(q, table, self.shuffled("bnhwr"))
         if self.wrong == "relative logits summed over heads":
             by_offset = Named(by_offset.tensor.sum(by_offset.axes.index("n"), keepdim=True), by_offset.axes)
+        return by_offset
+
+    def in_one(self, q, tables):
+        """Logits by offset along either axis, parts of one product with both tables."""
+        joined = torch.cat([table.tensor for table in tables], dim=tables[0].axes.index("r"))
+        by_offset = self.by_offset(q, Named(joined, tables[0].axes))
+        lengths, place = [table.length("r") for table in tables], by_offset.axes.index("r")
+        if self.rng.random() < 0.5:
+            parts = by_offset.tensor.split(lengths, dim=place)
+        else:
+            ends = [(0, lengths[0]), (lengths[0], sum(lengths))]
+            parts = [by_offset.tensor.narrow(place, start, end - start) for start, end in ends]
+        return [Named(part, by_offset.axes) for part in parts]
+
+    def along(self, by_offset, query, key, is_mirrored):
+        """As wide as there are keys along the axis."""
         others = [axis for axis in self.shuffled("bnhw") if axis != query]
         last = self.stored(by_offset, "".join([*others, query, "r"]))
         length = last.length(query)
@@ -278,7 +300,15 @@ class Spelling(nn.Module):
         matrices = self.unmasked(matrices, is_plain=queries == "hw" and keys == "ij" and keys_last)
         over_keys = keys_last != (self.wrong == "softmax over the queries")
         dim = self.rng.choice([-1, matrices.dim() - 1] if over_keys else [-2, matrices.dim() - 2])
-        weights = self.softmax(matrices, dim)
+        if self.wrong in LATE or (self.wrong is None and self.rng.random() < 0.2):
+            weights, total = self.divided_late(matrices, dim)
+            axes_of_rows = "".join(axis for axis in axes if axis not in "ij")
+            rows = [size for axis, size in zip(axes, sizes, strict=True) if axis not in "ij"]
+            self.divisor = Named(total.reshape(rows), axes_of_rows)
+            if self.wrong == "divided by the sums of other heads":
+                self.divisor = Named(self.divisor.tensor.flip(axes_of_rows.index("n")), axes_of_rows)
+        else:
+            weights = self.softmax(matrices, dim)
         if self.wrong == "weights gated":
             weights = weights * self.gate
         return Named(weights.reshape(sizes), axes)
@@ -300,6 +330,20 @@ class Spelling(nn.Module):
         if way == "typed":
             return functional.softmax(logits, dim=dim, dtype=logits.dtype)
         return logits.softmax(dim) if way == "method" else functional.softmax(logits, dim=dim)
+
+    def divided_late(self, logits, dim):
+        """Exponentials, and what the product of them and v is to be divided by, as kernels of attention do it."""
+        other = -2 if dim in (-1, logits.dim() - 1) else -1
+        largest = logits.amax(other if self.wrong == "the largest of each key subtracted" else dim, keepdim=True)
+        exponentials = (logits - largest).exp()
+        along = other if self.wrong == "divided by the sums of keys" else dim
+        return exponentials, exponentials.sum(along, keepdim=self.rng.random() < 0.7)
+
+    def divided(self, attended):
+        """By the sum of each query's exponentials, in the order in which the result happens to be."""
+        axes = [axis for axis in attended.axes if axis != "v"]
+        total = self.stored(self.divisor, "".join(axes)).tensor.unsqueeze(attended.axes.index("v"))
+        return Named(attended.tensor / total, attended.axes)
 
     def as_maps(self, attended):
         """(B, Nh · dvh, H, W), or what comes of reading (N, dvh) on as (dvh, N)."""

@@ -37,6 +37,7 @@ from aaexport.graph.rules.rule import GraphRule
 from aaexport.graph.rules.scale_into_convolution import ScaleIntoConvolution
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
 from aaexport.graph.rules.slices_for_split import SlicesForSplit
+from aaexport.graph.rules.softmax_divided_late import SoftmaxDividedLate
 from aaexport.graph.rules.softmax_written_out import SoftmaxWrittenOut
 from aaexport.graph.rules.stacks_without_broadcast import StacksWithoutBroadcast
 from aaexport.graph.rules.whole_writes import IdleSizes, WholeWrites
@@ -45,6 +46,7 @@ __all__ = [
     "CUDA_RULES",
     "FILE_RULES",
     "RULES",
+    "SOFTMAXES",
     "AttentionInBlocks",
     "GraphRule",
     "SkewedRelativeAttention",
@@ -67,14 +69,15 @@ OTHERS: tuple[type[GraphRule], ...] = (
     PointwiseOverConcat,
     BroadcastForTile,
 )
-RULES: tuple[type[GraphRule], ...] = (WholeWrites, IdleSizes, *EINSUMS, SoftmaxWrittenOut, *OTHERS)
+SOFTMAXES: tuple[type[GraphRule], ...] = (SoftmaxWrittenOut, SoftmaxDividedLate)
+RULES: tuple[type[GraphRule], ...] = (WholeWrites, IdleSizes, *EINSUMS, *SOFTMAXES, *OTHERS)
 # For files of whatever origin. A layer of ours is left as its recipe, its user or `aaexport tune` wants it written.
 FILE_RULES: tuple[type[GraphRule], ...] = (
     ReshapeToKnownSizes,
     WholeWrites,
     IdleSizes,
     *EINSUMS,
-    SoftmaxWrittenOut,
+    *SOFTMAXES,
     SkewedRelativeAttention,
     *OTHERS,
 )

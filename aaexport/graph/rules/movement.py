@@ -159,7 +159,7 @@ class Arrived:
 
 
 def arrived(value: ir.Value, source: ir.Value, numbering: Entries, *, sums: bool) -> Arrived | None:
-    """Which number of `source`, as `numbering` counts them from 0 on, arrives where in `value`.
+    """Which number of `source`, as `numbering` counts them from 0 on, arrives where in `value`; −1 is none of them.
 
     None where more or less than one arrives somewhere, or not always times the same factor.
 
@@ -171,10 +171,10 @@ def arrived(value: ir.Value, source: ir.Value, numbering: Entries, *, sums: bool
     """
     count = numbering.size
     if value is source or count == 0:
-        return Arrived(numbering, 1.0)
+        return Arrived(numbering, 1.0) if not (numbering < 0).any() else None
     drawn = np.random.default_rng(0).uniform(1, 2, count)
     counted = carry(value, source, numbering + 1.0, sums=sums)
-    weighed = carry(value, source, drawn[numbering], sums=sums)
+    weighed = carry(value, source, np.where(numbering < 0, 0.0, drawn[numbering]), sums=sums)
     if not weighed.flat[0] or not counted.flat[0]:
         return None
     # Whose quotient is that of the first to arrive is the first to arrive. A tensor of all logits is large: in place.

@@ -33,6 +33,8 @@ class Product:
         rows: (G, M, S), which number of `left` each factor is.
         columns: (G, P, S), which number of `right`.
         axes: which axes of `value` make up G, M and P, in this order.
+        of_columns: of each column that `value` has, which of P it is; −1 for one of another product that is in the
+            same. None where these are all.
     """
 
     value: ir.Value
@@ -41,13 +43,22 @@ class Product:
     rows: Entries
     columns: Entries
     axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    of_columns: Entries | None = None
 
     @cached_property
     def numbering(self) -> Entries:
-        """In the shape of `value`, (g · M + m) · P + p of each of its numbers: as large as it, and made on demand."""
+        """In the shape of `value`, (g · M + m) · P + p of each of its numbers: as large as it, and made on demand.
+
+        −1 for those of another product.
+        """
         ordered = [axis for part in self.axes for axis in part]
         lengths = [sizes(self.value)[axis] for axis in ordered]
-        return numbered(math.prod(lengths)).reshape(lengths).transpose(np.argsort(ordered).tolist())
+        every = numbered(math.prod(lengths))
+        if self.of_columns is not None:
+            row, column = np.divmod(every, len(self.of_columns))
+            own = self.of_columns[column]
+            every = np.where(own < 0, -1, row * self.columns.shape[1] + own).astype(every.dtype)
+        return every.reshape(lengths).transpose(np.argsort(ordered).tolist())
 
     def turned(self) -> Product:
         """The same with its operands exchanged."""

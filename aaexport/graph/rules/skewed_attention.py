@@ -21,18 +21,17 @@ import onnx_ir as ir
 from aaexport.graph.rules.fixed_batch import sizes
 from aaexport.graph.rules.layouts import Operand, Order, memory_order, operand
 from aaexport.graph.rules.movement import Entries, Numbers, Origin, arrived, carried, numbered, origin, sources
-from aaexport.graph.rules.products import Product, is_product, product
+from aaexport.graph.rules.products import Product, is_product, nodes_of, product
+from aaexport.graph.rules.query_parts import is_fixed
 from aaexport.graph.rules.relative_terms import NO_OFFSETS, Axis, Queries, axis, require_one_table, table
 from aaexport.graph.rules.rule import Refusal, attribute, operands, producer
+from aaexport.graph.rules.tables_in_one import with_each_table
 
 TABLE_RANK = 2
 STACKED = 3  # the rank of tables a row
 AXES = 2  # of a map
 SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default, and other axes are not merged with it
 MAX_LOGITS = 2**28  # of all heads and images: 2 GiB while they are tried out
-ONE_PRODUCT = (
-    "both of its tables are in one product, of which parts are taken afterwards; multiply with each by itself"
-)
 NOT_MATRICES = "queries, keys and values are not one matrix each a head and image"
 
 
@@ -158,9 +157,10 @@ def _parts_are_added(logits: ir.Value) -> bool:
 
 
 def _has_table(node: ir.Node) -> bool:
-    """Whether one of the two that are multiplied is a constant matrix."""
-    constants = [value for value in operands(node) if value.const_value is not None and not value.is_graph_input()]
-    return any(len(sizes(value)) == TABLE_RANK for value in constants)
+    """Whether one of the two that are multiplied is a constant matrix, perhaps with axes of one to fit the other."""
+    constants = [value for value in operands(nodes_of(node)[0]) if is_fixed(value)]
+    ranks = [sum(size != 1 for size in value.shape) for value in constants if value.shape is not None]
+    return len(ranks) < len(constants) or any(rank <= TABLE_RANK for rank in ranks)
 
 
 def _is_of_a_table_a_row(node: ir.Node) -> bool:
@@ -192,7 +192,9 @@ def recognised(attended: ir.Value, images: int) -> SkewedAttention:
     if not np.prod(sizes(logits)):
         raise Refusal("it is of no image, or of none of its positions")
     of_keys, relative = _products(logits)
-    _require_few(logits, images)
+    require_few(logits, images)
+    if len(relative) == 1 and _parts_are_added(logits):
+        relative = with_each_table(logits, relative[0])
     places = _places(softmax)
     weighted = _weighted(read, weights, places)
     content = _content(logits, of_keys, places)
@@ -203,7 +205,7 @@ def recognised(attended: ir.Value, images: int) -> SkewedAttention:
     return _assembled(content, weighted, came_from, _height_and_width(axes), images)
 
 
-def _require_few(logits: ir.Value, images: int) -> None:
+def require_few(logits: ir.Value, images: int) -> None:
     """Refusal if trying out takes too much memory; it tells of how many images the logits are."""
     count = math.prod(sizes(logits))
     if count <= MAX_LOGITS:
@@ -234,8 +236,6 @@ def _products(logits: ir.Value) -> tuple[Product, list[Product]]:
         raise Refusal("a table of embeddings is not a constant")
     if len(content) != 1:
         raise Refusal(f"{len(content)} of the products in its logits could be that of queries and keys")
-    if len(relative) < AXES and _parts_are_added(logits):
-        raise Refusal(ONE_PRODUCT)
     for each in relative:
         require_one_table(each)
     if len(relative) > AXES:

@@ -83,18 +83,18 @@ def _found(last: ir.Node) -> tuple[ir.Value, int] | None:
         node, sum_of = exponential.producer(), total.producer()
         if node is None or node.op_type != "Exp" or sum_of is None or operands(sum_of)[0] is not exponential:
             return None
-        found = _shifted(operands(node)[0])
-        return found if found is not None and found[1] == _reduced(sum_of, SUM) else None
+        found = shifted(operands(node)[0])
+        return found if found is not None and found[1] == along(sum_of, SUM) else None
     before = operands(last)[0].producer()
     if last.op_type == "Exp":
         is_one = before is not None and before.op_type == "LogSoftmax" and before.domain == ""
         axis = _axis(before) if is_one and before is not None else None
         return None if before is None or axis is None else (operands(before)[0], axis)
-    found = _shifted(operands(last)[0])
+    found = shifted(operands(last)[0])
     return found if found is not None and found[1] == _axis(last) else None
 
 
-def _shifted(difference: ir.Value) -> tuple[ir.Value, int] | None:
+def shifted(difference: ir.Value) -> tuple[ir.Value, int] | None:
     """x and the axis of x − max x."""
     node = difference.producer()
     if node is None or node.op_type != "Sub" or node.domain != "":
@@ -103,13 +103,13 @@ def _shifted(difference: ir.Value) -> tuple[ir.Value, int] | None:
     found = largest.producer()
     if found is None or operands(found)[0] is not logits:
         return None
-    axis = _reduced(found, LARGEST)
+    axis = along(found, LARGEST)
     return None if axis is None else (logits, axis)
 
 
-def _reduced(node: ir.Node, operator: str) -> int | None:
-    """The one axis along which a node of that kind reduces and that it keeps, with size 1."""
-    if node.op_type != operator or node.domain != "" or not attribute(node, "keepdims", 1):
+def along(node: ir.Node, operator: str, *, kept: bool = True) -> int | None:
+    """The one axis along which a node of that kind reduces; with `kept`, and that it keeps, with size 1."""
+    if node.op_type != operator or node.domain != "" or (kept and not attribute(node, "keepdims", 1)):
         return None
     given, axes = operands(node), attribute(node, "axes", None)
     if axes is None and len(given) > 1 and given[1].const_value is not None and not given[1].is_graph_input():

@@ -51,7 +51,7 @@ from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
 from aaexport.runners.ort import best_device
-from aaexport.writing import atomic_path, blaming_changes, identity
+from aaexport.writing import blaming_changes, identity, write_text
 
 Tick = Callable[[str, float], None]
 
@@ -221,8 +221,7 @@ def _null(service: LiveService, spec: WorkerSpec, options: BenchOptions) -> Iter
 def _kept(report: BenchReport, folder: ModelFolder, dtype: Dtype) -> BenchReport:
     """The report, written into the folder; with a note of it where that cannot be written: it was measured."""
     try:
-        with atomic_path(folder.bench_of(dtype)) as temporary:
-            temporary.write_text(bench_text(bench_json(report, raw=True)), encoding="utf-8")
+        write_text(folder.bench_of(dtype), bench_text(bench_json(report, raw=True)))
         folder.write_manifest()
     except FolderError as error:
         return replace(report, notes=(*report.notes, f"the measurement is not kept: {error}"))

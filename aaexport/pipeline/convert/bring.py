@@ -30,7 +30,7 @@ from aaexport.recipe.model import SCHEMA
 from aaexport.results import ConvertResult
 from aaexport.weights import load_checkpoint
 from aaexport.weights.safetensors import write_tensors
-from aaexport.writing import atomic_path, new_files, temporary_folder
+from aaexport.writing import new_files, temporary_folder, write_text
 
 Say = Callable[[str], None]
 
@@ -153,8 +153,7 @@ def _write(
             new = ModelFolder(room)
             write_tensors(tensors, new.weights_path)
             write_golden(Golden(worth_keeping(truths), subject.weights_digest, warnings), new.golden_path)
-            with atomic_path(new.recipe_path) as temporary:
-                temporary.write_text(module_toml(recipe), encoding="utf-8")
+            write_text(new.recipe_path, module_toml(recipe))
             for path in (new.weights_path, new.golden_path, new.recipe_path):
                 path.replace(folder.path / path.name)
     except OSError as error:

@@ -7,6 +7,7 @@ from skewed_graphs import DKH, HEADS, SIDE, SIZES, N, model, skewed
 from aaexport.graph.optimize import optimize_model
 from aaexport.graph.rules import RULES
 from aaexport.graph.rules.skewed_relative_attention import SkewedRelativeAttention
+from aaexport.graph.rules.tables_in_one import NOT_TWO
 from aaexport.nn.choice import Choice
 
 NO_OFFSETS = "its relative logits are not those of the offsets from query to key along an axis of the map"
@@ -50,6 +51,12 @@ def test_every_form_in_blocks_is_the_same_function(form, blocks, monkeypatch):
     assert (again.applied, again.refused) == (0, {})  # what is in that form already is no near miss
 
 
+IN_ONE = {
+    "both_product": ("MatMul", ["by_position", BOTH], {}),
+    "across_product": ("Slice", ["both_product", [0], [2 * SIDE - 1], [4]], {}),
+    "down_part": ("Slice", ["both_product", [2 * SIDE - 1], [4 * SIDE - 2], [4]], {}),
+    "down_product": ("Transpose", ["down_part"], {"perm": [0, 1, 3, 2, 4]}),
+}
 SAME_IN_OTHER_WORDS = {
     "keys before queries": {
         "queries_of": ("Identity", ["k"], {}),
@@ -111,6 +118,13 @@ SAME_IN_OTHER_WORDS = {
         "all": ("Add", ["sum", "across"], {}), "kept": ("Dropout", ["all"], {}),
         "logits": ("Where", [np.zeros((N, N), bool), -1e9, "kept"], {}),
         "same": ("Cast", ["weights"], {"to": onnx.TensorProto.DOUBLE}), "y": ("MatMul", ["same", "values"], {}),
+    },
+    "tables in one product": IN_ONE,
+    "tables in one product, row by row in turns": {
+        "both_product": ("MatMul", ["by_position", BOTH], {}),
+        "across_product": ("Slice", ["both_product", [0], [99], [4], [2]], {}),
+        "down_part": ("Slice", ["both_product", [1], [99], [4], [2]], {}),
+        "down_product": ("Transpose", ["down_part"], {"perm": [0, 1, 3, 2, 4]}),
     },
     "keys that lie in another order": {
         "mixed": ("Reshape", ["k", [0, DKH, HEADS, N]], {}),
@@ -197,12 +211,23 @@ REFUSED = {
          "more": ("Add", ["half", "across"], {}), "logits": ("Add", ["more", "down"], {})},
         "curved, which is added to its logits, is no product of queries",
     ),
-    "tables in one product": (
-        {"both_product": ("MatMul", ["by_position", BOTH], {}),
-         "across_product": ("Slice", ["both_product", [0], [2 * SIDE - 1], [4]], {}),
-         "down_part": ("Slice", ["both_product", [2 * SIDE - 1], [4 * SIDE - 2], [4]], {}),
-         "down_product": ("Transpose", ["down_part"], {"perm": [0, 1, 3, 2, 4]})},
-        "both of its tables are in one product, of which parts are taken afterwards; multiply with each by itself",
+    "parts of one product that overlap": (
+        IN_ONE | {"down_part": ("Slice", ["both_product", [2 * SIDE - 2], [4 * SIDE - 3], [4]], {})},
+        NOT_TWO,
+    ),
+    "parts of one product of which one is negative": (
+        IN_ONE | {"minus": ("Neg", ["down_part"], {}),
+                  "down_product": ("Transpose", ["minus"], {"perm": [0, 1, 3, 2, 4]})},
+        NOT_TWO,
+    ),
+    "one part of one product twice": (
+        IN_ONE | {"down_part": ("Slice", ["both_product", [0], [2 * SIDE - 1], [4]], {})},
+        NOT_TWO,
+    ),
+    "parts of one product exchanged between heads": (
+        IN_ONE | {"other_part": ("Gather", ["down_part", [1, 0]], {"axis": 1}),
+                  "down_product": ("Transpose", ["other_part"], {"perm": [0, 1, 3, 2, 4]})},
+        NO_OFFSETS,
     ),
     "queries of two scales": (
         {"scaled": ("Concat", ["q_low", "q_high"], {"axis": 1}), "q_first": ("Slice", ["q", [0], [2], [1]], {}),

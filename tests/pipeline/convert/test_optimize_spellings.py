@@ -13,7 +13,7 @@ from spellings import CHANNELS, SIDE, WRONG, SideBySide, Spelling
 from aaexport.capture.program import fast_tracing
 from aaexport.graph.check import check_model
 from aaexport.graph.optimize import optimize_model
-from aaexport.graph.rules import FILE_RULES, SkewedRelativeAttention
+from aaexport.graph.rules import FILE_RULES, SOFTMAXES, SkewedRelativeAttention
 from aaexport.runners.ort import OrtRunner
 
 TORCHSCRIPT, DYNAMO = False, True
@@ -43,8 +43,9 @@ def exported(network, path, *, dynamo, opset, dynamic):
 
 
 def rewritten(path, *, dynamic):
-    """The file in its new form, and what the rule says of it; where the batch is known it needs no other rule."""
-    model, reports = optimize_model(onnx.load(path), rules=FILE_RULES if dynamic else [SkewedRelativeAttention])
+    """The file in its new form, and what the rule says of it; where the batch is known it needs few other rules."""
+    rules = FILE_RULES if dynamic else [*SOFTMAXES, SkewedRelativeAttention]
+    model, reports = optimize_model(onnx.load(path), rules=rules)
     check_model(model)
     onnx.save(model, path)
     return next(report for report in reports if report.title == SkewedRelativeAttention.title)

@@ -131,6 +131,32 @@ MODULES |= {
     "nearest by a fraction": lambda: Of(lambda y: nn.functional.interpolate(y, scale_factor=1.6, mode="nearest")),
 }
 
+LESS_COMMON = {
+    "logarithm of zeros": lambda y: y.relu().log(),
+    "one over zeros": lambda y: 1 / y.relu(),
+    "all over zero": lambda y: y / (y - y.detach()).relu(),
+    "logarithm of minus one and one": lambda y: torch.log1p(-(y > 0).float()),
+    "rows of nothing": lambda y: y.flatten(2).masked_fill(ROWS[:, None] > 5, -torch.inf).logsumexp(2),
+    "masked scores": lambda y: y.masked_fill(y < 0, -torch.inf),
+    "best of masked scores": lambda y: y.flatten(1).masked_fill(y.flatten(1) < 0.5, -torch.inf).topk(5, 1),
+    "exponentials of large numbers": lambda y: (y * 120).exp(),
+    "logarithm of scores": lambda y: y.sigmoid().log(),
+    "filtered": lambda y: torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:]),
+    "filtered, normalized at both ends": lambda y: (
+        torch.fft.ifft2(torch.fft.fft2(y, norm="ortho"), norm="ortho").real
+    ),
+    "spectrum": lambda y: torch.view_as_real(torch.fft.fft(y)),
+    "spectrum over time": lambda y: torch.stft(
+        y.flatten(1), 30, window=torch.hann_window(30), return_complex=True
+    ).abs(),
+    "numbers that are there": lambda y: torch.unique((y * 2).round()),
+    "places above a threshold": lambda y: torch.nonzero(y.relu() > 0.3),
+    "numbers above a threshold": lambda y: y[y > 0.2],
+    "quantiles": lambda y: y.flatten(1).quantile(0.9, dim=1),
+    "angles": lambda y: torch.atan2(y, y + 1),
+}
+ROWS = torch.arange(8)
+
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in COMMON else []) for name in MODULES]
@@ -140,3 +166,57 @@ def test_a_right_file_passes(name, tmp_path):
     module = MODULES[name]().eval()
     parity = aaexport.convert(module, tmp_path / "x.onnx", input_shape=(3, 12, 10)).parity
     assert parity.passed, parity.failures
+
+
+def test_where_minus_infinity_is_meant_nothing_is_warned_of(tmp_path):
+    torch.manual_seed(0)
+    module = Of(LESS_COMMON["masked scores"], channels=2).eval()
+    parity = aaexport.convert(module, tmp_path / "x.onnx", input_shape=(3, 6, 5), opset=20).parity
+    assert (parity.passed, parity.warnings) == (True, ())
+    assert 0 < parity.max_abs_error < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESS_COMMON)
+def test_a_right_file_of_what_is_less_common_passes(name, tmp_path):
+    torch.manual_seed(0)
+    module = Of(LESS_COMMON[name]).eval()
+    parity = aaexport.convert(module, tmp_path / "x.onnx", input_shape=(3, 14, 12)).parity
+    assert parity.passed, parity.failures
+
+
+# What a file computes instead of one of them; the weights are the same.
+MUTANTS = {
+    "a large number for infinity": ("masked scores", lambda y: y.masked_fill(y < 0, -1e30)),
+    "the least number for infinity": ("masked scores", lambda y: y.masked_fill(y < 0, torch.finfo(y.dtype).min)),
+    "infinity of the other sign": ("masked scores", lambda y: y.masked_fill(y < 0, torch.inf)),
+    "NaN for infinity": ("masked scores", lambda y: y.masked_fill(y < 0, torch.nan)),
+    "another threshold": ("masked scores", lambda y: y.masked_fill(y < 0.05, -torch.inf)),
+    "numbers beside infinity a little off": ("masked scores", lambda y: y.masked_fill(y < 0, -torch.inf) * 1.0001),
+    "logarithm of at least a little": ("logarithm of zeros", lambda y: (y.relu() + 1e-30).log()),
+    "logarithm of twice the number": ("logarithm of zeros", lambda y: (2 * y.relu()).log()),
+    "minus one over zeros": ("one over zeros", lambda y: -1 / y.relu()),
+    "one over at least a little": ("one over zeros", lambda y: 1 / y.relu().clamp(min=1e-20)),
+    "normalized at one end": (
+        "filtered",
+        lambda y: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=y.shape[-2:]),
+    ),
+    "conjugate spectrum": ("filtered", lambda y: torch.fft.irfft2(torch.fft.rfft2(y.flip(-1, -2)), s=y.shape[-2:])),
+    "shifted spectrum": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)).roll(1, 3)),
+    "conjugate": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * torch.tensor([1.0, -1.0])),
+    "a hundredth off": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * 1.01),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_file_of_them_fails(name, tmp_path):
+    right, wrong = MUTANTS[name]
+    torch.manual_seed(0)
+    module = Of(LESS_COMMON[right]).eval()
+    other = Of(wrong).eval()
+    other.load_state_dict(module.state_dict())
+    aaexport.convert(other, tmp_path / "x.onnx", input_shape=(3, 14, 12), verify=False)
+    report = aaexport.verify(module, tmp_path / "x.onnx", input_shape=(3, 14, 12), locate=False)
+    assert not report.passed
+    assert "evaluator cannot" not in report.complaint
