@@ -49,7 +49,7 @@ def to_onnx(
     """
     check_opset(opset)
     try:
-        with quiet_exporter(), _without_pairwise_rules(), _without_reading_sources():
+        with quiet_exporter(), _chosen_rules(), _without_reading_sources():
             converted = torch.onnx.export(
                 program,
                 (),
@@ -89,11 +89,12 @@ def _name_batch(model: OnnxModel) -> None:
 
 
 @contextlib.contextmanager
-def _without_pairwise_rules() -> Iterator[None]:
-    """Leaves out those of the exporter's own rewritings that look at every pair of nodes.
+def _chosen_rules() -> Iterator[None]:
+    """Leaves out those of the exporter's own rewritings that look at every pair of nodes, and lets others be exact.
 
     There is one, which makes a Split of two Slices: attention in blocks has hundreds of Slices, and for a Wide-ResNet
-    of 28 layers it takes minutes to find that none of them are two halves of one tensor.
+    of 28 layers it takes minutes to find that none of them are two halves of one tensor. And x + 1e-8 is no x + 0 for
+    those who take the logarithm of it, nor is x · 1.000001 x.
     """
     name = "_DEFAULT_REWRITE_RULES"  # of no public name; a version that has it no more is only slower
     rules = getattr(rewriter, name, None)
@@ -101,10 +102,22 @@ def _without_pairwise_rules() -> Iterator[None]:
         yield
         return
     setattr(rewriter, name, tuple(rule for rule in rules if _looks_at_one_node(rule)))
+    tolerant = [constant for rule in rules for constant in _tolerant_constants(rule)]
+    before = [(constant._rel_tol, constant._abs_tol) for constant in tolerant]
+    for constant in tolerant:
+        constant._rel_tol = constant._abs_tol = 0.0
     try:
         yield
     finally:
         setattr(rewriter, name, rules)
+        for constant, (rel_tol, abs_tol) in zip(tolerant, before, strict=True):
+            constant._rel_tol, constant._abs_tol = rel_tol, abs_tol
+
+
+def _tolerant_constants(rule: Any) -> list[Any]:
+    """Constants in the pattern of a rule that others match which are near enough."""
+    nodes = getattr(rule, "_target_pattern", None) or ()
+    return [value for node in nodes for value in node.inputs if hasattr(value, "_abs_tol")]
 
 
 @contextlib.contextmanager

@@ -128,8 +128,8 @@ TOLERANCES: dict[tuple[Precision, str], Tolerance] = {
     ),
 }
 
-# Operators whose kernels are accurate by the size of 1, or of all that they are given, and not by that of a small result:
-# units in its last place that every number may be off. Outputs are judged by what such an error does to them, where they
+# Operators whose kernels are accurate by the size of 1, or of all their input, not of a small result: how many
+# units in its last place each number may be off. Outputs are judged by what such an error does to them, where they
 # need it. A Fourier transform's unit is that of √Σ|x|², times the lengths that are no powers of two.
 FOURIER = (
     10,

@@ -16,7 +16,7 @@ from torch import nn
 from aaexport.capture.program import export_program
 from aaexport.errors import ArgumentError, ExportError, GraphError
 from aaexport.graph.check import UNWANTED_OPERATORS, check_model, check_operators, declared_opset
-from aaexport.graph.convert import _without_pairwise_rules, _without_reading_sources, to_onnx
+from aaexport.graph.convert import _chosen_rules, _tolerant_constants, _without_reading_sources, to_onnx
 from aaexport.graph.cost import count_macs
 from aaexport.graph.files import TensorInfo, read_onnx, summarize
 from aaexport.graph.metadata import Provenance, read_metadata, write_metadata
@@ -600,7 +600,7 @@ def test_an_output_whose_first_size_is_no_batch_is_not_called_batch():
 def test_the_quadratic_rule_of_the_exporter_is_there_and_left_out():
     """It has no public name: a version of onnxscript that has it under another is slow again, and should be seen."""
     before = rewriter._DEFAULT_REWRITE_RULES
-    with _without_pairwise_rules():
+    with _chosen_rules():
         left_out = [rule.name for rule in before if rule not in rewriter._DEFAULT_REWRITE_RULES]
     assert len(left_out) == 1
     assert "Split" in left_out[0]
@@ -625,3 +625,15 @@ def test_the_exporters_functions_tell_their_domain_without_being_read(monkeypatc
         assert function.function_ir.name == before.name
         assert read == ["aten_abs", "aten_abs"]
     assert values.TracedOnnxFunction.function_ir is counting
+
+
+def test_the_exporters_rules_take_nothing_small_for_zero_and_leave_no_epsilon_out():
+    def tolerances():
+        return {(one._rel_tol, one._abs_tol) for rule in rules for one in _tolerant_constants(rule)}
+
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    before = tolerances()
+    assert max(before) > (0, 0)  # what there is to be kept from
+    with _chosen_rules():
+        assert tolerances() == {(0, 0)}
+    assert tolerances() == before

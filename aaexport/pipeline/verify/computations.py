@@ -156,14 +156,15 @@ class Judge:
             rng, batch = np.random.default_rng(0), truth.case.batch
             scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
             undecided = {n: np.zeros(a.shape, bool) for n, a in truth.baseline.items() if a.dtype.kind in "iub"}
-            seen = {name: kinds(a) | kinds(truth.expected[name]) for name, a in truth.baseline.items()}
+            alike = (n for n, array in truth.baseline.items() if array.shape == truth.expected[n].shape)
+            seen = {name: kinds(truth.baseline[name]) | kinds(truth.expected[name]) for name in alike}
             for units in NUDGES:
                 answers = self.baseline.infer({INPUT_NAME: nudged(batch, units, rng, scale)})
                 # What has another size as soon as inputs are rounded otherwise gets no excuse.
-                alike = {name for name, array in truth.expected.items() if answers[name].shape == array.shape}
-                for name in undecided.keys() & alike:
+                same = {name for name in seen if answers[name].shape == truth.expected[name].shape}
+                for name in undecided.keys() & same:
                     undecided[name] |= answers[name] != truth.baseline[name]
-                for name in alike:
+                for name in same:
                     array = truth.expected[name]
                     seen[name] |= kinds(answers[name])
                     with np.errstate(invalid="ignore"):  # infinity − infinity

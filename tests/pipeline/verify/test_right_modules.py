@@ -153,6 +153,8 @@ LESS_COMMON = {
     "places above a threshold": lambda y: torch.nonzero(y.relu() > 0.3),
     "numbers above a threshold": lambda y: y[y > 0.2],
     "quantiles": lambda y: y.flatten(1).quantile(0.9, dim=1),
+    "logarithm of at least a little": lambda y: (y.relu() + 1e-8).log(),
+    "divided by at least a little": lambda y: y.relu() / (y.relu().sum(1, keepdim=True) + 1e-12),
     "angles": lambda y: torch.atan2(y, y + 1),
 }
 ROWS = torch.arange(8)
