@@ -183,8 +183,8 @@ def require_faithful(
         why = why_it_cannot_run(module, error)
         raise ModuleError(f"{name} must run as its copy does, but: {why}; {remedy}") from error
     if not _are_alike(answers, outputs) and (iterator := endless(module)) is not None:
-        rule = f"the answers of {name} must not depend on the calls before"
-        raise ModuleError(f"{rule}; it goes on with {iterator} where the call before ended; {ANEW}")
+        what = f"it goes on with {iterator} where the call before ended"
+        raise ModuleError(f"the answers of {name} must not depend on the calls before; {what}; {ANEW}")
     if not _are_alike(answers, outputs) and _would_answer(unused, answers, outputs):
         rule = f"the answers of {name} must not depend on which images come first"
         raise ModuleError(f"{rule}, got others after an image of zeros; {FIRST}")
