@@ -281,8 +281,11 @@ def _evaluator_in_doubt(computations: tuple[Computation, ...], *, narrows: bool)
     is_alone = all(done.passed for done in runtimes)
     if is_alone and narrows:
         is_alone = all(_could_not_run(o) or o.extreme for o in reference.outputs if o.failure)
+    ran = {o.case for done in runtimes for o in done.outputs if "cannot run" not in (o.failure or "")}
     outputs = tuple(
-        replace(o, failure=None, warning=o.failure or o.warning) if is_alone or _could_not_run(o) else o
+        replace(o, failure=None, warning=o.failure or o.warning)
+        if is_alone or (_could_not_run(o) and o.case in ran)
+        else o
         for o in reference.outputs
     )
     if reference.failure is not None:  # it could not even load the file
