@@ -8,7 +8,7 @@ import click
 
 from aaexport.cli.types import PathTo
 from aaexport.errors import ArgumentError, broken_rule
-from aaexport.writing import atomic_path, check_writable, exists, is_stream
+from aaexport.writing import check_writable, exists, is_stream, write_text
 
 SUFFIX = ".html"
 page = click.option(
@@ -40,8 +40,7 @@ def check_page(page: Path | None, *others: Path, option: str = "--page") -> None
 def write_page(path: Path, page: str, option: str = "--page") -> None:
     """Whole or not at all. FolderError if it cannot be written, ArgumentError if it would replace no page of ours."""
     _require_ours(path, option)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _require_ours(path: Path, option: str) -> None:
