@@ -47,11 +47,14 @@ class Served:
         versions: in the order in which they were taken.
         current: the number of the one to be served; None before the first.
         left: digests of files that were gone back from, which are not taken again while they are kept.
+        over: the digest of an older file that a newer version was chosen over; while it lies in the folder, that
+            version is served all the same.
     """
 
     versions: tuple[Version, ...] = ()
     current: int | None = None
     left: tuple[str, ...] = ()
+    over: str | None = None
 
     def of_digest(self, digest: str) -> Version | None:
         """The conversion of that file, if it is kept."""
@@ -65,7 +68,8 @@ class Served:
         """The same when `version`, which may be new, has come to be served."""
         others = [one for one in self.versions if one.number != version.number]
         ordered = tuple(sorted((*others, version), key=lambda one: one.number))
-        return replace(self, versions=ordered, current=version.number)
+        over = self.over if version.number == self.current else None
+        return replace(self, versions=ordered, current=version.number, over=over)
 
     def gone_back(self) -> Served:
         """The same with the version before the current one as current; one that was gone back from is passed over.
@@ -81,7 +85,7 @@ class Served:
         if now is None or not before:
             got = "none that was ever served" if now is None else f"version {now.number} alone"
             raise FolderError(f"rollback must have an older version to go back to, got {got}")
-        return replace(self, current=before[-1].number, left=(*self.left, now.onnx_sha256))
+        return replace(self, current=before[-1].number, left=(*self.left, now.onnx_sha256), over=None)
 
     def gone_to(self, number: int) -> Served:
         """The same with that version as current, be it older or newer; it is no longer one that was gone back from.
@@ -95,8 +99,10 @@ class Served:
         if number == self.current:
             raise ArgumentError(broken_rule("to_version", "be another than the one that is to be served", number))
         newer = [one.onnx_sha256 for one in self.versions if number < one.number <= (self.current or 0)]
-        left = dict.fromkeys((*self.left, *newer))
-        return replace(self, current=number, left=tuple(digest for digest in left if digest != wanted.onnx_sha256))
+        left = tuple(digest for digest in dict.fromkeys((*self.left, *newer)) if digest != wanted.onnx_sha256)
+        now = self.numbered(self.current)
+        over = now.onnx_sha256 if now is not None and now.number < number else None
+        return replace(self, current=number, left=left, over=over)
 
     def kept(self) -> Served:
         """The same without what is too old: the last `KEPT` versions stay, and the current one."""
@@ -172,13 +178,16 @@ def _served_of(value: Mapping[str, Any]) -> Served:
     """ValueError, KeyError or TypeError for what is not as it was written."""
     versions = tuple(_version_of(one) for one in value["versions"])
     numbers, current, left = [one.number for one in versions], value["current"], tuple(value["left"])
+    over = value.get("over")
     if sorted(set(numbers)) != numbers:
         raise ValueError(broken_rule("versions", "be in the order of their numbers", ", ".join(map(str, numbers))))
     if current not in numbers and (numbers or current is not None):
         raise ValueError(broken_rule("current", "be one of the versions", current))
     if not all(isinstance(digest, str) for digest in left):
         raise ValueError(broken_rule("left", "be digests", left))
-    return Served(versions, current, left)
+    if over is not None and not isinstance(over, str):
+        raise ValueError(broken_rule("over", "be a digest", over))
+    return Served(versions, current, left, over)
 
 
 def _version_of(value: Mapping[str, Any]) -> Version:

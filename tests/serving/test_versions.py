@@ -87,8 +87,16 @@ def test_a_version_that_was_gone_back_from_is_passed_over():
 def test_going_back_and_forward_again_is_as_before():
     served = with_versions(3)
     assert served.gone_to(1).left == (f"{2:064x}", f"{3:064x}")
-    assert served.gone_to(1).gone_to(3) == replace(served, left=(f"{2:064x}",))
-    assert served.gone_back().gone_to(3) == served
+    assert served.gone_to(1).gone_to(3) == replace(served, left=(f"{2:064x}",), over=f"{1:064x}")
+    assert served.gone_back().gone_to(3) == replace(served, over=f"{2:064x}")
+
+
+def test_what_a_version_was_chosen_over_is_known_until_another_is_taken_or_gone_back_to():
+    chosen = with_versions(2).with_current(version(1)).gone_to(2)
+    assert chosen.over == version(1).onnx_sha256
+    assert chosen.with_current(version(2)).over == chosen.over  # that it has come to be served
+    assert chosen.with_current(version(3)).over is None
+    assert chosen.gone_back().over is None
 
 
 def test_only_what_is_kept_and_is_not_current_can_be_gone_to():

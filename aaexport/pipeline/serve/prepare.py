@@ -74,9 +74,10 @@ def _chosen(folder: ModelFolder, order: Order, notes: list[str]) -> Version:
         return _kept(folder, order, served)
     digest = _facts_in_place(folder, order).onnx_sha256
     current, known = served.numbered(served.current), served.of_digest(digest)
-    if digest in served.left and current is not None and known is not None:
+    if digest in (*served.left, served.over) and current is not None and known is not None:
         remedy = f"`{go_to(folder.path, known.number, order.dtype)}` takes it again"
-        was = f"{ONNX_FILES[order.dtype]} was gone back from; {remedy}"
+        how = "gone back from" if digest in served.left else "an older one than what was chosen"
+        was = f"{ONNX_FILES[order.dtype]} was {how}; {remedy}"
         if not version_folder(order.keep, current.number).is_dir():
             raise FolderError(f"version {current.number} of {folder.path} must be kept in served/, got none; {was}")
         notes.append(f"{folder.path}: version {current.number} is served: {was}")

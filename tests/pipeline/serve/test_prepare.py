@@ -122,6 +122,26 @@ def test_a_file_that_was_gone_back_from_is_not_taken_again(converted):
     assert prepare(order(converted)).version.number == 2
 
 
+def test_a_version_that_was_chosen_over_an_older_file_is_served_at_the_next_start_too(converted):
+    give_golden(converted)
+    older = converted.onnx_path.read_bytes()
+    record(converted, prepare(order(converted)))
+    spoil(converted)
+    give_golden(converted)
+    record(converted, prepare(order(converted)))
+    converted.onnx_path.write_bytes(older)  # put back
+    give_golden(converted)
+    converted.write_manifest()
+    record(converted, prepare(order(converted)))
+    assert read_served(converted.path).current == 1
+    write_served(converted.path, read_served(converted.path).gone_to(2))
+    prepared = prepare(order(converted))
+    record(converted, prepared)
+    assert prepared.version.number == prepare(order(converted)).version.number == 2
+    way = f"`aaexport serve --rollback --to-version 1 {converted.path}` takes it again"
+    assert f"model.onnx was an older one than what was chosen; {way}" in prepared.notes[0]
+
+
 def test_where_what_was_gone_back_to_is_no_longer_kept_the_way_forward_is_said(converted):
     give_golden(converted)
     prepared = prepare(order(converted))
