@@ -39,7 +39,7 @@ def carried(node: ir.Node | None, *, sums: bool) -> list[ir.Value] | None:
     if node is None or node.domain != "":
         return None
     given = operands(node)
-    if node.op_type in FROM_ONE or is_idle(node) or _is_transposition(node):
+    if node.op_type in FROM_ONE or is_idle(node) or is_transposition(node):
         return given[:1]
     if node.op_type == "Concat":
         return _not_zero(given)
@@ -71,7 +71,7 @@ def is_idle(node: ir.Node) -> bool:
     return node.op_type == "Identity"
 
 
-def _is_transposition(node: ir.Node) -> bool:
+def is_transposition(node: ir.Node) -> bool:
     """Whether it is an Einsum of one operand that only reorders its axes."""
     before, arrow, after = attribute(node, "equation", "").replace(" ", "").partition("->")
     is_whole = bool(arrow) and before.isalpha() and len(set(before)) == len(before)
@@ -222,6 +222,8 @@ def carry(value: ir.Value, source: ir.Value, numbers: Numbers, *, sums: bool) ->
         for operand in operands(node):
             if last_use[operand] is node:
                 held.pop(operand, None)  # a tensor of all logits is large
+    if value not in held:
+        raise Refusal(f"{source.name} does not arrive at {value.name} by being moved alone")
     return held[value]
 
 

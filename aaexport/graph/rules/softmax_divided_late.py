@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from aaexport.graph.rules.fixed_batch import at_batch, has_dynamic_batch, sizes
-from aaexport.graph.rules.movement import EXACT, Arrived, Entries, arrived, numbered, sources, way
-from aaexport.graph.rules.products import Product, is_product, nodes_of, product
+from aaexport.graph.rules.movement import Arrived, Entries, arrived, is_transposition, numbered, sources, way
+from aaexport.graph.rules.products import OPERANDS, Product, is_product, nodes_of, product
 from aaexport.graph.rules.rule import (
     Builder,
     GraphRule,
@@ -28,7 +28,7 @@ from aaexport.graph.rules.rule import (
     require_read_by,
 )
 from aaexport.graph.rules.skewed_attention import SOFTMAX_OVER_THE_LAST, require_few
-from aaexport.graph.rules.softmax_written_out import LARGEST, SUM, along, shifted
+from aaexport.graph.rules.softmax_written_out import LARGEST, SUM, along, own_axis, shifted
 
 IMAGES = 2  # of a dynamic batch, to try it out with
 # What brings a sum to where it divides, without a factor and without zeros.
@@ -67,7 +67,7 @@ class SoftmaxDividedLate(GraphRule):
         return _is_shifted(operands(node)[0]) and _late(found) is not None
 
     def require(self, *_: Any, found: ir.Value, **matched: Any) -> None:
-        """Every row is divided by its own sum, and nobody else reads the exponentials."""
+        """Every row is divided by its own sum, and nobody else reads what becomes of the exponentials."""
         node = producer(found)
         if node.op_type == "Div":
             given, result = self._at_fixed_batch(operands(node)[0], found)
@@ -76,15 +76,8 @@ class SoftmaxDividedLate(GraphRule):
             return
         late = _late(found)
         assert late is not None
-        total, multiplied, quotient = late
-        numerator = operands(producer(quotient))[0]
-        operand = next(each for each in operands(nodes_of(producer(multiplied))[0]) if _comes_from(each, found))
-        to_sum = way(operands(producer(total))[0], found)
-        chain = {*way(operand, found), *nodes_of(producer(multiplied)), *way(numerator, multiplied)}
-        require_read_by(found, {*chain, *to_sum, producer(total)})
-        for each in chain:
-            require_read_by(each.outputs[0], {*chain, *to_sum, producer(total), producer(quotient)})
-        self._require_own_sums(found, total, multiplied, quotient)
+        _require_alone(found, *late)
+        self._require_own_sums(found, *late)
 
     def rewrite(self, op: Builder, *_: Any, found: ir.Value, **matched: Any) -> Any:
         """Weights for exponentials; what was to be divided as it is."""
@@ -95,7 +88,7 @@ class SoftmaxDividedLate(GraphRule):
         if axis == rank - 1 or self.model.graph.opset_imports.get("", 0) >= SOFTMAX_OVER_THE_LAST:
             return _ranked(op.Softmax(logits, axis=axis), found, rank)
         last = [*(each for each in range(rank) if each != axis), axis]
-        weights = _ranked(op.Softmax(op.Transpose(logits, perm=last), axis=rank - 1), None, rank)
+        weights = _ranked(op.Softmax(_ranked(op.Transpose(logits, perm=last), None, rank), axis=rank - 1), None, rank)
         return _ranked(op.Transpose(weights, perm=[last.index(each) for each in range(rank)]), found, rank)
 
     def _at_fixed_batch(self, *values: ir.Value) -> list[ir.Value]:
@@ -115,14 +108,39 @@ class SoftmaxDividedLate(GraphRule):
         read = _multiplied(value, found)
         numerator, denominator = operands(producer(result))
         of_product = _each(arrived(numerator, value, read.numbering, sums=False)).which
-        of_sum = _each(arrived(denominator, summed, numbered(_count(summed)).reshape(sizes(summed)), sums=False))
-        if abs(of_sum.factor - 1) > EXACT:
-            raise Refusal("the sum that it is divided by is multiplied with a factor")
+        of_sum = _each(
+            arrived(denominator, summed, numbered(_count(summed)).reshape(sizes(summed)), sums=False)
+        ).which
         in_product = _rows_of(read, found, rows, keys)[of_product // read.shape[2]]
         self._axes[exponentials.name] = _axis_of_largest(found), len(sizes(found))
         shape = sizes(result)
-        if (np.broadcast_to(in_product, shape) != np.broadcast_to(of_sum.which, shape)).any():
+        if (np.broadcast_to(in_product, shape) != np.broadcast_to(of_sum, shape)).any():
             raise Refusal(OTHER_SUMS)
+
+
+def _require_alone(exponentials: ir.Value, total: ir.Value, multiplied: ir.Value, quotient: ir.Value) -> None:
+    """Refusal if what lies between the exponentials and the quotient, which changes, is read anywhere else.
+
+    Nor may the values be made of any of it: then they change too.
+    """
+    factors = _factors(producer(multiplied))
+    own = next(each for each in factors if _comes_from(each, exponentials))
+    numerator, denominator = operands(producer(quotient))
+    between = {
+        *way(own, exponentials), *nodes_of(producer(multiplied)), *way(numerator, multiplied),
+        *way(operands(producer(total))[0], exponentials), producer(total), *way(denominator, total),
+    }  # fmt: skip
+    changed = [exponentials, *(value for node in between for value in node.outputs)]
+    if sum(factor in changed for factor in factors) > 1:
+        raise Refusal("its exponentials, or their sum, are multiplied with themselves")
+    for value in changed:
+        shapes = {use.node for use in value.uses() if use.node.op_type == "Shape"}  # which stay as they are
+        require_read_by(value, {*between, producer(quotient), *shapes})
+
+
+def _factors(node: ir.Node) -> list[ir.Value]:
+    """The two that are multiplied; either may be the same value."""
+    return operands(nodes_of(node)[0])[:OPERANDS]
 
 
 def _is_shifted(difference: ir.Value) -> bool:
@@ -158,7 +176,7 @@ def _late(exponentials: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value] | None:
             node = multiplied[0].producer() if len(multiplied) == 1 else None
             if node is None or not is_product(node) or multiplied[0] is total:
                 continue
-            if any(_comes_from(each, exponentials) for each in operands(nodes_of(node)[0])):
+            if any(_comes_from(each, exponentials) for each in _factors(node)):
                 return total, multiplied[0], quotient
     return None
 
@@ -191,7 +209,7 @@ def _brought(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def _brings(node: ir.Node) -> bool:
-    return node.op_type in BRINGING or (node.op_type == "Einsum" and len(operands(node)) == 1)
+    return node.op_type in BRINGING or is_transposition(node)
 
 
 def _comes_from(value: ir.Value, source: ir.Value) -> bool:
@@ -219,7 +237,7 @@ def _axis_of_weights(value: ir.Value) -> int | None:
         axis = _axis_of_weights(operands(node)[0])
         permutation = attribute(node, "perm", range(len(value.shape))[::-1])
         return None if axis is None else list(permutation).index(axis)
-    return int(attribute(node, "axis", -1)) % len(value.shape) if node.op_type == "Softmax" else None
+    return own_axis(node) if node.op_type == "Softmax" else None
 
 
 def _count(value: ir.Value) -> int:
@@ -252,12 +270,13 @@ def _rows_and_keys(exponentials: ir.Value, total: ir.Value) -> tuple[Entries, En
     own = sizes(exponentials)
     numbering = numbered(_count(exponentials)).reshape(own)
     which = _each(arrived(given, exponentials, numbering, sums=False)).which.reshape(-1)[places]
-    rows, keys = (np.empty(numbering.size, numbering.dtype) for _ in "rk")
+    rows, keys = (np.full(numbering.size, -1, numbering.dtype) for _ in "rk")
     rows[which] = np.arange(len(places))[:, None]
     keys[which] = np.arange(lengths[axis])
     along_own = np.moveaxis(rows.reshape(own), of_largest, -1)
     # The largest that is subtracted is of the same numbers as the sum.
-    if which.size != numbering.size or own[of_largest] != lengths[axis] or (along_own != along_own[..., :1]).any():
+    is_each_once = which.size == numbering.size and (rows >= 0).all()
+    if not is_each_once or own[of_largest] != lengths[axis] or (along_own != along_own[..., :1]).any():
         raise Refusal("what is subtracted from its exponents is not the largest of those that are summed")
     return rows, keys
 

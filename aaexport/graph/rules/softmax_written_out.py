@@ -88,10 +88,10 @@ def _found(last: ir.Node) -> tuple[ir.Value, int] | None:
     before = operands(last)[0].producer()
     if last.op_type == "Exp":
         is_one = before is not None and before.op_type == "LogSoftmax" and before.domain == ""
-        axis = _axis(before) if is_one and before is not None else None
+        axis = own_axis(before) if is_one and before is not None else None
         return None if before is None or axis is None else (operands(before)[0], axis)
     found = shifted(operands(last)[0])
-    return found if found is not None and found[1] == _axis(last) else None
+    return found if found is not None and found[1] == own_axis(last) else None
 
 
 def shifted(difference: ir.Value) -> tuple[ir.Value, int] | None:
@@ -118,7 +118,7 @@ def along(node: ir.Node, operator: str, *, kept: bool = True) -> int | None:
     return axes[0] % len(shape) if axes is not None and len(axes) == 1 and shape else None
 
 
-def _axis(node: ir.Node) -> int | None:
+def own_axis(node: ir.Node) -> int | None:
     """Of a Softmax or LogSoftmax that goes along one axis alone."""
     shape, graph = operands(node)[0].shape, node.graph
     if not shape or graph is None:
