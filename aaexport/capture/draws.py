@@ -33,7 +33,7 @@ def where_it_draws(module: nn.Module, run: Callable[[], object]) -> str:
         else:
             what = f"it draws new random numbers at every call ({draws.operator}); {_remedy(draws.operator)}"
         return f"{draws.place}: {what}"
-    if (iterator := endless(module)) is not None:
+    if (iterator := endless(module, run)) is not None:
         return f"it goes on with {iterator} where the call before ended; {ANEW}"
     layer = _first_that_changes(module, run)
     return IN_EVALUATION if layer is None else f"{layer} answers otherwise each time; {IN_EVALUATION}"

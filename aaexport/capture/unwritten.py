@@ -6,6 +6,7 @@ user's source, and the operator that they called, are known of it.
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from aaexport.nn.outputs import Flattened
 
 NAMESPACES = ("linalg", "fft", "special")
 NO_OPERATOR = "ONNX has no operator for it: return what it is given, and compute it outside of the model"
-Remedy = Callable[[Node], str]
+WITHOUT_NAN = "which is the same where no NaN is"
+Remedy = Callable[[Node], str]  # empty where none is known for such a call
 
 
 def why_not_written(error: BaseException, program: ExportedProgram) -> str:
@@ -81,43 +83,68 @@ def _public(name: str) -> str:
 # Remedies, for the numbers of the very call. What x is called in the user's line nobody knows.
 
 
-def _axis(node: Node, place: int) -> tuple[int, int]:
-    """Which it is, counted from the first, and how long."""
-    shape = shape_of(node.args[0])
-    axis = int(argument(node, place, "dim") or 0) if len(shape) else 0
-    return axis % len(shape), shape[axis]
+def _axis(node: Node, place: int) -> tuple[int, int] | None:
+    """Which it is, counted from the first, or the last by default, and how long: 0 if that is open.
+
+    None for a number without axes.
+    """
+    shape, axis = shape_of(node.args[0]), argument(node, place, "dim")
+    axis = -1 if axis is None else axis
+    return (axis % len(shape), shape[axis]) if shape and isinstance(axis, int) else None
+
+
+def _is_kept(node: Node, place: int) -> bool:
+    return bool(argument(node, place, "keepdim"))
 
 
 def _median(node: Node) -> str:
     """The lower one of two."""
     if argument(node, 1, "dim") is None:
-        return "write x.flatten().sort()[0][(x.numel() - 1) // 2]"
-    axis, size = _axis(node, 1)
-    return (
-        f"write values, places = (each.select({axis}, {(size - 1) // 2}) for each in x.sort({axis})), "
-        "which is the same where no NaN is"
-    )
+        return f"write x.flatten().sort()[0][(x.numel() - 1) // 2], {WITHOUT_NAN}"
+    axis, size = _axis(node, 1) or (0, 0)
+    if not size:
+        return ""
+    middle = (size - 1) // 2
+    taken = f"narrow({axis}, {middle}, 1)" if _is_kept(node, 2) else f"select({axis}, {middle})"
+    return f"write values, places = (each.{taken} for each in x.sort({axis})), {WITHOUT_NAN}"
+
+
+def _median_of_numbers(node: Node) -> str:
+    """The lower one of two, of those that are no NaN: these are sorted before all others."""
+    found = _axis(node, 1)
+    if argument(node, 1, "dim") is None or found is None:
+        return ""
+    axis, _ = found
+    middle = f"((~x.isnan()).sum({axis}, keepdim=True) - 1).clamp(min=0) // 2"
+    squeezed = "" if _is_kept(node, 2) else f".squeeze({axis})"
+    values = f'x.masked_fill(x.isnan(), float("inf")).sort({axis})[0]'
+    return f"write {values}.gather({axis}, {middle}){squeezed}, which is the same where not all are NaN"
 
 
 def _kth(node: Node) -> str:
-    k, (axis, _) = argument(node, 1, "k"), _axis(node, 2) if argument(node, 2, "dim") is not None else _last(node)
-    return f"write values, places = (each.select({axis}, -1) for each in x.topk({k}, {axis}, largest=False))"
-
-
-def _last(node: Node) -> tuple[int, int]:
-    shape = shape_of(node.args[0])
-    return len(shape) - 1, shape[-1]
+    k, found = argument(node, 1, "k"), _axis(node, 2)
+    if found is None or not isinstance(k, int):
+        return ""
+    axis, _ = found
+    taken = f"narrow({axis}, {k - 1}, 1)" if _is_kept(node, 3) else f"select({axis}, -1)"
+    return f"write values, places = (each.{taken} for each in x.topk({k}, {axis}, largest=False))"
 
 
 def _most_frequent(node: Node) -> str:
-    axis, _ = _axis(node, 1) if argument(node, 1, "dim") is not None else _last(node)
+    found = _axis(node, 1)
+    if found is None:
+        return ""
+    axis, _ = found
     count = f"(x.unsqueeze({axis}) == x.unsqueeze({axis + 1})).sum({axis})"
-    return f"write x = x.sort({axis})[0]; x.gather({axis}, {count}.argmax({axis}, keepdim=True)).squeeze({axis})"
+    squeezed = "" if _is_kept(node, 2) else f".squeeze({axis})"
+    return f"write x = x.sort({axis})[0]; x.gather({axis}, {count}.argmax({axis}, keepdim=True)){squeezed}"
 
 
 def _running(reduction: str) -> Remedy:
     def remedy(node: Node) -> str:
-        axis, size = _axis(node, 1)
+        axis, size = _axis(node, 1) or (0, 0)
+        if not size or argument(node, 2, "dtype") is not None:
+            return ""
         of_first = f"x.narrow({axis}, 0, i + 1).{reduction}({axis})"
         return f"write torch.stack([{of_first} for i in range({size})], {axis})"
 
@@ -126,13 +153,29 @@ def _running(reduction: str) -> Remedy:
 
 def _distances(node: Node) -> str:
     p = argument(node, 2, "p")
-    return f"write (x.unsqueeze(-2) - y.unsqueeze(-3)).norm({2.0 if p is None else p}, -1)"
+    norm = 2.0 if p is None else f'float("{p}")' if math.isinf(p) else p
+    return f"write (x.unsqueeze(-2) - y.unsqueeze(-3)).norm({norm}, -1)"
 
 
 def _searched(node: Node) -> str:
+    is_tensor = isinstance(argument(node, 1, "self"), Node)
+    if not is_tensor or any(node.kwargs.get(name) not in (None, False) for name in ("sorter", "out_int32")):
+        return ""
     edges = "edges" if len(shape_of(node.args[0])) == 1 else "edges.unsqueeze(-2)"
-    is_right = argument(node, 3, "right") or argument(node, 4, "side") == "right"
+    is_right = node.kwargs.get("right") or node.kwargs.get("side") == "right"
     return f"write ({edges} {'<=' if is_right else '<'} x.unsqueeze(-1)).sum(-1)"
+
+
+def _moved(place: int) -> Remedy:
+    """Over all axes, the batch among them, as where none is named."""
+
+    def remedy(node: Node) -> str:
+        named, rank = argument(node, place, "dims" if place > 1 else "dim"), len(shape_of(node.args[0]))
+        axes = [named] if isinstance(named, int) else named or range(rank)
+        is_everywhere = len({axis % rank for axis in axes}) == rank if rank else False
+        return "name the axes of the map, dim=(-2, -1): it moves images into one another" if is_everywhere else ""
+
+    return remedy
 
 
 def _said(text: str) -> Remedy:
@@ -140,7 +183,8 @@ def _said(text: str) -> Remedy:
 
 
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
-    (r"(nan)?median", _median),
+    (r"median", _median),
+    (r"nanmedian", _median_of_numbers),
     (r"kthvalue", _kth),
     (r"mode", _most_frequent),
     (r"cummax", _running("amax")),
@@ -150,5 +194,6 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     (r"searchsorted", _searched),
     (r"hypot", _said("write (x * x + y * y).sqrt()")),
     (r"unique_consecutive", _said("give it whole numbers: x.long()")),
-    (r"(fft_i?fftshift|roll)", _said("name the axes of the map, dim=(-2, -1): it moves images into one another")),
+    (r"fft_i?fftshift", _moved(1)),
+    (r"roll", _moved(2)),
 )

@@ -98,15 +98,19 @@ def _chosen_rules() -> Iterator[None]:
     """
     name = "_DEFAULT_REWRITE_RULES"  # of no public name; a version that has it no more is only slower
     rules = getattr(rewriter, name, None)
+    try:
+        chosen = tuple(rule for rule in rules or () if _looks_at_one_node(rule))
+        tolerant = [constant for rule in rules or () for constant in _tolerant_constants(rule)]
+    except (AttributeError, TypeError):  # nor has a rule any public parts
+        rules = None
     if rules is None:
         yield
         return
-    setattr(rewriter, name, tuple(rule for rule in rules if _looks_at_one_node(rule)))
-    tolerant = [constant for rule in rules for constant in _tolerant_constants(rule)]
     before = [(constant._rel_tol, constant._abs_tol) for constant in tolerant]
-    for constant in tolerant:
-        constant._rel_tol = constant._abs_tol = 0.0
     try:
+        setattr(rewriter, name, chosen)
+        for constant in tolerant:
+            constant._rel_tol = constant._abs_tol = 0.0
         yield
     finally:
         setattr(rewriter, name, rules)
@@ -117,7 +121,8 @@ def _chosen_rules() -> Iterator[None]:
 def _tolerant_constants(rule: Any) -> list[Any]:
     """Constants in the pattern of a rule that others match which are near enough."""
     nodes = getattr(rule, "_target_pattern", None) or ()
-    return [value for node in nodes for value in node.inputs if hasattr(value, "_abs_tol")]
+    inputs = [value for node in nodes for value in node.inputs]
+    return [value for value in inputs if hasattr(value, "_abs_tol") and hasattr(value, "_rel_tol")]
 
 
 @contextlib.contextmanager

@@ -8,15 +8,18 @@ left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from aaexport.errors import ModuleError
+from aaexport.nn.outputs import tensors_of
 
 MAKERS = ("builtins", "itertools")  # of iterators whose state nobody can put back
 ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
+GOING_ON = (itertools.count, itertools.cycle)  # a repeat gives the same each time
 REMEDY = "keep what it gives in a list, and layers in an nn.ModuleList"
 
 
@@ -44,11 +47,60 @@ def is_used_up(held: Any) -> bool:
     return is_pythons and not isinstance(held, ENDLESS)
 
 
-def endless(module: nn.Module) -> str | None:
-    """An iterator without an end that a layer holds, as it is told; None if there is none."""
-    held = (one for layer in module.modules() for one in vars(layer).values() if isinstance(one, ENDLESS))
-    first = next(held, None)
-    return None if first is None else told(first, module)
+def endless(module: nn.Module, run: Callable[[], object]) -> str | None:
+    """An iterator without an end, as it is told, that a layer holds and that makes `run` answer otherwise each time.
+
+    That is: what it gave given once more, the answers are the same, and with what it gives next they are others. None
+    if there is none such, or if it cannot be tried out. Those of the module are further on afterwards.
+    """
+    held = [
+        (vars(layer), name, _Again(one))
+        for layer in module.modules()
+        for name, one in vars(layer).items()
+        if isinstance(one, GOING_ON)
+    ]
+    if not held:
+        return None
+    for own, name, again in held:
+        own[name] = again
+    try:
+        first = _answers(run)
+        asked = [again for _, _, again in held if again.given]
+        if not asked:
+            return None
+        for again in asked:
+            again.place = 0
+        is_it = _are_same(first, _answers(run)) and not _are_same(first, _answers(run))
+    except Exception:  # noqa: BLE001  # whatever a stranger's module raises: the cause is another one then
+        return None
+    finally:
+        for own, name, again in held:
+            own[name] = again.held
+    return told(asked[0].held, module) if is_it else None
+
+
+class _Again(Iterator[Any]):
+    """Gives what `held` gives, from `place` on of what it has given already."""
+
+    def __init__(self, held: Iterator[Any]) -> None:
+        self.held, self.given, self.place = held, list[Any](), 0
+
+    def __next__(self) -> Any:
+        if self.place == len(self.given):
+            self.given.append(next(self.held))
+        self.place += 1
+        return self.given[self.place - 1]
+
+
+def _answers(run: Callable[[], object]) -> list[Tensor]:
+    with torch.no_grad():
+        return [one.clone() for one in tensors_of(run()) if isinstance(one, Tensor)]
+
+
+def _are_same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 def instead_of(held: Any, module: nn.Module) -> UsedUp:

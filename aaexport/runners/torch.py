@@ -268,20 +268,19 @@ class _Coarse(TorchDispatchMode):
     def __init__(self, off: Mapping[str, float], sign: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.off, self.sign = off, sign
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(sign % 3)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name.startswith(OF_TRANSFORMS):
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
+            return _taken_apart(self, func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         off = self.off.get(name.rstrip("_"))
         if off is None or not isinstance(result, torch.Tensor):
             return result
         if name.startswith("_fft"):
             given, axes, normalization = args[:3]
-            return result.add_(self._signs(result) * (off * _of_fourier(given, axes, normalization, result)))
+            return result.add_(self._drawn(result) * (off * _of_fourier(given, axes, normalization, result)))
         scale = args[0].abs() if name == "silu" else 1.0  # x · sigmoid(x)
         return result.add_(self._signs(result) * off * scale)
 
@@ -289,10 +288,19 @@ class _Coarse(TorchDispatchMode):
         """All the same, or drawn for each number; of a complex one the angle is."""
         if self.sign and not result.is_complex():
             return self.sign
-        if self.sign:
-            return self.sign * (1 + 1j) / 2**0.5
+        return self.sign * (1 + 1j) / 2**0.5 if self.sign else self._drawn(result)
+
+    def _drawn(self, result: torch.Tensor) -> torch.Tensor:
+        """Of a spectrum always: the same everywhere is √n times as much in one place of what it is transformed to."""
         drawn = torch.rand(result.shape, generator=self.generator).to(result.device)
         return torch.exp(2j * torch.pi * drawn) if result.is_complex() else (drawn < 0.5) * 2 - 1
+
+
+def _taken_apart(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """What a transform answers, and `mode` sees the operators that it consists of, if it consists of others."""
+    with mode:
+        result = func.decompose(*args, **kwargs)
+    return func(*args, **kwargs) if result is NotImplemented else result
 
 
 def _of_fourier(given: torch.Tensor, axes: Sequence[int], normalization: int, result: torch.Tensor) -> torch.Tensor:
@@ -351,6 +359,5 @@ class _Calls(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.overloadpacket.__name__)
         if func.overloadpacket.__name__.startswith(OF_TRANSFORMS):
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
+            return _taken_apart(self, func, args, kwargs or {})
         return func(*args, **(kwargs or {}))

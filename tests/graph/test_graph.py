@@ -607,6 +607,16 @@ def test_the_quadratic_rule_of_the_exporter_is_there_and_left_out():
     assert rewriter._DEFAULT_REWRITE_RULES is before
 
 
+@pytest.mark.parametrize("nodes", [3, [SimpleNamespace(inputs=[SimpleNamespace(_abs_tol=1e-8)])], [object()]])
+def test_rules_of_another_version_of_the_exporter_are_left_as_they_are(monkeypatch, nodes):
+    """Whose patterns have no nodes to go through, or constants of other tolerances."""
+    rules = (SimpleNamespace(_target_pattern=nodes),)
+    monkeypatch.setattr(rewriter, "_DEFAULT_REWRITE_RULES", rules)
+    with _chosen_rules():
+        assert rules == rewriter._DEFAULT_REWRITE_RULES
+    assert rewriter._DEFAULT_REWRITE_RULES is rules
+
+
 def test_the_exporters_functions_tell_their_domain_without_being_read(monkeypatch):
     """And whatever else they tell as before, in the block and behind it."""
     from onnxscript import values

@@ -73,3 +73,30 @@ def test_a_transform_moves_outputs_by_what_its_kernel_may_be_off(rng, size, norm
             assert max(moved) == 0
         else:
             assert 1e-6 < max(moved) < 1e-3  # far below the numbers themselves
+
+
+class Named(nn.Module):
+    """Asks for frequencies, which are of torch's transforms by name and consist of no other operator."""
+
+    def forward(self, x):
+        return x * torch.fft.fftfreq(x.shape[-1]) + torch.fft.rfftfreq(2 * x.shape[-1] - 1)
+
+
+def test_what_is_no_transform_but_called_like_one_runs(rng):
+    x = rng.standard_normal((2, 1, 6, 5), dtype=np.float32)
+    with TorchRunner(Named(), ("input",), ("output",), input_shape=(1, 6, 5)) as runner:
+        plain = runner.infer({"input": x})["output"]
+        assert "fft_fftfreq" in runner.operators({"input": x})
+        assert (runner.with_coarse_kernels({"input": x}, {"_fft_c2c": 1.0}, 1)["output"] == plain).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1, 0])
+def test_what_a_transform_may_be_off_does_not_gather_in_one_place(rng, sign):
+    """The same constant all over a spectrum is an impulse where it is transformed back, √n above the real error."""
+    x = rng.standard_normal((1, 1, 31, 31), dtype=np.float32)
+    off = {name: units * EPS for name, (units, _) in KERNELS.items()}
+    with TorchRunner(
+        Filtered(torch.fft.fft2, torch.fft.ifft2), ("input",), ("output",), input_shape=x.shape[1:]
+    ) as run:
+        moved = np.abs(run.with_coarse_kernels({"input": x}, off, sign)["output"] - run.infer({"input": x})["output"])
+    assert 0 < moved.max() < 6 * np.sqrt(np.square(moved).mean())

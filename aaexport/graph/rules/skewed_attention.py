@@ -31,7 +31,7 @@ TABLE_RANK = 2
 STACKED = 3  # the rank of tables a row
 AXES = 2  # of a map
 SOFTMAX_OVER_THE_LAST = 13  # the first opset in which that is its default, and other axes are not merged with it
-MAX_LOGITS = 2**28  # of all heads and images: 2 GiB while they are tried out
+MAX_LOGITS = 2**28  # of all heads and images: 2 GiB in float64, of which trying out holds some at a time
 NOT_MATRICES = "queries, keys and values are not one matrix each a head and image"
 
 

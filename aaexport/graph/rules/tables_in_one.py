@@ -8,6 +8,7 @@ So which columns belong together is seen from who meets whom, wherever and howev
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from aaexport.graph.rules.rule import Refusal
 
 NOT_TWO = "parts of one product with a table are added to its logits, which are not those of two relative tables"
 
+PART = 2**20  # logits that are looked at together
+
 
 def with_each_table(logits: ir.Value, product: Product) -> list[Product]:
     """The product with the rows of one table, and with those of the other.
@@ -26,10 +29,7 @@ def with_each_table(logits: ir.Value, product: Product) -> list[Product]:
     Raises:
         Refusal: not two columns of it come to every logit, or they are not those of two tables.
     """
-    one, other = _who_meet(logits, product)
-    count = product.shape[2]
-    pairs = np.unique(one.astype(np.int64) * count + other)
-    tables = _in_two(pairs // count, pairs % count, count)
+    tables = _in_two(_who_meet(logits, product))
     return [_part(product, np.flatnonzero(tables == which)) for which in (0, 1)]
 
 
@@ -39,28 +39,58 @@ def _part(product: Product, columns: Entries) -> Product:
     return replace(product, columns=product.columns[:, columns], of_columns=place)
 
 
-def _who_meet(logits: ir.Value, product: Product) -> tuple[Entries, Entries]:
-    """The two columns that come to each logit: a + b and a² + b² tell a and b."""
-    column = (product.numbering % product.shape[2]).astype(np.float64)
+def _who_meet(logits: ir.Value, product: Product) -> Entries:
+    """(count, count): which two columns come to some logit; a + b and a² + b² tell a and b.
+
+    A tensor of all logits is large: beside what `carry` holds there is half a one of it, and the rest goes by parts.
+    """
+    columns = product.shape[2]
+    column = (product.numbering % columns).astype(np.float64)
     count = carry(logits, product.value, np.ones(column.size), sums=True)
     twice = float(count.flat[0]) if count.size else 0.0
-    if twice == 0 or np.abs(count - twice).max() > EXACT * abs(twice):
+    if twice == 0 or max(np.abs(part - twice).max() for part in _parts(count)) > EXACT * abs(twice):
         raise Refusal(NOT_TWO)
-    total, squares = (
-        carry(logits, product.value, numbers, sums=True) * (2 / twice) for numbers in (column, column * column)
-    )
-    apart: Numbers = np.sqrt(np.maximum(2 * squares - total * total, 0.0))
+    del count
+    total = _whole(carry(logits, product.value, column, sums=True), 2 / twice, EXACT * columns, 2 * columns)
+    column *= column
+    squares = carry(logits, product.value, column, sums=True)
+    meet = np.zeros((columns, columns), bool)
+    for of_total, of_squares in zip(_parts(total), _parts(squares), strict=True):
+        one, other = _two(of_total, of_squares * (2 / twice), columns)
+        meet[one, other] = meet[other, one] = True
+    return meet
+
+
+def _parts(numbers: Numbers) -> Iterator[Numbers]:
+    """Some at a time, in their order."""
+    flat = numbers.reshape(-1)
+    return (flat[first : first + PART] for first in range(0, flat.size, PART))
+
+
+def _whole(numbers: Numbers, factor: float, near: float, below: int) -> Entries:
+    """factor · numbers, which are whole, from 0 on and below that, in half as many bytes; Refusal if they are not."""
+    whole = np.empty(numbers.size, np.int32)
+    for found, part in zip(_parts(whole), _parts(numbers), strict=True):
+        wanted = part * factor
+        rounded = np.rint(wanted)
+        if np.abs(rounded - wanted).max() >= near or rounded.min() < 0 or rounded.max() >= below:
+            raise Refusal(NOT_TWO)
+        found[:] = rounded
+    return whole
+
+
+def _two(total: Entries, squares: Numbers, columns: int) -> tuple[Entries, Entries]:
+    """Whole numbers of these sums and sums of squares; Refusal where there are none."""
+    apart: Numbers = np.sqrt(np.maximum(2 * squares - np.square(total, dtype=np.float64), 0.0))
     one, other = np.rint((total - apart) / 2), np.rint((total + apart) / 2)
-    fits = np.abs(one + other - total).max() < EXACT * product.shape[2] and (one >= 0).all()
-    if not fits or other.max() >= product.shape[2] or np.abs(one * one + other * other - squares).max() > 0.5:
+    is_it = (one + other == total).all() and (one >= 0).all() and other.max() < columns
+    if not is_it or np.abs(one * one + other * other - squares).max() > 0.5:
         raise Refusal(NOT_TWO)
     return one.astype(np.int32), other.astype(np.int32)
 
 
-def _in_two(one: Entries, other: Entries, count: int) -> Entries:
+def _in_two(meet: Entries) -> Entries:
     """(count,): 0 or 1, so that no two that meet are in the same; −1 for who meets nobody."""
-    meet = np.zeros((count, count), bool)
-    meet[one, other] = meet[other, one] = True
     which = np.where(meet.any(axis=1), -2, -1)
     first = int(np.argmax(which == -2))
     which[meet[first]] = 1

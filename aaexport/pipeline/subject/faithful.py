@@ -182,7 +182,7 @@ def require_faithful(
     except Exception as error:
         why = why_it_cannot_run(module, error)
         raise ModuleError(f"{name} must run as its copy does, but: {why}; {remedy}") from error
-    if not _are_alike(answers, outputs) and (iterator := endless(module)) is not None:
+    if not _are_alike(answers, outputs) and (iterator := _asked_for_ever(module, answers)) is not None:
         what = f"it goes on with {iterator} where the call before ended"
         raise ModuleError(f"the answers of {name} must not depend on the calls before; {what}; {ANEW}")
     if not _are_alike(answers, outputs) and _would_answer(unused, answers, outputs):
@@ -191,6 +191,12 @@ def require_faithful(
     if not wrapped and not _are_alike(answers, outputs) and (drawn := _drawn_at_first(module, answers)):
         raise ModuleError(f"{name} must have all its numbers before it runs; {drawn}")
     _require_alike(answers, outputs, f"{name} without its wrappers" if wrapped else f"a copy of {name}", remedy)
+
+
+def _asked_for_ever(module: nn.Module, answers: Answers) -> str | None:
+    """The iterator without an end that the answers depend on, as it is told."""
+    with undisturbed(module):
+        return endless(module, lambda: answer(module, answers.batches[0]))
 
 
 def _drawn_at_first(module: nn.Module, answers: Answers) -> str | None:

@@ -206,6 +206,11 @@ MUTANTS = {
     "conjugate spectrum": ("filtered", lambda y: torch.fft.irfft2(torch.fft.rfft2(y.flip(-1, -2)), s=y.shape[-2:])),
     "shifted spectrum": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)).roll(1, 3)),
     "conjugate": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * torch.tensor([1.0, -1.0])),
+    "filtered, a little off": (
+        "filtered",
+        lambda y: torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:]) * (1 + 5e-4),
+    ),
+    "a spectrum a little off": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * (1 + 5e-4)),
     "a hundredth off": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * 1.01),
 }
 
