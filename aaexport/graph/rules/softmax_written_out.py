@@ -120,7 +120,7 @@ def along(node: ir.Node, operator: str, *, kept: bool = True) -> int | None:
 
 def own_axis(node: ir.Node) -> int | None:
     """Of a Softmax or LogSoftmax that goes along one axis alone."""
-    shape, graph = operands(node)[0].shape, node.graph
+    shape, graph = operands(node)[0].shape or node.outputs[0].shape, node.graph
     if not shape or graph is None:
         return None
     merges = graph.opset_imports.get("", 0) < SOFTMAX_OVER_THE_LAST
