@@ -6,7 +6,7 @@ from aaexport.lazy import lazily
 
 if TYPE_CHECKING:
     from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
-    from aaexport.parity.judge import Own, OwnErrors, Scores, Truth, compare, failed
+    from aaexport.parity.judge import Own, OwnErrors, Scores, Truth, compare, failed, required
     from aaexport.parity.report import (
         STAGES,
         Accuracy,
@@ -60,6 +60,7 @@ __all__ = [
     "failed",
     "given_cases",
     "made_up_cases",
+    "required",
     "tolerances",
 ]
 
@@ -92,6 +93,7 @@ _HOMES = {
     "failed": "judge",
     "given_cases": "cases",
     "made_up_cases": "cases",
+    "required": "judge",
     "tolerances": "tolerance",
 }
 __getattr__, __dir__ = lazily(__name__, __all__, _HOMES)

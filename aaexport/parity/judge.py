@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aaexport.parity.cases import Array, Case
-from aaexport.parity.finiteness import FINITE, NAN, NOT_FINITE, kinds, largest_finite
+from aaexport.parity.finiteness import FINITE, MINUS, NAN, NOT_FINITE, PLUS, kinds, largest_finite
 from aaexport.parity.report import OutputParity
 from aaexport.parity.tolerance import Tolerance, Tolerances
 
@@ -22,6 +22,7 @@ FLOAT32 = np.finfo(np.float32)
 BEYOND_DOUBT = 3  # an error this many times PyTorch's own is no longer its own, however large that is
 CHANNEL_RATIO, CHANNEL_RTOL = 3, 1e-3  # beside the tolerance's own ratio, and ten times its rtol
 MOST_OF_KERNELS = 0.01  # of the largest number of an output, beyond which a kernel is no excuse for the file
+NEVER_COMPARED = "must hold numbers to compare in some case, got none; give images for which it does by --inputs"
 NEAR_TIES = 1e-4  # the share of an integer output's numbers that may differ: an argmax of nearly equal scores
 
 
@@ -65,8 +66,9 @@ class Truth:
         scores: what outputs of positions point at, where that is known.
         undecided: where an output without fractions is another one as soon as the inputs are rounded otherwise.
         shown: outputs of which the file was shown to be right without its kernels: `kernels` holds in full.
-        seen: of each number of an output what it is where inputs are rounded otherwise, or kernels are as accurate as
-            is known of them: finite, infinite or NaN (`finiteness`).
+        seen: of each number of an output what float32 makes of it where inputs are rounded otherwise, or kernels are
+            as accurate as is known of them: finite, infinite or NaN (`finiteness`). What only float64 makes of it is
+            no part of it.
     """
 
     case: Case
@@ -146,6 +148,24 @@ def compare(
     return tuple(replace(result, extreme=extreme) for result in results)
 
 
+def required(outputs: Iterable[OutputParity]) -> tuple[OutputParity, ...]:
+    """What one computation gave, where an output that had a number in none of its cases is a failure.
+
+    An output without numbers is right where PyTorch's has none, but one that never had any was not judged.
+    """
+    outputs = tuple(outputs)
+    judged = {output.output for output in outputs if output.compared}
+    return tuple(
+        replace(output, failure=NEVER_COMPARED) if output.output not in judged and _is_empty(output) else output
+        for output in outputs
+    )
+
+
+def _is_empty(output: OutputParity) -> bool:
+    """Whether it was right and without numbers: whatever else was not compared is warned of, or extreme."""
+    return output.passed and not output.compared and output.warning is None and not output.extreme
+
+
 def failed(case: str, outputs: Iterable[str], failure: str) -> tuple[OutputParity, ...]:
     """What is to be said of a case that could not be run."""
     return tuple(OutputParity(case, name, failure) for name in outputs)
@@ -165,6 +185,8 @@ class _Judging:
     def judged(self, actual: Array) -> OutputParity:
         """The verdict on what came out, with every statistic that there is."""
         expected, baseline = self.truth.expected[self.name], self.truth.baseline[self.name]
+        if actual.dtype != baseline.dtype:
+            return self._failed(f"dtype must be {baseline.dtype}, got {actual.dtype}")
         if actual.shape not in (expected.shape, baseline.shape):
             other = f"shape must be {expected.shape}, got {actual.shape}"
             if self.may_lose_nan and self.truth.case.kind == "poisoned":  # as many numbers as differ, say
@@ -172,9 +194,11 @@ class _Judging:
             return self._failed(other)
         if baseline.shape != expected.shape:  # as many numbers as differ, say, which float32 rounds together
             other = f"{self.whose} gives the shape {expected.shape} in {expected.dtype}, else {baseline.shape}"
-            return OutputParity(self.truth.case.name, self.name, None, warning=other, compared=False)
-        if actual.dtype != baseline.dtype:
-            return self._failed(f"dtype must be {baseline.dtype}, got {actual.dtype}")
+            result = self._of_one_shape(*_of_the_shape(actual.shape, expected, baseline), actual)
+            return replace(result, warning=result.warning or other)
+        return self._of_one_shape(expected, baseline, actual)
+
+    def _of_one_shape(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
         if not expected.size:  # as many numbers as lie above a threshold, say
             return OutputParity(self.truth.case.name, self.name, None, compared=False)
         if not np.issubdtype(actual.dtype, np.floating):
@@ -255,15 +279,21 @@ class _Judging:
         allowed, got = self._allowed(expected, baseline), kinds(actual)
         lost = allowed != FINITE
         wrong = self._wrongly_spread(allowed, got)
-        if wrong is not None and not self.may_lose_nan:
+        # What is infinite for ordinary inputs is meant to be: there, only the numbers that are NaN may be others.
+        is_ordinary = self.truth.case.kind == "ordinary"
+        told = _undecided(allowed)
+        if wrong is not None and self.may_lose_nan and is_ordinary:
+            told = wrong
+            wrong = self._wrongly_spread(np.where(allowed & NAN, FINITE | NOT_FINITE, allowed), got)
+        if wrong is not None and (is_ordinary or not self.may_lose_nan):
             return self._failed(wrong)
         if wrong is None and lost.all():
-            return self._all_lost(got)
+            return self._all_lost(allowed, told)
         measured = None
         if wrong is None:
             measured = self._measured(expected, baseline, actual, by_channel=True, where=~lost)
-            if not self.may_lose_nan or measured.passed:
-                return replace(measured, warning=_undecided(allowed))
+            if is_ordinary or not self.may_lose_nan or measured.passed:
+                return replace(measured, warning=told)
         clean = self._clean_images(lost)
         if clean is not None:
             others = self._measured(expected[clean], baseline[clean], actual[clean], by_channel=False)
@@ -276,9 +306,11 @@ class _Judging:
         """What each number may be: as PyTorch in both precisions has it, and as rounding was seen to make it."""
         ours, theirs = kinds(expected), kinds(baseline)
         both = np.where(ours == theirs, ours, (ours | theirs) & NOT_FINITE)
-        both |= self._seen(both.shape)
-        if self.truth.case.kind != "ordinary":  # where float32 itself fails, and kernels make NaN of ∞ − ∞
-            both[(both & NOT_FINITE) > 0] |= NOT_FINITE
+        seen = self._seen(both.shape)
+        if self.truth.case.kind == "ordinary":  # NaN is what PyTorch's is, and no matter of rounding
+            return np.asarray(np.where(both & NAN, both, both | (seen & ~np.uint8(NAN))))
+        both |= seen
+        both[(both & NOT_FINITE) > 0] |= NOT_FINITE  # where float32 itself fails, and kernels make NaN of ∞ − ∞
         return both
 
     def _wrongly_spread(self, allowed: Array, got: Array) -> str | None:
@@ -293,12 +325,12 @@ class _Judging:
             return f"{rule}, got {int(found.sum())}, {int((found & ~lost).sum())} of them others"
         return f"NaN, and infinity of either sign, must be as in {self.whose}, got {int(others.sum())} other ones"
 
-    def _all_lost(self, got: Array) -> OutputParity:
-        """Nothing to subtract; but that an output of ordinary inputs is infinite, and of which sign, was compared."""
+    def _all_lost(self, allowed: Array, told: str | None) -> OutputParity:
+        """Nothing to subtract; but where it is decided that a number is infinite, and of which sign, was compared."""
         case = self.truth.case
-        if case.kind == "poisoned" or (got & (FINITE | NAN)).any():
-            return OutputParity(case.name, self.name, None, compared=False)
-        return OutputParity(case.name, self.name, None, max_abs_error=0.0, mean_abs_error=0.0)
+        if case.kind == "poisoned" or not ((allowed == PLUS) | (allowed == MINUS)).any():
+            return OutputParity(case.name, self.name, None, warning=told, compared=False)
+        return OutputParity(case.name, self.name, None, warning=told, max_abs_error=0.0, mean_abs_error=0.0)
 
     def _clean_images(self, lost: Array) -> Array | None:
         """Which images of the batch are finite, and all that comes of them; None if there are none."""
@@ -401,6 +433,14 @@ def _by_channel(array: Array) -> Array:
         return np.asarray([_largest(array)])
     others = tuple(axis for axis in range(array.ndim) if axis != 1)
     return np.asarray(np.abs(array).max(axis=others, initial=0.0))
+
+
+@np.errstate(over="ignore")
+def _of_the_shape(shape: tuple[int, ...], expected: Array, baseline: Array) -> tuple[Array, Array]:
+    """Whichever has the shape, as both; an output of that shape is held to it alone."""
+    if baseline.shape == shape:
+        return baseline.astype(expected.dtype), baseline
+    return expected, expected.astype(baseline.dtype)
 
 
 def _where_finite(one: Array, other: Array) -> tuple[Array, Array]:

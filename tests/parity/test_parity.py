@@ -19,9 +19,10 @@ from aaexport.parity import (
     compare,
     given_cases,
     made_up_cases,
+    required,
     tolerances,
 )
-from aaexport.parity.finiteness import MINUS
+from aaexport.parity.finiteness import FINITE, MINUS, NAN, kinds
 
 TOLERANCE = TOLERANCES["float32", "cpu"]
 SHAPE = (4, 10)
@@ -157,6 +158,75 @@ def test_what_rounding_makes_infinite_may_be_so_or_not(expected):
             )
         (output,) = compare(truth, {"y": changed(expected, np.inf)}, tolerances("float32", "cpu"))
         assert not output.passed
+
+
+@pytest.mark.parametrize("made_up", [False, True])
+def test_what_overflows_float32_is_infinite_unless_float32_was_seen_to_be_finite(expected, made_up):
+    infinite = changed(expected, np.inf)
+    expected[1, 2] = 1e40
+    for seen, allowed in ((kinds(infinite), {np.inf}), (kinds(infinite) | FINITE, {np.inf, 1e30})):
+        case = Case("case", np.zeros((4, 1, 1, 1)), made_up=made_up)
+        truth = Truth(case, {"y": expected}, {"y": infinite}, seen={"y": seen})
+        for value in (np.inf, 1e30, -np.inf, np.nan):
+            (output,) = compare(truth, {"y": changed(infinite, value)}, tolerances("float32", "cpu"))
+            may_be = value in allowed and (made_up or len(allowed) > 1)
+            assert output.passed == may_be, (seen[1, 2], value, output)
+
+
+def test_nan_that_rounding_makes_is_not_allowed(expected):
+    expected[1, 2] = -np.inf
+    truth = truth_of({"y": expected})
+    truth = dataclasses.replace(truth, seen={"y": kinds(expected) | NAN})
+    for value, passes in ((-np.inf, True), (np.nan, False)):
+        (output,) = compare(truth, {"y": changed(expected, value)}, tolerances("float32", "cpu"))
+        assert output.passed == passes
+
+
+@pytest.mark.parametrize("factor", [-1.0, 1.5])
+def test_nan_that_is_lost_excuses_only_numbers_that_are_nan_of_ordinary_inputs(expected, factor):
+    expected[0, :2] = -np.inf, np.nan
+    case = Case("case", np.zeros((4, 1, 1, 1)), made_up=True)
+    truth = Truth(case, {"y": expected}, {"y": expected.astype(np.float32)})
+    lost = expected.astype(np.float32)
+    lost[0, 1] = 1.0
+    (output,) = compare(truth, {"y": lost}, tolerances("float32", "cpu"), may_lose_nan=True)
+    assert output.passed
+    assert "must spread to the 2 numbers" in output.warning
+    (output,) = compare(truth, {"y": np.float32(factor) * lost}, tolerances("float32", "cpu"), may_lose_nan=True)
+    assert not output.passed
+
+
+def test_an_output_that_is_infinite_by_rounding_alone_was_not_compared_and_is_warned_of(expected):
+    signs = np.full(SHAPE, -np.inf)
+    seen = np.full(SHAPE, FINITE | MINUS, np.uint8)
+    for decided, compared in ((0, False), (1, True)):
+        seen[0, :decided] = MINUS
+        truth = dataclasses.replace(truth_of({"y": signs}), seen={"y": seen})
+        (output,) = compare(truth, {"y": signs.astype(np.float32)}, tolerances("float32", "cpu"))
+        assert (output.passed, output.compared, output.max_abs_error) == (True, compared, 0.0 if compared else None)
+        assert output.warning.startswith(f"whether {40 - decided} of its numbers are finite")
+
+
+def test_an_output_of_another_shape_in_float32_is_held_to_what_float32_has(expected):
+    """As many numbers as differ, some of which float32 rounds together."""
+    single = expected.astype(np.float32)
+    truth = Truth(Case("case", np.zeros((4, 1, 1, 1))), {"y": expected}, {"y": single[1:]})
+    for right in (single[1:], single):
+        (output,) = compare(truth, {"y": right}, tolerances("float32", "cpu"))
+        assert (output.passed, output.compared) == (True, True)
+        assert "PyTorch gives the shape (4, 10) in float64, else (3, 10)" in output.warning
+        for wrong in (right * np.float32(1.001), right.astype(np.float64), right[:2]):
+            (output,) = compare(truth, {"y": wrong}, tolerances("float32", "cpu"))
+            assert not output.passed
+
+
+def test_an_output_that_was_compared_in_no_case_is_a_failure(expected):
+    empty, full = judged(expected[:0], expected[:0].astype(np.float32)), judged(expected, expected.astype(np.float32))
+    assert required([empty, full]) == (empty, full)
+    other = dataclasses.replace(full, output="z")
+    (failure, same) = required([empty, other])
+    assert same == other
+    assert failure.failure.startswith("must hold numbers to compare in some case, got none; give images")
 
 
 def test_a_baseline_that_is_not_a_number_fails(expected):

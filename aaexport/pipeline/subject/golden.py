@@ -90,6 +90,8 @@ def write_golden(golden: Golden, path: Path) -> None:
             arrays[f"{number}.scores.{name}"] = scores.numbers
             if scores.moves is not None:
                 arrays[f"{number}.moves.{name}"] = scores.moves
+        for name, seen in truth.seen.items():
+            arrays[f"{number}.seen.{name}"] = seen
     cases = [_case_json(truth) for truth in golden.truths]
     about = {"schema": SCHEMA, "cases": json.dumps(cases), "weights_digest": golden.weights_digest}
     about["warnings"] = json.dumps(golden.warnings)
@@ -145,10 +147,11 @@ def _truth(number: int, case: dict[str, Any], tensors: dict[str, Array]) -> Trut
         name: Scores(numbers[name], axis, keeps, moves.get(name))
         for name, (axis, keeps) in case.get("scores", {}).items()
     }
-    return Truth(asked, side("expected"), side("baseline"), kernels=case.get("kernels", {}), scores=scores)
+    kernels, seen = case.get("kernels", {}), side("seen")
+    return Truth(asked, side("expected"), side("baseline"), kernels=kernels, scores=scores, seen=seen)
 
 
 def _bytes(truth: Truth) -> int:
     scores = (array for one in truth.scores.values() for array in (one.numbers, one.moves) if array is not None)
-    answers = (*truth.expected.values(), *truth.baseline.values(), *scores)
+    answers = (*truth.expected.values(), *truth.baseline.values(), *scores, *truth.seen.values())
     return truth.case.batch.nbytes + sum(array.nbytes for array in answers)

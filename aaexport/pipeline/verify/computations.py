@@ -110,7 +110,7 @@ class Judge:
             self._own.learn(expected, baseline)
         truth = Truth(case, expected, baseline, self._own.of(expected))
         if (known := self._remembered.get(id(case))) is not None:
-            truth = replace(truth, kernels=known.kernels, scores=known.scores)
+            truth = replace(truth, kernels=known.kernels, scores=known.scores, seen=known.seen)
         if not self._keeps_truths and not self.truths and not case.made_up and case.kind == "ordinary":
             self.truths.append(truth)
         elif self._keeps_truths:
@@ -157,7 +157,7 @@ class Judge:
             scale = float(np.abs(batch).max(initial=0.0) or 1.0) if truth.case.degenerate else None
             undecided = {n: np.zeros(a.shape, bool) for n, a in truth.baseline.items() if a.dtype.kind in "iub"}
             alike = (n for n, array in truth.baseline.items() if array.shape == truth.expected[n].shape)
-            seen = {name: kinds(truth.baseline[name]) | kinds(truth.expected[name]) for name in alike}
+            seen = {name: kinds(truth.baseline[name]) for name in alike}  # what float64 gives excuses nothing
             for units in NUDGES:
                 answers = self.baseline.infer({INPUT_NAME: nudged(batch, units, rng, scale)})
                 # What has another size as soon as inputs are rounded otherwise gets no excuse.
@@ -287,11 +287,14 @@ class Judge:
             truth = replace(excused, kernels=excused.kernels if kernels else {})
             outputs = judging(truth)
         is_doubtful = truth.case.kind in ("extreme", "poisoned") or truth.case.degenerate
-        is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances) or _has_infinities(truth)
-        if is_doubtful and self._answers_anything and not all(output.passed for output in outputs):
+        is_doubtful = is_doubtful or _is_ill_conditioned(truth, row.tolerances)
+        may_ask = self._answers_anything and (is_doubtful or _has_infinities(truth))
+        if may_ask and not all(output.passed for output in outputs):
             doubted = self._doubted(truth)
-            seen = joined(doubted.seen, truth.seen)
-            outputs = judging(replace(doubted, kernels=truth.kernels, scores=truth.scores, shown=shown, seen=seen))
+            truth = replace(truth, seen=joined(doubted.seen, truth.seen))
+            if is_doubtful:  # an infinity alone says nothing of the finite numbers: these keep their bounds
+                truth = replace(truth, own=doubted.own, doubted=True, undecided=doubted.undecided)
+            outputs = judging(replace(truth, shown=shown))
         return outputs
 
     def _warn_of_drowned(self, truth: Truth, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from aaexport.errors import ProviderError, RunnerError, ServiceError
 from aaexport.graph.evaluate import REFERENCE_MACS
 from aaexport.graph.files import GraphSummary
 from aaexport.graph.serialized import Serialized
-from aaexport.parity import Array, Case, Computation, OutputParity, Placement, Stage, Tolerances
+from aaexport.parity import Array, Case, Computation, OutputParity, Placement, Stage, Tolerances, required
 from aaexport.pipeline.subject.subject import Subject
 from aaexport.pipeline.verify.drowned import answers_written_out
 from aaexport.pipeline.verify.lost_nan import Arrivals
@@ -68,7 +68,7 @@ class Row:
 
     def result(self) -> Computation:
         """What has been found so far."""
-        return Computation(self.name, self.stage, self.tolerances.common, tuple(self.outputs), self.failure)
+        return Computation(self.name, self.stage, self.tolerances.common, required(self.outputs), self.failure)
 
 
 def file_rows(
