@@ -227,3 +227,14 @@ def test_a_wrong_file_of_them_fails(name, tmp_path):
     report = aaexport.verify(module, tmp_path / "x.onnx", input_shape=(3, 14, 12), locate=False)
     assert not report.passed
     assert "evaluator cannot" not in report.complaint
+
+
+@pytest.mark.slow
+def test_a_filter_of_other_lengths_than_powers_of_two_that_is_a_little_off_fails(tmp_path):
+    """Kernels are not off by the same all over a spectrum, which would gather in one place of the image."""
+    torch.manual_seed(0)
+    module = Of(LESS_COMMON["filtered"]).eval()
+    other = Of(lambda y: LESS_COMMON["filtered"](y) + 5e-4).eval()
+    other.load_state_dict(module.state_dict())
+    aaexport.convert(other, tmp_path / "x.onnx", input_shape=(3, 62, 62), verify=False)
+    assert not aaexport.verify(module, tmp_path / "x.onnx", input_shape=(3, 62, 62), locate=False).passed
