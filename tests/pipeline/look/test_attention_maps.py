@@ -313,7 +313,7 @@ def test_a_file_with_attention_can_be_measured(observed_once):
 def test_pytorch_answers_with_its_weights_where_the_file_does(observed_once, tmp_path):
     np.save(tmp_path / "samples.npy", np.zeros((1, 1, 8, 8), np.float32))
     samples, folder = str(tmp_path / "samples.npy"), str(observed_once[0].path)
-    (runner,) = load(WorkerSpec("torch", folder, samples, "cpu", None, with_attention=True)).runners
+    (runner,) = load(WorkerSpec("torch", folder, samples, "cpu", None, with_attention=True), None).runners
     assert tuple(runner.infer({"input": np.zeros((1, 1, 8, 8), np.float32)})) == ("logits", *HEADS)
 
 
