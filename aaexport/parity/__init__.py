@@ -6,7 +6,8 @@ from aaexport.lazy import lazily
 
 if TYPE_CHECKING:
     from aaexport.parity.cases import Array, Case, given_cases, made_up_cases
-    from aaexport.parity.judge import Own, OwnErrors, Scores, Truth, compare, failed, required
+    from aaexport.parity.judge import compare, failed, required
+    from aaexport.parity.positions import Scores
     from aaexport.parity.report import (
         STAGES,
         Accuracy,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Tolerances,
         tolerances,
     )
+    from aaexport.parity.truth import Own, OwnErrors, Truth
 
 __all__ = [
     "COARSER",
@@ -78,17 +80,17 @@ _HOMES = {
     "Divergence": "report",
     "ErrorStep": "report",
     "OutputParity": "report",
-    "Own": "judge",
-    "OwnErrors": "judge",
+    "Own": "truth",
+    "OwnErrors": "truth",
     "ParityReport": "report",
     "Placement": "report",
     "Precision": "tolerance",
-    "Scores": "judge",
+    "Scores": "positions",
     "Stage": "report",
     "TensorFacts": "report",
     "Tolerance": "tolerance",
     "Tolerances": "tolerance",
-    "Truth": "judge",
+    "Truth": "truth",
     "compare": "judge",
     "failed": "judge",
     "given_cases": "cases",

@@ -9,113 +9,33 @@ a large one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aaexport.parity.cases import Array, Case
-from aaexport.parity.finiteness import FINITE, MINUS, NAN, NOT_FINITE, PLUS, kinds, largest_finite
+from aaexport.parity.cases import Array
+from aaexport.parity.distances import agreement, beyond_a_rounding, by_channel, cosine, distance, largest, sqnr_db
+from aaexport.parity.finiteness import (
+    FINITE,
+    NAN,
+    NOT_FINITE,
+    allowed_kinds,
+    is_decided_infinite,
+    kinds,
+    not_by_rounding,
+    not_finite,
+    undecided,
+    why_spread_wrongly,
+)
+from aaexport.parity.positions import point_at_equals
 from aaexport.parity.report import OutputParity
 from aaexport.parity.tolerance import Tolerance, Tolerances
+from aaexport.parity.truth import MOST_OF_KERNELS, Own, Truth
 
-FLOAT32 = np.finfo(np.float32)
 BEYOND_DOUBT = 3  # an error this many times PyTorch's own is no longer its own, however large that is
 CHANNEL_RATIO, CHANNEL_RTOL = 3, 1e-3  # beside the tolerance's own ratio, and ten times its rtol
-MOST_OF_KERNELS = 0.01  # of the largest number of an output, beyond which a kernel is no excuse for the file
 NEVER_COMPARED = "must hold numbers to compare in some case, got none; give images for which it does by --inputs"
 NEAR_TIES = 1e-4  # the share of an integer output's numbers that may differ: an argmax of nearly equal scores
-
-
-@dataclass(frozen=True)
-class Own:
-    """What PyTorch's own error in float32 is known to be: the largest, and each channel's with its size."""
-
-    largest: float = 0.0
-    by_channel: Array = field(default_factory=lambda: np.zeros(0))
-    channel_sizes: Array = field(default_factory=lambda: np.zeros(0))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What an output of positions points at: of equal scores, any is right.
-
-    Attributes:
-        numbers: PyTorch's scores in float32, from which it chose.
-        axis: along which.
-        keeps: whether the positions still have that axis; they may be several in it, each another one.
-        moves: how far each score moves when the inputs are rounded otherwise; None where that is not known.
-    """
-
-    numbers: Array
-    axis: int
-    keeps: bool
-    moves: Array | None = None
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What must come out for a case, and how near PyTorch itself comes in float32.
-
-    Attributes:
-        case: what is fed.
-        expected: the definition's outputs, float64.
-        baseline: PyTorch's outputs in float32 for the same inputs.
-        own: PyTorch's own error in each output, where more is known than `baseline` shows: one run may be lucky.
-        doubted: whether the absolute bound is to be left out: `own` is what rounding makes of such inputs.
-        kernels: how far each output moves where kernels are as accurate as is known of them (`KERNELS`).
-        scores: what outputs of positions point at, where that is known.
-        undecided: where an output without fractions is another one as soon as the inputs are rounded otherwise.
-        shown: outputs of which the file was shown to be right without its kernels: `kernels` holds in full.
-        seen: of each number of an output what float32 makes of it where inputs are rounded otherwise, or kernels are
-            as accurate as is known of them: finite, infinite or NaN (`finiteness`). What only float64 makes of it is
-            no part of it.
-    """
-
-    case: Case
-    expected: Mapping[str, Array]
-    baseline: Mapping[str, Array]
-    own: Mapping[str, Own] = field(default_factory=dict)
-    doubted: bool = False
-    kernels: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    undecided: Mapping[str, Array] = field(default_factory=dict)
-    shown: frozenset[str] = frozenset()
-    seen: Mapping[str, Array] = field(default_factory=dict)
-
-    def drowned(self) -> frozenset[str]:
-        """Outputs of which kernels may make more than a hundredth: then nearly anything would be near enough."""
-        sizes = {name: largest_finite(self.expected[name]) for name in self.kernels}
-        return frozenset(name for name, size in sizes.items() if self.kernels[name] > MOST_OF_KERNELS * size)
-
-
-class OwnErrors:
-    """PyTorch's own error in each output over all ordinary cases seen so far."""
-
-    def __init__(self) -> None:
-        self._relative: dict[str, float] = {}
-        self._channels: dict[str, tuple[Array, Array]] = {}
-
-    def learn(self, expected: Mapping[str, Array], baseline: Mapping[str, Array]) -> None:
-        """Takes one more ordinary case into account; numbers that are not finite teach nothing."""
-        for name, given in expected.items():
-            own = baseline.get(name)
-            if own is None or own.shape != given.shape or own.dtype.kind != "f":
-                continue
-            array, own = _where_finite(given, own)
-            error, scale = _distance(own, array), _largest(array)
-            if scale > 0:
-                self._relative[name] = max(self._relative.get(name, 0.0), _largest(error) / scale)
-            channels = _by_channel(error), _by_channel(array)
-            known = self._channels.get(name, channels)
-            if known[0].shape == channels[0].shape:
-                self._channels[name] = (np.maximum(known[0], channels[0]), np.maximum(known[1], channels[1]))
-
-    def of(self, expected: Mapping[str, Array]) -> dict[str, Own]:
-        """What may be expected of PyTorch in a case with those outputs."""
-        return {
-            name: Own(self._relative.get(name, 0.0) * _in_float32(array), *self._channels.get(name, ()))
-            for name, array in expected.items()
-        }
 
 
 def compare(
@@ -205,18 +125,18 @@ class _Judging:
             return self._exact(expected, baseline, actual)
         if self.truth.case.kind == "poisoned":
             return self._spread(expected, baseline, actual)
-        if _not_finite(expected) + _not_finite(baseline):
+        if not_finite(expected) + not_finite(baseline):
             return self._beside_infinity(expected, baseline, actual)
-        if _not_finite(actual):
-            return self._failed(f"the runner gave {_not_finite(actual)} values that are NaN or infinite")
-        return self._measured(expected, baseline, actual, by_channel=True)
+        if not_finite(actual):
+            return self._failed(f"the runner gave {not_finite(actual)} values that are NaN or infinite")
+        return self._measured(expected, baseline, actual, by_channels=True)
 
     def _beside_infinity(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
         """Infinities of one sign in one place are equal, as where log(0) is meant; NaN is warned of at the best."""
         ours, theirs = kinds(expected), kinds(baseline)
         if not self.truth.case.made_up:
             # Of images that somebody means the network for: NaN, and what rounding alone does not make infinite.
-            unlike = (ours != theirs) & ((self._seen(ours.shape) & (ours | theirs)) != ours | theirs)
+            unlike = not_by_rounding(ours, theirs, self._seen(ours.shape))
             for which, source in ((ours, f"{self.whose} in {expected.dtype}"), (theirs, self.whose)):
                 wrong = int(((which == NAN) | (unlike & (which != FINITE))).sum())
                 if wrong:
@@ -243,92 +163,44 @@ class _Judging:
             differs = differs & ~self.truth.undecided[self.name]
         wrong, own = int(differs.sum()), int((baseline != expected).sum())
         allowed = max(int(self.tolerance.ratio * own), int(NEAR_TIES * expected.size))
-        if wrong > allowed and not self._points_at_equals(expected, actual):
+        scores = self.truth.scores.get(self.name)
+        if wrong > allowed and not point_at_equals(scores, expected, actual, self.tolerance):
             return self._failed(f"at most {allowed} of {expected.size} numbers must be others, got {wrong}")
         return OutputParity(self.truth.case.name, self.name, None, top1_agreement=None)
 
-    def _points_at_equals(self, expected: Array, actual: Array) -> bool:
-        """Whether positions point at scores that are equal, but for rounding, to those that they should point at.
-
-        But for the rounding of these very scores: beside a mask of −1e9 every other one would be a tie.
-        """
-        scores = self.truth.scores.get(self.name)
-        if scores is None or actual.dtype.kind not in "iu":
-            return False
-        axis, numbers = scores.axis, scores.numbers
-        if not scores.keeps:
-            expected, actual = np.expand_dims(expected, axis), np.expand_dims(actual, axis)
-        if actual.min() < 0 or actual.max() >= numbers.shape[axis]:
-            return False
-        ordered = np.sort(actual, axis=axis)
-        if (np.diff(ordered, axis=axis) == 0).any():
-            return False  # one position twice is no set of positions
-        found, wanted = (np.take_along_axis(numbers, positions, axis) for positions in (actual, expected))
-        if numbers.dtype.kind != "f":
-            return bool(np.all(found == wanted))
-        slack = 2 * self.tolerance.floor_ulps * np.finfo(numbers.dtype).eps * np.minimum(abs(found), abs(wanted))
-        if scores.moves is not None:
-            moved = (np.take_along_axis(scores.moves, positions, axis) for positions in (actual, expected))
-            slack = np.maximum(slack, self.tolerance.ratio * sum(moved))
-        with np.errstate(invalid="ignore", over="ignore"):  # infinity − infinity, and a mask of the least number
-            near = np.isfinite(found) & np.isfinite(wanted) & (np.abs(found - wanted) <= slack)
-        return bool(np.all((found == wanted) | near))
-
     def _spread(self, expected: Array, baseline: Array, actual: Array) -> OutputParity:
         """What is not finite must be so where PyTorch's is not; the rest is judged like every other output."""
-        allowed, got = self._allowed(expected, baseline), kinds(actual)
-        lost = allowed != FINITE
-        wrong = self._wrongly_spread(allowed, got)
-        # What is infinite for ordinary inputs is meant to be: there, only the numbers that are NaN may be others.
         is_ordinary = self.truth.case.kind == "ordinary"
-        told = _undecided(allowed)
+        ours, theirs, got = kinds(expected), kinds(baseline), kinds(actual)
+        allowed = allowed_kinds(ours, theirs, self._seen(expected.shape), is_ordinary=is_ordinary)
+        lost = allowed != FINITE
+        wrong = why_spread_wrongly(got, allowed, self.whose)
+        told = undecided(allowed)
+        # What is infinite for ordinary inputs is meant to be: there, only the numbers that are NaN may be others.
         if wrong is not None and self.may_lose_nan and is_ordinary:
             told = wrong
-            wrong = self._wrongly_spread(np.where(allowed & NAN, FINITE | NOT_FINITE, allowed), got)
+            wrong = why_spread_wrongly(got, np.where(allowed & NAN, FINITE | NOT_FINITE, allowed), self.whose)
         if wrong is not None and (is_ordinary or not self.may_lose_nan):
             return self._failed(wrong)
         if wrong is None and lost.all():
             return self._all_lost(allowed, told)
         measured = None
         if wrong is None:
-            measured = self._measured(expected, baseline, actual, by_channel=True, where=~lost)
+            measured = self._measured(expected, baseline, actual, by_channels=True, where=~lost)
             if is_ordinary or not self.may_lose_nan or measured.passed:
                 return replace(measured, warning=told)
         clean = self._clean_images(lost)
         if clean is not None:
-            others = self._measured(expected[clean], baseline[clean], actual[clean], by_channel=False)
-            if others.failure or _not_finite(actual[clean]):
+            others = self._measured(expected[clean], baseline[clean], actual[clean], by_channels=False)
+            if others.failure or not_finite(actual[clean]):
                 return self._failed(f"of the images without NaN: {others.failure or wrong}")
         warning = wrong or f"beside NaN, {measured.failure if measured else wrong}"
         return OutputParity(self.truth.case.name, self.name, None, warning=warning, compared=False)
 
-    def _allowed(self, expected: Array, baseline: Array) -> Array:
-        """What each number may be: as PyTorch in both precisions has it, and as rounding was seen to make it."""
-        ours, theirs = kinds(expected), kinds(baseline)
-        both = np.where(ours == theirs, ours, (ours | theirs) & NOT_FINITE)
-        seen = self._seen(both.shape)
-        if self.truth.case.kind == "ordinary":  # NaN is what PyTorch's is, and no matter of rounding
-            return np.asarray(np.where(both & NAN, both, both | (seen & ~np.uint8(NAN))))
-        both |= seen
-        both[(both & NOT_FINITE) > 0] |= NOT_FINITE  # where float32 itself fails, and kernels make NaN of ∞ − ∞
-        return both
-
-    def _wrongly_spread(self, allowed: Array, got: Array) -> str | None:
-        others = (got & allowed) == 0
-        if not others.any():
-            return None
-        lost, found = allowed != FINITE, got != FINITE
-        if (others & (lost != found)).any():
-            rule = (
-                f"NaN and infinity must spread to the {int(lost.sum())} numbers that they spread to in {self.whose}"
-            )
-            return f"{rule}, got {int(found.sum())}, {int((found & ~lost).sum())} of them others"
-        return f"NaN, and infinity of either sign, must be as in {self.whose}, got {int(others.sum())} other ones"
-
     def _all_lost(self, allowed: Array, told: str | None) -> OutputParity:
         """Nothing to subtract; but where it is decided that a number is infinite, and of which sign, was compared."""
         case = self.truth.case
-        if case.kind == "poisoned" or not ((allowed == PLUS) | (allowed == MINUS)).any():
+        if case.kind == "poisoned" or not is_decided_infinite(allowed):
             return OutputParity(case.name, self.name, None, warning=told, compared=False)
         return OutputParity(case.name, self.name, None, warning=told, max_abs_error=0.0, mean_abs_error=0.0)
 
@@ -342,43 +214,40 @@ class _Judging:
 
     @np.errstate(over="ignore")  # the squares of numbers of 1e200: what is infinite then is left out
     def _measured(
-        self, expected: Array, baseline: Array, actual: Array, *, by_channel: bool, where: Array | None = None
+        self, expected: Array, baseline: Array, actual: Array, *, by_channels: bool, where: Array | None = None
     ) -> OutputParity:
         """Every statistic of arrays that can be subtracted, of the numbers `where`, and the verdict on them."""
         unit = float(np.finfo(actual.dtype).eps)
-        whole = [array.astype(np.float64) for array in (expected, baseline, actual)]
         if where is not None:
-            whole = [np.where(where, array, 0.0) for array in whole]
             expected, baseline, actual = expected[where], baseline[where], actual[where]
-        given, expected = actual.astype(np.float64), expected.astype(np.float64)
-        error, size = np.abs(given - expected), np.abs(expected)
-        largest, scale = float(error.max()), float(size.max())
+        given, expected = actual.astype(np.float64), expected.astype(np.float64, copy=False)
+        error, size, own_error = np.abs(given - expected), np.abs(expected), distance(baseline, expected)
         known = self.truth.own.get(self.name, Own())
-        own = max(_largest(_distance(baseline, expected)), known.largest)
+        worst, scale, own = float(error.max()), float(size.max()), max(largest(own_error), known.largest)
         relative = error / np.maximum(size, max(unit * scale, np.finfo(np.float64).tiny))
-        beyond = _beyond_a_rounding(error, size, actual)
+        beyond = beyond_a_rounding(error, size, actual)
         failure = self._verdict(float(beyond.max()), scale, own, unit)
-        if failure is None and by_channel and self.truth.case.kind == "ordinary" and not self.truth.doubted:
-            beyond = _beyond_a_rounding(_distance(whole[2], whole[0]), np.abs(whole[0]), actual)
-            failure = self._verdict_on_channels(beyond, np.abs(whole[0]), _distance(whole[1], whole[0]), known)
+        if failure is None and by_channels and self.truth.case.kind == "ordinary" and not self.truth.doubted:
+            errors, sizes, owns = (by_channel(_laid_back(numbers, where)) for numbers in (beyond, size, own_error))
+            failure = self._verdict_on_channels(errors, sizes, owns, known)
         return OutputParity(
             self.truth.case.name,
             self.name,
             failure,
-            max_abs_error=largest,
+            max_abs_error=worst,
             mean_abs_error=float(error.mean()),
             max_rel_error=float(relative.max()),
             mean_rel_error=float(relative.mean()),
             baseline_max_abs_error=own,
-            error_ratio=largest / own if own > 0 else None,
+            error_ratio=worst / own if own > 0 else None,
             max_abs_expected=scale,
-            cosine=_cosine(expected, given),
-            sqnr_db=_sqnr_db(expected, error),
-            top1_agreement=_agreement(expected, given, 1),
-            top5_agreement=_agreement(expected, given, 5),
+            cosine=cosine(expected, given),
+            sqnr_db=sqnr_db(expected, error),
+            top1_agreement=agreement(expected, given, 1),
+            top5_agreement=agreement(expected, given, 5),
         )
 
-    def _verdict(self, largest: float, scale: float, own: float, unit: float) -> str | None:
+    def _verdict(self, worst: float, scale: float, own: float, unit: float) -> str | None:
         excused = self.truth.kernels.get(self.name, 0.0)
         if self.name not in self.truth.shown:
             excused = min(excused, MOST_OF_KERNELS * scale)
@@ -386,53 +255,29 @@ class _Judging:
         if not self.by_hand:
             limit = max(limit, BEYOND_DOUBT * own, excused)
         is_steady = self.truth.case.kind == "ordinary" and not self.truth.doubted
-        if is_steady and largest > limit:
-            return f"largest error must be at most {limit:.3g}, got {largest:.3g}"
-        if self.by_hand and largest <= limit:
+        if is_steady and worst > limit:
+            return f"largest error must be at most {limit:.3g}, got {worst:.3g}"
+        if self.by_hand and worst <= limit:
             return None  # who sets a bound knows that the file is coarser than float32
         floor = self.tolerance.floor_ulps * unit * scale + excused
-        if largest > max(self.tolerance.ratio * own, floor):
+        if worst > max(self.tolerance.ratio * own, floor):
             rule = f"at most {self.tolerance.ratio:g} times {self.whose}'s own ({own:.3g}), or {floor:.3g}"
             if excused < self.truth.kernels.get(self.name, 0.0):
                 rule += " (a kernel excuses no more than a hundredth of the largest number)"
-            return f"largest error must be {rule}, got {largest:.3g}"
+            return f"largest error must be {rule}, got {worst:.3g}"
         return None
 
-    def _verdict_on_channels(self, error: Array, size: Array, own: Array, known: Own) -> str | None:
+    def _verdict_on_channels(self, errors: Array, sizes: Array, owns: Array, known: Own) -> str | None:
         """By each channel's own size and error, over all cases; a channel is an index of the second axis."""
-        errors = _by_channel(error)
         if known.by_channel.shape != errors.shape:
             return None
-        sizes, owns = (
-            np.maximum(_by_channel(size), known.channel_sizes),
-            np.maximum(_by_channel(own), known.by_channel),
-        )
+        sizes, owns = np.maximum(sizes, known.channel_sizes), np.maximum(owns, known.by_channel)
         rtol = max(CHANNEL_RTOL, 10 * self.tolerance.rtol)
         limits = np.maximum(CHANNEL_RATIO * self.tolerance.ratio * owns, self.tolerance.atol) + rtol * sizes
         worst = int(np.argmax(errors - limits))
         if errors[worst] <= limits[worst]:
             return None
         return f"largest error of channel {worst} must be at most {limits[worst]:.3g}, got {errors[worst]:.3g}"
-
-
-def _beyond_a_rounding(error: Array, size: Array, actual: Array) -> Array:
-    """Of an output in fewer bits than float32, what an error has beside one unit in the last place of its number.
-
-    Float32's own error decides which of two neighbours it is rounded to.
-    """
-    numbers = np.finfo(actual.dtype)
-    if numbers.eps <= FLOAT32.eps:
-        return error
-    rounding = np.maximum(float(numbers.eps) * size, float(numbers.smallest_subnormal))
-    return np.asarray(np.maximum(error - rounding, 0.0))
-
-
-def _by_channel(array: Array) -> Array:
-    """The largest size of each index of the second axis; of the whole, where there is none."""
-    if array.ndim < 2:
-        return np.asarray([_largest(array)])
-    others = tuple(axis for axis in range(array.ndim) if axis != 1)
-    return np.asarray(np.abs(array).max(axis=others, initial=0.0))
 
 
 @np.errstate(over="ignore")
@@ -443,49 +288,10 @@ def _of_the_shape(shape: tuple[int, ...], expected: Array, baseline: Array) -> t
     return expected, expected.astype(baseline.dtype)
 
 
-def _where_finite(one: Array, other: Array) -> tuple[Array, Array]:
-    """Both, with zeros where either is not finite."""
-    finite = np.isfinite(one) & np.isfinite(other)
-    return (one, other) if finite.all() else (np.where(finite, one, 0), np.where(finite, other, 0))
-
-
-def _in_float32(array: Array) -> float:
-    """The size of the largest number that is finite in float32 too."""
-    with np.errstate(over="ignore"):
-        return largest_finite(array.astype(np.float32))
-
-
-def _undecided(allowed: Array) -> str | None:
-    """A warning of numbers that are finite or infinite by their rounding; None without any."""
-    count = int(((allowed & FINITE > 0) & (allowed != FINITE)).sum())
-    return f"whether {count} of its numbers are finite is a matter of rounding: not compared" if count else None
-
-
-def _distance(one: Array, other: Array) -> Array:
-    return np.abs(one.astype(np.float64) - other.astype(np.float64))
-
-
-def _cosine(expected: Array, actual: Array) -> float | None:
-    norms = float(np.linalg.norm(expected) * np.linalg.norm(actual))
-    return float(np.vdot(expected, actual)) / norms if norms > 0 and np.isfinite(norms) else None
-
-
-def _sqnr_db(expected: Array, error: Array) -> float | None:
-    signal, noise = float(np.square(expected).sum()), float(np.square(error).sum())
-    return 10 * float(np.log10(signal / noise)) if 0 < signal < np.inf and 0 < noise < np.inf else None
-
-
-def _agreement(expected: Array, actual: Array, count: int) -> float | None:
-    """The mean share of the `count` largest entries of a row that are the same."""
-    if expected.ndim != 2 or expected.shape[1] < count:
-        return None
-    ours, theirs = (np.argsort(-array, axis=1, kind="stable")[:, :count] for array in (expected, actual))
-    return float((ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean())
-
-
-def _not_finite(array: Array) -> int:
-    return int(array.size - np.isfinite(array).sum())
-
-
-def _largest(array: Array) -> float:
-    return float(np.abs(array).max(initial=0.0))
+def _laid_back(numbers: Array, where: Array | None) -> Array:
+    """The numbers of `where` in their places, zeros elsewhere; all of them, if they are all there are."""
+    if where is None:
+        return numbers
+    whole = np.zeros(where.shape, numbers.dtype)
+    whole[where] = numbers
+    return whole
