@@ -21,6 +21,7 @@ from aaexport.errors import ExportError
 from aaexport.graph.check import check_model
 from aaexport.graph.files import OnnxModel
 from aaexport.graph.outside import Room, move_out
+from aaexport.graph.translations import translations
 from aaexport.recipe import check_opset
 
 BATCH_DIMENSION = "batch"
@@ -57,6 +58,7 @@ def to_onnx(
                 output_names=list(output_names),
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table=translations(),
                 optimize=True,
                 verbose=False,
             )

@@ -31,6 +31,9 @@ LOSE_NAN: Mapping[str, frozenset[str]] = {
     r"_?unique": frozenset({"Unique"}),
     r"(_?fft_|i?stft)": frozenset({"DFT", "STFT"}),
     r"(arc|a)tan2": frozenset({"IsNaN"}),  # torch's exporter writes 0 for NaN
+    r"(sign|sgn)\b": frozenset({"Sign"}),  # 0 in torch; ONNX does not say
+    r"logit\b": frozenset({"Less"}),  # torch's exporter bounds by comparisons, which leave NaN out
+    r"heaviside": frozenset({"Less"}),  # torch's exporter writes 1 for NaN, torch 0
     r"(lstm|mkldnn_rnn|quantized_lstm)": frozenset({"LSTM"}),
     r"gru": frozenset({"GRU"}),
     r"rnn": frozenset({"RNN"}),

@@ -156,6 +156,12 @@ LESS_COMMON = {
     "logarithm of at least a little": lambda y: (y.relu() + 1e-8).log(),
     "divided by at least a little": lambda y: y.relu() / (y.relu().sum(1, keepdim=True) + 1e-12),
     "angles": lambda y: torch.atan2(y, y + 1),
+    "signs": torch.sign,
+    "one over the root of nearly nothing": lambda y: (y.abs() + 1e-3).rsqrt(),
+    "logarithm of the sigmoid": nn.functional.logsigmoid,
+    "logarithm of two exponentials": lambda y: torch.logaddexp(y, y.flip(1)),
+    "odds": lambda y: torch.logit(y.sigmoid(), 1e-6),
+    "steps": lambda y: torch.heaviside(y, torch.full((), 0.5)),
 }
 ROWS = torch.arange(8)
 
@@ -211,6 +217,17 @@ MUTANTS = {
         lambda y: torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:]) * (1 + 5e-4),
     ),
     "a spectrum a little off": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * (1 + 5e-4)),
+    "signs of nearly nothing left out": ("signs", lambda y: torch.where(y.abs() < 1e-2, 0.0, y.sign())),
+    "steps at a little": ("steps", lambda y: torch.heaviside(y - 1e-2, torch.full((), 0.5))),
+    "one over the root of a little more": (
+        "one over the root of nearly nothing",
+        lambda y: (y.abs() + 1.01e-3).rsqrt(),
+    ),
+    "one over the root, a little off": (
+        "one over the root of nearly nothing",
+        lambda y: (y.abs() + 1e-3).rsqrt() * (1 + 1e-3),
+    ),
+    "another bound of odds": ("odds", lambda y: torch.logit(y.sigmoid(), 1e-5)),
     "a hundredth off": ("spectrum", lambda y: torch.view_as_real(torch.fft.fft(y)) * 1.01),
 }
 
