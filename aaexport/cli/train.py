@@ -18,6 +18,7 @@ from aaexport.cli.collector import loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import console, say, settings, show, show_json, show_text
 from aaexport.cli.progress import steps
+from aaexport.cli.spinning import spin_briefly
 from aaexport.cli.training_page import TrainingPage
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.device import parse_device
@@ -92,6 +93,7 @@ def command(
     session = _Session(models, out, compare, given)
     if UNDER_TORCHRUN not in os.environ:
         session.require_right_options()  # which need not wait for torch
+    spin_briefly()
     # Of several processes one speaks: their live lines would write over each other.
     with steps(f"reading {models[0]}") if os.environ.get("RANK", "0") == "0" else nullcontext():
         from aaexport.training.distributed import AnotherProcessFailedError, joined

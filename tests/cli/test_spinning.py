@@ -1,0 +1,34 @@
+"""Threads of torch that wait for others do not compute nothing for long, unless the user has a say."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aaexport.cli.spinning import BRIEFLY, spin_briefly
+
+TOLD = "from aaexport.cli.spinning import spin_briefly; spin_briefly(); import torch; torch.ones(9).sum()"
+
+
+def test_a_thread_that_waits_sleeps_soon():
+    environment = {}
+    spin_briefly(environment)
+    assert environment == {"GOMP_SPINCOUNT": BRIEFLY}
+
+
+@pytest.mark.parametrize("name, value", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")])
+def test_the_user_s_own_word_stays(name, value):
+    environment = {name: value}
+    spin_briefly(environment)
+    assert environment == {name: value}
+
+
+def test_libgomp_is_told_in_time():
+    """It shows what it read when it was loaded."""
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
+    environment.pop("GOMP_SPINCOUNT", None)
+    told = subprocess.run([sys.executable, "-c", TOLD], env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in told.stderr:
+        pytest.skip("this torch has another library for its threads than libgomp")
+    assert f"GOMP_SPINCOUNT = '{BRIEFLY}'" in told.stderr
