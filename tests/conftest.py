@@ -46,6 +46,12 @@ LONGEST = (
 )
 
 
+def pytest_configure(config):
+    """The longest files first is no use where pytest-xdist begins with those of most tests instead, as it would."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
     """Brings the longest files to the front; the order within each stays."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

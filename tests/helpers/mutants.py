@@ -2,7 +2,7 @@
 
 `MISCOMPUTING` tells which of good_files.py, and what to do to its graph. Each is a valid graph that runs: the
 checker must not be what catches it. `UNSEEN` are those of them that reach no output: only the digests in the file can
-tell.
+tell. `ALIKE` are those that go the way of another one through `verify`.
 """
 
 from collections.abc import Callable
@@ -397,3 +397,20 @@ SAYS = {  # what a failure must say of some
     "NaN in the image replaced": "NaN and infinity must spread to",
 }
 UNSEEN = ("one bias of a channel that is never active off",)
+ALIKE = {  # each with the one that it is like
+    "one weight of the classifier off": "one weight of a convolution off",
+    "one number of the width's table off": "one number of the height's table off",
+    "classes permuted": "classifier transposed",
+    "width's table shifted by one": "height's table shifted by one",
+    "scale of the queries twice": "scale of the queries missing",
+    "scale twice in folded weights": "scale missing from folded weights",
+    "queries and keys swapped": "keys and values swapped",
+    "nearest instead of bilinear": "align_corners flipped",
+    "maximum instead of average": "global maximum instead of average",
+    "dilation": "stride",
+    "probabilities instead of logits": "logits doubled",
+    "one weight of rare classes off": "bias of a rare class off",
+    "positions of the best in reverse": "positions of the best one later",
+    "sampled at the nearest": "sampled with aligned corners",
+    "scores of nearly nothing doubled": "scores of nearly nothing made nothing",
+}
