@@ -1,4 +1,4 @@
-"""One subject in a process of its own: each finding is a line of JSON, as soon as it is found."""
+"""Orders, a line of JSON each → each finding, a line of JSON as soon as it is found."""
 
 import json
 import statistics
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from process import DONE, FOUND
 
 from aaexport.device import parse_device
 from aaexport.errors import AaexportError
@@ -16,12 +17,16 @@ from aaexport.runners.ort_settings import PROVIDERS, SessionSettings
 PHASES = 20  # queries
 
 
-def main(task, *arguments):
-    try:
-        for found in TASKS[task](*arguments):
-            print(f"FOUND {json.dumps(found)}", flush=True)
-    except AaexportError as error:
-        sys.exit(str(error))
+def main():
+    """An order a line: a task and its arguments. A failure ends the process, with the reason as its last line."""
+    for line in sys.stdin:
+        task, *arguments = json.loads(line)
+        try:
+            for found in TASKS[task](*arguments):
+                print(f"{FOUND}{json.dumps(found)}", flush=True)
+        except AaexportError as error:
+            sys.exit(str(error))
+        print(DONE, flush=True)
 
 
 def latency(path, device, batch, seconds):
@@ -218,4 +223,4 @@ TASKS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -5,15 +5,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 from plan import OURS, PLAIN, PLANS
+from process import Child
 from skeleton import unpacked
 
 from aaexport.device import parse_device
@@ -27,15 +25,15 @@ HERE = Path(__file__).parent
 SCHEMA = "aaexport.gpu-benchmark/2"
 PACKAGES = ("aaexport", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "nvidia-cudnn-cu13", "tensorrt")
 CHILD_SECONDS = 180.0
-KERNEL = re.compile(r"SdpaKernel=(\w+)")
 TELLS = {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
 
 
 def main(arguments=None):
     asked = parsed(arguments)
     try:
-        stage = Stage(asked)
-        STAGES[asked.stage](stage)
+        with Child(os.environ | TELLS if asked.stage == "kernels" else os.environ) as children:
+            stage = Stage(asked, children)
+            STAGES[asked.stage](stage)
         stage.keep(complete=not stage.late)
     except AaexportError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -58,8 +56,8 @@ def parsed(arguments):
 class Stage:
     """What a stage has found by now, in `OUT/<stage>.json`."""
 
-    def __init__(self, asked):
-        self.asked, self.rows, self.late = asked, [], False
+    def __init__(self, asked, children):
+        self.asked, self.children, self.rows, self.late = asked, children, [], False
         self.ends = time.monotonic() + asked.limit
         prepared = asked.files / "prepared.json"
         if not prepared.is_file():
@@ -83,49 +81,15 @@ class Stage:
             unpacked(self.asked.files / f"{file.name}.skeleton", path, batch)
         return path
 
-    def child(self, names, task, *arguments, **environment):
-        """Rows of a child of that task, each with `names`; one with the reason where it fails, none if it is late."""
+    def child(self, names, task, *arguments):
+        """Rows of that order, each with `names`; one with the reason where it fails, none if it is late."""
         left = self.ends - time.monotonic()
         if left <= 0:
             self.late = True
             return
-        command = [sys.executable, str(HERE / "child.py"), task, *map(str, arguments)]
-        for found in findings(command, min(left, CHILD_SECONDS), os.environ | environment):
+        for found in self.children.findings((task, *map(str, arguments)), min(left, CHILD_SECONDS)):
             self.rows.append({**names, "task": task, **found})
             self.keep(complete=False)
-
-
-def findings(command, seconds, environment):
-    """What a process finds, one after the other as it finds it; at its end why it failed, and its kernels."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-    )
-    watchdog = threading.Timer(seconds, process.kill)
-    watchdog.start()
-    said, chosen = [], Counter()
-    try:
-        for line in process.stdout:
-            chosen.update(KERNEL.findall(line))
-            if line.startswith("FOUND "):
-                yield json.loads(line.removeprefix("FOUND "))
-            elif line.strip():
-                said.append(line.strip())
-        code = process.wait()
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    if chosen:
-        yield {"attention": dict(chosen)}
-    if code:
-        yield {"failed": f"it had {seconds:.0f} s" if code < 0 else (said or ["no reason given"])[-1][:400]}
 
 
 def facts_of(device):
@@ -175,7 +139,7 @@ def latencies(stage):
 def kernels(stage):
     for file in stage.plan.files():
         batch = max(stage.plan.batches(file.subject))
-        stage.child(of(file), "kernels", stage.path(file, batch), stage.asked.device, batch, **TELLS)
+        stage.child(of(file), "kernels", stage.path(file, batch), stage.asked.device, batch)
 
 
 def parity(stage):
@@ -188,6 +152,8 @@ def memory(stage):
         batch = max(stage.plan.batches(file.subject))
         if batch > 1:
             stage.child(of(file), "memory", stage.path(file), stage.asked.device, batch)
+            if parse_device(stage.asked.device)[0] == "cpu":
+                stage.children.end()  # what a process has freed would hide what the next file takes
 
 
 def training(stage):

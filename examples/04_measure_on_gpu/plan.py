@@ -24,18 +24,20 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which layers (by their sizes), networks (each with its twin of plain convolutions), and batches."""
+    """Which layers (by their sizes), networks (each with its twin of plain convolutions), sides and batches."""
 
     layers: dict  # subject → (side of the map, batch)
     networks: dict  # subject → (model, twin, batches)
     training: tuple  # (model, twin, batch) of a step
+    layer_sides: tuple  # (side, opset), those first that the most depends on
+    network_sides: tuple
     served: str = "aa_cnn3_digits"
 
     def groups(self):
-        """Stage → its files, those first that the most depends on."""
+        """Stage → its files, in the order in which they are measured."""
         return {
-            "layers": [file for subject in self.layers for file in self._of_layer(subject)],
-            "networks": [file for subject in self.networks for file in self._of_network(subject)],
+            "layers": [file for subject in self.layers for file in _of(subject, self.layer_sides)],
+            "networks": [file for subject in self.networks for file in _of(subject, self._sides_of(subject))],
         }
 
     def files(self):
@@ -44,45 +46,30 @@ class Plan:
     def batches(self, subject):
         return (self.layers[subject][1],) if subject in self.layers else self.networks[subject][2]
 
-    def _of_layer(self, subject):
-        sides = ((OURS, 23), (NAIVE, 20), (OURS, 20), (UNPADDED, 23), (NAIVE, 23))
-        return [File(subject, side, opset, dtype) for side, opset in sides for dtype in DTYPES]
-
-    def _of_network(self, subject):
+    def _sides_of(self, subject):
         _, twin, _ = self.networks[subject]
-        sides = [(OURS, 23), (NAIVE, 20), (OURS, 20)] + ([(PLAIN, 23), (PLAIN, 20)] if twin else [])
-        return [File(subject, side, opset, dtype) for side, opset in sides for dtype in DTYPES]
+        return [(side, opset) for side, opset in self.network_sides if twin or side != PLAIN]
 
     def ratios(self):
         """(what, first file without its dtype, second, batch): first ÷ second is a row of the table."""
-        for subject in self.layers:
+        sides = dict.fromkeys(self.layers, self.layer_sides)
+        sides |= {subject: self._sides_of(subject) for subject in self.networks}
+        for subject, known in sides.items():
             for batch in self.batches(subject):
-                yield (
-                    f"{subject}, batch {batch}: naive ÷ ours, opset 20",
-                    (subject, NAIVE, 20),
-                    (subject, OURS, 20),
-                    batch,
-                )
-                yield (
-                    f"{subject}, batch {batch}: naive ÷ ours, opset 23",
-                    (subject, NAIVE, 23),
-                    (subject, OURS, 23),
-                    batch,
-                )
-                what = f"{subject}, batch {batch}: unpadded ÷ padded, opset 23"
-                yield what, (subject, UNPADDED, 23), (subject, OURS, 23), batch
-        for subject, (_, twin, batches) in self.networks.items():
-            for batch in batches:
-                yield (
-                    f"{subject}, batch {batch}: naive ÷ ours, opset 20",
-                    (subject, NAIVE, 20),
-                    (subject, OURS, 20),
-                    batch,
-                )
-                for opset in (20, 23) if twin else ():
-                    what = f"{subject} ÷ {twin}, batch {batch}, opset {opset}"
-                    yield what, (subject, OURS, opset), (subject, PLAIN, opset), batch
+                for words, first, second in RATIOS:
+                    for opset in sorted({opset for _, opset in known}):
+                        if {(first, opset), (second, opset)} <= set(known):
+                            compared = f": {words}" if words else f" ÷ {self.networks[subject][1]}"
+                            what = f"{subject}{compared}, batch {batch}, opset {opset}"
+                            yield what, (subject, first, opset), (subject, second, opset), batch
 
+
+def _of(subject, sides):
+    return [File(subject, side, opset, dtype) for side, opset in sides for dtype in DTYPES]
+
+
+# What the table calls a ratio (one beside the twin is called by the twin's name), and its two sides.
+RATIOS = (("naive ÷ ours", NAIVE, OURS), ("unpadded ÷ padded", UNPADDED, OURS), (None, OURS, PLAIN))
 
 FULL = Plan(
     layers={"layer_32x32": (32, 32), "layer_64x64": (64, 8)},
@@ -91,10 +78,14 @@ FULL = Plan(
         "aa_wrn28_10": ("aa_wrn28_10_cifar100", "wrn28_10_cifar100", (32,)),
     },
     training=("aa_resnet50", "resnet50", 32),
+    layer_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (UNPADDED, 23), (NAIVE, 23)),
+    network_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (PLAIN, 23), (PLAIN, 20)),
 )
 QUICK = Plan(
     layers={"layer_8x8": (8, 2)},
-    networks={"aa_wrn10_1": ("aa_wrn10_1_digits", "wrn10_1_digits", (2,))},
-    training=("aa_wrn10_1_digits", "wrn10_1_digits", 2),
+    networks={"aa_cnn3": ("aa_cnn3_digits", "conv_cnn3_digits", (2,))},
+    training=("aa_cnn3_digits", "conv_cnn3_digits", 2),
+    layer_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (UNPADDED, 23)),
+    network_sides=((OURS, 23), (PLAIN, 23)),
 )
 PLANS = {"full": FULL, "quick": QUICK}

@@ -44,7 +44,10 @@ def gpu():
     """The scripts as modules, by their names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(GPU))
-        yield {name: importlib.import_module(name) for name in ("plan", "skeleton", "measure", "child", "table")}
+        yield {
+            name: importlib.import_module(name)
+            for name in ("plan", "skeleton", "process", "measure", "child", "table")
+        }
 
 
 @pytest.fixture
@@ -100,18 +103,48 @@ def test_every_ratio_is_of_files_that_are_prepared(gpu, name):
     assert len({file.name for file in plan.files()}) == len(plan.files())
 
 
-def test_findings_are_read_as_they_come_and_a_failure_has_its_reason(gpu):
+# A child of the tests' own: an order is the Python that it runs.
+OBEYS = "import json, sys, time\nfor line in sys.stdin: exec(json.loads(line)[0]); print('DONE', flush=True)"
+
+
+@pytest.fixture
+def child(gpu):
+    with gpu["process"].Child(os.environ, (sys.executable, "-c", OBEYS)) as child:
+        yield child
+
+
+def found_by(child, code, seconds=60):
+    return list(child.findings([code], seconds))
+
+
+def test_findings_are_read_as_they_come_and_a_failure_has_its_reason(child):
     code = (
         "print('FOUND {\"ms\": 1.5}', flush=True); print('SdpaKernel=FLASH_ATTENTION'); raise ValueError('no room')"
     )
-    found = list(gpu["measure"].findings([sys.executable, "-c", code], 60, os.environ))
-    assert found == [{"ms": 1.5}, {"attention": {"FLASH_ATTENTION": 1}}, {"failed": "ValueError: no room"}]
+    reason = {"failed": "ValueError: no room"}
+    assert found_by(child, code) == [{"ms": 1.5}, {"attention": {"FLASH_ATTENTION": 1}}, reason]
 
 
-def test_a_child_that_hangs_has_its_time_and_what_it_found_stays(gpu):
-    code = "import time; print('FOUND {\"ms\": 1.5}', flush=True); time.sleep(60)"
-    found = list(gpu["measure"].findings([sys.executable, "-c", code], 1.5, os.environ))
-    assert found == [{"ms": 1.5}, {"failed": "it had 2 s"}]
+def test_a_child_that_hangs_has_its_time_and_what_it_found_stays(child):
+    code = "print('FOUND {\"ms\": 1.5}', flush=True); time.sleep(60)"
+    assert found_by(child, code, 3) == [{"ms": 1.5}, {"failed": "it had 3 s"}]
+
+
+def test_one_process_takes_order_after_order_and_a_failure_costs_no_other_row(child):
+    """What one order leaves behind tells whether the next has the same process."""
+    leave, look = "global left; left = 1", "print('FOUND {\"left\": %d}' % ('left' in globals()))"
+    assert found_by(child, leave) == []
+    assert found_by(child, look) == [{"left": 1}]
+    assert found_by(child, "raise SystemExit('no room')") == [{"failed": "no room"}]
+    assert found_by(child, look) == [{"left": 0}]
+    assert found_by(child, leave) == []
+    child.end()
+    assert found_by(child, look) == [{"left": 0}]
+
+
+def test_a_child_that_is_killed_tells_by_what(child):
+    (found,) = found_by(child, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert found == {"failed": "the process ended with -11 and said nothing"}
 
 
 def prepared(folder):
@@ -139,13 +172,13 @@ def test_without_files_a_stage_says_what_to_run_first(gpu, tmp_path, capsys):
 def test_rows_are_written_one_by_one_and_a_stage_that_is_late_is_not_complete(gpu, tmp_path, monkeypatch):
     seen, out = [], tmp_path / "out"
 
-    def findings(command, seconds, environment):
+    def findings(child, order, seconds):
         for number in range(2):
             yield {"cuda_graph": bool(number), "ms": 1.0}
             seen.append(json.loads((out / "layers.json").read_text())["rows"])
 
     measure = gpu["measure"]
-    monkeypatch.setattr(measure, "findings", findings)
+    monkeypatch.setattr(measure.Child, "findings", findings)
     monkeypatch.setattr(measure.Stage, "path", lambda self, file, batch: tmp_path / file.name)
     asked = ["layers", "--files", str(prepared(tmp_path / "files")), "--out", str(out), "--device", "cpu"]
     assert measure.main(asked) == 0
@@ -171,7 +204,7 @@ def test_the_table_has_ratios_failures_and_what_was_not_measured(gpu, tmp_path, 
     table = gpu["table"]
     assert table.main([str(results(gpu, tmp_path / "r")), "--plan", "quick", "--keep", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if line.startswith("| layer_8x8, batch 2: naive ÷ ours, opset 20"))
+    row = next(line for line in out.splitlines() if line.startswith("| layer_8x8: naive ÷ ours, batch 2, opset 20"))
     assert row.split(" | ")[-1] == "12.00 (3 ÷ 0.25 ms) |"
     assert row.count("not measured") == 4
     assert "- parity x: no" in out
