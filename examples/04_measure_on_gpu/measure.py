@@ -48,7 +48,7 @@ def parsed(arguments):
     parser.add_argument("--files", type=Path, default=HERE / "files", help="what prepare.py wrote")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder for a JSON file of each stage")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to see that it works")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each figure")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each figure")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for the stage: no row begins after it")
     return parser.parse_args(arguments)
 
@@ -64,7 +64,8 @@ class Stage:
             raise DataError(f"{asked.files} must hold what prepare.py wrote, but has no prepared.json; run it first")
         self.plan = PLANS[json.loads(prepared.read_text())["plan"]]
         asked.out.mkdir(parents=True, exist_ok=True)
-        OrtRunner(probe_model(), device=asked.device)  # ProviderError, before anything is measured
+        with OrtRunner(probe_model(), device=asked.device):  # ProviderError, before anything is measured
+            pass
         self.facts = {"schema": SCHEMA, "stage": asked.stage, **facts_of(asked.device)}
         self.keep(complete=False)
 
@@ -74,8 +75,11 @@ class Stage:
         )
 
     def path(self, file, batch=None):
-        """The whole file, of that batch or of any, made of its skeleton when it is first wanted."""
-        path = self.asked.out / "files" / f"{file.name}{'' if batch is None else f'_{batch}'}.onnx"
+        """The whole file, of that batch or of any, made of its skeleton when it is first wanted.
+
+        It stays beside the skeletons: what is brought back from the machine is results alone.
+        """
+        path = self.asked.files / "whole" / f"{file.name}{'' if batch is None else f'_{batch}'}.onnx"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             unpacked(self.asked.files / f"{file.name}.skeleton", path, batch)
@@ -144,7 +148,7 @@ def kernels(stage):
 
 def parity(stage):
     for file in stage.plan.files():
-        stage.child(of(file), "parity", stage.path(file, 1), stage.asked.device)
+        stage.child(of(file), "parity", stage.path(file), stage.asked.device)
 
 
 def memory(stage):
@@ -166,11 +170,11 @@ def training(stage):
 
 def torch(stage):
     on_gpu = parse_device(stage.asked.device)[0] == "cuda"
-    for subject, (model, _, batches) in stage.plan.networks.items():
-        for way in ("eager", "compile", "max-autotune") if on_gpu else ("eager", "compile"):
+    for model, (ways, batches) in stage.plan.rivals.items():
+        for way in ways if on_gpu else (way for way in ways if way != "max-autotune"):
             for precision in ("float16", "float32") if on_gpu else ("float32",):
                 for batch in batches:
-                    names = {"subject": subject, "side": way, "dtype": precision, "batch": batch}
+                    names = {"subject": model, "side": way, "dtype": precision, "batch": batch}
                     rest = (batch, precision, stage.asked.device, stage.asked.seconds)
                     stage.child(names, "rival", model, way, *rest)
 
@@ -185,7 +189,7 @@ def tensorrt(stage):
 def serving(stage):
     """serve-bench itself: one stream with and without graphs, and a server of two workers."""
     on_gpu = parse_device(stage.asked.device)[0] == "cuda"
-    folder, seconds = stage.asked.files / stage.plan.served, f"{3 * stage.asked.seconds}s"
+    folder, seconds = stage.asked.files / stage.plan.served, f"{6 * stage.asked.seconds}s"
     server = ("--scenario", "server", "--rate", "200", "--max-batch", "8", "--max-delay", "2ms", "--workers", "2")
     runs = {"single-stream": ("--compare", "none"), "server, two workers": (*server, "--compare", "none")}
     if on_gpu:
@@ -206,6 +210,8 @@ def serving(stage):
             stage.asked.device,
             "--duration",
             seconds,
+            "--settle",
+            f"{10 * stage.asked.seconds}s",
         ]
         done = bounded([sys.executable, *command, *options, "--json"], min(left, CHILD_SECONDS))
         found = {"failed": last_line(done)} if not done.stdout.strip() else {"code": done.returncode, **brief(done)}

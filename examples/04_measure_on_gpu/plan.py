@@ -31,7 +31,8 @@ class Plan:
     training: tuple  # (model, twin, batch) of a step
     layer_sides: tuple  # (side, opset), those first that the most depends on
     network_sides: tuple
-    served: str = "aa_cnn3_digits"
+    rivals: dict  # model → (ways of PyTorch's to run it, batches)
+    served: str  # by serve-bench
 
     def groups(self):
         """Stage → its files, in the order in which they are measured."""
@@ -71,6 +72,8 @@ def _of(subject, sides):
 # What the table calls a ratio (one beside the twin is called by the twin's name), and its two sides.
 RATIOS = (("naive ÷ ours", NAIVE, OURS), ("unpadded ÷ padded", UNPADDED, OURS), (None, OURS, PLAIN))
 
+WAYS = ("eager", "compile", "max-autotune")
+
 FULL = Plan(
     layers={"layer_32x32": (32, 32), "layer_64x64": (64, 8)},
     networks={
@@ -79,7 +82,9 @@ FULL = Plan(
     },
     training=("aa_resnet50", "resnet50", 32),
     layer_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (UNPADDED, 23), (NAIVE, 23)),
-    network_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (PLAIN, 23), (PLAIN, 20)),
+    network_sides=((OURS, 23), (PLAIN, 23), (NAIVE, 20), (OURS, 20), (PLAIN, 20)),
+    rivals={"aa_resnet50": (WAYS, (1, 32)), "aa_wrn28_10_cifar100": (WAYS, (32,))},
+    served="aa_cnn3_digits",
 )
 QUICK = Plan(
     layers={"layer_8x8": (8, 2)},
@@ -87,5 +92,8 @@ QUICK = Plan(
     training=("aa_cnn3_digits", "conv_cnn3_digits", 2),
     layer_sides=((OURS, 23), (NAIVE, 20), (OURS, 20), (UNPADDED, 23)),
     network_sides=((OURS, 23), (PLAIN, 23)),
+    # What compiling attention takes on a CPU is a minute, and shows nothing more.
+    rivals={"aa_cnn3_digits": (("eager",), (2,)), "conv_cnn3_digits": (("compile",), (2,))},
+    served="conv_cnn3_digits",
 )
 PLANS = {"full": FULL, "quick": QUICK}

@@ -3,7 +3,7 @@
 #   run.sh [--budget SECONDS] [--only STAGE] [--device cuda|cpu] [--seconds S] [--files FOLDER] [--out FOLDER]
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-budget=720 only= device=cuda seconds=1.0 files="$here/files" out="$here/results"
+budget=720 only= device=cuda seconds=0.5 files="$here/files" out="$here/results"
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || { echo "$1 must be followed by a value" >&2; exit 2; }
     case $1 in
