@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -241,15 +242,22 @@ def run_of(environment, out, files, *options):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
 
 
+def cpu_seconds():
+    """What all processes that were started and waited for have computed: others' load does not change it much."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """What `prepare.py --quick` writes."""
+    """What `prepare.py --quick` writes, and the CPU's seconds for it."""
     files = tmp_path_factory.mktemp("gpu") / "files"
     command = [sys.executable, str(GPU / "prepare.py"), "--quick", "--out", str(files)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    before = cpu_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    return files
+    return files, cpu_seconds() - before
 
 
 def of_stage(out, stage):
@@ -257,9 +265,9 @@ def of_stage(out, stage):
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(gpu, quick, tmp_path, capsys):
-    out = tmp_path / "out"
-    done = run_of(os.environ | {"PYTHONPATH": str(ROOT)}, out, quick, "--device", "cpu", "--budget", "1200")
+def test_all_of_it_runs_on_the_cpu_in_tiny_sizes_and_three_minutes(gpu, quick, tmp_path, capsys):
+    (files, seconds), out, before = quick, tmp_path / "out", cpu_seconds()
+    done = run_of(os.environ | {"PYTHONPATH": str(ROOT)}, out, files, "--device", "cpu", "--budget", "1200")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = {stage: of_stage(out, stage) for stage in gpu["measure"].STAGES}
     assert [name for name, stage in stages.items() if not stage["complete"]] in ([], ["torch"])
@@ -267,6 +275,8 @@ def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(gpu, quick, tmp_path, capsys):
     failed = [row for stage in stages.values() for row in stage["rows"] if "failed" in row]
     assert [row for row in failed if row.get("side") not in compiled] == []
     assert all(row["apart"] == 0 for row in stages["parity"]["rows"])
+    assert seconds + cpu_seconds() - before < 180
+    assert {path.suffix for path in out.iterdir()} == {".json", ".log"}  # nothing large is brought back
     assert gpu["table"].main([str(out), "--plan", "quick"]) == 0
     table = capsys.readouterr().out
     assert "naive ÷ ours" in table
@@ -277,10 +287,10 @@ def test_all_of_it_runs_on_the_cpu_in_tiny_sizes(gpu, quick, tmp_path, capsys):
 def test_on_a_gpu_that_computes_nothing_kernels_graphs_and_settings_are_the_real_ones(
     gpu, quick, tmp_path, fake_cuda
 ):
-    out = tmp_path / "out"
+    (files, _), out = quick, tmp_path / "out"
     environment = fake_cuda.environment()
-    for stage in ("layers", "kernels", "networks", "torch"):
-        done = run_of(environment, out, quick, "--only", stage, "--budget", "600")
+    for stage in ("layers", "kernels", "networks", "memory", "torch"):
+        done = run_of(environment, out, files, "--only", stage, "--budget", "600")
         assert done.returncode == 0, (out / f"{stage}.log").read_text()
     rows = of_stage(out, "layers")["rows"] + of_stage(out, "networks")["rows"]
     assert [row for row in rows if "failed" in row] == []
@@ -290,9 +300,12 @@ def test_on_a_gpu_that_computes_nothing_kernels_graphs_and_settings_are_the_real
     assert all(row["phases"]["gpu"] is not None for row in rows)
     ours = [row for row in rows if row["side"] in ("ours", "plain")]
     assert all(row["on_cpu"] == [] for row in ours)
-    chosen = {(row["side"], row["opset"], row["dtype"]): set(row["attention"])
-              for row in of_stage(out, "kernels")["rows"] if "attention" in row}  # fmt: skip
+    chosen = {}
+    for row in of_stage(out, "kernels")["rows"]:
+        if "attention" in row:
+            chosen.setdefault((row["side"], row["opset"], row["dtype"]), set()).update(row["attention"])
     assert chosen["ours", 23, "float16"] == {"FLASH_ATTENTION"}
     assert chosen["ours", 23, "float32"] == {"EFFICIENT_ATTENTION"}
     assert chosen["unpadded", 23, "float16"] == {"EFFICIENT_ATTENTION"}
+    assert all(row["bytes"] > 0 for row in of_stage(out, "memory")["rows"])
     assert all("failed" in row for row in of_stage(out, "torch")["rows"])
