@@ -82,10 +82,13 @@ def times_of(action, seconds):
 
 
 def images(runner, batch):
+    return noise({port.name: ((batch, *port.shape[1:]), port.dtype) for port in runner.inputs})
+
+
+def noise(wanted):
+    """Name → (shape, type) as arrays."""
     random = np.random.default_rng(0)
-    shapes = {port.name: (batch, *port.shape[1:]) for port in runner.inputs}
-    types = {port.name: port.dtype for port in runner.inputs}
-    return {name: random.standard_normal(shape, np.float32).astype(types[name]) for name, shape in shapes.items()}
+    return {name: random.standard_normal(shape, np.float32).astype(kind) for name, (shape, kind) in wanted.items()}
 
 
 def parity(path, device):
@@ -119,18 +122,22 @@ def memory(path, device, batch):
             runner.infer(images(runner, 1))
             yield {"batch": int(batch), "bytes": peak_memory(lambda: runner.infer(images(runner, int(batch))))}
         return
+    from aaexport.graph.probe import probe_model
     from aaexport.runners.cuda_runtime import CudaRuntime
 
-    with OrtRunner(Path(path), device=device):  # what CUDA needs is loaded with it
+    with OrtRunner(probe_model(), device=device):  # what CUDA needs is loaded with it
         runtime = CudaRuntime(index)
     # An arena that grows by powers of two would round the figure.
     exactly = {"device_id": index, "arena_extend_strategy": "kSameAsRequested"}
     session = onnxruntime.InferenceSession(path, providers=[(PROVIDERS["cuda"], exactly)], enable_fallback=0)
-    with OrtRunner(Path(path)) as shapes:
-        feeds = {size: images(shapes, size) for size in (1, int(batch))}
-    session.run(None, feeds[1])
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    one, many = (
+        noise({port.name: ((size, *port.shape[1:]), kinds[port.type]) for port in session.get_inputs()})
+        for size in (1, int(batch))
+    )
+    session.run(None, one)
     before = runtime.free_memory()
-    session.run(None, feeds[int(batch)])
+    session.run(None, many)
     yield {"batch": int(batch), "bytes": before - runtime.free_memory()}
 
 

@@ -80,9 +80,11 @@ class Stage:
         It stays beside the skeletons: what is brought back from the machine is results alone.
         """
         path = self.asked.files / "whole" / f"{file.name}{'' if batch is None else f'_{batch}'}.onnx"
-        if not path.exists():
+        if not path.exists() and time.monotonic() < self.ends:  # else no child will ask for it
             path.parent.mkdir(exist_ok=True)
-            unpacked(self.asked.files / f"{file.name}.skeleton", path, batch)
+            part = path.with_suffix(".part")  # a stage that is ended meanwhile leaves no half of a file
+            unpacked(self.asked.files / f"{file.name}.skeleton", part, batch)
+            part.replace(path)
         return path
 
     def child(self, names, task, *arguments):

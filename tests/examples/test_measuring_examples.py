@@ -190,6 +190,15 @@ def test_rows_are_written_one_by_one_and_a_stage_that_is_late_is_not_complete(gp
     assert (late["complete"], late["rows"]) == (False, [])
 
 
+def test_a_stage_without_time_unpacks_no_files(gpu, tmp_path):
+    """Unpacking takes seconds a file: what is late would take the time of the stages after it."""
+    asked = ["--files", str(prepared(tmp_path / "files")), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for stage in ("layers", "networks", "kernels", "parity", "memory"):
+        assert gpu["measure"].main([stage, *asked, "--limit", "0"]) == 0  # there is not even a skeleton
+        late = json.loads((tmp_path / f"out/{stage}.json").read_text())
+        assert (late["complete"], late["rows"]) == (False, [])
+
+
 def results(gpu, folder, **facts):
     """Two files of a made-up GPU: a ratio in float16 with a graph, and a failure."""
     folder.mkdir(exist_ok=True)
