@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -384,10 +385,13 @@ def sha256(path: Path) -> str:
 
 def tool_versions() -> dict[str, str]:
     """The versions of aaexport and of the tools that decide its results, as far as they are installed."""
-    versions = {}
-    for tool in RECORDED_TOOLS:
-        try:
-            versions[tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {tool: version for tool in RECORDED_TOOLS if (version := _version_of(tool)) is not None}
+
+
+@functools.cache  # parsing what is told of a distribution takes milliseconds, and a process keeps what it has loaded
+def _version_of(tool: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return importlib.metadata.version(tool)
+    except importlib.metadata.PackageNotFoundError:
+        return None

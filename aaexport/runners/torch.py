@@ -38,6 +38,7 @@ class TorchRunner:
         tf32: on CUDA, whether float32 products may be computed in TF32, until the runner is left; None leaves torch's
             own defaults, which are not onnxruntime's.
         shares: whether the copy may read the memory of the module's parameters, which nobody then may write.
+        owns: whether the module is nobody else's, and is taken itself.
         channels_last: whether images and weights lie in memory with the channels last.
         autocast: whether torch computes in float16 what it holds for safe; answers come in float32 all the same.
 
@@ -66,6 +67,7 @@ class TorchRunner:
         device: str = "cpu",
         tf32: bool | None = None,
         shares: bool = False,
+        owns: bool = False,
         channels_last: bool = False,
         autocast: bool = False,
     ) -> None:
@@ -74,7 +76,7 @@ class TorchRunner:
             raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
         self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
         self.dtype = dtype
-        self.module = copied(module) if shares else copied_apart(module)
+        self.module = module if owns else copied(module) if shares else copied_apart(module)
         self.module.eval()  # which need not return the module
         self.module.to(self.device, dtype)
         self._format = torch.channels_last if channels_last else torch.contiguous_format

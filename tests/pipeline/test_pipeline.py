@@ -445,6 +445,9 @@ def test_serve_bench_measures_and_records(cli, converted):
     assert comparison["p50"] > 0
     assert (comparison["ratio"] is None) == (comparison["withheld"] is not None)
     assert [entry["batch"] for entry in value["throughput"]] == [1, 4]
+    assert value["unanswered"] == value["check"]["wrong"] == 0 < value["check"]["checked"]
+    recorded = json.loads(converted.bench_path.read_text())
+    assert sum(block["queries"] for block in recorded["blocks"]) == value["queries"]
 
 
 def test_serve_bench_is_invalid_where_the_file_answers_differently(cli, converted):

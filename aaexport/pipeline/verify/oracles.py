@@ -29,8 +29,10 @@ def oracles(subject: Subject) -> tuple[Callable[[], Runner], Runner]:
     if subject.golden is not None:
         exact, single = subject.golden.runners(subject.input_shape)
         return lambda: exact, single
+    is_theirs = subject.original is not None
     module = subject.original if subject.original is not None else with_decomposition(subject.module, "skew")
-    return partial(torch_runner, subject, module, torch.float64), torch_runner(subject, module, torch.float32)
+    single = torch_runner(subject, module, torch.float32, owns=not is_theirs)
+    return partial(torch_runner, subject, module, torch.float64), single
 
 
 def require_memory_for_float64(subject: Subject) -> None:
@@ -57,11 +59,11 @@ class Rebuilt:
         self._runner = None
 
 
-def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype) -> TorchRunner:
-    """The module, which is the subject's or a variant of it, with the subject's outputs."""
+def torch_runner(subject: Subject, module: nn.Module, dtype: torch.dtype, *, owns: bool = False) -> TorchRunner:
+    """The module, which is the subject's or a variant of it, with the subject's outputs; `owns` as of TorchRunner."""
     names = ((INPUT_NAME,), subject.output_names)
     shape = subject.input_shape
-    return TorchRunner(subject.runnable(module), *names, input_shape=shape, dtype=dtype, shares=True)
+    return TorchRunner(subject.runnable(module), *names, input_shape=shape, dtype=dtype, shares=True, owns=owns)
 
 
 def in_float32_only(single: Runner) -> tuple[Runner, Runner]:

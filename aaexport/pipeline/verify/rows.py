@@ -165,12 +165,15 @@ def _session(
 def torch_row(
     subject: Subject, module: nn.Module, how: str, judged: Judged, limited: Callable[[Runner], Runner]
 ) -> Row:
-    """PyTorch in float32 with the layers computed as they are written out; `limited` bounds what it takes."""
+    """PyTorch in float32 with the layers computed as they are written out; `limited` bounds what it takes.
+
+    `module` is nobody else's.
+    """
     return Row(
         f"PyTorch, {how}",
         "decomposition",
         judged.on("cpu"),
-        lambda: limited(torch_runner(subject, module, torch.float32)),
+        lambda: limited(torch_runner(subject, module, torch.float32, owns=True)),
     )
 
 

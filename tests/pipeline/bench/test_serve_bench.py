@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import pytest
 
 import aaexport
+from aaexport.folder import open_folder
 from aaexport.load.lengths import RULES
 from aaexport.load.machine import MachineWatch
 from aaexport.load.measurement import ParityRecord, Trial
@@ -48,7 +50,7 @@ def test_every_scenario_has_its_rules_and_is_tried_here():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param(name, options, id=name, marks=[] if name in ("single-stream", "server") else [pytest.mark.slow])
+        pytest.param(name, options, id=name, marks=[] if name == "server" else [pytest.mark.slow])
         for name, options in SCENARIOS.items()
     ],
 )
@@ -159,12 +161,25 @@ def test_a_run_that_other_processes_starved_is_shown_and_ends_with_4(cli, conver
 # A baseline
 
 
+@pytest.fixture(scope="module")
+def record(converted_once, tmp_path_factory):
+    """The text of a valid bench.json of the folder: the time of one measurement for all tests."""
+    folder = tmp_path_factory.mktemp("record") / "tiny"
+    shutil.copytree(converted_once, folder)
+    how = {"device": "cpu", "duration": 0.3, "warmup": 0.02, "threads": 1, "batches": [1]}  # as SHORT and ALONE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aaexport.pipeline.bench.account.why_no_ratio", lambda environment: None)
+        aaexport.serve_bench(folder, **how, compare=(), check=False)
+    text = open_folder(folder).bench_path.read_text()
+    assert json.loads(text)["valid"]
+    return text
+
+
 @pytest.fixture
-def measured(cli, converted, monkeypatch):
-    """A valid bench.json of the folder; other processes, which the tests have beside them, decide nothing here."""
+def measured(record, converted, monkeypatch):
+    """A folder with that record; other processes, which the tests have beside them, decide nothing here."""
     monkeypatch.setattr("aaexport.pipeline.bench.account.why_no_ratio", lambda environment: None)
-    cli("serve-bench", converted.path, *SHORT, *ALONE)
-    assert json.loads(converted.bench_path.read_text())["valid"]
+    converted.bench_path.write_text(record)
     return converted
 
 
