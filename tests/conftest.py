@@ -35,6 +35,7 @@ LONGEST = (
         "test_pages.py",
     ),
     *("test_optimize_spellings.py", "test_size.py", "test_cli_errors.py", "test_attention_maps.py", "test_locate.py"),
+    *("test_training_options.py", "test_augmented_properties.py", "test_guards.py", "test_bench_html.py"),
     *(
         "test_graph.py",
         "test_portability.py",

@@ -96,19 +96,40 @@ def test_the_definition_at_once_is_the_one_in_loops(shape, relative, seed):
     assert_close(attention_at_once(*inputs), attention(*inputs), **EXACT)
 
 
-@every_decomposition
-@settings(max_examples=100, deadline=None, derandomize=True)
-@any_layer
-def test_a_layer_of_any_shape_equals_the_definition(decomposition, options, blocks, batch, seed):
+def assert_equals_the_definition(decomposition, options, blocks, batch, seed):
     layer = layer_of(seed, decomposition, blocks, **options)
     x = images(layer, batch, seed)
     assert_close(layer(x), reference(layer, x, attention_at_once), **EXACT)
 
 
 @every_decomposition
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
+@any_layer
+def test_a_layer_of_any_shape_equals_the_definition(decomposition, options, blocks, batch, seed):
+    assert_equals_the_definition(decomposition, options, blocks, batch, seed)
+
+
+@pytest.mark.slow
+@every_decomposition
+@settings(max_examples=400, deadline=None, derandomize=True)
+@any_layer
+def test_a_layer_of_many_more_shapes_equals_the_definition(decomposition, options, blocks, batch, seed):
+    assert_equals_the_definition(decomposition, options, blocks, batch, seed)
+
+
+@every_decomposition
+@settings(max_examples=20, deadline=None, derandomize=True)
 @any_layer
 def test_a_layer_of_any_shape_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed):
+    layer = layer_of(seed, decomposition, blocks, **options)
+    assert_equal_gradients(layer, images(layer, batch, seed))
+
+
+@pytest.mark.slow
+@every_decomposition
+@settings(max_examples=200, deadline=None, derandomize=True)
+@any_layer
+def test_a_layer_of_many_more_shapes_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed):
     layer = layer_of(seed, decomposition, blocks, **options)
     assert_equal_gradients(layer, images(layer, batch, seed))
 

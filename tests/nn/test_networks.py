@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -162,8 +163,12 @@ def test_the_zoo_is_complete():
     assert set(ZOO) == set(NAMES.split())
 
 
+# Deeper than one that stays, or with another share of attention, or for other classes.
+ALIKE = re.compile("resnet1|kv0[257]|wrn28_10_cifar10$")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "resnet1" in name else []) for name in sorted(ZOO)]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if ALIKE.search(name) else []) for name in sorted(ZOO)]
 )
 def test_every_zoo_network_maps_images_to_its_outputs(name):
     recipe, module = ZOO[name].recipe, on_meta(name)
