@@ -29,10 +29,11 @@ def oracles(subject: Subject) -> tuple[Callable[[], Runner], Runner]:
     if subject.golden is not None:
         exact, single = subject.golden.runners(subject.input_shape)
         return lambda: exact, single
-    is_theirs = subject.original is not None
-    module = subject.original if subject.original is not None else with_decomposition(subject.module, "skew")
-    single = torch_runner(subject, module, torch.float32, owns=not is_theirs)
-    return partial(torch_runner, subject, module, torch.float64), single
+    own = with_decomposition(subject.module, "skew") if subject.original is None else None
+    module = subject.original if own is None else own
+    assert module is not None
+    of_module = partial(torch_runner, subject, module)
+    return partial(of_module, torch.float64), of_module(torch.float32, owns=own is not None)
 
 
 def require_memory_for_float64(subject: Subject) -> None:
