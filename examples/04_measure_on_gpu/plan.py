@@ -1,6 +1,7 @@
 """What is measured on a GPU: the files, how each is run, and the ratios that the table makes of it."""
 
 from dataclasses import dataclass
+from itertools import product
 
 # The sides of a comparison: the public implementations' way, ours at an opset (from 23 on with attention in one
 # operator, whose heads are padded for the fused kernels), ours without that padding, and plain convolutions.
@@ -35,10 +36,10 @@ class Plan:
     served: str  # by serve-bench
 
     def groups(self):
-        """Stage → its files, in the order in which they are measured."""
+        """Stage → its files, in the order in which they are measured: a side of all subjects before the next side."""
         return {
-            "layers": [file for subject in self.layers for file in _of(subject, self.layer_sides)],
-            "networks": [file for subject in self.networks for file in _of(subject, self._sides_of(subject))],
+            "layers": [file for side in self.layer_sides for file in _of(self.layers, *side)],
+            "networks": [file for side in self.network_sides for file in _of(self._with(*side), *side)],
         }
 
     def files(self):
@@ -47,26 +48,24 @@ class Plan:
     def batches(self, subject):
         return (self.layers[subject][1],) if subject in self.layers else self.networks[subject][2]
 
-    def _sides_of(self, subject):
-        _, twin, _ = self.networks[subject]
-        return [(side, opset) for side, opset in self.network_sides if twin or side != PLAIN]
+    def _with(self, side, opset):
+        """The networks that have that side: some have no twin."""
+        return [subject for subject, (_, twin, _) in self.networks.items() if twin or side != PLAIN]
 
     def ratios(self):
         """(what, first file without its dtype, second, batch): first ÷ second is a row of the table."""
-        sides = dict.fromkeys(self.layers, self.layer_sides)
-        sides |= {subject: self._sides_of(subject) for subject in self.networks}
-        for subject, known in sides.items():
-            for batch in self.batches(subject):
-                for words, first, second in RATIOS:
-                    for opset in sorted({opset for _, opset in known}):
-                        if {(first, opset), (second, opset)} <= set(known):
-                            compared = f": {words}" if words else f" ÷ {self.networks[subject][1]}"
-                            what = f"{subject}{compared}, batch {batch}, opset {opset}"
-                            yield what, (subject, first, opset), (subject, second, opset), batch
+        files = {(file.subject, file.side, file.opset) for file in self.files()}
+        opsets = sorted({opset for _, _, opset in files})
+        for subject in (*self.layers, *self.networks):
+            for batch, (words, first, second), opset in product(self.batches(subject), RATIOS, opsets):
+                sides = (subject, first, opset), (subject, second, opset)
+                if files.issuperset(sides):
+                    compared = f": {words}" if words else f" ÷ {self.networks[subject][1]}"
+                    yield f"{subject}{compared}, batch {batch}, opset {opset}", *sides, batch
 
 
-def _of(subject, sides):
-    return [File(subject, side, opset, dtype) for side, opset in sides for dtype in DTYPES]
+def _of(subjects, side, opset):
+    return [File(subject, side, opset, dtype) for subject in subjects for dtype in DTYPES]
 
 
 # What the table calls a ratio (one beside the twin is called by the twin's name), and its two sides.

@@ -251,6 +251,14 @@ def run_of(environment, out, files, *options):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
 
 
+def test_what_the_most_depends_on_is_measured_before_the_rest_of_any_network(gpu):
+    """A stage may end before its files do."""
+    files = gpu["plan"].FULL.groups()["networks"]
+    sides = [(file.side, file.opset) for file in files]
+    assert sides == sorted(sides, key=gpu["plan"].FULL.network_sides.index)
+    assert {file.subject for file in files if (file.side, file.opset) in sides[:1]} == set(gpu["plan"].FULL.networks)
+
+
 def cpu_seconds():
     """What all processes that were started and waited for have computed: others' load does not change it much."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
