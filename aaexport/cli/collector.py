@@ -9,7 +9,10 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+SMALL = 2**24  # bytes of weights
 
 
 @contextmanager
@@ -24,6 +27,27 @@ def loading() -> Iterator[None]:
             gc.freeze()
         if was_on:
             gc.enable()
+
+
+@contextmanager
+def converting(weights: Path) -> Iterator[None]:
+    """The block converts a network of these weights: if it is small nothing is collected, nor looked at later.
+
+    What tracing leaves is nearly all in use by torch. To look through it for garbage takes a thirtieth of the time
+    that a small network takes, and gives hardly any memory back. A large network's garbage may hold its weights.
+    """
+    size = SMALL
+    with suppress(OSError):  # what is wrong with them is told by who reads them
+        size = weights.stat().st_size
+    if size >= SMALL or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def end_without_collecting() -> None:

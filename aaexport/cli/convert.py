@@ -9,7 +9,7 @@ import click
 
 from aaexport.allocator import keep_freed_memory
 from aaexport.cli import options
-from aaexport.cli.collector import loading
+from aaexport.cli.collector import converting, loading
 from aaexport.cli.command import Command
 from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
@@ -204,7 +204,8 @@ def _convert_folder(
         elif random_weights:
             write_random_weights(folder, seed=asked.seed)
             say(f"wrote random weights to {folder.weights_path}")
-        return convert(folder, size=size, options=asked, say=tell)
+        with converting(folder.weights_path):
+            return convert(folder, size=size, options=asked, say=tell)
 
 
 def _show(result: ConvertResult, *, as_json: bool) -> None:

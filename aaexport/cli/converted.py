@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aaexport.cli.collector import loading
+from aaexport.cli.collector import converting, loading
 from aaexport.cli.console import say
 from aaexport.cli.progress import steps
 from aaexport.errors import ArgumentError, broken_rule
@@ -40,7 +40,8 @@ def convert_with_steps(folder: ModelFolder, size: tuple[int, int] | None, dtype:
             from aaexport.pipeline.convert.convert import convert
 
             load_tracing()
-        convert(folder, size=size, dtype=dtype, say=tell)
+        with converting(folder.weights_path):
+            convert(folder, size=size, dtype=dtype, say=tell)
 
 
 def check_model(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,13 @@ from aaexport.cli.quantities import MILLISECONDS, SECONDS
 from aaexport.cli.signals import ending_signals
 from aaexport.cli.types import Model, PathTo, Whole
 from aaexport.errors import ArgumentError, broken_rule, parameter
-from aaexport.folder import Dtype, ModelFolder, copies, find_model
+from aaexport.folder import ONNX_FILES, Dtype, ModelFolder, copies, find_model
 
 if TYPE_CHECKING:
+    from aaexport.pipeline.serve.options import ServeOptions
+    from aaexport.pipeline.serve.site import Site
     from aaexport.pipeline.serve.stopping import Stopping
+    from aaexport.serving.apart import Waiting
 
 SECTIONS = {
     "Where it listens": ("host", "http_port", "grpc_port", "metrics_port"),
@@ -91,27 +96,44 @@ def command(models: tuple[str, ...], is_rollback: bool, to_version: int | None, 
     Ends with 0 when Ctrl-C or SIGTERM has drained it, with 130 when a second one has ended it at once, with 5 if
     there is no engine, and with 7 if a model does not answer right and three reloads do not help.
     """
-    from aaexport.pipeline.serve.options import ServeOptions
-
     if is_rollback:
         _require_no_others()
         _roll_back(models, given["dtype"], to_version, as_json)
         return
     if to_version is not None:
         raise ArgumentError(broken_rule("to_version", f"go with {parameter('is_rollback')}", to_version))
-    wanted = ServeOptions(**given)
-    wanted.check()
-    from aaexport.pipeline.serve.site import find_site
+    with _waiting_to_convert(models, given["dtype"]) as converter:
+        from aaexport.pipeline.serve.options import ServeOptions
 
-    site = find_site(wanted)
-    folders = _folders(models, wanted.dtype)
+        wanted = ServeOptions(**given)
+        wanted.check()
+        from aaexport.pipeline.serve.child import waiting_to_prepare
+        from aaexport.pipeline.serve.site import find_site
+
+        site = find_site(wanted)
+        with waiting_to_prepare() as preparer:  # it loads while this process does, or while another converts
+            folders = _folders(models, wanted.dtype, converter)
+            _serve(folders, wanted, site, preparer, as_json=as_json)
+
+
+def _waiting_to_convert(models: Sequence[str], dtype: Dtype) -> AbstractContextManager[Waiting | None]:
+    """A process that begins to load what a conversion takes, if there will be one: that takes the longest of all."""
+    if all((Path(model) / ONNX_FILES[dtype]).is_file() for model in models):  # a zoo model is copied to ./NAME
+        return nullcontext()
+    from aaexport.cli.conversion import waiting_to_convert
+
+    return waiting_to_convert()
+
+
+def _serve(folders: list[ModelFolder], wanted: ServeOptions, site: Site, preparer: Waiting, *, as_json: bool) -> None:
+    """Until it is told to end. Raises as `serving`."""
     from aaexport.pipeline.serve.serve import serving
     from aaexport.pipeline.serve.stopping import Stopping
     from aaexport.report.serve import serve_text
 
     stopping = Stopping()
     try:
-        with serving(folders, wanted, site, say, stopping) as running:
+        with serving(folders, wanted, site, say, stopping, preparer) as running:
             _end_by_signal(stopping)
             facts = running.facts()
             show_text(json.dumps(facts) if as_json else serve_text(facts))
@@ -129,7 +151,8 @@ def say(line: str) -> None:
         console.say(line)
 
 
-def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
+def _folders(models: tuple[str, ...], dtype: Dtype, converter: Waiting | None = None) -> list[ModelFolder]:
+    """What is to be served, converted; the first that has to be, by what waits for that."""
     from aaexport.cli.conversion import ensure_converted_apart
 
     _require_once(models)
@@ -138,7 +161,8 @@ def _folders(models: tuple[str, ...], dtype: Dtype) -> list[ModelFolder]:
     with copies(say) as check_out:
         folders = [check_out(model) for model in models]
         for folder in folders:
-            ensure_converted_apart(folder, dtype, _load_service)
+            if ensure_converted_apart(folder, dtype, _load_service, converter):
+                converter = None
     return folders
 
 

@@ -7,12 +7,12 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from onnxscript import rewriter, values
+from onnxscript import rewriter
 from torch.export import ExportedProgram
 
 from aaexport.capture.input_name import INPUT_NAME
@@ -20,7 +20,9 @@ from aaexport.capture.unwritten import why_not_written
 from aaexport.errors import ExportError
 from aaexport.graph.check import check_model
 from aaexport.graph.files import OnnxModel
+from aaexport.graph.hurried import hurried
 from aaexport.graph.outside import Room, move_out
+from aaexport.graph.shortcuts import shortcuts
 from aaexport.graph.translations import translations
 from aaexport.recipe import check_opset
 
@@ -50,7 +52,7 @@ def to_onnx(
     """
     check_opset(opset)
     try:
-        with quiet_exporter(), _chosen_rules(), _without_reading_sources():
+        with quiet_exporter(), _chosen_rules(), shortcuts():
             converted = torch.onnx.export(
                 program,
                 (),
@@ -113,9 +115,13 @@ def _chosen_rules() -> Iterator[None]:
         setattr(rewriter, name, chosen)
         for constant in tolerant:
             constant._rel_tol = constant._abs_tol = 0.0
+        for rule in chosen:
+            hurried(rule)
         yield
     finally:
         setattr(rewriter, name, rules)
+        for rule in chosen:
+            vars(rule).pop("try_rewrite", None)  # the class has it too
         for constant, (rel_tol, abs_tol) in zip(tolerant, before, strict=True):
             constant._rel_tol, constant._abs_tol = rel_tol, abs_tol
 
@@ -125,37 +131,6 @@ def _tolerant_constants(rule: Any) -> list[Any]:
     nodes = getattr(rule, "_target_pattern", None) or ()
     inputs = [value for node in nodes for value in node.inputs]
     return [value for value in inputs if hasattr(value, "_abs_tol") and hasattr(value, "_rel_tol")]
-
-
-@contextlib.contextmanager
-def _without_reading_sources() -> Iterator[None]:
-    """Tells the exporter which domain a function is in, without the function's whole signature.
-
-    It asks each of its five hundred functions for that, for which onnxscript reads and parses their sources anew: a
-    twelfth of the time that a small network takes. Whatever else is asked is answered by onnxscript as before.
-    """
-    kind = getattr(values, "TracedOnnxFunction", None)  # of no public name; a version without it is only slower
-    whole = getattr(kind, "function_ir", None)
-    if kind is None or not isinstance(whole, property) or whole.fget is None:
-        yield
-        return
-    read = whole.fget
-    kind.function_ir = property(lambda function: _Told(function, read))
-    try:
-        yield
-    finally:
-        kind.function_ir = whole
-
-
-class _Told:
-    """A function's own description, read when more than its domain is wanted."""
-
-    def __init__(self, function: Any, read: Callable[[Any], Any]) -> None:
-        self.domain = function.opset.domain
-        self._function, self._read = function, read
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._read(self._function), name)
 
 
 def _looks_at_one_node(rule: Any) -> bool:

@@ -25,6 +25,7 @@ from onnxscript.rewriter.rules.common import reshape_reshape_rule
 from aaexport.device import Target
 from aaexport.errors import GraphError, broken_rule, first_line
 from aaexport.graph.check import declared_opset
+from aaexport.graph.hurried import hurried
 from aaexport.graph.light import is_large, light
 from aaexport.graph.metadata import MODULE_PATH, path_of
 from aaexport.graph.outside import Room, move_out
@@ -234,7 +235,10 @@ def apply_rule(rule: GraphRule, graph: ir.Model, where: Counter[str] | None = No
     rewritings = [
         RewriteRule(pattern, rewrite, rule.check, name=rule.title, remove_nodes=False) for pattern in rule.patterns()
     ]
-    count: int = RewriteRuleSet(rewritings, commute=rule.commutes).apply_to_model(graph)
+    together = RewriteRuleSet(rewritings, commute=rule.commutes)
+    for each in together:
+        hurried(each)
+    count: int = together.apply_to_model(graph)
     if count:
         _join_reshapes(graph)
     return count

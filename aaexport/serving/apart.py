@@ -43,13 +43,46 @@ def _unexpected(error: Exception) -> _Unexpected:
     return _Unexpected(text, traceback.format_exc())
 
 
+class Waiting:
+    """A process that loads what its work takes, and waits for an order; `Apart` gives it one.
+
+    To be begun by the thread that outlives it: the process is killed when that is gone.
+
+    Args:
+        module: what is run, by its name: it calls `do_as_told`.
+
+    Raises:
+        RunnerError: the system has no room for one more process.
+    """
+
+    def __init__(self, module: str) -> None:
+        command = [sys.executable, "-P", "-m", module]
+        # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's to say.
+        self.child = started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it, if it has not ended; where it was told nothing it has begun nothing."""
+        self.child.kill()
+        self.child.wait()
+        for pipe in (self.child.stdin, self.child.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
 class Apart(Generic[Result]):
     """A module that calls `do_as_told` when it is run, and what came of its order; it has begun when this is there.
 
     To be begun by the thread that outlives it: the process is killed when that is gone.
 
     Args:
-        module: what is run, by its name.
+        module: what is run, by its name, or a process of it that waits for its order.
         order: what it is told.
         called: whose work it is, for the error that it died of.
 
@@ -57,18 +90,16 @@ class Apart(Generic[Result]):
         RunnerError: the system has no room for one more process.
     """
 
-    def __init__(self, module: str, order: object, called: str) -> None:
+    def __init__(self, module: str | Waiting, order: object, called: str) -> None:
         self._called = called
-        command = [sys.executable, "-P", "-m", module]
-        # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's to say.
-        self._child = started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        waiting = Waiting(module) if isinstance(module, str) else module
+        self._child = waiting.child
         self._out = b""
         self._talk = threading.Thread(target=self._read, args=(pickle.dumps(order),), daemon=True)
         try:
             self._talk.start()
         except RuntimeError as error:  # no thread more: nobody would ever tell the process what to do
-            with self._child:
-                self._child.kill()
+            waiting.stop()
             raise no_room(error) from error
 
     def _read(self, order: bytes) -> None:
@@ -105,17 +136,21 @@ class Apart(Generic[Result]):
         self._talk.join()
 
 
-def do_as_told(work: Callable[[Any], object]) -> None:
-    """What the module's process does, once: order → `work` → what came of it, or the AaexportError that it raised."""
+def do_as_told(work: Callable[[Any], object], load: Callable[[], None] = lambda: None) -> None:
+    """What the module's process does, once: order → `work` → what came of it, or the AaexportError that it raised.
+
+    `load` is done before the order is waited for: what every order takes, such as large libraries.
+    """
     die_with_parent()
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ENDED))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no reply
-    order = pickle.load(sys.stdin.buffer)
     result: object
     try:
+        load()
+        order = pickle.load(sys.stdin.buffer)
         result = work(order)
     except AaexportError as error:
         result = error.with_traceback(None)

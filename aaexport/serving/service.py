@@ -127,7 +127,7 @@ class Service:
                 raise EngineError(f"Triton must load its models, but it ended with {how}: {cause}")
             if time.monotonic() > deadline:
                 raise EngineError(f"Triton must answer within {START_SECONDS:.0f} s of its start, got no answer")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def prove(self, model: Served, *, images: bool = True) -> None:
         """Asks all that is known the answers to, over REST and gRPC; with images also the model that takes them.

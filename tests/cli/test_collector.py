@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from aaexport.cli.collector import loading
+from aaexport.cli.collector import SMALL, converting, loading
 
 MODULE = "antigravity_of_ours"
 
@@ -43,3 +43,21 @@ def test_what_was_loaded_is_set_aside_and_nothing_where_nothing_was(monkeypatch)
     with loading():
         sys.modules[MODULE] = sys
     assert frozen
+
+
+@pytest.mark.parametrize(("size", "is_collected"), [(SMALL - 1, False), (SMALL, True), (None, True)])
+def test_only_a_large_networks_conversion_is_collected(tmp_path, size, is_collected):
+    """Or one whose weights cannot be read, and then as before in either case."""
+    weights = tmp_path / "weights.safetensors"
+    if size is not None:
+        with weights.open("wb") as file:
+            file.truncate(size)
+    gc.enable()
+    with pytest.raises(ZeroDivisionError), converting(weights):
+        assert gc.isenabled() == is_collected
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    with converting(weights):
+        assert not gc.isenabled()
+    assert not gc.isenabled()

@@ -34,6 +34,7 @@ from aaexport.pipeline.serve.site import Site, said_of_requests
 from aaexport.pipeline.serve.stopping import Interrupted, Stopping
 from aaexport.pipeline.serve.watchdog import Watchdog
 from aaexport.report.serve import SCHEMA
+from aaexport.serving.apart import Waiting
 from aaexport.serving.process import GRACE
 from aaexport.serving.served import Served
 from aaexport.serving.service import Service
@@ -61,8 +62,11 @@ class Serving:
         self.live: list[Live] = []
         self.watchdog = Watchdog(service, self.live, options.check_every, say, stopping)
 
-    def begin(self, folders: Sequence[tuple[ModelFolder, Path]]) -> None:
-        """Prepares the folders and starts the engine; returns when everything is proved. Raises as both."""
+    def begin(self, folders: Sequence[tuple[ModelFolder, Path]], waiting: Waiting | None) -> None:
+        """Prepares the folders, the first in what is `waiting`, and starts the engine; returns when all is proved.
+
+        Raises as both.
+        """
         with ExitStack() as changing:
             # In one order, so that no two services wait for each other.
             for place in sorted(keep.resolve() for _, keep in folders):
@@ -70,7 +74,8 @@ class Serving:
             for folder, keep in folders:
                 incoming = Incoming(folder, self.options.dtype)
                 self._say(f"checking {folder.path}")
-                prepared = self._told(prepare_apart(self._order(folder, keep)))
+                prepared = self._told(prepare_apart(self._order(folder, keep), waiting))
+                waiting = None
                 self.live.append(Live(folder, keep, self._served(prepared), prepared.version, incoming, None))
             self._say("starting Triton")
             self.service.start([live.served for live in self.live])
@@ -253,8 +258,11 @@ def serving(
     site: Site,
     say: Say,
     stopping: Stopping | None = None,
+    waiting: Waiting | None = None,
 ) -> Iterator[Serving]:
     """A service that is ready, for a block; it drains when the block ends, and ends at once by KeyboardInterrupt.
+
+    `waiting` is of `waiting_to_prepare`, and has loaded already what takes half a second.
 
     Raises:
         ArgumentError: two models of one name.
@@ -270,7 +278,7 @@ def serving(
     running = Serving(service, options, say, stopping or Stopping())
     in_time, grace = True, HURRY
     try:
-        running.begin([(folder, _keep(folder, service, say)) for folder in folders])
+        running.begin([(folder, _keep(folder, service, say)) for folder in folders], waiting)
         grace = GRACE
         yield running
     except KeyboardInterrupt:

@@ -2,10 +2,12 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -111,3 +113,47 @@ def test_ctrl_c_while_it_starts_leaves_nothing(folder):
         assert process.stdout.read() == ""
         assert process.stderr.read().splitlines()[-1].startswith("Error: interrupted")
     gone(family)
+
+
+@contextmanager
+def converting(room, *words):
+    """`aaexport serve` by a zoo model's name in an empty folder, and what it said last when it converts it."""
+    command = [sys.executable, "-m", "aaexport", "serve", "aa_wrn10_1_digits", *words]
+    with subprocess.Popen(
+        command, cwd=room, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("when", ["converting it first", "capturing the module"])
+def test_an_end_while_another_process_converts_leaves_nothing(tmp_path, number, when):
+    """Neither of what converts, nor of what waits to prepare."""
+    require_engine()
+    with converting(tmp_path, *FREE) as process:
+        while when not in process.stderr.readline():
+            assert process.poll() is None
+        family = below(process.pid)
+        assert len(family) >= 2
+        process.send_signal(number)
+        assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert process.stdout.read() == ""
+    gone(family)
+    assert not list(tmp_path.rglob("model.onnx*"))
+
+
+def test_what_is_refused_before_it_converts_leaves_nothing(tmp_path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        converting(tmp_path, "--http-port", str(taken.getsockname()[1])) as process,
+    ):
+        family = set()
+        while process.poll() is None:
+            family |= set(below(process.pid))
+        assert process.returncode == 1
+        assert process.stderr.read().startswith("Error: --http-port must be free")
+    gone(family)
+    assert not list(tmp_path.iterdir())

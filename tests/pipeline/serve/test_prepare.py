@@ -12,7 +12,7 @@ from live_services import give_golden
 from onnx import numpy_helper
 
 from aaexport.errors import FolderError, GraphError, ParityError, RunnerError
-from aaexport.pipeline.serve.child import Preparation, prepare_apart
+from aaexport.pipeline.serve.child import Preparation, prepare_apart, waiting_to_prepare
 from aaexport.pipeline.serve.order import Order
 from aaexport.pipeline.serve.prepare import prepare
 from aaexport.serving import apart
@@ -200,6 +200,42 @@ def test_where_no_thread_can_be_started_no_process_stays(monkeypatch):
     with pytest.raises(RunnerError, match="room for one more process, got: can't start new thread"):
         apart.Apart("aaexport.pipeline.serve.child", "an order", "tiny must be read and run once")
     assert children[0].returncode == -signal.SIGKILL
+
+
+def test_a_process_that_waits_is_told_once_and_gone_then(converted):
+    give_golden(converted)
+    with waiting_to_prepare() as waiting:
+        assert waiting.child.poll() is None
+        assert prepare_apart(order(converted), waiting).facts.name == "tiny"
+        assert waiting.child.returncode == 0
+    assert waiting.child.stdin.closed and waiting.child.stdout.closed
+
+
+def test_a_process_that_waits_for_nothing_is_gone_with_its_block():
+    with pytest.raises(KeyboardInterrupt), waiting_to_prepare() as waiting:
+        raise KeyboardInterrupt
+    assert waiting.child.returncode == -signal.SIGKILL
+
+
+def test_a_process_whose_parent_says_nothing_any_more_ends_by_itself(capfd):
+    with waiting_to_prepare() as waiting:
+        waiting.child.stdin.close()
+        assert waiting.child.wait(60) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_what_cannot_be_loaded_is_told_for_the_order(tmp_path):
+    (tmp_path / "lacking.py").write_text(
+        "from aaexport.serving.apart import do_as_told\n"
+        "def load():\n    raise ImportError('no library of that name')\n"
+        "do_as_told(str, load)\n"
+    )
+    with pytest.MonkeyPatch.context() as there:
+        there.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        preparation = apart.Apart("lacking", "an order" * 100_000, "tiny must be read")
+        with pytest.raises(RunnerError, match="unexpected ImportError: no library of that name"):
+            preparation.result()
+    preparation.stop()
 
 
 def test_a_preparation_that_is_stopped_leaves_no_process_and_what_it_left_goes_with_the_next(converted):
