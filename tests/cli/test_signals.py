@@ -63,7 +63,7 @@ def test_a_second_signal_is_said_and_ends_the_service_at_once(cli, converted, mo
             os.kill(os.getpid(), signal.SIGTERM)
 
     @contextmanager
-    def serving(folders, wanted, site, say, stopping):
+    def serving(folders, wanted, site, say, stopping, waiting):
         yield Running()
         try:
             os.kill(os.getpid(), signal.SIGINT)
