@@ -15,8 +15,8 @@ from aaexport.allocator import keep_freed_memory
 from aaexport.cli.collector import loading
 from aaexport.cli.console import settings
 from aaexport.cli.converted import convert_with_steps, say_that_it_is_converted
+from aaexport.cli.spinning import spin_briefly
 from aaexport.cli.streams import prepare_streams
-from aaexport.cli.threads import let_threads_sleep
 from aaexport.folder import Dtype, ModelFolder
 from aaexport.serving.apart import Apart, Waiting, do_as_told
 
@@ -89,7 +89,7 @@ def _converted(order: Conversion) -> None:
 if __name__ == "__main__":
     prepare_streams()
     keep_freed_memory()
-    let_threads_sleep()
+    spin_briefly()
     do_as_told(_converted, _load)
     # What it made is written and its reply is given. To take PyTorch apart piece by piece takes up to half a second,
     # for which whoever waits for this process would wait.

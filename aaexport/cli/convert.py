@@ -15,7 +15,7 @@ from aaexport.cli.console import say, show, show_json
 from aaexport.cli.converted import check_model
 from aaexport.cli.parity import showing_parity
 from aaexport.cli.progress import steps
-from aaexport.cli.threads import let_threads_sleep
+from aaexport.cli.spinning import spin_briefly
 from aaexport.cli.types import Batch, Images, ImageShape, PathTo, Word
 from aaexport.folder import ModelFolder, copies, zoo_models
 from aaexport.recipe import OPSETS
@@ -151,7 +151,7 @@ def command(
         asked.check()
         check_model(model, size, needs_weights=not random_weights)
     keep_freed_memory()
-    let_threads_sleep()
+    spin_briefly()
     with showing_parity(as_json=as_json):
         if is_module:
             with steps(f"importing {model}") as tell:

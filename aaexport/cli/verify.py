@@ -18,7 +18,7 @@ from aaexport.cli.console import say, show, show_json, show_text
 from aaexport.cli.converted import ask_services, check_model, ensure_converted, name_of
 from aaexport.cli.progress import steps
 from aaexport.cli.quantities import MEBIBYTES, SECONDS
-from aaexport.cli.threads import let_threads_sleep
+from aaexport.cli.spinning import spin_briefly
 from aaexport.cli.types import Names, PathTo, Whole
 from aaexport.errors import AaexportError, ArgumentError, ParityError, broken_rule, parameter
 from aaexport.folder import copies
@@ -163,7 +163,7 @@ def command(
         for one in url:
             ask_services([one], served_as or name_of(model, out), timeout, ca)
         keep_freed_memory()
-        let_threads_sleep()
+        spin_briefly()
         folder = check_out(model, out)
         if onnx is None and dtype in (None, "float32"):
             ensure_converted(folder, size)
