@@ -8,7 +8,7 @@ a large one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,7 @@ def compare(
     tolerances: Tolerances,
     *,
     whose: str = "PyTorch",
-    may_lose_nan: bool = False,
+    may_lose_nan: Collection[str] = (),
 ) -> tuple[OutputParity, ...]:
     """Judges `actual` output by output; a missing or additional output is a failure of its own.
 
@@ -53,14 +53,15 @@ def compare(
         actual: what came out.
         tolerances: what is allowed.
         whose: who computed the truth, for the report.
-        may_lose_nan: whether NaN and infinity that do not spread as they do in the truth are a warning only.
+        may_lose_nan: the outputs of which NaN and infinity that do not spread as in the truth are a warning only.
     """
     results, case = [], truth.case.name
     for name in truth.expected:
         if name not in actual:
             results.append(OutputParity(case, name, f"must be an output, got {sorted(actual)}"))
         else:
-            judging = _Judging(truth, name, tolerances.of(name), tolerances.is_by_hand(name), whose, may_lose_nan)
+            allowed = tolerances.of(name), tolerances.is_by_hand(name)
+            judging = _Judging(truth, name, *allowed, whose, name in may_lose_nan)
             results.append(judging.judged(actual[name]))
     unknown = sorted(actual.keys() - truth.expected.keys())
     results += [OutputParity(case, name, f"must not be an output: {whose} has none of that name") for name in unknown]

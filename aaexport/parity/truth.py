@@ -89,6 +89,11 @@ class OwnErrors:
             for name, array in expected.items()
         }
 
+    def or_more(self, own: Mapping[str, Own], expected: Mapping[str, Array]) -> dict[str, Own]:
+        """What was known when a case was computed, or what is known by now where that is more."""
+        now = self.of(expected)
+        return {**now, **{name: known for name, known in own.items() if known.largest >= now[name].largest}}
+
 
 def _where_finite(one: Array, other: Array) -> tuple[Array, Array]:
     """Both, with zeros where either is not finite."""

@@ -8,13 +8,13 @@ arrived there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from aaexport.errors import RunnerError
-from aaexport.graph.files import read_onnx
+from aaexport.graph.files import OnnxModel, read_onnx
 from aaexport.graph.intermediate import NodeFacts, exposing, input_names, output_names, read_nodes
 from aaexport.parity import Array
 from aaexport.runners.ort import OrtRunner
@@ -31,15 +31,17 @@ LOSE_NAN: Mapping[str, frozenset[str]] = {
     r"_?unique": frozenset({"Unique"}),
     r"(_?fft_|i?stft)": frozenset({"DFT", "STFT"}),
     r"(arc|a)tan2": frozenset({"IsNaN"}),  # torch's exporter writes 0 for NaN
-    r"(sign|sgn)\b": frozenset({"Sign"}),  # 0 in torch; ONNX does not say
-    r"logit\b": frozenset({"Less"}),  # torch's exporter bounds by comparisons, which leave NaN out
-    r"heaviside": frozenset({"Less"}),  # torch's exporter writes 1 for NaN, torch 0
+    r"(sign|sgn)_?$": frozenset({"Sign"}),  # 0 in torch; ONNX does not say
+    r"logit_?$": frozenset({"Less"}),  # torch's exporter bounds by comparisons, which leave NaN out
+    r"heaviside_?$": frozenset({"Less"}),  # torch's exporter writes 1 for NaN, torch 0
     r"(lstm|mkldnn_rnn|quantized_lstm)": frozenset({"LSTM"}),
     r"gru": frozenset({"GRU"}),
     r"rnn": frozenset({"RNN"}),
 }
 
-ALL_LOSE_NAN = frozenset(name for names in LOSE_NAN.values() for name in names)
+NAN_ALONE = frozenset({"Sign", "Less"})  # of which ONNX does say what they make of infinity
+# Where the model's operators are not known, none of those that stand for themselves everywhere else.
+ALL_LOSE_NAN = frozenset(name for names in LOSE_NAN.values() for name in names) - NAN_ALONE
 
 
 def losing_nan(operators: Iterable[str]) -> frozenset[str]:
@@ -58,29 +60,51 @@ class Arrivals:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[tuple[bytes, frozenset[str]], bool] = {}
+        self._known: dict[tuple[bytes, frozenset[str]], frozenset[str]] = {}
 
-    def at(self, operators: frozenset[str], batch: Array) -> bool:
-        """Whether a number that is not finite arrives at one of `operators` that decides the outputs."""
+    def deciding(self, operators: frozenset[str], batch: Array) -> frozenset[str]:
+        """The outputs that one of `operators` decides at which a number arrives that is not finite."""
         key = (batch.tobytes(), operators)
         if key not in self._known:
-            self._known[key] = self._arrive(operators, batch)
+            self._known[key] = self._deciding(operators, batch)
         return self._known[key]
 
-    def _arrive(self, operators: frozenset[str], batch: Array) -> bool:
+    def _deciding(self, operators: frozenset[str], batch: Array) -> frozenset[str]:
         model = read_onnx(self._path)
-        fed = set(input_names(model))
-        nodes = _live(read_nodes(model), output_names(model))
+        fed, nodes = set(input_names(model)), read_nodes(model)
         written = fed.union(name for node in nodes for name in node.outputs)
-        read = written.intersection(name for node in nodes if node.operator in operators for name in node.inputs)
-        if not read or read & fed:
-            return bool(read)  # by the images themselves, or by nothing
+        reads = {
+            output: {
+                (name, node.operator)
+                for node in _live(nodes, [output])
+                if node.operator in operators
+                for name in written.intersection(node.inputs)
+            }
+            for output in output_names(model)
+        }
+        arrived = self._arrived(model, {name for read in reads.values() for name, _ in read} - fed, batch)
+        arrived |= dict.fromkeys(fed, batch)
+        return frozenset(
+            output
+            for output, read in reads.items()
+            if any(name in arrived and _may_be_lost(arrived[name], operator) for name, operator in read)
+        )
+
+    def _arrived(self, model: OnnxModel, names: Collection[str], batch: Array) -> dict[str, Array]:
+        if not names:
+            return {}
         try:
-            with OrtRunner(exposing(model, sorted(read)), AS_WRITTEN) as runner:
-                arrived = runner.infer({runner.inputs[0].name: batch})
+            with OrtRunner(exposing(model, sorted(names)), AS_WRITTEN) as runner:
+                return dict(runner.infer({runner.inputs[0].name: batch}))
         except RunnerError:
-            return False
-        return any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrived.values())
+            return {}
+
+
+def _may_be_lost(array: Array, operator: str) -> bool:
+    """Whether one of the numbers is NaN, or infinite where the operator may lose that too."""
+    if array.dtype.kind != "f":
+        return False
+    return bool(np.isnan(array).any() if operator in NAN_ALONE else not np.isfinite(array).all())
 
 
 def _live(nodes: Sequence[NodeFacts], outputs: Iterable[str]) -> list[NodeFacts]:

@@ -29,8 +29,8 @@ class Of(nn.Module):
 class AllLoseNaN:
     """In a file of which every operator loses NaN, and where some number that is not finite arrives at it."""
 
-    def at(self, operators, batch):
-        return True
+    def deciding(self, operators, batch):
+        return frozenset({"output"})
 
 
 def judged(right, wrong, cases=None, arrivals=None):
