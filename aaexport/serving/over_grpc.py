@@ -22,7 +22,7 @@ from aaexport.serving.protocol import (
 # INTERNAL too: a backend that died answers so until it is loaded again.
 RETRYABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL")
 ABSENT = ("UNIMPLEMENTED",)
-LATE, OTHER = "late", "another protocol"
+LATE, OTHER, CUT = "late", "another protocol", "a connection that was closed without an answer"
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -32,6 +32,7 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
+CUT = "a connection that was closed without an answer"
 
 
 class GrpcTransport:
@@ -140,6 +141,8 @@ class GrpcTransport:
         """Why no answer came, in a sentence."""
         code, details = error.code().name, " ".join(str(error.details() or "no reason given").split())
         lost = _lost(details) if code == "UNAVAILABLE" else None
+        if lost == "TLS" and not self.address.is_secure:  # gRPC shakes hands without it, too
+            lost = CUT
         if code == "DEADLINE_EXCEEDED" or lost == LATE:
             rule = f"be answered within {self._access.timeout:g} s"
             return unreachable(self.address, "no whole answer", "the service hangs or is overloaded", rule=rule)
@@ -171,9 +174,9 @@ def _lost(details: str) -> str | None:
         "handshake": "TLS",
         "Handshake": "TLS",
         "SSL": "TLS",
-        "reset": "a connection that was closed without an answer",
-        "closed": "a connection that was closed without an answer",
-        "Broken pipe": "a connection that was closed without an answer",
+        "reset": CUT,
+        "closed": CUT,
+        "Broken pipe": CUT,
         "failed to connect": "no connection",
     }
     return next((text for word, text in known.items() if word in details), None)

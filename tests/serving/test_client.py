@@ -4,6 +4,7 @@ import ssl
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from inference_servers import SAYS, TINY, Service, over_both, over_grpc, over_ht
 pytest.importorskip("grpc")
 
 from aaexport.errors import ArgumentError, ProtocolError, ServiceError
+from aaexport.serving.address import Access, Address
 from aaexport.serving.client import Client
+from aaexport.serving.over_grpc import GrpcTransport
 from aaexport.serving.protocol import ModelConfig, ModelMetadata, ServerMetadata, TensorMetadata
 from aaexport.serving.runner import service_facts
 
@@ -417,6 +420,26 @@ def test_by_grpcs(certificate, images):
             pytest.raises(ServiceError, match="url must be reached by TLS, got"),
         ):
             stranger.server()
+
+
+class CutWhileShakingHands(Exception):
+    """What grpcio raises where a server ends while a connection is being made."""
+
+    def code(self):
+        return SimpleNamespace(name="UNAVAILABLE")
+
+    def details(self):
+        return (
+            "failed to connect to all addresses; last error: Handshake read failed (Connection closed)"
+        )
+
+
+@pytest.mark.parametrize("scheme, says, again", [("grpc", "closed without an answer", True), ("grpcs", "TLS", False)])
+def test_a_connection_that_ends_in_its_handshake_lacks_tls_only_where_that_was_asked_for(scheme, says, again):
+    transport = GrpcTransport(Address(scheme, "127.0.0.1", 1), Access())
+    why = transport._failure(CutWhileShakingHands())
+    assert says in str(why)
+    assert why.retryable is again
 
 
 def test_without_tls_on_the_other_side(served):
