@@ -422,22 +422,20 @@ def test_by_grpcs(certificate, images):
             stranger.server()
 
 
-class CutWhileShakingHands(Exception):
+class CutWhileShakingHandsError(Exception):
     """What grpcio raises where a server ends while a connection is being made."""
 
     def code(self):
         return SimpleNamespace(name="UNAVAILABLE")
 
     def details(self):
-        return (
-            "failed to connect to all addresses; last error: Handshake read failed (Connection closed)"
-        )
+        return "failed to connect to all addresses; last error: Handshake read failed (Connection closed)"
 
 
 @pytest.mark.parametrize("scheme, says, again", [("grpc", "closed without an answer", True), ("grpcs", "TLS", False)])
 def test_a_connection_that_ends_in_its_handshake_lacks_tls_only_where_that_was_asked_for(scheme, says, again):
     transport = GrpcTransport(Address(scheme, "127.0.0.1", 1), Access())
-    why = transport._failure(CutWhileShakingHands())
+    why = transport._failure(CutWhileShakingHandsError())
     assert says in str(why)
     assert why.retryable is again
 
