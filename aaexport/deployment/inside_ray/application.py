@@ -200,8 +200,9 @@ class Model:
         self.max_batch = max_batch if self.session.batched else None
         self.most_bytes = largest_query((tensor.shape for tensor in self.metadata.inputs), max_batch)
         shares = batching and self.session.batched
-        self.run.set_max_batch_size(max_batch if shares else 1)
-        self.run.set_batch_wait_timeout_s(max_delay if shares else 0.0)
+        batched: Any = self.run  # what Ray's decorator made of it
+        batched.set_max_batch_size(max_batch if shares else 1)
+        batched.set_batch_wait_timeout_s(max_delay if shares else 0.0)
         digest = {ONNX_SHA256: self.session.onnx_sha256}
         delay = round(max_delay * 1e6) if shares else None
         self.config = ModelConfig(self.metadata.name, self.max_batch, digest, delay, "onnxruntime")
@@ -334,7 +335,8 @@ def add_inference_service(servicer: Any, server: Any) -> None:
 def build(args: dict[str, Any]) -> serve.Application:
     """The application of these arguments, as serve.yaml gives them."""
     deployed: Any = Model  # what Ray's decorators made of it
-    return deployed.bind(**args)
+    application: serve.Application = deployed.bind(**args)
+    return application
 
 
 def main() -> None:
