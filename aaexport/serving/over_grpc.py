@@ -32,7 +32,6 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
-CUT = "a connection that was closed without an answer"
 
 
 class GrpcTransport:
