@@ -102,6 +102,11 @@ def assert_equals_the_definition(decomposition, options, blocks, batch, seed):
     assert_close(layer(x), reference(layer, x, attention_at_once), **EXACT)
 
 
+def assert_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed):
+    layer = layer_of(seed, decomposition, blocks, **options)
+    assert_equal_gradients(layer, images(layer, batch, seed))
+
+
 @every_decomposition
 @settings(max_examples=50, deadline=None, derandomize=True)
 @any_layer
@@ -121,8 +126,7 @@ def test_a_layer_of_many_more_shapes_equals_the_definition(decomposition, option
 @settings(max_examples=20, deadline=None, derandomize=True)
 @any_layer
 def test_a_layer_of_any_shape_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed):
-    layer = layer_of(seed, decomposition, blocks, **options)
-    assert_equal_gradients(layer, images(layer, batch, seed))
+    assert_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed)
 
 
 @pytest.mark.slow
@@ -130,8 +134,7 @@ def test_a_layer_of_any_shape_has_the_gradients_of_the_definition(decomposition,
 @settings(max_examples=200, deadline=None, derandomize=True)
 @any_layer
 def test_a_layer_of_many_more_shapes_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed):
-    layer = layer_of(seed, decomposition, blocks, **options)
-    assert_equal_gradients(layer, images(layer, batch, seed))
+    assert_has_the_gradients_of_the_definition(decomposition, options, blocks, batch, seed)
 
 
 @every_decomposition
