@@ -20,4 +20,6 @@ def parse_device(device: str) -> tuple[Target, int]:
         return "cpu", 0
     if kind == "cuda" and (not _ or index.isdecimal()):
         return "cuda", int(index or 0)
-    raise ArgumentError(broken_rule("device", "be cpu, cuda or cuda:N", device))
+    is_a_name = device.startswith(("GPU-", "MIG-"))  # as `nvidia-smi -L` lists them
+    remedy = f"take cuda, with CUDA_VISIBLE_DEVICES={device} in the environment" if is_a_name else ""
+    raise ArgumentError(broken_rule("device", "be cpu, cuda or cuda:N", device, remedy))

@@ -37,6 +37,8 @@ def warnings_about(
     gpu_after: GpuState | None = None,
     gpu_load: GpuLoad | None = None,
     graphs: bool = False,
+    stays: bool = False,
+    pinned: bool = False,
     name: str = "onnxruntime",
 ) -> tuple[str, ...]:
     """What to think of before believing the numbers, each with its cause and remedy.
@@ -50,6 +52,8 @@ def warnings_about(
         gpu_before, gpu_after: on CUDA, where the driver tells; at rest.
         gpu_load: on CUDA, what the driver told while queries were counted.
         graphs: on CUDA, whether a run is launched as a whole: it has nothing to enqueue, and a launch may wait.
+        stays: on CUDA, whether inputs and answers stay on the device: copies are in no query then.
+        pinned: on CUDA, whether they are copied by way of memory that is locked.
     """
     latencies = [log.latencies for log in blocks if len(log.latencies)]
     is_queue = load.arrivals is not None
@@ -63,7 +67,8 @@ def warnings_about(
         *_late(blocks),
         # Where it is a reason against the measurement it need not be said twice.
         *(() if why_starved(environment) else warnings_about_the_machine(environment)),
-        *_bound_by(phases, graphs),
+        *_enqueue_bound(phases if not graphs else None),
+        *_transfer_bound(phases if not stays else None, pinned),
         *(_slowed_down(gpu_before, gpu_after) if gpu_load is None else _slowed_under_load(gpu_load)),
     )
 
@@ -127,22 +132,24 @@ def _late(blocks: Sequence[QueryLog]) -> tuple[str, ...]:
     )
 
 
-def _bound_by(phases: Phases | None, graphs: bool) -> tuple[str, ...]:
-    if phases is None:
+def _enqueue_bound(phases: Phases | None) -> tuple[str, ...]:
+    if phases is None or phases.submit < SUBMITTING * phases.compute:
         return ()
-    warnings = []
-    if not graphs and phases.submit >= SUBMITTING * phases.compute:
-        warnings.append(
-            f"enqueue-bound: of the {phases.compute:.3g} ms until the GPU has computed, the host takes "
-            f"{phases.submit:.3g} ms to submit the work; use --cuda-graph or a larger --batch"
-        )
-    copies = phases.to_device + phases.to_host
-    if copies > phases.compute:
-        warnings.append(
-            f"transfer-bound: copies take {copies:.3g} ms and computing {phases.compute:.3g} ms; keep inputs and "
-            "outputs on the GPU (--resident measures that), lock them with --pinned, or make them smaller"
-        )
-    return tuple(warnings)
+    return (
+        f"enqueue-bound: of the {phases.compute:.3g} ms until the GPU has computed, the host takes "
+        f"{phases.submit:.3g} ms to submit the work; use --cuda-graph or a larger --batch",
+    )
+
+
+def _transfer_bound(phases: Phases | None, pinned: bool) -> tuple[str, ...]:
+    copies = 0.0 if phases is None else phases.to_device + phases.to_host
+    if phases is None or copies <= phases.compute:
+        return ()
+    remedy = "" if pinned else " lock them with --pinned,"
+    return (
+        f"transfer-bound: copies take {copies:.3g} ms and computing {phases.compute:.3g} ms; keep inputs and "
+        f"outputs on the GPU (--resident measures that),{remedy} or make them smaller",
+    )
 
 
 def _slowed_under_load(load: GpuLoad) -> tuple[str, ...]:

@@ -119,6 +119,13 @@ def test_what_a_query_on_the_gpu_waits_for_is_warned_about(phases, words):
     assert warning.startswith(words)
 
 
+def test_copies_that_are_in_no_query_are_not_warned_about_and_what_is_done_is_no_remedy():
+    phases = Phases(1.0, 0.1, 1.2, 0.5)
+    assert "lock them with --pinned" in warned(steady(), phases=phases)[0]
+    assert "--pinned" not in warned(steady(), phases=phases, pinned=True)[0]
+    assert warned(steady(), phases=phases, stays=True) == ()
+
+
 def test_a_host_that_is_a_little_ahead_of_the_gpu_is_not_warned_about():
     assert warned(steady(), phases=Phases(0.1, 0.79, 1.0, 0.1)) == ()
 

@@ -110,6 +110,11 @@ def test_anything_else_is_no_device(device):
     assert str(caught.value) == f"device must be cpu, cuda or cuda:N, got {device!r}"
 
 
+def test_a_gpu_or_a_part_of_one_is_named_to_cuda_itself():
+    with pytest.raises(ArgumentError, match=r"got 'MIG-1a2b'; take cuda, with CUDA_VISIBLE_DEVICES=MIG-1a2b in the "):
+        parse_device("MIG-1a2b")
+
+
 @pytest.mark.parametrize(
     "runner", [lambda: OrtRunner(probe_model(), device="gpu"), lambda: torch_runner(nn.ReLU(), device="gpu")]
 )

@@ -189,5 +189,7 @@ def _warnings(report: BenchReport) -> tuple[str, ...]:
         gpu_after=report.gpu_after,
         gpu_load=report.gpu_load,
         graphs=bool(report.settings.get("cuda_graph")),
+        stays=bool(report.settings.get("resident")),
+        pinned=bool(report.settings.get("pinned")),
         name=OURS if report.service is None else "the service",
     )

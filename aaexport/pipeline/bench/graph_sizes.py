@@ -7,21 +7,38 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aaexport.errors import ArgumentError, broken_rule
+from aaexport.graph.files import GraphSummary
 from aaexport.pipeline.bench.options import BenchOptions
 from aaexport.pipeline.bench.samples import Samples
 
 SWEPT = 256  # images that a sweep of batches may come to where that must be known beforehand
 
 
-def with_sizes(options: BenchOptions, samples: Samples, default: tuple[int, ...]) -> BenchOptions:
+def fills_up(summary: GraphSummary) -> bool:
+    """Whether a batch may be filled up: all inputs and outputs begin with one and the same open dimension."""
+    first = [port.shape[0] if port.shape else None for port in (*summary.inputs, *summary.outputs)]
+    return isinstance(first[0], str) and len(set(first)) == 1
+
+
+def with_sizes(
+    options: BenchOptions, samples: Samples, default: tuple[int, ...], *, fills: bool = True
+) -> BenchOptions:
     """The options with both, where they are needed, the batch is open and nobody has named them.
 
-    `default` are the sizes of the throughput part, if no others are asked for.
+    `default` are the sizes of the throughput part, if no others are asked for; `fills` tells whether batches of the
+    file may be filled up.
+
+    ArgumentError for graphs of a few sizes where they may not.
     """
     session = dict(options.session)
+    if session.get("graph_sizes") and not fills:
+        rule = "be left out for a file whose inputs and outputs do not all begin with one open dimension"
+        remedy = "each batch size has a graph of its own there"
+        raise ArgumentError(broken_rule("graph_sizes", rule, ",".join(map(str, session["graph_sizes"])), remedy))
     if not samples.batched or samples.fixed_batch is not None:
         return options
-    if session.get("cuda_graph") and options.shares_batches and not session.get("graph_sizes"):
+    if session.get("cuda_graph") and options.shares_batches and fills and not session.get("graph_sizes"):
         session["graph_sizes"] = recorded_sizes(options, samples, default)
     if session.get("tensorrt") and not session.get("profiles"):
         sizes = (*asked_sizes(options, samples, default), *((SWEPT,) if options.sweeps_batches else ()))

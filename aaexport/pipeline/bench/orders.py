@@ -65,12 +65,12 @@ class Orders:
         return self.of(load, duration, least, block, **more)
 
     def _sizes_to_warm(self, most: int) -> tuple[int, ...]:
-        """Batch sizes that may come: on CUDA the first run of each searches for algorithms."""
+        """Batch sizes that may come: on CUDA the first run of each searches for algorithms, and records its graph."""
         on_cuda = parse_device(self._options.device or "cpu")[0] == "cuda"
         if not on_cuda or self._fixed is not None:
             return (self._fixed or most,)
-        recorded = self._options.session.get("graph_sizes")  # others are filled up to one of these
-        return tuple(range(1, most + 1)) if recorded is None else tuple(sorted(recorded))
+        recorded = self._options.session.get("graph_sizes") or ()  # others are filled up to one of these, if there is
+        return (*sorted(recorded), *range(max(recorded, default=0) + 1, most + 1))
 
 
 def warm_up_apart(order: RunOrder) -> tuple[RunOrder, RunOrder]:

@@ -31,7 +31,7 @@ from aaexport.pipeline.bench.contender import Contender, blaming
 from aaexport.pipeline.bench.crowd import Crowd
 from aaexport.pipeline.bench.device_memory import DeviceMemory
 from aaexport.pipeline.bench.engines import with_engines
-from aaexport.pipeline.bench.graph_sizes import with_sizes
+from aaexport.pipeline.bench.graph_sizes import fills_up, with_sizes
 from aaexport.pipeline.bench.option_rules import validate
 from aaexport.pipeline.bench.options import BenchOptions, BenchOverrides
 from aaexport.pipeline.bench.samples import Samples, gather_samples
@@ -121,7 +121,7 @@ def measured(
     digest, found = file_digest(path, summary.data_files), identity(path, summary.data_files)
     kind = file_kind(path)
     samples = gather_samples(summary, folder, options.seed, options.dims)
-    options = with_sizes(options, samples, BATCHES)
+    options = with_sizes(options, samples, BATCHES, fills=fills_up(summary))
     terms = terms_of(path, folder, options, samples)
     with ExitStack() as stack:
         stack.enter_context(blaming_changes(path, "measured", summary.data_files))

@@ -80,7 +80,8 @@ def _load_onnxruntime(spec: WorkerSpec, threads: Sequence[RunnerThread]) -> Load
 
     first, seconds = _timed(open_session)
     runners = (first, *(thread.run(open_session) for thread in threads[1:]))
-    facts = {"provider": first.provider, "settings": settings.described(), "placement": first.placement}
+    told = settings.described() | ({"flush_l2": True} if spec.flush else {})
+    facts = {"provider": first.provider, "settings": told, "placement": first.placement}
     gate = CaptureGate()
     served = tuple(runner.serving(gate) for runner in runners)
     return Loaded(served, {**facts, "load_s": seconds})

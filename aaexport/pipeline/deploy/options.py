@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from aaexport.deployment.settings import STORAGES, TARGET_SETTINGS
 from aaexport.device import MAX_THREADS, parse_device
-from aaexport.errors import ArgumentError, broken_rule, did_you_mean
+from aaexport.errors import ArgumentError, broken_rule, did_you_mean, parameter
 from aaexport.folder import DTYPES, Dtype
 
 MAX_BATCH = 65536
@@ -97,10 +97,10 @@ class DeployOptions:
         on_gpu = parse_device(self.device or "cpu")[0] == "cuda"
         for name in ("tensorrt", "fp16", "cuda_graph"):
             if getattr(self, name) and not on_gpu:
-                yield name, "be given with the device cuda", True
+                yield "device", f"be cuda for {parameter(name)}", self.device or "cpu"
         for name in ("fp16", "cuda_graph"):
             if getattr(self, name) and not self.tensorrt:
-                yield name, "be given with tensorrt, which does it", True
+                yield "tensorrt", f"be on with {parameter(name)}, which it does", "off"
         if self.runtime_files is not None and self.fetch_runtime:
             yield "runtime_files", "be left out where onnxruntime-web is fetched", str(self.runtime_files)
         if self.unbatched is not None and self.batching is not None:

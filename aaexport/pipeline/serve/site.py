@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aaexport.errors import ProviderError
+from aaexport.errors import ProviderError, broken_rule
 from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.serving.engine import MOST_OF_GRPC, Engine, Ports, find_engine
 from aaexport.serving.ports import host_address, is_loopback, settled_ports
@@ -38,7 +38,7 @@ def find_site(options: ServeOptions) -> Site:
     address = host_address(options.host)
     ports = settled_ports(address, options.http_port, options.grpc_port, options.metrics_port)
     if options.device != "cpu" and not any(DEVICE_FILES.glob("nvidia[0-9]*")):
-        raise ProviderError(f"device {options.device} must be a GPU of this machine, got none; use --device cpu")
+        raise ProviderError(broken_rule("device", "be cpu on a machine without an NVIDIA GPU", options.device))
     return Site(find_engine(options.engine), address, ports)
 
 

@@ -200,7 +200,7 @@ class LayerContest:
             report = ParityReport(paths[0], (Computation(f"onnxruntime on {device}", "device", row, outputs),))
             message = f"no decomposition of {paths[0]} is inside the parity bound; {_last_words(tried)}"
             return ParityError(message, report)
-        remedy = "a smaller --batch takes less memory"
+        remedy = "where memory is what lacks, a smaller --batch takes less of it"
         return MeasurementError(f"no decomposition of {paths[0]} could be run; {_last_words(tried)}; {remedy}")
 
     def _spec(self, choice: Choice) -> WorkerSpec:

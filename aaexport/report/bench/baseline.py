@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aaexport.load.run import UNANSWERED, QueryLog
 from aaexport.report.bench.as_json import BENCH_SCHEMA
 
 REMEDY = "measure it anew with `aaexport serve-bench MODEL`"
+OF_QUERIES = ("resident", "flush_l2")  # settings that make another thing of a query, not another way to run it
 LIKEWISE = "measure a baseline in the same way, or leave --baseline out"
 
 
@@ -30,6 +31,7 @@ class Baseline:
         blocks: the queries, block by block; empty if the file was written without raw times.
         launches: the median of each process that was launched with `threads`; empty if there was one process.
         gpu: the GPU's name; None without one.
+        settings: of its sessions.
         The others are those of BenchReport; `cpu` and `cores` of its environment.
     """
 
@@ -47,6 +49,7 @@ class Baseline:
     medians: tuple[float, ...]
     blocks: tuple[QueryLog, ...]
     launches: tuple[float, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_baseline(path: str | Path) -> Baseline:
@@ -89,6 +92,10 @@ def why_not_comparable(baseline: Baseline, report: BenchReport) -> str | None:
         ("CPU", baseline.cpu, report.environment.cpu),
         ("cores", baseline.cores, report.environment.cores),
         ("GPU", baseline.gpu, gpu),
+        *(
+            (parameter(name), baseline.settings.get(name, False), report.settings.get(name, False))
+            for name in OF_QUERIES
+        ),
     )
     for name, before, now in circumstances:
         if before != now:
@@ -129,6 +136,7 @@ def _baseline(path: Path, value: Mapping[str, Any]) -> Baseline:
         medians=tuple(float(block["median"]) for block in blocks if block["median"] is not None),
         blocks=tuple(map(_queries, blocks)) if raw else (),
         launches=_launches(value),
+        settings=dict(value.get("settings") or {}),
     )
 
 

@@ -55,6 +55,14 @@ def test_two_workers_lose_none_of_5000_queries(bench):
     assert ran.count("error") == 0
 
 
+def test_batches_beyond_the_sizes_that_are_named_are_recorded_before_the_clock_starts(bench):
+    ran, value = bench("--scenario", "server", "--rate", "300", "--max-batch", "6", "--cuda-graph",
+                       "--graph-sizes", "1,4", "--compare", "none")  # fmt: skip
+    assert value["unanswered"] == 0
+    assert ran.count("cudaStreamBeginCapture") == len({1, 4, 5, 6}) + 1  # and one for the events
+    assert ran.count("error") == 0
+
+
 def test_without_graphs_phases_are_there_too_and_a_torch_without_cuda_is_a_note(bench):
     import torch
 
@@ -76,6 +84,8 @@ def test_what_stays_on_the_device_is_measured_and_the_cache_written_over(bench):
     ran, value = bench("--resident", "--flush-l2", "--batch", "1")
     assert of_the_model(value) == []
     assert ran.count("cudaMemset") >= value["queries"]
+    assert value["settings"] == {"resident": True, "flush_l2": True}
+    assert not [warning for warning in value["warnings"] if warning.startswith("transfer-bound")]
     of_phases = 51 + 60  # and of what comes before the queries
     assert ran.count("cudaMemcpy", "kind 1") < of_phases + value["queries"] / 2
 

@@ -1,11 +1,16 @@
 """Which batch sizes are recorded and built for, by what is asked of serve-bench."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from aaexport.pipeline.bench.graph_sizes import most_built_for, with_sizes
+from aaexport.errors import ArgumentError
+from aaexport.graph.files import TensorInfo
+from aaexport.pipeline.bench.graph_sizes import fills_up, most_built_for, with_sizes
 from aaexport.pipeline.bench.options import BenchOptions
+from aaexport.pipeline.bench.orders import Orders
 from aaexport.pipeline.bench.samples import Samples
 
 SAMPLES = Samples({"x": np.zeros((4, 3, 8, 8), np.float32)}, True, None, "zeros")
@@ -32,6 +37,44 @@ def test_one_query_at_a_time_needs_no_sizes():
 
 def test_sizes_that_somebody_named_stay():
     assert session_of(**SERVER, session={"cuda_graph": True, "graph_sizes": (3,)})["graph_sizes"] == (3,)
+
+
+@pytest.mark.parametrize(
+    ("ports", "fills"),
+    [
+        ([("n", 3), ("n", 10)], True),
+        ([("n", 3), ("m", 10)], False),
+        ([("n", 3), (None, 10)], False),
+        ([(4, 3), (4, 10)], False),
+        ([("n", 3), ()], False),
+    ],
+)
+def test_batches_are_filled_up_where_all_ports_share_an_open_dimension(ports, fills):
+    given, *computed = (TensorInfo(f"port{place}", "float", shape) for place, shape in enumerate(ports))
+    assert fills_up(SimpleNamespace(inputs=(given,), outputs=tuple(computed))) is fills
+
+
+def test_where_batches_cannot_be_filled_up_there_are_no_sizes_and_none_may_be_named():
+    graphs = BenchOptions(**SERVER, session={"cuda_graph": True})
+    assert dict(with_sizes(graphs, SAMPLES, DEFAULT, fills=False).session) == {"cuda_graph": True}
+    named = BenchOptions(session={"cuda_graph": True, "graph_sizes": (1, 8)})
+    with pytest.raises(ArgumentError, match=r"^graph_sizes must be left out for a file .*, got '1,8'; each batch"):
+        with_sizes(named, SAMPLES, DEFAULT, fills=False)
+
+
+@pytest.mark.parametrize(
+    ("session", "sizes"),
+    [
+        ({"cuda_graph": True, "graph_sizes": (4, 1)}, (1, 4, 5, 6)),
+        ({"cuda_graph": True, "graph_sizes": (1, 2, 8)}, (1, 2, 8)),
+        ({"cuda_graph": True}, (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_every_size_that_may_come_is_run_before_it_counts(session, sizes):
+    options = BenchOptions(**SERVER, max_batch=6, device="cuda", session=session)
+    orders = Orders(options, None, lambda: 0.001)
+    load = options.load(None, batched=True, shares_batches=True)
+    assert orders.server(load, 1.0, 1).warm_sizes == sizes
 
 
 def test_a_file_that_fixes_its_batch_has_one_size():

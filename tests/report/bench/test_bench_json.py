@@ -189,6 +189,11 @@ def test_another_file_of_the_same_name_and_another_seed_are_comparable(tmp_path)
     assert why_not_comparable(baseline, dataclasses.replace(CPU, onnx_sha256="f" * 64, load=load)) is None
 
 
+def test_another_way_to_run_the_same_queries_is_comparable(tmp_path):
+    baseline = read_baseline(written(tmp_path, bench_json(CPU, raw=True)))
+    assert why_not_comparable(baseline, dataclasses.replace(CPU, settings={"cuda_graph": True})) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -199,6 +204,8 @@ def test_another_file_of_the_same_name_and_another_seed_are_comparable(tmp_path)
         ({"threads": 1}, "threads must be 1 as in this run, got not set"),
         ({"environment": dataclasses.replace(CPU.environment, cpu="Xeon")}, "CPU must be Xeon"),
         ({"gpu_before": H100}, "GPU must be NVIDIA H100"),
+        ({"settings": {"resident": True}}, "resident must be True as in this run, got False"),
+        ({"settings": {"flush_l2": True}}, "flush_l2 must be True as in this run, got False"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -206,6 +213,7 @@ def test_what_is_not_comparable_is_one_line_with_a_remedy(tmp_path, changes, wor
     line = why_not_comparable(
         read_baseline(written(tmp_path, bench_json(CPU, raw=True))), dataclasses.replace(CPU, **changes)
     )
+    line = str(DataError(line))  # as it is raised, with the names of options
     assert words in line
     assert line.endswith("; measure a baseline in the same way, or leave --baseline out")
 
