@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ def no_room(error: Exception) -> RunnerError:
     """What is told of a system that starts no process, or no thread, more."""
     got = f"{getattr(error, 'strerror', None) or first_line(error)}; end others, or raise the limit (ulimit -u)"
     return RunnerError(f"the system must have room for one more process, got: {got}")
+
+
+def _state(pid: int) -> str:
+    """The system's letter for what a process does: T of one that is stopped, Z of what is left of one; "" of none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return ""
 
 
 class EngineProcess:
@@ -120,10 +128,12 @@ class EngineProcess:
     @staticmethod
     def runs(pid: int) -> bool:
         """Whether there is such a process, and not only what is left of it; it takes far less than `backends`."""
-        try:
-            return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-        except OSError:
-            return False
+        return _state(pid) not in ("", "Z")
+
+    def stopped(self, pids: Iterable[int]) -> frozenset[int]:
+        """Those that are stopped while the server itself is not."""
+        found = frozenset(pid for pid in pids if _state(pid) == "T")
+        return found if found and _state(self.pid) != "T" else frozenset()
 
     def complaints(self, most: int = 3) -> str:
         """The last errors of its log, on a line."""

@@ -3,9 +3,9 @@
     NAME/config.pbtxt                      tensors in, tensors out
     NAME/labels.txt                        where the classes have names
     NAME/warmup/…                          a golden vector, answered before the model is ready
-    NAME/1/model.onnx, model.onnx.….data   and model.py, faults.py beside them for the Python backend
+    NAME/1/model.onnx, model.onnx.….data   and model.py, faults.py, at_work.py beside them for the Python backend
     NAME_image/config.pbtxt                an image file in; class, label and probability out
-    NAME_image/1/model.py, faults.py, pixels.py, image.json
+    NAME_image/1/model.py, faults.py, at_work.py, pixels.py, image.json
 
 `aaexport serve` and `aaexport deploy --to triton|kserve` write the same files; only `RepositorySettings.backend`
 differs: `python` runs onnxruntime in a file of ours, `onnxruntime` is the backend that NVIDIA's container has.
@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 from aaexport import pixels
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, FolderError, broken_rule
+from aaexport.serving import at_work
 from aaexport.serving.facts import ImageInput, ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, Word, entries, text_of
 from aaexport.writing import atomic_path
@@ -31,7 +32,6 @@ from aaexport.writing import atomic_path
 Files: TypeAlias = dict[str, "str | bytes | Path"]
 
 BACKEND_FILES = Path(__file__).parent / "backend"
-FAULTS = "faults.py"
 MOST_IMAGE_BYTES = 2**25
 MOST_IMAGE_PIXELS = 2**26  # 8192 × 8192: what decodes to more is refused by its head
 DIGEST_KEY = "onnx_sha256"
@@ -114,7 +114,7 @@ def model_files(facts: ModelFacts, settings: RepositorySettings, version: int = 
     files |= {f"{inside}/{file.relative_to(facts.onnx.parent)}": file for file in facts.data_files}
     if settings.backend == "python":
         files[f"{inside}/model.py"] = BACKEND_FILES / "tensors.py"
-        files[f"{inside}/{FAULTS}"] = BACKEND_FILES / FAULTS
+        files |= _helpers(inside)
     return files
 
 
@@ -131,10 +131,15 @@ def image_files(facts: ModelFacts, image: ImageInput, settings: RepositorySettin
     return {
         f"{facts.image_name}/config.pbtxt": text_of(image_config(facts, image, settings.versions)),
         f"{inside}/model.py": BACKEND_FILES / "images.py",
-        f"{inside}/{FAULTS}": BACKEND_FILES / FAULTS,
+        **_helpers(inside),
         f"{inside}/pixels.py": Path(pixels.__file__),
         f"{inside}/image.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
     }
+
+
+def _helpers(inside: str) -> Files:
+    """What both backends of ours import, beside them."""
+    return {f"{inside}/faults.py": BACKEND_FILES / "faults.py", f"{inside}/at_work.py": Path(at_work.__file__)}
 
 
 def write_files(files: Files, root: Path, *, link: bool = False) -> None:

@@ -19,11 +19,13 @@ from aaexport import pixels
 from aaexport.errors import EngineError, FolderError, ServiceError, UnprovedError, first_line
 from aaexport.runners.base import Array
 from aaexport.serving.address import RefusedError
+from aaexport.serving.at_work import FOLDER, at_work
 from aaexport.serving.bounds import HEAD, largest_query
 from aaexport.serving.client import Client
 from aaexport.serving.engine import Engine, Ports, command_line
 from aaexport.serving.facts import ImageInput
 from aaexport.serving.golden import Query, parts
+from aaexport.serving.hanging import Hanging
 from aaexport.serving.judge import why_wrong
 from aaexport.serving.ports import require_shared_memory
 from aaexport.serving.process import GRACE, EngineProcess
@@ -40,6 +42,8 @@ from aaexport.serving.served import Served
 START_SECONDS = 300.0  # a server loads its models before it answers at all
 PROOF_SECONDS = 30.0  # for one golden vector
 LOAD_SECONDS = 300.0
+BUSY = (429, 503, "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+KILL_SECONDS = 2.0  # until a process that was killed is gone
 PROBABILITY_OFF = 1e-4  # softmax of logits that are right
 TRIAL = ".trial"  # behind a model's name: of a version that nobody may ask yet
 Say = Callable[[str], None]
@@ -71,6 +75,7 @@ class Service:
         self._pids: tuple[int, ...] = ()
         self._ghosts = 0
         self._turns: Counter[str] = Counter()
+        self._hanging = Hanging()
         inside = _reachable(host)
         self.rest_url, self.grpc_url = f"http://{inside}:{ports.http}", f"grpc://{inside}:{ports.grpc}"
         self._rest = Client(self.rest_url, timeout=PROOF_SECONDS, retry_for=0)
@@ -84,6 +89,7 @@ class Service:
         # Last, so that nothing that fails before leaves it behind.
         self._scratch = new_scratch(self._shared_memory)
         self.repository, self.kept = self._scratch.path / "models", self._scratch.path / "served"
+        self._at_work = self._scratch.path / "at_work"
 
     def start(self, models: Sequence[Served]) -> None:
         """Starts the server with these models, and returns when it has answered all their golden vectors right.
@@ -104,7 +110,8 @@ class Service:
         command = command_line(self.engine, self.repository, backends, self.host, self.ports, self._secret, most)
         command[-1:] = [command[-1], f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
         command += [f"--load-model={name}" for model in models for name in model.names]
-        environment = self.engine.environment(os.environ)
+        self._at_work.mkdir()
+        environment = {**self.engine.environment(os.environ), FOLDER: str(self._at_work)}
         self._process = EngineProcess(
             command, environment, self._scratch.path, self._shared_memory, self._scratch.lock
         )
@@ -184,20 +191,24 @@ class Service:
             rule = f"tell the classes of what {facts.name} answers"
             raise UnprovedError(f"{facts.image_name} must {rule}, got {labels}")
 
-    def reload(self, model: Served, silent: frozenset[str] = frozenset()) -> None:
+    def reload(
+        self, model: Served, silent: frozenset[str] = frozenset(), wrong: frozenset[str] = frozenset()
+    ) -> None:
         """Unloads what does not answer right, and loads and proves it again; what asks it stays, if it is well.
 
         The processes of what does not answer at all are ended: whoever waits for them is refused, and asks again.
-        `silent` are names that are known to be so. Raises as `prove`, and UnprovedError if it cannot be loaded.
+        `silent` are names that are known to be so, `wrong` those that are known to have answered wrongly: asked
+        again, they may be answered right by another process. Raises as `prove`, and UnprovedError if it cannot be
+        loaded.
         """
         dead = self.dead_models()
         questions = dict(zip(model.names, (self._prove_tensors, self._prove_image), strict=False))
         for name, ask in questions.items():
-            fault = None if name in dead | silent else self._fault(name, ask, model)
+            fault = None if name in dead | silent | wrong else self._fault(name, ask, model)
             is_silent = name in silent or (fault is not None and is_late(fault))
             if is_silent:
                 self._end_backend(name)
-            if is_silent or name in dead or fault is not None:
+            if is_silent or name in dead | wrong or fault is not None:
                 self._ghosts += is_silent or name in dead
                 self._control.unload(name)
                 self._load(name)
@@ -227,8 +238,32 @@ class Service:
         """Ends the processes of a model that do not answer; a server's own backend has none."""
         for pid, command in self.process.backends().items():
             if self._place(name) in command:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                _end(pid)
+
+    def end_hanging(self) -> dict[str, str]:
+        """Ends the processes that hang → why, by the names of their models; others of them may answer all the time.
+
+        Whoever waits for them is refused, and asks again.
+        """
+        began, stopped = at_work(self._at_work), self.process.stopped(self._pids)
+        hung = self._hanging.found(began, stopped, time.monotonic())
+        if not hung:
+            return {}
+        backends = self.process.backends()
+        ended = {pid: why for pid, why in hung.items() if pid in backends}
+        for pid in hung.keys() - ended.keys():
+            (self._at_work / str(pid)).unlink(missing_ok=True)  # of one that is gone
+        for pid in ended:
+            _end(pid)
+        deadline = time.monotonic() + KILL_SECONDS
+        while any(map(self.process.runs, ended)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return {
+            name: f"a process of its backend {why}"
+            for pid, why in ended.items()
+            for name in self._instances
+            if self._place(name) in backends[pid]
+        }
 
     def dead_models(self) -> frozenset[str]:
         """Models of which fewer processes run than when all was right; others of it may still answer.
@@ -333,9 +368,20 @@ class Service:
             self._scratch.remove()
 
 
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def is_late(error: ServiceError) -> bool:
     """Whether no answer has come, and not a wrong one or a refusal."""
     return error.retryable and not isinstance(error, RefusedError | UnprovedError)
+
+
+def is_wrong(error: ServiceError) -> bool:
+    """Whether a process is at fault for certain, be it one of several, and no lack of memory that may be over."""
+    passing = isinstance(error, RefusedError) and (error.is_unknown or error.status in BUSY)
+    return not (is_late(error) or passing)
 
 
 def _answer(client: Client, name: str, inputs: Mapping[str, Array], version: str) -> Mapping[str, Array]:

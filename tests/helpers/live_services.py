@@ -62,9 +62,9 @@ class LiveService:
 
 
 @contextmanager
-def service(*words, env=None):
-    """Runs `aaexport serve WORDS` on free ports, until the block ends."""
-    command = [sys.executable, "-m", "aaexport", "serve", *map(str, words), *FREE, "--json"]
+def service(*words, env=None, program=("-m", "aaexport")):
+    """Runs `aaexport serve WORDS` on free ports, until the block ends; `program` where it is to be another."""
+    command = [sys.executable, *program, "serve", *map(str, words), *FREE, "--json"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
     )
@@ -82,6 +82,18 @@ def service(*words, env=None):
         process.stdout.close()
         reader.join(SECONDS)
         process.stderr.close()
+
+
+def backends_of(live, name):
+    """The processes of a model."""
+    return [pid for pid in sorted(live.family()) if f"/{name}/" in _command(pid) and "backend_stub" in _command(pid)]
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def runs(pid):

@@ -1,13 +1,16 @@
 """What Triton's Python backend answers where something goes wrong, without Triton: whose fault it is."""
 
 import importlib.util
+import os
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from aaexport import pixels
+from aaexport.serving import at_work
 from aaexport.serving.repository import BACKEND_FILES
 
 SECRET = "/home/somebody/served/3/model.onnx"
@@ -77,6 +80,7 @@ def backend(monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.setitem(sys.modules, "pixels", pixels)
+    monkeypatch.setitem(sys.modules, "at_work", at_work)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
@@ -99,6 +103,7 @@ def tensors(backend, run, *, sizes=(1, 2, 2)):
         run=lambda outputs, fed: run(fed["input"]), get_inputs=lambda: [SimpleNamespace(shape=["batch", *sizes])]
     )
     model.inputs, model.outputs, model.batches, model.most = ["input"], ["logits"], True, 4
+    model.at_work = at_work.AtWork()
     model.has_open_sizes = not all(isinstance(size, int) for size in sizes)
     return model
 
@@ -178,6 +183,7 @@ def photos(backend):
         "most_bytes": 64, "shape": [1, 8, 8], "mean": [0.3], "std": [0.4], "crop_share": 1.0, "most_pixels": 4096,
         "model": "digits", "version": 1, "input": "input", "scores": "logits", "top": 2,
     }  # fmt: skip
+    model.at_work = at_work.AtWork()
     model.labels = np.frombuffer(b"onetwo", np.uint8).reshape(2, 3)
     return model
 
@@ -216,3 +222,50 @@ def test_a_right_image_whose_model_does_not_answer_is_the_servers_matter(photos,
     photos.asked.answer = Response([Tensor(array=np.array([[0.0, 3.0]], np.float32))])
     (answer,) = photos.execute([photo(b"x")])
     assert [tensor.array.tolist()[0] for tensor in answer.tensors][:1] == [1]
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Since when this process is at work, by its file."""
+    monkeypatch.setenv(at_work.FOLDER, str(tmp_path))
+    return lambda: at_work.at_work(tmp_path).get(os.getpid())
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_it_tells_that_it_is_at_work_while_it_computes(backend, told, batches):
+    seen, now = [], time.monotonic()
+
+    def run(images):
+        seen.append(told())
+        return [images.sum((1, 2, 3))]
+
+    model = tensors(backend, run)
+    model.batches = batches
+    assert told() is None
+    model.execute([query()])
+    assert now < seen[0] <= time.monotonic()
+    assert told() is None
+    model = tensors(backend, raising(MemoryError()))
+    model.execute([query()])
+    assert told() is None
+
+
+def test_who_asks_another_model_is_not_at_work_itself(photos, told, monkeypatch):
+    seen = []
+
+    def decoded(*words):
+        seen.append(told() is not None)
+        return np.zeros((1, 1, 8, 8), np.float32)
+
+    photos.at_work = at_work.AtWork()
+    monkeypatch.setattr(pixels, "network_input", decoded)
+    monkeypatch.setattr(photos, "_scores", lambda fed: seen.append(told() is not None) or np.zeros(2, np.float32))
+    photos.execute([photo(b"x")])
+    assert seen == [True, False]
+
+
+def test_where_no_file_can_be_written_it_works_all_the_same(backend, tmp_path, monkeypatch):
+    monkeypatch.setenv(at_work.FOLDER, str(tmp_path / "nowhere"))
+    (answer,) = tensors(backend, lambda images: [images.sum((1, 2, 3))]).execute([query()])
+    assert answer.error is None
+    assert at_work.at_work(tmp_path / "nowhere") == {}

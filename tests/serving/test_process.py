@@ -80,6 +80,17 @@ def test_stopping_ends_the_server_with_its_backends_and_its_folder(tmp_path):
     assert not process.alive()
 
 
+def test_a_backend_that_is_stopped_is_known_unless_the_server_is_stopped_too(tmp_path):
+    process, pids = start(tmp_path / "scratch")
+    assert process.stopped(pids) == frozenset()
+    os.kill(pids[1], signal.SIGSTOP)
+    until(lambda: process.stopped(pids) == {pids[1]})
+    os.kill(pids[0], signal.SIGSTOP)
+    until(lambda: process.stopped(pids) == frozenset())
+    assert process.runs(pids[1])
+    process.stop(grace=0)
+
+
 def test_a_server_that_does_not_end_is_killed(tmp_path):
     process, pids = start(tmp_path / "scratch", STUBBORN)
     assert not process.stop(grace=0.2)

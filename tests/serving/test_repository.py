@@ -68,7 +68,7 @@ def test_the_image_model_takes_bytes_as_numbers_and_tells_classes():
 
 def test_the_twins_differ_in_the_backend_and_what_runs_it_only():
     python, native = (repository_files(facts(), settings) for settings in TWINS)
-    assert set(python) - set(native) == {"digits/1/model.py", "digits/1/faults.py"}
+    assert set(python) - set(native) == {f"digits/1/{file}.py" for file in ("model", "faults", "at_work")}
     assert not set(native) - set(python)
     of_ours = re.compile(r'parameters \{\n  key: "(device|max_batch)"\n.*?\n  \}\n\}\n', re.DOTALL)
     ours = of_ours.sub("", python["digits/config.pbtxt"])
@@ -165,7 +165,7 @@ def test_settings_out_of_range_are_refused(wrong):
         RepositorySettings(**wrong)
 
 
-@pytest.mark.parametrize("file", ["tensors.py", "images.py", "faults.py"])
+@pytest.mark.parametrize("file", ["tensors.py", "images.py", "faults.py", "../at_work.py"])
 def test_what_runs_inside_triton_imports_nothing_of_ours(file):
     tree = ast.parse((BACKEND_FILES / file).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -176,4 +176,5 @@ def test_what_runs_inside_triton_imports_nothing_of_ours(file):
         "triton_python_backend_utils",
         "pixels",
         "faults",
+        "at_work",
     }

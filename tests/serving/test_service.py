@@ -1,16 +1,20 @@
 """What a service leaves where it does not even start, and which of its processes it misses."""
 
+import signal
+import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from served import facts
 
 from aaexport.errors import ServiceError
-from aaexport.serving import service
+from aaexport.serving import hanging, service
 from aaexport.serving.bounds import IN_JSON
 from aaexport.serving.engine import Engine, Ports
+from aaexport.serving.process import EngineProcess
 from aaexport.serving.repository import MOST_IMAGE_BYTES, RepositorySettings
 from aaexport.serving.served import Served
 
@@ -80,6 +84,42 @@ def test_as_long_as_every_process_runs_none_is_counted(of_backend):
     assert processes.counted == 1
     processes.commands = ()
     assert running.dead_models() == running.dead_models() == {"digits"}
+
+
+def test_of_several_processes_the_one_that_hangs_is_ended_and_its_model_known(of_backend, monkeypatch):
+    running = of_backend("python")
+    running._instances = {"digits": 1, "digits_image": 2}
+    processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+    pids = [process.pid for process in processes]
+    names = ("digits", "digits_image", "digits_image")
+    commands = {pid: f"stub {running.repository}/{name}/1/model.py" for pid, name in zip(pids, names, strict=True)}
+    running._process = SimpleNamespace(
+        backends=lambda: commands, runs=EngineProcess.runs, stopped=lambda pids: frozenset()
+    )
+    running._at_work.mkdir()
+    (running._at_work / str(pids[2])).write_bytes((1).to_bytes(8, "little"))
+    monkeypatch.setattr(hanging, "SURE", 0.0)
+    monkeypatch.setattr(hanging, "LONGEST", 0.0)
+    why = "a process of its backend was at one query for more than 0 s"
+    assert running.end_hanging() == {"digits_image": why}
+    assert [process.poll() for process in processes] == [None, None, -signal.SIGKILL]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("known", "loaded"), [({"silent"}, True), ({"wrong"}, True), (set(), False)])
+def test_what_was_seen_to_be_wrong_is_loaded_anew_though_all_is_right_when_asked_again(
+    of_backend, monkeypatch, known, loaded
+):
+    running, called = of_backend("python"), []
+    running._process = Processes()
+    monkeypatch.setattr(running, "_fault", lambda *_: None)
+    monkeypatch.setattr(running._control, "unload", called.append)
+    monkeypatch.setattr(running, "_load", called.append)
+    model = Served(facts(image=None), 1, RepositorySettings(instances=2))
+    running.reload(model, **{name: frozenset(["digits"]) for name in known})
+    assert called == (["digits", "digits"] if loaded else [])
 
 
 def test_where_the_engine_has_no_processes_none_is_missed(of_backend):

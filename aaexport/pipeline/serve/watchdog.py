@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from aaexport.errors import ServiceError, UnprovedError
 from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.stopping import Stopping
-from aaexport.serving.service import Service, is_late
+from aaexport.serving.service import Service, is_late, is_wrong
 
 RELOADS = 3  # in a row
 STEADY = 60.0  # seconds of right answers after which reloads are counted anew
@@ -36,17 +37,24 @@ class Watchdog:
         self._ask_at = time.monotonic() + max(self._every, answered / SHARE)
 
     def look(self) -> None:
-        """Asks all where it is time, or at once where a process has ended. Raises as `ask_all`, and Interrupted."""
-        dead = self._service.dead_models()
-        if dead or time.monotonic() >= self._ask_at:
-            self.ask_all(dead)
+        """Asks all where it is time, or at once where a process has ended or hangs.
 
-    def ask_all(self, dead: frozenset[str] = frozenset()) -> None:
-        """Asks each model, and loads anew those that fail. UnprovedError if that does not help."""
+        Raises as `ask_all`, and Interrupted.
+        """
+        hung = self._service.end_hanging()
+        gone = dict.fromkeys(self._service.dead_models(), "a process of its backend has ended") | hung
+        if gone or time.monotonic() >= self._ask_at:
+            self.ask_all(gone)
+
+    def ask_all(self, gone: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Asks each model, and loads anew those that fail, and those that miss a process: `gone`, with what it did.
+
+        UnprovedError if that does not help.
+        """
         answered = 0.0
         for live in self._live:
             began = time.monotonic()
-            name, error = self._fault(live, dead)
+            name, error = self._fault(live, gone)
             if error is None:
                 answered += time.monotonic() - began  # what waits in vain takes nothing from others
                 if live.reloads and time.monotonic() - live.failed_at > STEADY:
@@ -57,11 +65,11 @@ class Watchdog:
                 self._revive(live, name, error)
         self.rest(answered)
 
-    def _fault(self, live: Live, dead: frozenset[str]) -> tuple[str, ServiceError | None]:
+    def _fault(self, live: Live, gone: Mapping[str, str]) -> tuple[str, ServiceError | None]:
         """The first name that does not answer right, and why; what asks it cannot be judged then."""
         for name in live.served.names:
-            if name in dead:
-                return name, UnprovedError("a process of its backend has ended")
+            if name in gone:
+                return name, UnprovedError(gone[name])
         for name in live.served.names:
             try:
                 with self._stopping.waiting():
@@ -89,15 +97,15 @@ class Watchdog:
     def _revive(self, live: Live, name: str, error: ServiceError) -> None:
         """Loads the model anew, at most so often in a row. UnprovedError if it does not help."""
         live.late.clear()
-        silent = frozenset([name]) if is_late(error) else frozenset()
+        silent, wrong = ({name} if is_late(error) else set()), ({name} if is_wrong(error) else set())
         while live.reloads < RELOADS:
             live.reloads, live.failed_at = live.reloads + 1, time.monotonic()
             self._say(f"{name} is loaded anew ({live.reloads} of {RELOADS}): {error}")
             try:
                 with self._stopping.waiting():
-                    self._service.reload(live.served, silent)
+                    self._service.reload(live.served, frozenset(silent), frozenset(wrong))
                 self._say(f"{name} answers right again after {time.monotonic() - live.failed_at:.1f} s")
                 return
             except ServiceError as again:
-                error, silent = again, frozenset()
+                error, silent, wrong = again, set(), set()
         raise UnprovedError(f"{name} must answer right after {RELOADS} reloads, but: {error}")

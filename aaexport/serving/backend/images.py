@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
+import at_work
 import faults
 import pixels
 
@@ -38,6 +39,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self.about = json.loads((folder / "image.json").read_text(encoding="utf-8"))
 
+        self.at_work = at_work.AtWork()
         texts = [label.encode() for label in self.about["labels"]]
         longest = max(map(len, texts))
         # A text for each class, filled up with zeros: NumPy 2 and Triton's own strings do not go together.
@@ -51,7 +53,8 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             content = np.from_dlpack(pb.get_input_tensor_by_name(request, "image")).tobytes()
-            fed = self._fed(content)
+            with self.at_work:  # and not while it waits for the other model: that may be what hangs
+                fed = self._fed(content)
         # Of a damaged file Pillow raises whatever the damage leads it to.
         except Exception as error:  # noqa: BLE001
             code, text = faults.told(error, is_clients=not isinstance(error, ImportError))

@@ -17,6 +17,7 @@ import onnxruntime
 import triton_python_backend_utils as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
+import at_work
 import faults
 
 SILENT = 4
@@ -52,6 +53,7 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         if self.session.get_providers()[0] != PROVIDERS[kind]:
             raise RuntimeError(f"{PROVIDERS[kind]} did not become active")
+        self.at_work = at_work.AtWork()
         self.inputs = [port.name for port in self.session.get_inputs()]
         self.outputs = [port.name for port in self.session.get_outputs()]
         self.batches = config["max_batch_size"] > 0
@@ -66,7 +68,8 @@ class TritonPythonModel:
         if not self.batches:
             return [self._alone(request) for request in requests]
         try:
-            return self._together(requests)
+            with self.at_work:
+                return self._together(requests)
         # onnxruntime's exceptions share no base but Exception. One client's mistake is not another's.
         except Exception:  # noqa: BLE001
             return [self._alone(request) for request in requests]
@@ -86,7 +89,8 @@ class TritonPythonModel:
         try:
             fed = self._fed(request)
             self._require_bounded(fed)
-            return self._response(request, self.session.run(self.outputs, fed))
+            with self.at_work:
+                return self._response(request, self.session.run(self.outputs, fed))
         # As above.
         except Exception as error:  # noqa: BLE001
             code, text = faults.told_of_run(error, has_open_sizes=self.has_open_sizes)

@@ -74,6 +74,9 @@ class FakeService:
     def dead_models(self):
         return frozenset()
 
+    def end_hanging(self):
+        return {}
+
     def switch(self, old, new):
         self.switched.append((old.version, new.version))
 

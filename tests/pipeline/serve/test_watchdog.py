@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from served import facts, query
 
-from aaexport.errors import ServiceError, UnprovedError
+from aaexport.errors import ProtocolError, ServiceError, UnprovedError
 from aaexport.folder import ModelFolder
 from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.pipeline.serve.live import Live
@@ -14,11 +14,13 @@ from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.pipeline.serve.serve import Serving
 from aaexport.pipeline.serve.stopping import Interrupted, Stopping
 from aaexport.pipeline.serve.watchdog import RELOADS, SHARE
+from aaexport.serving.address import RefusedError, parse_urls
 from aaexport.serving.repository import RepositorySettings
 from aaexport.serving.served import Served
 from aaexport.serving.versions import Version, record_path, served_folder
 
 WRONG = UnprovedError("digits must answer its golden vectors, got logits off by 1.0e+00")
+(ADDRESS,) = parse_urls("http://127.0.0.1:8000")
 LATE = ServiceError("url must be answered within 30 s", retryable=True)
 
 
@@ -46,7 +48,7 @@ class FakeService:
         self.faults = {"digits": list(faults), "digits_image": list(image)}
         self.progresses = {"digits": list(progress), "digits_image": list(image_progress)}
         self.reloads = self.proofs = 0
-        self.silent = []
+        self.silent, self.wrong, self.hung = [], [], {}
         self.process = FakeProcess()
 
     def glance(self, served, name):
@@ -54,13 +56,18 @@ class FakeService:
         if self.faults[name] and (fault := self.faults[name].pop(0)) is not None:
             raise fault
 
-    def reload(self, served, silent):
+    def reload(self, served, silent, wrong):
         self.reloads += 1
         self.silent.append(set(silent))
+        self.wrong.append(set(wrong))
         self.glance(served, "digits")
 
     def dead_models(self):
         return frozenset()
+
+    def end_hanging(self):
+        hung, self.hung = self.hung, {}
+        return hung
 
     def progress(self, name):
         return self.progresses[name].pop(0)
@@ -87,15 +94,44 @@ def test_a_wrong_answer_has_the_model_loaded_anew_and_it_is_said():
 @pytest.mark.parametrize("name", ["digits", "digits_image"])
 def test_a_backend_that_ended_is_loaded_anew_also_where_another_instance_still_answers(name):
     service, said = FakeService(), []
-    serving(service, said.append).watchdog.ask_all(frozenset([name]))
+    serving(service, said.append).watchdog.ask_all({name: "a process of its backend has ended"})
     assert service.reloads == 1
     assert said[0] == f"{name} is loaded anew (1 of 3): a process of its backend has ended"
 
 
 def test_a_dead_model_of_another_folder_is_not_this_ones():
     service = FakeService()
-    serving(service).watchdog.ask_all(frozenset(["digits2"]))
+    serving(service).watchdog.ask_all({"digits2": "a process of its backend has ended"})
     assert service.reloads == 0
+
+
+def test_a_process_that_hangs_is_found_between_two_looks_though_another_answers():
+    service, said = FakeService(), []
+    running = serving(service, said.append)
+    running.watchdog.rest(60)
+    running.watchdog.look()
+    assert service.reloads == service.proofs == 0
+    service.hung = {"digits": (why := "a process of its backend was at one query for more than 60 s")}
+    running.watchdog.look()
+    assert service.reloads == 1
+    assert said[0] == f"digits is loaded anew (1 of 3): {why}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_known"),
+    [
+        (WRONG, True),
+        (ProtocolError("outputs must be there"), True),
+        (RefusedError(ADDRESS, 500, "Stub process is not healthy", retryable=True), True),
+        (RefusedError(ADDRESS, "UNAVAILABLE", "too little memory at present", retryable=True), False),
+        (RefusedError(ADDRESS, 404, "no available versions", retryable=False), False),
+    ],
+    ids=["wrong", "empty", "broken", "memory", "away"],
+)
+def test_what_was_seen_counts_also_where_another_process_answers_when_it_is_asked_again(fault, is_known):
+    service = FakeService(fault)
+    serving(service).watchdog.ask_all()
+    assert service.wrong == [{"digits"} if is_known else set()]
 
 
 def test_three_reloads_that_do_not_help_are_the_end():

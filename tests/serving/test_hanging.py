@@ -1,0 +1,29 @@
+"""Which processes hang: known by what they tell themselves, and by what the system tells of them."""
+
+from aaexport.serving.hanging import LONGEST, STOPPED, SURE, Hanging
+
+NONE = frozenset()
+
+
+def test_one_that_is_at_a_query_for_too_long_hangs_and_its_neighbours_do_not():
+    hanging = Hanging()
+    now = 1000.0
+    began = {7: now - LONGEST - 1, 8: now - 1}
+    assert hanging.found(began, NONE, now) == {}
+    assert hanging.found(began, NONE, now + SURE) == {7: f"was at one query for more than {LONGEST:.0f} s"}
+
+
+def test_one_that_goes_on_meanwhile_does_not():
+    """As where the whole machine stood still for a minute."""
+    hanging = Hanging()
+    now = 1000.0
+    assert hanging.found({7: now - 600}, NONE, now) == {}
+    assert hanging.found({7: now + 1}, NONE, now + SURE) == {}
+    assert hanging.found({7: now + 1}, NONE, now + LONGEST) == {}
+
+
+def test_one_that_is_stopped_hangs_unless_it_goes_on():
+    hanging = Hanging()
+    assert hanging.found({}, frozenset([7, 8]), 0) == {}
+    assert hanging.found({}, frozenset([7]), SURE) == {7: STOPPED}
+    assert hanging.found({}, frozenset([8]), SURE) == {}
