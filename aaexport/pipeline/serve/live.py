@@ -8,6 +8,7 @@ from typing import TextIO
 
 from aaexport.errors import FolderError
 from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.again import Again
 from aaexport.pipeline.serve.child import Preparation
 from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.serving.served import Served
@@ -45,6 +46,8 @@ class Live:
         late: by name, of those that did not answer in time when they were asked last, how many queries they had
             answered by then.
         change: what is to take over; None while nothing is.
+        again: what could not take over and is tried again, by the number of a version that was chosen, None for a new
+            conversion.
     """
 
     folder: ModelFolder
@@ -57,6 +60,7 @@ class Live:
     failed_at: float = 0.0
     late: dict[str, int] = field(default_factory=dict)
     change: Change | None = None
+    again: dict[int | None, Again] = field(default_factory=dict)
 
 
 def require_same_tensors(old: Served, new: Served) -> None:

@@ -25,6 +25,7 @@ from aaexport.errors import (
     first_line,
 )
 from aaexport.folder import ModelFolder
+from aaexport.pipeline.serve.again import PLAN, Again, is_passing
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
 from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.pipeline.serve.live import Change, Live, require_same_tensors
@@ -136,16 +137,22 @@ class Serving:
                 finally:
                     live.change.end()
                     live.change = None
-                self._say(f"{live.folder.path}: {became}")  # last: whoever reads it may go back at once
+                if became:
+                    self._say(f"{live.folder.path}: {became}")  # last: whoever reads it may go back at once
             return
         record = identity(record_path(live.keep))
         if record != live.record:
             self._follow_record(live, record)
-        elif self.options.watch and live.incoming.is_due(self._say) and self._begins(live, record):
-            live.incoming.begun()
+        elif self.options.watch and live.incoming.is_due(self._say):
+            live.again.pop(None, None)
+            if self._begins(live, record):
+                live.incoming.begun()
+        elif due := [number for number, again in live.again.items() if again.is_due()]:
+            self._begins(live, record, due[0])
 
     def _follow_record(self, live: Live, record: tuple[int, ...] | None) -> None:
         wanted = self._chosen(live)
+        live.again = {number: again for number, again in live.again.items() if number is None}
         if wanted is None or wanted == live.served.version or self._begins(live, record, wanted):
             live.record = record
 
@@ -169,16 +176,24 @@ class Serving:
             lock.close()
             why = f"no process can be started to check what is to take over ({first_line(error)})"
             return self._cannot_begin(live, number, why)
-        what = "a new conversion" if number is None else f"version {number}, which was chosen,"
-        self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
+        if number not in live.again:
+            what = "a new conversion" if number is None else f"version {number}, which was chosen,"
+            self._say(f"{live.folder.path}: {what} is checked, version {live.served.version} serves meanwhile")
         return True
 
     def _cannot_begin(self, live: Live, number: int | None, why: str) -> bool:
-        """Says it; True, as it is said once: what is new is looked at again when it changes again."""
+        """Says it, if it is not what was said of it last; True, as it is tried again later."""
         if number is None:
             live.incoming.ended(is_refused=True)
-        self._say(f"{live.folder.path}: version {live.served.version} stays: {why}{self._still_chosen(live, number)}")
+        if line := self._failed(live, number, f"version {live.served.version} stays: {why}"):
+            self._say(f"{live.folder.path}: {line}")
         return True
+
+    def _failed(self, live: Live, number: int | None, line: str) -> str:
+        """A line for a try in vain, of which there will be another; nothing where the last one was for the same."""
+        if not live.again.setdefault(number, Again()).failed(line):
+            return ""
+        return f"{line}{PLAN}{self._still_chosen(live, number)}"
 
     def _chosen(self, live: Live) -> int | None:
         """The version that served.json names; None if there is none, or it cannot be read, which is said."""
@@ -189,13 +204,14 @@ class Serving:
             return None
 
     def _taken(self, live: Live, change: Change) -> str:
-        """Another version in the place of this one, if it is right, and in words what became of it."""
+        """Another version in the place of this one, if it is right, and what is to be said of it; nothing if said."""
         is_refused = True
         try:
             prepared = self._told(change.preparation.result())
             new = self._served(prepared)
             if new.version == live.served.version:
                 is_refused = False
+                live.again.clear()
                 return f"version {new.version} stays: it is what is to be served"
             require_same_tensors(live.served, new)
             began = time.monotonic()
@@ -203,11 +219,16 @@ class Serving:
                 self.service.switch(live.served, new)
             is_refused = False
         except AaexportError as error:
-            return f"refused, version {live.served.version} stays: {error}{self._still_chosen(live, change.number)}"
+            line = f"refused, version {live.served.version} stays: {error}"
+            if change.number is None and not is_passing(error):
+                live.again.pop(None, None)
+                return line
+            return self._failed(live, change.number, line)
         finally:
             if change.number is None:
                 live.incoming.ended(is_refused=is_refused)
         before, live.served, live.version, live.reloads = live.served.version, new, prepared.version, 0
+        live.again.clear()
         try:
             with self.stopping.waiting():
                 self._record(live)

@@ -11,9 +11,10 @@ from typing import ClassVar
 import pytest
 from served import facts, query
 
-from aaexport.errors import FolderError, GraphError
+from aaexport.errors import FolderError, GraphError, RunnerError
 from aaexport.folder import ModelFolder, data_file_name
 from aaexport.pipeline.serve import child, incoming, serve
+from aaexport.pipeline.serve.again import Again
 from aaexport.pipeline.serve.incoming import PATIENCE, SETTLE, Incoming
 from aaexport.pipeline.serve.live import Live
 from aaexport.pipeline.serve.options import ServeOptions
@@ -273,10 +274,81 @@ def test_a_version_that_was_chosen_and_is_refused_is_told_with_what_chooses_the_
     Preparation.made[0].came = GraphError("model.onnx must be a whole ONNX file")
     follow(running)
     way = f"`aaexport serve --rollback --to-version 2 {live.folder.path}` chooses what is served"
-    assert running.said[-1].endswith(f"refused, version 2 stays: model.onnx must be a whole ONNX file; {way}")
+    why = "model.onnx must be a whole ONNX file; it is tried again in 30 s, and then less often"
+    assert running.said[-1].endswith(f"refused, version 2 stays: {why}; {way}")
     assert rollback(live.folder, to_version=2) == (1, 2)
     follow(running)
     assert len(Preparation.made) == 1
+
+
+DIED = RunnerError("my_model must be read and run once, but: its process ended with -9")
+
+
+def test_a_version_that_was_chosen_is_tried_again_ever_less_often_and_says_what_is_new(running, clock):
+    (live,) = running.live
+    rollback(live.folder)
+    follow(running)
+    tries = [(DIED, 30), (DIED, 60), (FolderError("no room: 7 MiB"), 120), (FolderError("no room: 5 MiB"), 240)]
+    for number, (error, pause) in enumerate(tries, 1):
+        Preparation.made[-1].came = error
+        follow(running)
+        follow(running)
+        clock(pause - 1)
+        follow(running)
+        assert len(Preparation.made) == number
+        clock(2)
+        follow(running)
+        assert [one.order.number for one in Preparation.made] == [1] * (number + 1)
+    checked, died, room = running.said
+    assert "is checked" in checked
+    assert "its process ended with -9; it is tried again in 30 s, and then less often; `aaexport serve" in died
+    assert "no room: 7 MiB" in room
+    Preparation.made[-1].came = FIRST
+    follow(running)
+    assert running.service.switched == [(2, 1)]
+    assert "version 1 serves instead of 2" in running.said[-1]
+    clock(10000)
+    follow(running)
+    assert len(Preparation.made) == len(tries) + 1
+
+
+def test_a_pause_is_ten_minutes_at_most(clock):
+    again = Again()
+    for _ in range(9):
+        again.failed("a reason")
+    clock(599)
+    assert not again.is_due()
+    clock(2)
+    assert again.is_due()
+
+
+def test_when_another_version_is_chosen_the_one_before_is_not_tried_again(running, clock):
+    (live,) = running.live
+    rollback(live.folder)
+    follow(running)
+    Preparation.made[0].came = DIED
+    follow(running)
+    rollback(live.folder, to_version=2)
+    clock(1000)
+    follow(running)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+@pytest.mark.parametrize(("error", "is_again"), [(DIED, True), (GraphError("broken"), False)])
+def test_a_new_conversion_is_tried_again_where_its_file_was_not_at_fault(running, clock, error, is_again):
+    convert(running)
+    follow(running)
+    Preparation.made[0].came = error
+    follow(running)
+    assert ("tried again" in running.said[-1]) == is_again
+    clock(40)
+    follow(running)
+    assert len(Preparation.made) == 1 + is_again
+    if is_again:
+        Preparation.made[1].came = THIRD
+        follow(running)
+        assert running.service.switched == [(2, 3)]
 
 
 def test_a_folder_that_cannot_be_read_just_now_has_nothing_new(running, monkeypatch):
@@ -304,6 +376,22 @@ def test_where_no_process_can_be_started_what_serves_goes_on(running, monkeypatc
     (line,) = running.said
     assert "version 2 stays: no process can be started to check what is to take over" in line
     record_file(running.live[0].folder)
+    follow(running)
+    assert len(Preparation.made) == 1
+
+
+def test_where_a_process_can_be_started_again_it_is(running, monkeypatch, clock):
+    def fails(order):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    convert(running)
+    with monkeypatch.context() as broken:
+        broken.setattr(serve, "Preparation", fails)
+        for pause in (0, 31, 61):
+            clock(pause)
+            follow(running)
+    assert len(running.said) == 1
+    clock(121)
     follow(running)
     assert len(Preparation.made) == 1
 
