@@ -39,6 +39,7 @@ def warnings_about(
     graphs: bool = False,
     stays: bool = False,
     pinned: bool = False,
+    on_cpu: bool = False,
     name: str = "onnxruntime",
 ) -> tuple[str, ...]:
     """What to think of before believing the numbers, each with its cause and remedy.
@@ -54,6 +55,7 @@ def warnings_about(
         graphs: on CUDA, whether a run is launched as a whole: it has nothing to enqueue, and a launch may wait.
         stays: on CUDA, whether inputs and answers stay on the device: copies are in no query then.
         pinned: on CUDA, whether they are copied by way of memory that is locked.
+        on_cpu: on CUDA, whether nodes are left to the CPU: no run can be launched as a whole then.
     """
     latencies = [log.latencies for log in blocks if len(log.latencies)]
     is_queue = load.arrivals is not None
@@ -67,7 +69,7 @@ def warnings_about(
         *_late(blocks),
         # Where it is a reason against the measurement it need not be said twice.
         *(() if why_starved(environment) else warnings_about_the_machine(environment)),
-        *_enqueue_bound(phases if not graphs else None),
+        *_enqueue_bound(phases if not graphs else None, on_cpu),
         *_transfer_bound(phases if not stays else None, pinned),
         *(_slowed_down(gpu_before, gpu_after) if gpu_load is None else _slowed_under_load(gpu_load)),
     )
@@ -132,12 +134,13 @@ def _late(blocks: Sequence[QueryLog]) -> tuple[str, ...]:
     )
 
 
-def _enqueue_bound(phases: Phases | None) -> tuple[str, ...]:
+def _enqueue_bound(phases: Phases | None, on_cpu: bool) -> tuple[str, ...]:
     if phases is None or phases.submit < SUBMITTING * phases.compute:
         return ()
+    remedy = "a larger --batch, or a file without nodes on the CPU" if on_cpu else "--cuda-graph or a larger --batch"
     return (
         f"enqueue-bound: of the {phases.compute:.3g} ms until the GPU has computed, the host takes "
-        f"{phases.submit:.3g} ms to submit the work; use --cuda-graph or a larger --batch",
+        f"{phases.submit:.3g} ms to submit the work; use {remedy}",
     )
 
 

@@ -137,8 +137,7 @@ def handles(nvml: Any, index: int) -> Handles:
     if shown.startswith("MIG-"):
         if index > 0:
             raise UnreadableError(f"GPU {index} must be one that is there, got one instance with {shown}")
-        part = nvml.nvmlDeviceGetHandleByUUID(shown)
-        return Handles(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part), part)
+        return _instance(nvml, shown)
     every = _usable(nvml)
     gpu = every[nvml_index(index, [(uuid, name) for _, uuid, name in every], os.environ)][0]
     return Handles(gpu, _first_instance(nvml, gpu))
@@ -160,6 +159,17 @@ def _usable(nvml: Any) -> list[tuple[Any, str, str]]:
     if refused is not None and not found:
         raise refused
     return found
+
+
+def _instance(nvml: Any, name: str) -> Handles:
+    try:
+        part = nvml.nvmlDeviceGetHandleByUUID(name)
+        return Handles(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part), part)
+    except AttributeError as error:
+        raise UnreadableError(
+            f"nvidia-ml-py must know of instances of a GPU to read {name}, got an older one; "
+            "pip install --upgrade nvidia-ml-py"
+        ) from error
 
 
 def _first_instance(nvml: Any, gpu: Any) -> Any:

@@ -97,7 +97,7 @@ def fallen_back(placement: Placement | None) -> tuple[str, ...]:
     names = first_few(placement.on_cpu, NAMES_SHOWN)
     return (
         f"every node must run on {placement.provider}, got {len(placement.on_cpu)} on the CPU ({names}); "
-        "accept it with --allow-fallback",
+        "write the file by --target cuda of convert or optimize, or accept it with --allow-fallback",
     )
 
 

@@ -16,6 +16,7 @@ from aaexport.errors import first_line
 # onnxruntime-gpu share; what torch carries itself; TensorRT's wheels.
 PLACES = ("nvidia/*/lib", "torch/lib", "tensorrt_libs")
 TOOLKIT_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
+DRIVER = "libcuda"  # comes with NVIDIA's driver, and with nothing else
 CUDNN, TENSORRT = "9", "10"  # that onnxruntime 1.23 and later are linked with
 OF_ANOTHER_CUDA = re.compile(r"cu\d+")
 
@@ -58,7 +59,7 @@ def needed_libraries(cuda: str, tensorrt: bool = False) -> tuple[Library, ...]:
     tensorrt_wheel = f"tensorrt-cu{major}-libs"
     of_tensorrt = f"pip install '{tensorrt_wheel}=={TENSORRT}.*'"
     needed = (
-        Library("libcuda", "1", "", "install the NVIDIA driver"),
+        Library(DRIVER, "1", "", "install the NVIDIA driver"),
         Library("libcudart", major, f"nvidia-cuda-runtime{suffix}", toolkit),
         Library("libnvrtc", major, f"nvidia-cuda-nvrtc{suffix}", toolkit, required=False),
         Library("libcublasLt", major, f"nvidia-cublas{suffix}", toolkit),

@@ -22,7 +22,7 @@ from aaexport.errors import ProviderError, RunnerError, broken_rule
 from aaexport.graph.probe import probe_model
 from aaexport.graph.serialized import Serialized
 from aaexport.runners.base import Array, Arrays, Port, Runner, for_native_code, numpy_type
-from aaexport.runners.cuda_libraries import Missing, load_cuda_libraries
+from aaexport.runners.cuda_libraries import DRIVER, Missing, load_cuda_libraries
 from aaexport.runners.ort_binding import NO_GRAPH, BoundRun, run_options
 from aaexport.runners.ort_phases import Between, PhaseTimes, measure_phases, with_gpu_time
 from aaexport.runners.ort_serving import BoundRunner, CaptureGate
@@ -40,6 +40,8 @@ REMEDIES = {
     "no CUDA-capable device": "look whether `nvidia-smi -L` lists one, and what CUDA_VISIBLE_DEVICES hides",
     "out of memory": "end what else has the GPU's memory, as `nvidia-smi` lists it",
 }
+CANNOT_RECORD = "cannot use the graph capture feature"  # it says so only where nodes are on the CPU
+WITHOUT_THEM = "`aaexport convert` and `optimize` write files without such nodes by --target cuda"
 DRIVER_AND_EXTRA = "install the NVIDIA driver and 'aaexport[cuda]'"
 
 
@@ -180,8 +182,18 @@ def working_providers() -> dict[str, str]:
 
 def best_device() -> str:
     """`cuda` if its provider ran a session on this machine, else `cpu`."""
-    listed = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    return "cuda" if listed and _try_provider(PROVIDERS["cuda"]) == WORKS else "cpu"
+    return device_by_default()[0]
+
+
+def device_by_default() -> tuple[str, str | None]:
+    """The best device, and a note where CUDA does not work on a machine that has NVIDIA's driver."""
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return "cpu", None
+    told = _try_provider(PROVIDERS["cuda"])
+    if told == WORKS:
+        return "cuda", None
+    without_driver = told.startswith(f"{DRIVER} must be")
+    return "cpu", None if without_driver else f"on the CPU, as CUDA does not work here: {told}"
 
 
 def _try_provider(name: str, **options: Any) -> str:
@@ -229,6 +241,9 @@ def _session(
         # onnxruntime's exceptions share no base but Exception.
         except Exception as error:
             _require_working(settings, device, error)
+            if CANNOT_RECORD in str(error):
+                rule = f"be off for a model with nodes that {wanted} leaves to the CPU"
+                raise RunnerError(broken_rule("cuda_graph", rule, "on", WITHOUT_THEM)) from error
             raise RunnerError(f"onnxruntime cannot load the model: {cause(error)}") from error
     if session.get_providers()[0] != wanted:
         told = reason(noise) or "onnxruntime gave no reason"

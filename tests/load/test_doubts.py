@@ -126,6 +126,12 @@ def test_copies_that_are_in_no_query_are_not_warned_about_and_what_is_done_is_no
     assert warned(steady(), phases=phases, stays=True) == ()
 
 
+def test_a_graph_is_no_remedy_where_nodes_are_on_the_cpu():
+    phases = Phases(0.1, 0.8, 1.0, 0.1)
+    assert warned(steady(), phases=phases)[0].endswith("; use --cuda-graph or a larger --batch")
+    assert warned(steady(), phases=phases, on_cpu=True)[0].endswith("or a file without nodes on the CPU")
+
+
 def test_a_host_that_is_a_little_ahead_of_the_gpu_is_not_warned_about():
     assert warned(steady(), phases=Phases(0.1, 0.79, 1.0, 0.1)) == ()
 

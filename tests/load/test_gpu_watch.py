@@ -205,6 +205,12 @@ def test_memory_is_that_of_the_instance_that_cuda_sees(installed, monkeypatch):
         handles(library(**by_name), 1)
 
 
+def test_a_package_that_knows_of_no_instances_is_named(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7")
+    with pytest.raises(UnreadableError, match="nvidia-ml-py must know of instances of a GPU to read MIG-7"):
+        handles(library(), 0)
+
+
 def test_of_a_divided_gpu_cuda_takes_the_first_instance(installed):
     installed(
         nvmlDeviceGetMigMode=lambda gpu: (1, 1), nvmlDeviceGetMigDeviceHandleByIndex=lambda gpu, number: "instance"

@@ -113,7 +113,7 @@ def test_nodes_on_the_cpu_are_a_reason_unless_they_are_allowed():
     (reason,) = reasons(placement=placement)
     assert reason == (
         "every node must run on CUDA, got 4 on the CPU (Resize_1, TopK_2, NonZero_3 and 1 more); "
-        "accept it with --allow-fallback"
+        "write the file by --target cuda of convert or optimize, or accept it with --allow-fallback"
     )
     assert reasons(placement=placement, allow_fallback=True) == ()
     assert reasons(placement=Placement("CUDA", {"CUDA": 13})) == ()

@@ -58,6 +58,11 @@ print(json.dumps(told))
 """
 COMPLAINT = """
 settings = SessionSettings(**json.loads(sys.argv[2]))
+if sys.argv[3:]:
+    import onnx
+    ports = "(float[n, 8, 12, 12] x) => (float[n, 8, 12, 12] y)"
+    text = f'<ir_version: 10, opset_import: ["": 23]> g {ports} {{ y = {sys.argv[3]}(x) }}'
+    MODEL = onnx.parser.parse_model(text).SerializeToString()
 try:
     with OrtRunner(MODEL, settings, device=sys.argv[1]).serving() as serving:
         for _ in range(3):
@@ -147,6 +152,11 @@ COMPLAINTS = {
         ("cuda", '{"gpu_memory": 1}'), {},
         "RunnerError 1 onnxruntime cannot load the model: Exception during initialization: Available memory of 0 is "
         "smaller than requested bytes of 4608",
+    ),
+    "a graph of what has no kernel": (
+        ("cuda", '{"cuda_graph": true}', "Elu"), {},
+        "RunnerError 1 cuda_graph must be off for a model with nodes that CUDAExecutionProvider leaves to the CPU, "
+        "got 'on'; `aaexport convert` and `optimize` write files without such nodes by --target cuda",
     ),
     "a launch that fails": (
         ("cuda", "{}"), {"fail": "kernel:700:1"},

@@ -191,5 +191,6 @@ def _warnings(report: BenchReport) -> tuple[str, ...]:
         graphs=bool(report.settings.get("cuda_graph")),
         stays=bool(report.settings.get("resident")),
         pinned=bool(report.settings.get("pinned")),
+        on_cpu=report.placement is not None and bool(report.placement.on_cpu),
         name=OURS if report.service is None else "the service",
     )

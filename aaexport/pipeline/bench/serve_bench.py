@@ -50,7 +50,7 @@ from aaexport.pipeline.bench.threads import Settled, as_tuned, launched, swept
 from aaexport.pipeline.bench.worker_models import WorkerSpec
 from aaexport.report.bench.as_json import bench_json, bench_text
 from aaexport.report.bench.baseline import Baseline, read_baseline, why_not_comparable
-from aaexport.runners.ort import best_device
+from aaexport.runners.ort import device_by_default
 from aaexport.writing import blaming_changes, identity, write_text
 
 Tick = Callable[[str, float], None]
@@ -114,7 +114,7 @@ def measured(
     _require_its_module(options, folder)
     require_comparable_models(options, folder)
     require_for_tensorrt(path, folder, options)
-    device = options.device or best_device()
+    device, decided = (options.device, None) if options.device else device_by_default()
     options = replace(options, device=device)
     validate(options)  # once more, of the device that it is: a contradiction is said before any process is started
     summary = summarize(path)
@@ -142,7 +142,8 @@ def measured(
         rivals, missing = _rivals(specs, options, stack, engines)
         null = None if service is None else stack.enter_context(_null(service, spec, options))
         session = BenchSession(ours, rivals, options, samples, room, tick, service, null, terms, watch, memory)
-        session.measured.launches, session.measured.notes = settled.launches, [*settled.notes, *missing]
+        of_device = [] if decided is None or options.url else [f"measured {decided}"]
+        session.measured.launches, session.measured.notes = settled.launches, [*settled.notes, *missing, *of_device]
         session.start()
         bench = Account(path, digest, found, folder, options, samples, session, summary, kind)
         if baseline is not None:

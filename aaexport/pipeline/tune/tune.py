@@ -38,7 +38,7 @@ from aaexport.pipeline.tune.threads import settled_threads
 from aaexport.recipe import DEFAULT_DECOMPOSITION, DEFAULT_OPSET, Recipe
 from aaexport.report.tuning import tuning_json
 from aaexport.results import TunedLayer, TuneResult
-from aaexport.runners.ort import OrtRunner, best_device
+from aaexport.runners.ort import OrtRunner, device_by_default
 from aaexport.weights.safetensors import load_weights
 from aaexport.writing import check_writable, write_json
 
@@ -99,7 +99,7 @@ def tune(
     groups = _attentions(folder, module, may_lack=options.dtype == "auto")
     for group in groups.values():
         require_memory(_most_frequent(group), recipe.input.shape, bytes_a_number=BYTES_IN_FLOAT32)
-    device = best_device() if options.device is None else options.device
+    device, decided = device_by_default() if options.device is None else (options.device, None)
     with OrtRunner(probe_model(), device=device) as probe:
         label, provider = probe.label, probe.provider
     fixed = recipe.export.batch if isinstance(recipe.export.batch, int) else TYPICAL_BATCH
@@ -137,7 +137,12 @@ def tune(
         tools=tool_versions(),
         seconds=time.perf_counter() - began,
         warnings=(*_about(settled.launches), *warnings_about_the_machine(environment)),
-        notes=(*settled.notes, *_on_a_gpu(target, named_opset, opset), *_notes(folder)),
+        notes=(
+            *([f"timed {decided}"] if decided else []),
+            *settled.notes,
+            *_on_a_gpu(target, named_opset, opset),
+            *_notes(folder),
+        ),
     )
     kept = _kept(result, folder)
     if options.dtype == "float32" or kept.not_kept is not None:

@@ -1,5 +1,7 @@
 """NVIDIA's management library without a GPU, as nvidia-ml-py has it: one H200, whose energy is of 300 W all the time.
 
+It is divided into one instance, `MIG-fake`.
+
 What a test can set, by environment variables:
   FAKE_NVML_REFUSED=N    so many GPUs come before it that the library counts and does not let anybody ask
 """
@@ -11,7 +13,7 @@ import time
 from types import SimpleNamespace
 
 NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-OURS = "gpu"
+OURS, INSTANCE = "gpu", "MIG-fake"
 
 
 class NVMLError(Exception):
@@ -36,12 +38,22 @@ def nvmlDeviceGetHandleByIndex(index):
     return OURS
 
 
+def nvmlDeviceGetHandleByUUID(name):
+    if name != INSTANCE:
+        raise NVMLError("Not Found")
+    return INSTANCE
+
+
+def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle):
+    return OURS
+
+
 def nvmlDeviceGetUUID(handle):
     return "GPU-fake"
 
 
 def nvmlDeviceGetName(handle):
-    return "NVIDIA H200 (fake)"
+    return "NVIDIA H200 (fake)" + (" MIG 3g.71gb" if handle == INSTANCE else "")
 
 
 def nvmlSystemGetDriverVersion():

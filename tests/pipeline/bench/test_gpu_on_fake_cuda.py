@@ -43,6 +43,28 @@ def test_clocks_energy_and_memory_are_told_of_a_gpu_among_others_that_refuse(fak
         assert row["memory"] == 0  # this one's account never changes
 
 
+@pytest.mark.parametrize(("shown", "name"), [("MIG-fake", "NVIDIA H200 (fake) MIG 3g.71gb"), ("MIG-other", None)])
+def test_an_instance_of_a_gpu_is_read_by_its_name_or_a_note_says_why_not(
+    fake_cuda, converted, tmp_path, beside, shown, name
+):
+    folder = shutil.copytree(converted.path, tmp_path / "model")
+    command = ["-m", "aaexport", "-q", "serve-bench", folder, *SHORT, "--batch", "1", "--json"]
+    value = json.loads(fake_cuda.run(command, tmp_path / "log", env={**beside, "CUDA_VISIBLE_DEVICES": shown}).out)
+    assert value["label"] == "onnxruntime CUDA"
+    assert (value["gpu_before"] or {"name": None})["name"] == name
+    noted = [note for note in value["notes"] if note.startswith("the GPU's clocks and heat were not read: ")]
+    assert len(noted) == (name is None)
+
+
+def test_a_gpu_that_does_not_work_is_a_note_of_what_is_measured_on_the_cpu(fake_cuda, converted, tmp_path):
+    folder = shutil.copytree(converted.path, tmp_path / "model")
+    command = ["-m", "aaexport", "-q", "serve-bench", folder, *SHORT[2:], "--batch", "1", "--json"]
+    value = json.loads(fake_cuda.run(command, tmp_path / "log", driver=12080).out)
+    assert value["label"] == "onnxruntime CPU"
+    (note,) = (note for note in value["notes"] if note.startswith("measured on the CPU, as CUDA does not work here"))
+    assert "CUDA driver version is insufficient" in note
+
+
 TUNE = """
 import json, sys
 from pathlib import Path
