@@ -52,6 +52,11 @@ from aaexport.writing import identity
 
 TICK = 0.25  # seconds between looks at processes and folders
 HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes nobody an answer
+# Of a service that does not come back: nobody who waits for its end, or for a new start, shall take it for stuck.
+GIVEN_UP = (
+    "it ends with {}, but drains first: what was accepted is still answered, for up to half a minute where clients "
+    "keep connections open; Ctrl-C or SIGTERM ends it at once"
+)
 Say = Callable[[str], None]
 
 
@@ -107,6 +112,11 @@ class Serving:
                     self.watchdog.look()
                     for live in self.live:
                         self._follow(live)
+        except UnprovedError as error:
+            if self.service.process.alive():
+                self.stopping.set()
+                self._say(f"{first_line(error)}; {GIVEN_UP.format(error.exit_code)}")
+            raise
         finally:
             for live in self.live:
                 if live.change is not None:

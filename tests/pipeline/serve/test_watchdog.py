@@ -226,6 +226,25 @@ def test_a_server_that_is_gone_is_said_with_how_it_ended():
         serving(service).keep()
 
 
+def test_a_service_that_is_given_up_says_why_its_end_takes_time_and_one_signal_is_enough_then():
+    said, stopping = [], Stopping()
+    running = serving(FakeService(*[WRONG] * (1 + RELOADS)), said.append, stopping)
+    with pytest.raises(UnprovedError):
+        running.keep()
+    assert said[-1].startswith("digits must answer right after 3 reloads, but: digits must answer its golden vectors")
+    assert "; it ends with 7, but drains first: what was accepted is still answered" in said[-1]
+    with pytest.raises(KeyboardInterrupt):
+        stopping.tell()
+
+
+def test_where_triton_is_gone_nothing_drains():
+    service, said = FakeService(), []
+    service.process.is_alive = False
+    with pytest.raises(UnprovedError):
+        serving(service, said.append).keep()
+    assert said == []
+
+
 def test_a_record_that_cannot_be_read_does_not_end_the_service(tmp_path):
     said = []
     running = serving(FakeService(), said.append)
