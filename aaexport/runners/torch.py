@@ -73,7 +73,8 @@ class TorchRunner:
     ) -> None:
         kind, index = parse_device(device)
         if kind == "cuda" and not torch.cuda.is_available():
-            raise ProviderError(f"device must be one that works here, got {device!r}: torch finds no CUDA device")
+            told = f"PyTorch {torch.__version__} finds no CUDA device; install a build of it for CUDA"
+            raise ProviderError(f"device must be one that works here, got {device!r}: {told}")
         self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
         self.dtype = dtype
         self.module = module if owns else copied(module) if shares else copied_apart(module)

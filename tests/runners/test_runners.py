@@ -379,7 +379,8 @@ def test_pytorch_refuses_inputs_that_do_not_fit_in_one_line(feeds):
 def test_pytorch_without_a_cuda_device_refuses_cuda():
     with pytest.raises(ProviderError) as caught:
         torch_runner(nn.ReLU(), device="cuda")
-    assert str(caught.value) == "device must be one that works here, got 'cuda': torch finds no CUDA device"
+    told = f"PyTorch {torch.__version__} finds no CUDA device; install a build of it for CUDA"
+    assert str(caught.value) == f"device must be one that works here, got 'cuda': {told}"
 
 
 def precisions():
