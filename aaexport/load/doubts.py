@@ -23,6 +23,7 @@ FEW = 60  # independent queries; of fewer, ten batches cannot tell well how few 
 CLOCK_KEPT = 0.95
 HELD_BACK = 0.02  # of the readings: a moment of it is in no median
 TENFOLD = 10.0  # spread from which it is told as a factor: nobody reads 31037 %
+ONE_BY_ONE = ("single-stream", "multi-stream")
 SUBMITTING = 0.8  # of the time of a run; where the host is faster than the device it is a small part
 
 
@@ -70,7 +71,7 @@ def warnings_about(
         # Where it is a reason against the measurement it need not be said twice.
         *(() if why_starved(environment) else warnings_about_the_machine(environment)),
         *_enqueue_bound(phases if not graphs else None, on_cpu),
-        *_transfer_bound(phases if not stays else None, pinned),
+        *_transfer_bound(phases if not stays else None, _of_copies(load, pinned)),
         *(_slowed_down(gpu_before, gpu_after) if gpu_load is None else _slowed_under_load(gpu_load)),
     )
 
@@ -144,15 +145,21 @@ def _enqueue_bound(phases: Phases | None, on_cpu: bool) -> tuple[str, ...]:
     )
 
 
-def _transfer_bound(phases: Phases | None, pinned: bool) -> tuple[str, ...]:
+def _transfer_bound(phases: Phases | None, remedy: str) -> tuple[str, ...]:
     copies = 0.0 if phases is None else phases.to_device + phases.to_host
     if phases is None or copies <= phases.compute:
         return ()
-    remedy = "" if pinned else " lock them with --pinned,"
     return (
         f"transfer-bound: copies take {copies:.3g} ms and computing {phases.compute:.3g} ms; keep inputs and "
-        f"outputs on the GPU (--resident measures that),{remedy} or make them smaller",
+        f"outputs on the GPU{remedy} or make them smaller",
     )
+
+
+def _of_copies(load: Load, pinned: bool) -> str:
+    """What can be measured of copies, where one query goes after the other: elsewhere the options are refused."""
+    if load.scenario not in ONE_BY_ONE:
+        return ","
+    return " (--resident measures that)," + ("" if pinned else " lock them with --pinned,")
 
 
 def _slowed_under_load(load: GpuLoad) -> tuple[str, ...]:

@@ -124,6 +124,8 @@ def test_copies_that_are_in_no_query_are_not_warned_about_and_what_is_done_is_no
     assert "lock them with --pinned" in warned(steady(), phases=phases)[0]
     assert "--pinned" not in warned(steady(), phases=phases, pinned=True)[0]
     assert warned(steady(), phases=phases, stays=True) == ()
+    (warning,) = warned(steady(), load=Load("offline"), phases=phases)
+    assert warning.endswith("keep inputs and outputs on the GPU, or make them smaller")
 
 
 def test_a_graph_is_no_remedy_where_nodes_are_on_the_cpu():
