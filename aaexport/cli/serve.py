@@ -44,6 +44,10 @@ EXAMPLES = (
     ("aaexport serve --rollback aa_cnn3_digits", "Goes back to the conversion before; a running service follows."),
     ("aaexport serve --rollback --to-version 2 aa_cnn3_digits", "Goes to any that is kept: forward again, for one."),
 )
+DRAINING = (
+    "draining: what was accepted is still answered, and connections that clients keep are served for half a minute; "
+    "once more ends it at once"
+)
 OF_ROLLBACK = ("models", "is_rollback", "to_version", "dtype", "as_json")
 
 
@@ -138,7 +142,7 @@ def _serve(folders: list[ModelFolder], wanted: ServeOptions, site: Site, prepare
             facts = running.facts()
             show_text(json.dumps(facts) if as_json else serve_text(facts))
             running.keep()
-            say("draining: what was accepted is still answered; once more ends it at once")
+            say(DRAINING)
     except KeyboardInterrupt:
         if stopping.is_set():
             say("ended at once: what was accepted and not yet answered is lost")

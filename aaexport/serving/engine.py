@@ -32,6 +32,9 @@ MOST_BYTES = "http-max-input-size"  # a flag of newer servers
 MOST_OF_GRPC = "2 GiB"  # that Triton tells its gRPC library, the most that protobuf has; no flag changes it
 # The configurations say all: without this each model's process is started twice, once to be asked what is missing.
 AS_WRITTEN = "--disable-auto-complete-config"
+# Seconds from SIGTERM on after which it cuts queries off that are still at work; it waits as long for connections
+# that clients keep and do not use. Of our own backend we know when nothing is at work any more, and end it then.
+EXIT_SECONDS = {"python": 90, "onnxruntime": 30}
 # What a server may need of what it is started with; whatever else is there, such as tokens and passwords, is not its.
 PASSED = (
     *("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "PATH", "LD_LIBRARY_PATH"),
@@ -136,7 +139,7 @@ def command_line(
         "http-port": str(ports.http),
         "grpc-port": str(ports.grpc),
         "metrics-port": str(ports.metrics),
-        "exit-timeout-secs": "30",
+        "exit-timeout-secs": str(EXIT_SECONDS[engine.backend]),
         "backend-config": f"python,shm-default-byte-size={SHARED_MEMORY}",
         "allow-gpu-metrics": "false",
     }

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from aaexport.errors import RunnerError, first_line
 
 PR_SET_PDEATHSIG = 1
 WAITING = re.compile(r"Found (\d+) live models and 0 in-flight")  # in Triton's log, every second
-GRACE = 75.0  # seconds from SIGTERM on: Triton waits up to 30 for connections to close, and up to 30 for its models
+GRACE = 75.0  # seconds from SIGTERM on: one query more than the longest that is not taken for hanging
+LINGER = 30.0  # seconds for which connections are served that clients keep, before it ends with them
+LONG, CALM = (
+    1.0,
+    1.5,
+)  # seconds: a run that the end waits for, and how long there has been none; one may follow another
 SHARED_MEMORY = Path("/dev/shm")
 # Reads until this process says that all is done, or is gone, however it went; then it ends the group and cleans up.
 GUARD = """
@@ -141,18 +146,24 @@ class EngineProcess:
         errors = [line.partition("] ")[2] or line for line in lines if line[:1] in "EF" or "rror" in line]
         return "; ".join(dict.fromkeys(line.strip() for line in (errors or lines)[-most:]))
 
-    def stop(self, grace: float = GRACE, ghosts: int = 0) -> bool:
+    def stop(self, grace: float = GRACE, ghosts: int = 0, began: Callable[[], Iterable[float]] | None = None) -> bool:
         """Ends it: it answers what it has accepted, and nothing new. False if it had to be killed after `grace` s.
 
         Triton never gets rid of a model whose backend has died: of those there are `ghosts`, and when it waits for
-        nothing else it is done.
+        nothing else it is done. It waits for connections to close too: `began` tells when each run began that it is
+        in, and after `LINGER` s it is done when there is no long one left; None where nobody knows.
         """
-        deadline = time.monotonic() + grace
+        told = calm = time.monotonic()
         try:
             self._server.terminate()
             while self.alive() and not (ghosts and self._waits_for() <= ghosts):
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now - told > grace:
                     return False
+                if began is not None:
+                    calm = now if any(now - at > LONG for at in began()) else calm
+                    if now - told > LINGER and now - calm > CALM:
+                        return True
                 time.sleep(0.05)
             return True
         finally:

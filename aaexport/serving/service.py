@@ -363,7 +363,8 @@ class Service:
         for client in (self._rest, self._grpc, self._control):
             client.close()
         try:
-            return self._process is None or self._process.stop(grace, self._ghosts)
+            began = (lambda: at_work(self._at_work).values()) if self.engine.backend == "python" else None
+            return self._process is None or self._process.stop(grace, self._ghosts, began)
         finally:
             self._scratch.remove()
 

@@ -76,7 +76,8 @@ def test_a_second_signal_is_said_and_ends_the_service_at_once(cli, converted, mo
     assert outcome.code == 130
     said = [line for line in outcome.err.splitlines() if line]
     assert said == [
-        "draining: what was accepted is still answered; once more ends it at once",
+        "draining: what was accepted is still answered, and connections that clients keep are served for half a "
+        "minute; once more ends it at once",
         "ended at once: what was accepted and not yet answered is lost",
         "Error: interrupted: no unfinished file was left behind",
     ]

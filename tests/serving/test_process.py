@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aaexport.errors import RunnerError
+from aaexport.serving import process as processes
 from aaexport.serving.process import EngineProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -99,6 +100,40 @@ def test_a_server_that_does_not_end_is_killed(tmp_path):
 
 SAYS = "echo Found {} live models and 0 in-flight non-inference requests"
 WAITING = f"trap '{SAYS.format(2)}; sleep 0.5; {SAYS.format(1)}' TERM"
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """What takes half a minute takes half a second."""
+    for name, seconds in {"LINGER": 0.5, "LONG": 0.2, "CALM": 0.3}.items():
+        monkeypatch.setattr(processes, name, seconds)
+
+
+def test_a_server_that_waits_for_connections_is_ended_once_no_long_query_is_left(tmp_path, hasty):
+    """One that began before the signal, and one that waited for it."""
+    server, pids = start(tmp_path / "scratch", STUBBORN)
+    told = time.monotonic()
+    runs_of = [(told - 0.1, told + 1.0), (told + 1.0, told + 2.0)]
+
+    def began():
+        now = time.monotonic()
+        return [first for first, last in runs_of if first <= now < last]
+
+    assert server.stop(grace=30, began=began)
+    assert 2.0 < time.monotonic() - told < 10
+    until(lambda: not any(map(runs, pids)))
+
+
+def test_short_queries_that_go_on_and_on_keep_no_server(tmp_path, hasty):
+    server, _ = start(tmp_path / "scratch", STUBBORN)
+    told = time.monotonic()
+    assert server.stop(grace=30, began=lambda: [time.monotonic() - 0.1])
+    assert 0.5 < time.monotonic() - told < 10
+
+
+def test_a_query_that_takes_too_long_is_cut_off_and_that_is_told(tmp_path, hasty):
+    server, _ = start(tmp_path / "scratch", STUBBORN)
+    assert not server.stop(grace=1, began=lambda: [0.0])
 
 
 def test_a_server_that_waits_for_what_is_dead_alone_is_done(tmp_path):

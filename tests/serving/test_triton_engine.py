@@ -10,6 +10,7 @@ import pytest
 from aaexport.errors import EngineError
 from aaexport.serving import engine
 from aaexport.serving.engine import INSTALL, Engine, Ports, command_line, find_engine
+from aaexport.serving.process import GRACE
 
 FLAGS = "--http-restricted-api --grpc-restricted-protocol"
 
@@ -129,6 +130,14 @@ def test_the_server_takes_configurations_as_they_are_written():
     line = command_line(Engine(Path("tritonserver"), None, None, "python", ""), Path("models"), None, "127.0.0.1",
                         Ports(1, 2, 3), "secret", 5)  # fmt: skip
     assert "--disable-auto-complete-config" in line
+
+
+@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
+def test_it_cuts_nothing_off_before_we_would_where_we_know_what_is_at_work(backend):
+    made = Engine(Path("tritonserver"), None, None, backend, "")
+    line = command_line(made, Path("models"), None, "127.0.0.1", Ports(1, 2, 3), "secret", 5)
+    (seconds,) = (int(flag.partition("=")[2]) for flag in line if flag.startswith("--exit-timeout-secs="))
+    assert (seconds > GRACE) == (backend == "python")
 
 
 def test_an_address_of_ipv6_is_written_as_each_part_of_the_server_reads_it():

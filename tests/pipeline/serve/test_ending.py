@@ -1,5 +1,6 @@
 """How a live service ends: nothing accepted is lost, and no process of it stays, whatever ended it."""
 
+import os
 import shutil
 import signal
 import socket
@@ -9,9 +10,10 @@ import threading
 import time
 from contextlib import contextmanager
 
+import hanging_backends
 import numpy as np
 import pytest
-from live_services import FREE, below, give_golden, require_engine, runs, service
+from live_services import FREE, backends_of, below, give_golden, require_engine, runs, service
 
 from aaexport.errors import ServiceError
 from aaexport.folder import open_folder
@@ -98,6 +100,27 @@ def test_what_was_sent_before_the_signal_is_answered(folder, protocol):
         assert live.process.wait(60) == 0
     assert len(answered) > 8
     assert not [error for sent, error in failed if sent < told]
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_query_that_takes_longer_than_half_a_minute_is_answered(folder, protocol):
+    images, answers = np.zeros((1, 1, 8, 8), np.float32), []
+    with service(folder.path, "--check-every", "600s", program=(hanging_backends.__file__,)) as live:
+        (process,) = backends_of(live, "tiny")
+
+        def ask():
+            with Client(live.facts[protocol], retry_for=0, timeout=60) as client:
+                answers.append(client.infer("tiny", {"input": images}).outputs["logits"].shape)
+
+        os.kill(process, signal.SIGUSR2)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(1)
+        told = time.monotonic()
+        assert live.ends() == 0
+        assert time.monotonic() - told > 30
+        thread.join()
+    assert answers == [(1, 10)]
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(folder):
