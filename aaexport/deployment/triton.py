@@ -21,7 +21,7 @@ from aaexport.serving.facts import ModelFacts, ServedTensor
 from aaexport.serving.pbtxt import Message, entries
 from aaexport.serving.process import GRACE
 from aaexport.serving.reading import served_tensor
-from aaexport.serving.repository import Batching, Files, RepositorySettings, repository_files
+from aaexport.serving.repository import Batching, Files, RepositorySettings, on_cuda, repository_files
 from aaexport.serving.shared_memory import image_bytes, mebibytes
 
 REPOSITORY = "model_repository"
@@ -79,15 +79,12 @@ def _optimization(facts: ModelFacts, settings: DeploySettings) -> Message:
     """What the GPU's execution providers are told; nothing on a CPU.
 
     CUDA graphs belong to TensorRT here: onnxruntime's own need every tensor at one address, which a server has not.
-    Matrix products in TF32 are off, because the golden vectors are of float32.
     """
     if parse_device(settings.device)[0] == "cpu":
         return {}
-    cuda: Message = {"name": "cuda", "parameters": entries({"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"})}
-    accelerators = [cuda]
-    if settings.tensorrt:
-        accelerators = [{"name": "tensorrt", "parameters": entries(_tensorrt(facts, settings))}, cuda]
-    return {"execution_accelerators": {"gpu_execution_accelerator": accelerators}}
+    if not settings.tensorrt:
+        return on_cuda()
+    return on_cuda({"name": "tensorrt", "parameters": entries(_tensorrt(facts, settings))})
 
 
 def _tensorrt(facts: ModelFacts, settings: DeploySettings) -> dict[str, str]:

@@ -93,6 +93,15 @@ class RepositorySettings:
         parse_device(self.device)
 
 
+def on_cuda(*before: Message) -> Message:
+    """The section `optimization` of onnxruntime's own backend on a GPU: what may compute there, CUDA's provider last.
+
+    Its products in TF32 are off, because golden vectors are of float32.
+    """
+    cuda: Message = {"name": "cuda", "parameters": entries({"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"})}
+    return {"execution_accelerators": {"gpu_execution_accelerator": [*before, cuda]}}
+
+
 def repository_files(facts: ModelFacts, settings: RepositorySettings, version: int = 1) -> Files:
     """All files of one model by their paths in the repository: text, bytes, or the file to be copied there."""
     files = model_files(facts, settings, version)

@@ -10,6 +10,7 @@ import pytest
 from served import IMAGE, facts, query
 
 from aaexport.errors import ArgumentError, FolderError
+from aaexport.pipeline.serve.options import ServeOptions
 from aaexport.serving.pbtxt import Word, entries, text_of
 from aaexport.serving.repository import (
     BACKEND_FILES,
@@ -53,6 +54,16 @@ def test_the_configuration_says_what_the_file_takes(settings):
     warmup = message.model_warmup[0]
     assert warmup.batch_size == 1
     assert list(warmup.inputs["input"].dims) == [1, 8, 8]
+
+
+def test_a_service_on_a_gpu_tells_tritons_own_backend_to_compute_in_float32():
+    options = ServeOptions(device="cuda:1")
+    message = parsed(text_of(model_config(facts(), options.settings("onnxruntime", None), "digits")))
+    (cuda,) = message.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (cuda.name, cuda.parameters["use_tf32"]) == ("cuda", "0")
+    assert list(message.instance_group[0].gpus) == [1]
+    for settings in (options.settings("python", None), ServeOptions().settings("onnxruntime", None)):
+        assert "optimization" not in model_config(facts(), settings, "digits")
 
 
 def test_the_image_model_takes_bytes_as_numbers_and_tells_classes():

@@ -8,7 +8,7 @@ from pathlib import Path
 from aaexport.device import parse_device
 from aaexport.errors import ArgumentError, broken_rule, parameter
 from aaexport.folder import ONNX_FILES, Dtype
-from aaexport.serving.repository import Batching, RepositorySettings
+from aaexport.serving.repository import Batching, RepositorySettings, on_cuda
 
 MOST_PORT = 65535
 
@@ -68,6 +68,7 @@ class ServeOptions:
 
     def settings(self, backend: str, threads: int | None, versions: tuple[int, ...] = ()) -> RepositorySettings:
         """How a model is served."""
+        is_told = backend == "onnxruntime" and parse_device(self.device)[0] == "cuda"  # the other is ours, and knows
         return RepositorySettings(
             backend="onnxruntime" if backend == "onnxruntime" else "python",
             max_batch=self.max_batch,
@@ -75,5 +76,6 @@ class ServeOptions:
             instances=self.instances,
             threads=threads,
             device=self.device,
+            optimization=on_cuda() if is_told else {},
             versions=versions,
         )

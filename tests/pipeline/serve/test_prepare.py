@@ -62,6 +62,22 @@ def test_golden_vectors_are_made_from_the_weights_where_there_are_none(converted
     np.testing.assert_array_equal(query.outputs["logits"], expected)
 
 
+def test_golden_vectors_of_float32_are_asked_of_a_session_without_tf32(converted, monkeypatch):
+    from aaexport.runners import ort
+
+    asked = []
+
+    class OnTheCpu(ort.OrtRunner):
+        def __init__(self, model, settings, *, device):
+            asked.append((device, settings.tf32))
+            super().__init__(model, settings)
+
+    give_golden(converted)
+    monkeypatch.setattr(ort, "OrtRunner", OnTheCpu)
+    prepare(order(converted, device="cuda"))
+    assert asked == [("cuda", False)]
+
+
 def test_without_golden_vectors_and_weights_nothing_is_served(converted):
     converted.weights_path.unlink()
     with pytest.raises(FolderError, match="must have golden vectors, or weights to make them from, got"):
