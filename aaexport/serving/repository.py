@@ -272,7 +272,8 @@ def _labels(facts: ModelFacts) -> str:
 
 def _instances(settings: RepositorySettings) -> Message:
     kind, index = parse_device(settings.device)
-    if kind == "cpu":
+    # Our own backend takes its device by itself: whether the server finds one, and which CUDA it has, is no matter.
+    if kind == "cpu" or settings.backend == "python":
         return {"kind": Word("KIND_CPU"), "count": settings.instances}
     return {"kind": Word("KIND_GPU"), "count": settings.instances, "gpus": [index]}
 

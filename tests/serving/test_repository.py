@@ -109,9 +109,11 @@ def test_nothing_batches_that_was_not_to():
     assert "dynamic_batching" not in model_config(facts(), RepositorySettings(batching=None), "digits")
 
 
-def test_a_gpu_is_named_by_its_number():
+def test_a_gpu_is_named_by_its_number_to_whoever_opens_the_session():
+    tritons = model_config(facts(), RepositorySettings(backend="onnxruntime", device="cuda:1"), "digits")
+    assert tritons["instance_group"] == [{"kind": "KIND_GPU", "count": 1, "gpus": [1]}]
     config = model_config(facts(), RepositorySettings(device="cuda:1", threads=3), "digits")
-    assert config["instance_group"] == [{"kind": "KIND_GPU", "count": 1, "gpus": [1]}]
+    assert config["instance_group"] == [{"kind": "KIND_CPU", "count": 1}]  # a server that finds no GPU runs it too
     assert {entry["key"]: entry["value"]["string_value"] for entry in config["parameters"]} == {
         "onnx_sha256": "ab" * 32,
         "intra_op_thread_count": "3",

@@ -180,6 +180,13 @@ def _threads(folder: ModelFolder, order: Order) -> tuple[int | None, tuple[str, 
     return default_threads(), ()
 
 
+def _verification(order: Order) -> str:
+    """The command that tells what is wrong with the file that is to be served."""
+    dtype = "" if order.dtype == "float32" else f" --dtype {order.dtype}"
+    device = "" if order.device == "cpu" else f" --device {order.device}"
+    return f"aaexport verify {order.folder}{dtype}{device}"
+
+
 def _proved(facts: ModelFacts, order: Order, threads: int | None) -> ModelFacts:
     """The facts, once onnxruntime answers the golden vectors right, through a session like the service's.
 
@@ -196,6 +203,6 @@ def _proved(facts: ModelFacts, order: Order, threads: int | None) -> ModelFacts:
         for query in parts(facts.golden, None if facts.fixed_batch else order.max_batch):
             wrong = why_wrong(query, runner.infer(dict(query.inputs)), order.dtype, parse_device(order.device)[0])
             if wrong is not None:
-                remedy = f"run `aaexport verify {order.folder}`"
+                remedy = f"run `{_verification(order)}`"
                 raise ParityError(f"{order.folder} must answer its golden vectors, got {wrong}; {remedy}", None)
     return facts

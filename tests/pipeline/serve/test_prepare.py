@@ -76,6 +76,9 @@ def test_golden_vectors_of_float32_are_asked_of_a_session_without_tf32(converted
     monkeypatch.setattr(ort, "OrtRunner", OnTheCpu)
     prepare(order(converted, device="cuda"))
     assert asked == [("cuda", False)]
+    monkeypatch.setattr("aaexport.pipeline.serve.prepare.why_wrong", lambda *asked: "another number")
+    with pytest.raises(ParityError, match=r"got another number; run `aaexport verify \S+ --device cuda`$"):
+        prepare(order(converted, device="cuda"))
 
 
 def test_without_golden_vectors_and_weights_nothing_is_served(converted):
