@@ -103,7 +103,7 @@ def tensors(backend, run, *, sizes=(1, 2, 2)):
         run=lambda outputs, fed: run(fed["input"]), get_inputs=lambda: [SimpleNamespace(shape=["batch", *sizes])]
     )
     model.inputs, model.outputs, model.batches, model.most = ["input"], ["logits"], True, 4
-    model.at_work = at_work.AtWork()
+    model.at_work, model.places = at_work.AtWork(), ()
     model.has_open_sizes = not all(isinstance(size, int) for size in sizes)
     return model
 
@@ -163,6 +163,44 @@ def test_a_size_that_the_network_does_not_take_is_the_clients(backend):
     assert answer.error.text == "Non-zero status code returned while running Reshape node: …:45 {1,7,7} is no {-1,10}"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Load model from /home/some body/my models/3/model.onnx failed: no", "Load model from … failed: no"),
+        ("cannot open '/home/some body/my model.onnx'", "cannot open …"),
+        ('no "/home/o\'brien x/my model.onnx" there', "no … there"),
+        ("/données/modèles numéro é/1/model.onnx:45 {1}", "…:45 {1}"),
+        ("in (/模型 一/二 三/四): bad", "in (…): bad"),
+        (r"C:\Users\some body\model.onnx: bad", "…: bad"),
+        ("bad: C:/Users/some body/model.onnx", "bad: …"),
+        (r"'D:\my models\my model.onnx' is bad", "… is bad"),
+        (r"\\server\some share\model.onnx, bad", "…, bad"),
+        ("~/my models/model.onnx", "…"),
+        ("file=/model.onnx", "file=…"),
+        ("/srv/models (old)/a_(1)/model.onnx", "…"),
+        ("ratio 1/2, 3/4/5 of image/png, and/or 7 / 8", "ratio 1/2, 3/4/5 of image/png, and/or 7 / 8"),
+        ("12:30 is {1,7,7}: 'input' and \"x\"", "12:30 is {1,7,7}: 'input' and \"x\""),
+    ],
+)
+def test_a_path_is_told_to_nobody_whatever_is_in_its_names(backend, text, told):
+    (answer,) = tensors(backend, raising(InvalidArgument(text))).execute([query()])
+    assert answer.error.text == told
+
+
+@pytest.mark.parametrize("name", ["my models", "a: b", "it's", 'say "so"', "numéro é, 二", "(old) <new>"])
+def test_the_models_own_places_are_known_whatever_is_in_their_names(backend, tmp_path, name):
+    """Those of the repository, and of the folder that its links lead to."""
+    real, repository = tmp_path / "real" / name, tmp_path / "repository" / name
+    real.mkdir(parents=True)
+    repository.mkdir(parents=True)
+    (real / "my model.onnx").touch()
+    (repository / "model.onnx").symlink_to(real / "my model.onnx")
+    model = tensors(backend, raising(InvalidArgument(f"{real}/my model.onnx and {repository}/model.onnx: bad")))
+    model.places = sys.modules["faults"].places_of(repository)
+    (answer,) = model.execute([query()])
+    assert answer.error.text in ("…: bad", "… and …: bad")
+
+
 def test_a_gpu_that_fails_is_not_the_clients_whatever_sizes_are_open(backend):
     error = RuntimeException("CUDA failure 700: an illegal memory access was encountered")
     (answer,) = tensors(backend, raising(error), sizes=(1, "height", "width")).execute([query()])
@@ -183,7 +221,7 @@ def photos(backend):
         "most_bytes": 64, "shape": [1, 8, 8], "mean": [0.3], "std": [0.4], "crop_share": 1.0, "most_pixels": 4096,
         "model": "digits", "version": 1, "input": "input", "scores": "logits", "top": 2,
     }  # fmt: skip
-    model.at_work = at_work.AtWork()
+    model.at_work, model.places = at_work.AtWork(), ()
     model.labels = np.frombuffer(b"onetwo", np.uint8).reshape(2, 3)
     return model
 

@@ -23,7 +23,7 @@ from ray import serve
 
 from aaexport.errors import ProtocolError
 from aaexport.serving import messages, rest_codec
-from aaexport.serving.backend.faults import told_of_run
+from aaexport.serving.backend.faults import places_of, told_of_run
 from aaexport.serving.bounds import TooLargeError, byte_count, largest_query, read_bounded
 from aaexport.serving.golden import Query
 from aaexport.serving.judge import why_wrong
@@ -87,6 +87,7 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         path = HERE / "model" / about["onnx"]
+        self._places = places_of(path.parent)
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         inputs, outputs = ([TensorMetadata(t["name"], t["datatype"], tuple(t["shape"])) for t in about[side]]
                            for side in ("inputs", "outputs"))  # fmt: skip
@@ -122,7 +123,7 @@ class Session:
         except Exception as error:  # noqa: BLE001
             if len(queries) > 1:
                 return [self._outcomes([query])[0] for query in queries]
-            code, text = told_of_run(error, has_open_sizes=self.has_open_sizes)
+            code, text = told_of_run(error, has_open_sizes=self.has_open_sizes, places=self._places)
             return [Failed(NotRunError(code, text) if code in STATUSES else ProtocolError(text))]
 
     def _together(self, queries: Sequence[InferRequest]) -> list[dict[str, Any]]:

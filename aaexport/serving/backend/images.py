@@ -39,7 +39,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self.about = json.loads((folder / "image.json").read_text(encoding="utf-8"))
 
-        self.at_work = at_work.AtWork()
+        self.at_work, self.places = at_work.AtWork(), faults.places_of(folder)
         texts = [label.encode() for label in self.about["labels"]]
         longest = max(map(len, texts))
         # A text for each class, filled up with zeros: NumPy 2 and Triton's own strings do not go together.
@@ -57,7 +57,7 @@ class TritonPythonModel:
                 fed = self._fed(content)
         # Of a damaged file Pillow raises whatever the damage leads it to.
         except Exception as error:  # noqa: BLE001
-            code, text = faults.told(error, is_clients=not isinstance(error, ImportError))
+            code, text = faults.told(error, is_clients=not isinstance(error, ImportError), places=self.places)
             if code == "INVALID_ARG":
                 text = f"image must be a readable JPEG or PNG file, but: {text.partition(' <_io')[0]}"
             return _refusal(code, text)

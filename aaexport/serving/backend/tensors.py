@@ -55,7 +55,7 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
         if self.session.get_providers()[0] != PROVIDERS[kind]:
             raise RuntimeError(f"{PROVIDERS[kind]} did not become active: its libraries or the driver are missing")
-        self.at_work = at_work.AtWork()
+        self.at_work, self.places = at_work.AtWork(), faults.places_of(file.parent)
         self.inputs = [port.name for port in self.session.get_inputs()]
         self.outputs = [port.name for port in self.session.get_outputs()]
         self.batches = config["max_batch_size"] > 0
@@ -95,7 +95,7 @@ class TritonPythonModel:
                 return self._response(request, self.session.run(self.outputs, fed))
         # As above.
         except Exception as error:  # noqa: BLE001
-            code, text = faults.told_of_run(error, has_open_sizes=self.has_open_sizes)
+            code, text = faults.told_of_run(error, has_open_sizes=self.has_open_sizes, places=self.places)
             return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
 
     def _require_bounded(self, fed: dict[str, Any]) -> None:
