@@ -17,7 +17,7 @@ ONNXRUNTIME = "1.31.1"
 
 # An attention's kernel. `math` is products and a softmax, with all logits in memory.
 DEPTH_STEP = 8  # of what a fused kernel takes
-FLASH_TYPES = frozenset({"float16", "bfloat16"})
+FLASH_TYPES = frozenset({"float16", "bfloat16"})  # from compute capability 8.0 on, which is what is told of
 FUSED_TYPES = FLASH_TYPES | {"float32"}
 DEEPEST_FLASH = 256
 DEEPEST_EFFICIENT = 1024

@@ -4,6 +4,7 @@
      FAKE_CUDA_LOG=FILE            a line for each call worth counting: "thread call details"
      FAKE_CUDA_DEVICES=N           how many GPUs there are (1)
      FAKE_CUDA_MEMORY=BYTES        of each (150e9)
+     FAKE_CUDA_CAPABILITY=N        ten times the compute capability of each (90)
      FAKE_CUDA_DRIVER=VERSION      that the driver is for (13000); below the runtime's all calls fail with 35
      FAKE_CUDA_FAIL=CALL:ERROR:N   the Nth such call, and those after it, give this error; CALL `kernel` is any launch
      FAKE_CUDA_KERNEL_US=N         how long a kernel keeps its stream busy (0)
@@ -304,10 +305,12 @@ typedef struct { /* cudaDeviceProp of CUDA 13, as far as somebody looks */
 } Properties;
 _Static_assert(sizeof(Properties) == 1008, "cudaDeviceProp of CUDA 13 has 1008 bytes");
 
+static int capability(void) { return (int)setting("FAKE_CUDA_CAPABILITY", 90); }
+
 static Properties properties(void) { /* of an H200 */
     return (Properties){.name = "NVIDIA H200 (fake)", .memory = memory(), .shared_a_block = 49152, .registers_a_block = 65536,
         .warp = 32, .threads_a_block = 1024, .threads = {1024, 1024, 64}, .grid = {2147483647, 65535, 65535},
-        .constants = 65536, .major = 9, .minor = 0, .processors = 132, .concurrent = 1, .unified = 1, .l2 = 62914560,
+        .constants = 65536, .major = capability() / 10, .minor = capability() % 10, .processors = 132, .concurrent = 1, .unified = 1, .l2 = 62914560,
         .threads_a_processor = 2048, .shared_a_processor = 233472, .registers_a_processor = 65536,
         .shared_at_most = 232448, .blocks_a_processor = 32, .pools = 1};
 }
@@ -316,9 +319,10 @@ int cudaGetDeviceProperties(Properties *told, int number) {
     return result(absent() ? absent() : number < devices() ? SUCCESS : NO_SUCH_DEVICE, "cudaGetDeviceProperties");
 }
 int cudaDeviceGetAttribute(int *value, int attribute, int number) {
-    static const int known[][2] = {{1, 1024}, {8, 49152}, {10, 32}, {16, 132}, {38, 62914560}, {39, 2048}, {75, 9}, {76, 0}, {81, 233472}, {97, 232448}};
+    static const int known[][2] = {{1, 1024}, {8, 49152}, {10, 32}, {16, 132}, {38, 62914560}, {39, 2048}, {81, 233472}, {97, 232448}};
     *value = 1;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) if (known[i][0] == attribute) *value = known[i][1];
+    if (attribute == 75 || attribute == 76) *value = attribute == 75 ? capability() / 10 : capability() % 10;
     return result(absent(), "cudaDeviceGetAttribute");
 }
 int cudaGetDeviceCount(int *count) { *count = devices(); return result(absent(), "cudaGetDeviceCount"); }

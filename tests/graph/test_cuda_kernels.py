@@ -80,6 +80,28 @@ def test_what_kernels_copy_at_each_query_is_counted_right(seen):
     assert seen["copies"]["repeated MatMul"][0] > 0
 
 
+OF_A_GPU = """
+import json, cuda_files
+asked = [[dtype, 48, 48, None] for dtype in ("float32", "float16", "bfloat16")]
+print(json.dumps([kernel for *_, kernel in cuda_files.kernels_of_attention(asked)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("capability", "kernels"),
+    [
+        (75, ["memory-efficient", "memory-efficient", "math"]),
+        (80, ["memory-efficient", "flash", "flash"]),
+        (120, ["memory-efficient", "flash", "flash"]),
+    ],
+)
+def test_flash_kernels_are_for_later_gpus_as_the_page_says(fake_cuda, tmp_path, capability, kernels):
+    """float32, float16, bfloat16; the table is of those that have them."""
+    got = fake_cuda.run(["-c", OF_A_GPU], tmp_path / "log", capability=capability).json
+    assert [NAMES[kernel] for kernel in got] == kernels
+
+
 # These have a kernel for some attributes and types only, which the table does not tell.
 SOMETIMES = {"GRU", "LSTM", "OneHot"}
 EVERY_CASE = """
