@@ -32,7 +32,7 @@ def guarded(folder, path, options, *, opset=None, size=None):
     """What the guard says of the folder's network in fewer bits; the float32 file is not verified for it."""
     aaexport.convert(folder, path, opset=opset, size=size, target=options.target, verify=False)
     try:
-        report = reduce_file(as_subject(folder), path, path.with_name("reduced.onnx"), options).parity
+        report = reduce_file(as_subject(folder, size=size), path, path.with_name("reduced.onnx"), options).parity
     except ParityError as error:
         report = error.report
     line = {"model": folder.name, "dtype": options.dtype, "opset": opset, "target": options.target}
