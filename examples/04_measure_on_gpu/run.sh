@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
 done
 case $budget in ''|*[!0-9]*) echo "--budget must be whole seconds, got $budget" >&2; exit 2 ;; esac
 stages="environment:30 layers:120 networks:260 kernels:60 parity:80 memory:50 training:60 serving:100 torch:120 tensorrt:120"
-case " $stages" in *" $only:"*) ;; *) [ -z "$only" ] || { echo "--only must be a stage of $stages, got $only" >&2; exit 2; } ;; esac
+case " $stages" in *" $only:"*) ;; *) [ -z "$only" ] || { echo "--only must be one of $(echo "$stages" | sed 's/:[0-9]*//g'), got $only" >&2; exit 2; } ;; esac
 mkdir -p "$out" || exit 1
 began=$(date +%s) failed=0
 for entry in $stages; do

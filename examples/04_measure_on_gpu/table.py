@@ -33,6 +33,7 @@ def main(arguments=None):
     try:
         stages = read(asked.results)
         if asked.keep is not None:
+            asked.keep.mkdir(parents=True, exist_ok=True)
             write_json(asked.keep / file_name(stages), {"stages": stages})
     except AaexportError as error:
         print(f"Error: {error}", file=sys.stderr)

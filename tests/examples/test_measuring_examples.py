@@ -212,13 +212,14 @@ def results(gpu, folder, **facts):
 
 def test_the_table_has_ratios_failures_and_what_was_not_measured(gpu, tmp_path, capsys):
     table = gpu["table"]
-    assert table.main([str(results(gpu, tmp_path / "r")), "--plan", "quick", "--keep", str(tmp_path)]) == 0
+    kept = tmp_path / "kept"
+    assert table.main([str(results(gpu, tmp_path / "r")), "--plan", "quick", "--keep", str(kept)]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if line.startswith("| layer_8x8: naive ÷ ours, batch 2, opset 20"))
     assert row.split(" | ")[-1] == "12.00 (3 ÷ 0.25 ms) |"
     assert row.count("not measured") == 4
     assert "- parity x: no" in out
-    assert (tmp_path / "gpu_nvidia_x100_80gb_pcie.json").is_file()
+    assert (kept / "gpu_nvidia_x100_80gb_pcie.json").is_file()
 
 
 def test_results_of_several_machines_make_no_table(gpu, tmp_path, capsys):
@@ -233,7 +234,7 @@ def test_results_of_several_machines_make_no_table(gpu, tmp_path, capsys):
     ("arguments", "words"),
     [
         (("--budget", "soon"), "--budget must be whole seconds, got soon"),
-        (("--only", "nothing"), "--only must be a stage of"),
+        (("--only", "nothing"), "--only must be one of environment layers"),
         (("--fast", "1"), "option must be one of"),
         (("--budget",), "--budget must be followed by a value"),
     ],
