@@ -194,6 +194,35 @@ def record_file(folder, file=b"another file", name="model.onnx"):
     folder.manifest_path.write_text(json.dumps({"files": files}))
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("names", [("model.onnx",), ("manifest.json",), ("model.onnx", "manifest.json")])
+def test_what_was_only_touched_is_not_new(running, clock, is_refused, names):
+    (live,) = running.live
+    follow(running)
+    if is_refused:
+        convert(running)
+        follow(running)
+        Preparation.made[0].came = GraphError("broken")
+        follow(running)
+    else:
+        record_file(live.folder, b"2")
+        follow(running)
+    made, said = len(Preparation.made), list(running.said)
+    for name in names:  # one as `touch` does, and one as a copy does
+        path = live.folder.path / name
+        os.utime(path, (5, 5)) if name == "manifest.json" else path.write_bytes(path.read_bytes())
+    for _ in range(3):
+        follow(running)
+        clock(PATIENCE + 1)
+    assert (len(Preparation.made), running.said) == (made, said)
+    live.folder.onnx_path.write_bytes(b"a third file")
+    clock(PATIENCE + 1)
+    follow(running)
+    clock(PATIENCE + 1)
+    follow(running)
+    assert len(Preparation.made) == made + 1
+
+
 def test_a_file_whose_manifest_comes_much_later_is_waited_for_and_then_judged(running, clock):
     (live,) = running.live
     record_file(live.folder, b"2")
