@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-LONGEST = 60.0  # seconds of one run at the most
+LONGEST = 60.0  # seconds that one run may take, of whatever model
+TIMES = 4.0  # as long as a full batch takes by what was seen: a machine that computes for others too is slower
 SURE = 5.0  # seconds between two looks that find the same: where all was stopped together, all goes on meanwhile
 STOPPED = "was stopped from outside"
 
@@ -14,19 +15,25 @@ class Hanging:
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[object, float]] = {}
+        self._allowed = 0.0
+
+    def seen(self, seconds: float, images: int, most: int) -> None:
+        """A query of so many images took so long, of a model that runs `most` at a time: a slow one may be longer."""
+        self._allowed = max(self._allowed, TIMES * seconds * max(1.0, most / images))
 
     def found(self, began: Mapping[int, float], stopped: frozenset[int], now: float) -> dict[int, str]:
         """Those that hang, each with what it did; `began` is when the run of each began that is in one.
 
-        A process hangs in which one run takes longer than `LONGEST`, and one that is stopped.
+        A process hangs in which one run takes longer than a minute and than any model's may, and one that is stopped.
         """
-        signs: dict[int, object] = {pid: at for pid, at in began.items() if now - at > LONGEST}
+        longest = max(LONGEST, self._allowed)
+        signs: dict[int, object] = {pid: at for pid, at in began.items() if now - at > longest}
         signs |= dict.fromkeys(stopped, STOPPED)
         before, self._seen = self._seen, {}
         for pid, sign in signs.items():
             same = pid in before and before[pid][0] == sign
             self._seen[pid] = before[pid] if same else (sign, now)
-        late = f"was at one query for more than {LONGEST:.0f} s"
+        late = f"was at one query for more than {longest:.0f} s"
         return {
             pid: STOPPED if sign == STOPPED else late for pid, (sign, at) in self._seen.items() if now - at >= SURE
         }

@@ -163,8 +163,11 @@ class Service:
             self._prove_image(client, model)
 
     def _prove_tensors(self, client: Client, model: Served) -> None:
+        fixed = model.facts.fixed_batch
         for query in model.questions:
+            began = time.monotonic()
             self._prove_query(client, model, query)
+            self._hanging.seen(time.monotonic() - began, query.batch, fixed or model.settings.max_batch)
 
     def _prove_query(self, client: Client, model: Served, query: Query) -> None:
         name = model.facts.name

@@ -1,6 +1,6 @@
 """Which processes hang: known by what they tell themselves, and by what the system tells of them."""
 
-from aaexport.serving.hanging import LONGEST, STOPPED, SURE, Hanging
+from aaexport.serving.hanging import LONGEST, STOPPED, SURE, TIMES, Hanging
 
 NONE = frozenset()
 
@@ -11,6 +11,17 @@ def test_one_that_is_at_a_query_for_too_long_hangs_and_its_neighbours_do_not():
     began = {7: now - LONGEST - 1, 8: now - 1}
     assert hanging.found(began, NONE, now) == {}
     assert hanging.found(began, NONE, now + SURE) == {7: f"was at one query for more than {LONGEST:.0f} s"}
+
+
+def test_a_model_of_which_a_full_batch_takes_long_has_the_time_for_it():
+    """One image took 5 s, and 32 share a run."""
+    hanging = Hanging()
+    hanging.seen(5.0, 1, 32)
+    hanging.seen(0.1, 4, 32)  # another model's
+    allowed = TIMES * 5 * 32
+    assert hanging.found({7: -allowed + 1}, NONE, 0) == hanging.found({7: -allowed + 1}, NONE, SURE - 1) == {}
+    assert hanging.found({8: -allowed - 1}, NONE, 0) == {}
+    assert hanging.found({8: -allowed - 1}, NONE, SURE) == {8: f"was at one query for more than {allowed:.0f} s"}
 
 
 def test_one_that_goes_on_meanwhile_does_not():
