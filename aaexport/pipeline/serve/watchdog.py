@@ -14,6 +14,7 @@ from aaexport.serving.service import Service, is_late, is_wrong
 RELOADS = 3  # in a row
 STEADY = 60.0  # seconds of right answers after which reloads are counted anew
 SHARE = 0.05  # of the time in which golden vectors are answered at the most, however large a model is
+ENDED = "a process of its backend has ended"
 Say = Callable[[str], None]
 
 
@@ -42,7 +43,7 @@ class Watchdog:
         Raises as `ask_all`, and Interrupted.
         """
         hung = self._service.end_hanging()
-        gone = dict.fromkeys(self._service.dead_models(), "a process of its backend has ended") | hung
+        gone = dict.fromkeys(self._service.dead_models(), ENDED) | hung
         if gone or time.monotonic() >= self._ask_at:
             self.ask_all(gone)
 
@@ -75,7 +76,8 @@ class Watchdog:
                 with self._stopping.waiting():
                     self._service.glance(live.served, name)
             except ServiceError as error:
-                return name, error
+                dead = self._service.dead_models()  # perhaps just now, and of the model that this one asks
+                return next(((one, UnprovedError(ENDED)) for one in live.served.names if one in dead), (name, error))
             live.late.pop(name, None)
         return "", None
 

@@ -99,6 +99,14 @@ def test_a_backend_that_ended_is_loaded_anew_also_where_another_instance_still_a
     assert said[0] == f"{name} is loaded anew (1 of 3): a process of its backend has ended"
 
 
+def test_what_dies_while_another_asks_it_is_what_is_loaded_anew(monkeypatch):
+    service, said = FakeService(image=(RefusedError(ADDRESS, 500, "could not be run", retryable=True),)), []
+    monkeypatch.setattr(service, "dead_models", lambda: frozenset(["digits"]))
+    serving(service, said.append).watchdog.ask_all()
+    assert said[0] == "digits is loaded anew (1 of 3): a process of its backend has ended"
+    assert service.wrong == [{"digits"}]
+
+
 def test_a_dead_model_of_another_folder_is_not_this_ones():
     service = FakeService()
     serving(service).watchdog.ask_all({"digits2": "a process of its backend has ended"})
