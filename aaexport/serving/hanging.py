@@ -15,18 +15,22 @@ class Hanging:
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[object, float]] = {}
-        self._allowed = 0.0
+        self._full: dict[str, float] = {}
 
-    def seen(self, seconds: float, images: int, most: int) -> None:
-        """A query of so many images took so long, of a model that runs `most` at a time: a slow one may be longer."""
-        self._allowed = max(self._allowed, TIMES * seconds * max(1.0, most / images))
+    def seen(self, model: str, seconds: float, images: int, most: int) -> None:
+        """A query of so many images took so long, of a model that runs `most` at a time: a slow one may be longer.
+
+        The least that was seen of a model counts: the others have waited for queries of clients.
+        """
+        full = seconds * max(1.0, most / images)
+        self._full[model] = min(full, self._full.get(model, full))
 
     def found(self, began: Mapping[int, float], stopped: frozenset[int], now: float) -> dict[int, str]:
         """Those that hang, each with what it did; `began` is when the run of each began that is in one.
 
         A process hangs in which one run takes longer than a minute and than any model's may, and one that is stopped.
         """
-        longest = max(LONGEST, self._allowed)
+        longest = max([LONGEST, *(TIMES * full for full in self._full.values())])
         signs: dict[int, object] = {pid: at for pid, at in began.items() if now - at > longest}
         signs |= dict.fromkeys(stopped, STOPPED)
         before, self._seen = self._seen, {}

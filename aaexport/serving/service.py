@@ -167,7 +167,8 @@ class Service:
         for query in model.questions:
             began = time.monotonic()
             self._prove_query(client, model, query)
-            self._hanging.seen(time.monotonic() - began, query.batch, fixed or model.settings.max_batch)
+            took = time.monotonic() - began
+            self._hanging.seen(model.facts.name, took, query.batch, fixed or model.settings.max_batch)
 
     def _prove_query(self, client: Client, model: Served, query: Query) -> None:
         name = model.facts.name

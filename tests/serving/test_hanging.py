@@ -14,10 +14,11 @@ def test_one_that_is_at_a_query_for_too_long_hangs_and_its_neighbours_do_not():
 
 
 def test_a_model_of_which_a_full_batch_takes_long_has_the_time_for_it():
-    """One image took 5 s, and 32 share a run."""
+    """One image took 5 s, and 32 share a run; once it had to wait for others."""
     hanging = Hanging()
-    hanging.seen(5.0, 1, 32)
-    hanging.seen(0.1, 4, 32)  # another model's
+    hanging.seen("slow", 5.0, 1, 32)
+    hanging.seen("slow", 50.0, 1, 32)
+    hanging.seen("quick", 0.1, 4, 32)
     allowed = TIMES * 5 * 32
     assert hanging.found({7: -allowed + 1}, NONE, 0) == hanging.found({7: -allowed + 1}, NONE, SURE - 1) == {}
     assert hanging.found({8: -allowed - 1}, NONE, 0) == {}
