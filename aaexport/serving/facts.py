@@ -71,6 +71,11 @@ class ModelFacts:
         )
 
     @property
+    def has_open_sizes(self) -> bool:
+        """Whether an input takes more than one size behind the first dimension, as images of any."""
+        return any(size == -1 for tensor in self.inputs for size in tensor.shape[1:])
+
+    @property
     def image_name(self) -> str:
         """Of the model that takes image files."""
         return f"{self.name}_image"

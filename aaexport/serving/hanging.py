@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 LONGEST = 60.0  # seconds that one run may take, of whatever model
@@ -20,17 +21,25 @@ class Hanging:
     def seen(self, model: str, seconds: float, images: int, most: int) -> None:
         """A query of so many images took so long, of a model that runs `most` at a time: a slow one may be longer.
 
-        The least that was seen of a model counts: the others have waited for queries of clients.
+        The least that was seen of a model counts: the others have waited for queries of clients. Infinite seconds are
+        of a model whose queries may be of any size: none of its runs is too long.
         """
         full = seconds * max(1.0, most / images)
         self._full[model] = min(full, self._full.get(model, full))
+
+    def _longest(self) -> float:
+        return max([LONGEST, *(TIMES * full for full in self._full.values())])
+
+    def may_last(self, seconds: float) -> bool:
+        """Whether a run of so many seconds is right because models are slow, as far as that is known."""
+        return LONGEST < self._longest() < math.inf and seconds <= self._longest()
 
     def found(self, began: Mapping[int, float], stopped: frozenset[int], now: float) -> dict[int, str]:
         """Those that hang, each with what it did; `began` is when the run of each began that is in one.
 
         A process hangs in which one run takes longer than a minute and than any model's may, and one that is stopped.
         """
-        longest = max([LONGEST, *(TIMES * full for full in self._full.values())])
+        longest = self._longest()
         signs: dict[int, object] = {pid: at for pid, at in began.items() if now - at > longest}
         signs |= dict.fromkeys(stopped, STOPPED)
         before, self._seen = self._seen, {}

@@ -20,12 +20,10 @@ from aaexport.errors import RunnerError, first_line
 
 PR_SET_PDEATHSIG = 1
 WAITING = re.compile(r"Found (\d+) live models and 0 in-flight")  # in Triton's log, every second
-GRACE = 75.0  # seconds from SIGTERM on: one query more than the longest that is not taken for hanging
+GRACE = 75.0  # seconds from SIGTERM on, and what a supervisor is told to wait for
 LINGER = 30.0  # seconds for which connections are served that clients keep, before it ends with them
-LONG, CALM = (
-    1.0,
-    1.5,
-)  # seconds: a run that the end waits for, and how long there has been none; one may follow another
+LONG = 1.0  # seconds of a run that the end waits for
+CALM = 1.5  # seconds for which there has been none: one may follow another
 SHARED_MEMORY = Path("/dev/shm")
 # Reads until this process says that all is done, or is gone, however it went; then it ends the group and cleans up.
 GUARD = """

@@ -39,3 +39,14 @@ def test_one_that_is_stopped_hangs_unless_it_goes_on():
     assert hanging.found({}, frozenset([7, 8]), 0) == {}
     assert hanging.found({}, frozenset([7]), SURE) == {7: STOPPED}
     assert hanging.found({}, frozenset([8]), SURE) == {}
+
+
+def test_a_model_of_any_size_has_any_time_and_one_that_is_known_to_be_slow_its_own():
+    hanging = Hanging()
+    assert not hanging.may_last(1.0)  # of models that are quick a late answer is told by golden vectors
+    hanging.seen("slow", 5.0, 1, 32)
+    assert hanging.may_last(TIMES * 5 * 32)
+    assert not hanging.may_last(TIMES * 5 * 32 + 1)
+    hanging.seen("any", float("inf"), 1, 32)
+    assert not hanging.may_last(1.0)
+    assert hanging.found({7: 0.0}, NONE, 1e6) == hanging.found({7: 0.0}, NONE, 1e6 + SURE) == {}

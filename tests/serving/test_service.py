@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,31 @@ def test_of_several_processes_the_one_that_hangs_is_ended_and_its_model_known(of
     for process in processes:
         process.kill()
         process.wait()
+
+
+def test_one_that_was_killed_in_a_run_is_not_at_work_for_ever(of_backend):
+    """Else the end of the service would wait for it."""
+    running = of_backend("python")
+    running._at_work.mkdir()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        (running._at_work / str(process.pid)).write_bytes((10**9).to_bytes(8, "little"))
+        assert running._began() == {process.pid: 1.0}
+        process.kill()
+    assert running._began() == {}
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_process_of_a_slow_model_is_at_work_as_long_as_a_full_batch_may_take(of_backend, opens):
+    running = of_backend("python")
+    running._hanging.seen("digits", float("inf") if opens else 1000.0, 1, 1)
+    running._at_work.mkdir()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        running._process = Processes()
+        running._process.backends = lambda: {process.pid: f"stub {running.repository}/digits/1/model.py"}
+        (running._at_work / str(process.pid)).write_bytes(time.monotonic_ns().to_bytes(8, "little"))
+        assert running.is_at_work("digits") != opens
+        assert not running.is_at_work("other")
+        process.kill()
 
 
 @pytest.mark.parametrize(("known", "loaded"), [({"silent"}, True), ({"wrong"}, True), (set(), False)])

@@ -95,11 +95,9 @@ class Incoming:
             return self._was_read[1]
         manifest = self._folder.manifest_path
         try:
-            content = _Content(
-                sha256(self._path),
-                sha256(manifest) if manifest.exists() else None,
-                tuple((path.name, path.stat().st_size) for path in self._beside()),
-            )
+            about = sha256(manifest) if manifest.exists() else None  # first: if it fails, no large file was read
+            beside = tuple((path.name, path.stat().st_size) for path in self._beside())
+            content = _Content(sha256(self._path), about, beside)
         except OSError:
             return None
         if self._look() != seen:

@@ -25,7 +25,7 @@ from aaexport.errors import (
     first_line,
 )
 from aaexport.folder import ModelFolder
-from aaexport.pipeline.serve.again import PLAN, Again, is_passing
+from aaexport.pipeline.serve.again import Again, is_passing
 from aaexport.pipeline.serve.child import Preparation, prepare_apart
 from aaexport.pipeline.serve.incoming import Incoming
 from aaexport.pipeline.serve.live import Change, Live, require_same_tensors
@@ -55,7 +55,7 @@ HURRY = 5.0  # seconds for an engine to end that has not been ready, and so owes
 # Of a service that does not come back: nobody who waits for its end, or for a new start, shall take it for stuck.
 GIVEN_UP = (
     "it ends with {}, but drains first: what was accepted is still answered, for up to half a minute where clients "
-    "keep connections open; Ctrl-C or SIGTERM ends it at once"
+    "keep connections open; a second Ctrl-C or SIGTERM ends it at once"
 )
 Say = Callable[[str], None]
 
@@ -114,7 +114,6 @@ class Serving:
                         self._follow(live)
         except UnprovedError as error:
             if self.service.process.alive():
-                self.stopping.set()
                 self._say(f"{first_line(error)}; {GIVEN_UP.format(error.exit_code)}")
             raise
         finally:
@@ -201,9 +200,10 @@ class Serving:
 
     def _failed(self, live: Live, number: int | None, line: str) -> str:
         """A line for a try in vain, of which there will be another; nothing where the last one was for the same."""
-        if not live.again.setdefault(number, Again()).failed(line):
+        again = live.again.setdefault(number, Again())
+        if not again.failed(line):
             return ""
-        return f"{line}{PLAN}{self._still_chosen(live, number)}"
+        return f"{line}{again.plan}{self._still_chosen(live, number)}"
 
     def _chosen(self, live: Live) -> int | None:
         """The version that served.json names; None if there is none, or it cannot be read, which is said."""

@@ -38,7 +38,8 @@ def find_site(options: ServeOptions) -> Site:
     address = host_address(options.host)
     ports = settled_ports(address, options.http_port, options.grpc_port, options.metrics_port)
     if options.device != "cpu" and not any(DEVICE_FILES.glob("nvidia[0-9]*")):
-        raise ProviderError(broken_rule("device", "be cpu on a machine without an NVIDIA GPU", options.device))
+        rule, remedy = "be a GPU of this machine", "there is no /dev/nvidia0; take --device cpu"
+        raise ProviderError(broken_rule("device", rule, options.device, remedy))
     return Site(find_engine(options.engine), address, ports)
 
 

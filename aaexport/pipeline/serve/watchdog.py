@@ -94,12 +94,14 @@ class Watchdog:
                 live.late[name] = self._service.progress(name)
         except ServiceError:
             live.late[name] = -1 if before is None else before
-        return before is None or live.late[name] > before
+        return before is None or live.late[name] > before or self._service.is_at_work(name)
 
     def _revive(self, live: Live, name: str, error: ServiceError) -> None:
         """Loads the model anew, at most so often in a row. UnprovedError if it does not help."""
         live.late.clear()
-        silent, wrong = ({name} if is_late(error) else set()), ({name} if is_wrong(error) else set())
+        # The image model asks the other: which of the two is at fault is not known.
+        asked = live.served.names[: live.served.names.index(name) + 1]
+        silent, wrong = ({name} if is_late(error) else set()), (set(asked) if is_wrong(error) else set())
         while live.reloads < RELOADS:
             live.reloads, live.failed_at = live.reloads + 1, time.monotonic()
             self._say(f"{name} is loaded anew ({live.reloads} of {RELOADS}): {error}")

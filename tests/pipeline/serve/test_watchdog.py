@@ -49,7 +49,10 @@ class FakeService:
         self.progresses = {"digits": list(progress), "digits_image": list(image_progress)}
         self.reloads = self.proofs = 0
         self.silent, self.wrong, self.hung = [], [], {}
-        self.process = FakeProcess()
+        self.process, self.working = FakeProcess(), False
+
+    def is_at_work(self, name):
+        return self.working
 
     def glance(self, served, name):
         self.proofs += 1
@@ -234,13 +237,15 @@ def test_a_server_that_is_gone_is_said_with_how_it_ended():
         serving(service).keep()
 
 
-def test_a_service_that_is_given_up_says_why_its_end_takes_time_and_one_signal_is_enough_then():
+def test_a_service_that_is_given_up_says_why_its_end_takes_time_and_goes_on_to_drain_when_it_is_told_to():
+    """A supervisor that sees it not ready sends its SIGTERM just then."""
     said, stopping = [], Stopping()
     running = serving(FakeService(*[WRONG] * (1 + RELOADS)), said.append, stopping)
     with pytest.raises(UnprovedError):
         running.keep()
     assert said[-1].startswith("digits must answer right after 3 reloads, but: digits must answer its golden vectors")
     assert "; it ends with 7, but drains first: what was accepted is still answered" in said[-1]
+    stopping.tell()
     with pytest.raises(KeyboardInterrupt):
         stopping.tell()
 
@@ -292,3 +297,23 @@ def test_outside_of_a_wait_a_signal_interrupts_nothing():
     assert not stopping.wait(0)
     stopping.tell()
     assert stopping.wait(600)
+
+
+def test_a_slow_model_that_is_in_a_run_is_waited_for_though_nothing_was_answered_meanwhile():
+    """A full batch of it takes longer than two glances wait."""
+    service = FakeService(LATE, LATE, LATE, progress=(5, 5, 5))
+    running = serving(service)
+    service.working = True
+    for _ in range(3):
+        running.watchdog.ask_all()
+    assert service.reloads == 0
+    service.faults["digits"], service.progresses["digits"], service.working = [LATE], [5], False
+    running.watchdog.ask_all()
+    assert service.reloads == 1
+
+
+def test_where_the_image_model_answers_wrongly_both_are_loaded_anew_since_it_asks_the_other():
+    service = FakeService(image=(WRONG,))
+    running = serving(service)
+    running.watchdog.ask_all()
+    assert service.wrong == [{"digits", "digits_image"}]
