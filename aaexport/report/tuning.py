@@ -182,7 +182,8 @@ def _verdicts(found: TunedPrecision) -> Iterator[str]:
             lost = "" if one.lost is None else f", and loses {100 * one.lost:.2f} points of accuracy"
             yield f"{one.dtype} instead of float32: it takes {ratio(one.ratio)} of its time{lost}"
         else:
-            word = "slower" if one.ratio.median > 1 else "not faster beyond doubt"
+            least = one.ratio.lowest if one.ratio.low is None else one.ratio.low
+            word = "slower" if least > 1 else "not faster beyond doubt"
             yield f"{one.dtype} is {word}: it takes {ratio(one.ratio)} times as long as float32"
         if one.kept:
             names = first_few([each.path or each.node for each in one.kept], NAMED)
